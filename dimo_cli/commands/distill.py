@@ -1,0 +1,133 @@
+"""`dimo distill`: a masked diffusion teacher into a one-step student."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dimo_cli.commands.options import (
+    JsonOption,
+    PresetOption,
+    QuietOption,
+    SetOption,
+    SpecOption,
+    command,
+    example,
+)
+
+if TYPE_CHECKING:
+    from dimo_cli.specs.distill import DistillSpec
+    from dimo_cli.specs.resolve import Plan
+
+EXAMPLES = example(
+    "dimo distill --preset digits",
+    "dimo distill --preset digits --set train.steps=3000 --out runs/long",
+    "dimo distill --resume runs/long --set train.steps=5000",
+)
+
+
+@command
+def distill(
+    preset: PresetOption = None,
+    spec: SpecOption = None,
+    sets: SetOption = None,
+    folder: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Run folder; default: runs/PRESET.")
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option("--resume", help="Continue the run in this folder.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show spec, memory estimate and plan; train nothing.")
+    ] = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Distil a masked diffusion teacher into a one-step student (Di[M]O)."""
+    from dimo_cli.commands.plan import describe
+    from dimo_cli.console.output import out
+
+    plan, target = resolve_run(preset, spec, sets or [], folder, resume)
+    if dry_run:
+        document, view = describe(plan, target)
+        out.result(document, view)
+        return
+    train(plan, target, resuming=resume is not None)
+
+
+def resolve_run(
+    preset: str | None, file: Path | None, sets: list[str], folder: Path | None, resume: Path | None
+) -> tuple[Plan[DistillSpec], Path]:
+    """The plan of a new or a continued run, and its folder."""
+    from dimo_cli.errors import MissingError, SpecError
+    from dimo_cli.specs.distill import DistillSpec
+    from dimo_cli.specs.resolve import preset_names, resolve_spec
+
+    if resume is not None:
+        if preset or file or folder:
+            raise SpecError(
+                "`--resume` takes its spec from the run: leave out --preset, --spec and --out.",
+                "Change what may change with `--set`, e.g. `--set train.steps=5000`.",
+            )
+        if not (resume / "run.yaml").is_file():
+            raise MissingError(
+                f"`{resume}` holds no run to resume: it has no run.yaml.",
+                "Start one with `dimo distill --preset digits`.",
+            )
+        return resolve_spec(DistillSpec, file=resume / "run.yaml", sets=sets), resume
+    if preset is None and file is None:
+        raise SpecError(
+            "Say what to distill: give `--preset` or `--spec`.",
+            f"Presets: {', '.join(preset_names())}.",
+        )
+    plan = resolve_spec(DistillSpec, preset=preset, file=file, sets=sets)
+    return plan, folder or free_folder(Path("runs"), preset or (file.stem if file else "run"))
+
+
+def free_folder(parent: Path, name: str) -> Path:
+    """runs/NAME, or runs/NAME-2 and so on where that is taken."""
+    folder, number = parent / name, 2
+    while folder.exists():
+        folder, number = parent / f"{name}-{number}", number + 1
+    return folder
+
+
+def train(plan: Plan[DistillSpec], folder: Path, resuming: bool) -> None:
+    """Train, then show the closing table."""
+    from rich.console import Group, RenderableType
+    from rich.text import Text
+
+    from dimo_cli.console.live import LiveView, PlainView, View
+    from dimo_cli.console.output import out
+    from dimo_cli.console.tables import comparison_sentence, comparison_table
+
+    talk = out.talk
+    if not (out.quiet or out.as_json):
+        talk.print(f"Loading torch and the teacher `{plan.spec.teacher.name}` ...", style="faint")
+    from dimo_cli import runs  # torch starts here
+    from dimo_cli.engine.trainer import Interrupted
+
+    if resuming:
+        runs.continue_folder(plan, folder)
+    else:
+        runs.prepare_folder(plan, folder)
+    view: View
+    if out.quiet or not talk.is_terminal:
+        view = PlainView((lambda line: None) if out.quiet else out.note)
+    else:
+        view = LiveView(talk, f"dimo distill: {plan.spec.teacher.name} -> {folder}")
+    try:
+        result = runs.distill(plan.spec, folder, view, resume=resuming)
+    except Interrupted as stop:
+        out.note(f"Stopped at step {stop.step}; checkpoint written to {stop.checkpoint}.")
+        out.hint(f"Continue with `dimo distill --resume {folder}`.")
+        raise typer.Exit(stop.exit_code) from None
+    saved = Text(f"Student saved to {folder / 'student'}")
+    shown: RenderableType = saved
+    if result.rows:
+        table = comparison_table(result.rows)
+        shown = Group(table, Text(""), comparison_sentence(result.rows), saved)
+    out.result(result.summary(), shown)
+    out.hint(f"Sample it with `dimo sample --student {folder} -n 40`.")

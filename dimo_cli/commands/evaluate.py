@@ -1,0 +1,95 @@
+"""`dimo eval`: numbers with their protocol, fit for CI."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dimo_cli.commands.options import JsonOption, QuietOption, command, example
+
+app = typer.Typer(no_args_is_help=True, help="Measure students and teachers.")
+
+
+@app.callback()
+def metrics() -> None:
+    """Measure students and teachers."""
+
+
+@app.command(
+    "fid",
+    epilog=example(
+        "dimo eval fid runs/digits",
+        "dimo eval fid runs/digits --json --max 1.0     (exit 1 if above)",
+        "dimo eval fid runs/digits --teacher --steps 8",
+    ),
+)
+@command
+def fid(
+    target: Annotated[
+        str, typer.Argument(help="Run folder or student folder; `digits`: the built-in student.")
+    ],
+    samples: Annotated[int, typer.Option("--samples", "-n", help="Number of images.")] = 5000,
+    maximum: Annotated[
+        float | None, typer.Option("--max", help="Gate: exit 1 if the FID is above.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Fixes the images.")] = 20_000,
+    teacher: Annotated[
+        bool, typer.Option("--teacher", help="Measure the student's teacher instead.")
+    ] = False,
+    steps: Annotated[int | None, typer.Option(help="Steps of the teacher.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Guidance of the teacher.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="Divides the logits.")] = None,
+    top_k: Annotated[int, typer.Option(help="Keep the k likeliest tokens; 0: all.")] = 0,
+    top_p: Annotated[float, typer.Option(help="Keep the likeliest mass p; 0: all.")] = 0.0,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Frechet distance of generated images to the teacher's training data."""
+    from dimo_cli.console.output import out
+    from dimo_cli.specs.flags import spec_from_flags
+    from dimo_cli.specs.sample import EvalSpec
+
+    values = {
+        "target": target,
+        "samples": samples,
+        "maximum": maximum,
+        "sampler": {
+            "teacher": teacher,
+            "seed": seed,
+            "temperature": temperature,
+            "top_k": top_k,
+            "top_p": top_p,
+            "steps": steps,
+            "guidance": guidance,
+        },
+    }
+    spec = spec_from_flags(EvalSpec, values, {"maximum": "--max", "target": "TARGET"})
+
+    from dimo_cli.console.progress import counting
+    from dimo_cli.console.tables import score_table
+    from dimo_cli.metrics.fid import FidMeter  # torch starts here
+    from dimo_cli.runs import build_sampler
+    from dimo_cli.students import BUILTIN, load_student
+
+    builtin = spec.target == "digits" and not Path(spec.target).exists()
+    student = load_student(BUILTIN if builtin else Path(spec.target))
+    sampler, protocol = build_sampler(student, spec.sampler)
+    meter = FidMeter(student.teacher)
+    with counting(out, "sample and measure", spec.samples) as advance:
+        score = meter.measure(
+            sampler,
+            images=spec.samples,
+            seed=spec.sampler.seed,
+            protocol=protocol,
+            progress=advance,
+        )
+    passed = spec.maximum is None or score.value <= spec.maximum
+    document = score.as_dict()
+    if spec.maximum is not None:
+        document |= {"max": spec.maximum, "passed": passed}
+    out.result(document, score_table(score))
+    if not passed:
+        out.note(f"Gate failed: {score.metric} {score.value:.4f} is above {spec.maximum:g}.")
+        raise typer.Exit(1)

@@ -1,0 +1,99 @@
+"""Options that several commands share, and the frame around every command."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, ParamSpec, TypeVar
+
+import typer
+
+from dimo_cli.errors import DimoError, MissingError, SpecError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Set any value of the spec; may be repeated."),
+]
+PresetOption = Annotated[
+    str | None,
+    typer.Option("--preset", "-p", help="Start from a preset (see `dimo presets list`)."),
+]
+SpecOption = Annotated[
+    Path | None, typer.Option("--spec", help="A YAML spec, laid over the preset.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but the result.")]
+
+
+def example(*lines: str) -> str:
+    """The examples at the foot of a help page."""
+    return "\n\n".join(["Examples:", *lines])
+
+
+# Exceptions of libraries that have a plain meaning, by class name so that nothing is imported.
+KNOWN_ERRORS: dict[str, Callable[[Any], DimoError]] = {
+    "OutOfMemoryError": lambda e: MissingError(
+        "GPU memory is exhausted.",
+        "Lower `--set train.batch_size=` and raise `train.accumulate`, or set "
+        "`train.gradient_checkpointing=true`; `--dry-run` shows the estimate.",
+    ),
+    "MemoryError": lambda e: MissingError("Memory is exhausted.", "Lower the batch size."),
+    "PermissionError": lambda e: MissingError(f"No permission for `{e.filename}`."),
+    "FileNotFoundError": lambda e: MissingError(f"No such file: `{e.filename}`."),
+    "NotADirectoryError": lambda e: MissingError(f"Not a folder: `{e.filename}`."),
+    "InductorError": lambda e: MissingError(
+        "torch.compile failed on this machine.", "Use `--set train.compile=false`."
+    ),
+}
+
+
+def as_dimo_error(error: Exception) -> DimoError | None:
+    """The sentence for an exception with a plain meaning; None for our own bugs."""
+    if isinstance(error, DimoError):
+        return error
+    for cls in type(error).__mro__:
+        if cls.__name__ in KNOWN_ERRORS:
+            return KNOWN_ERRORS[cls.__name__](error)
+    if isinstance(error, ModuleNotFoundError):
+        return MissingError(f"The package `{error.name}` is missing.", f"pip install {error.name}")
+    if isinstance(error, OSError) and error.strerror:
+        return MissingError(f"{error.strerror}: `{error.filename or ''}`.")
+    return None
+
+
+def command(function: Callable[P, R]) -> Callable[P, R]:
+    """Turn errors into a sentence and an exit code; DIMO_DEBUG=1 shows the traceback."""
+
+    @functools.wraps(function)
+    def framed(*args: P.args, **kwargs: P.kwargs) -> R:
+        from dimo_cli.console.output import out
+
+        out.start(bool(kwargs.get("as_json")), bool(kwargs.get("quiet")))
+        try:
+            return function(*args, **kwargs)
+        except BrokenPipeError:  # `dimo ... | head` is no error
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            raise typer.Exit(0) from None
+        except KeyboardInterrupt:
+            out.note("Interrupted.")
+            raise typer.Exit(130) from None
+        except Exception as error:
+            known = as_dimo_error(error)
+            if known is None or os.environ.get("DIMO_DEBUG") == "1":
+                raise
+            out.error(known)
+            raise typer.Exit(known.exit_code) from None
+
+    return framed
+
+
+def require_positive(**numbers: float | None) -> None:
+    """Refuse zero and negative numbers of options by name."""
+    for name, number in numbers.items():
+        if number is not None and not number > 0:
+            raise SpecError(f"`--{name.replace('_', '-')}` is {number}: it must be above 0.")

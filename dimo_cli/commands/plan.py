@@ -1,0 +1,95 @@
+"""What a run would do: shown by `--dry-run`, and in part by `dimo spec check`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from dimo_cli.specs.distill import DistillSpec
+from dimo_cli.specs.render import changed_values, commented_yaml
+from dimo_cli.specs.resolve import Plan
+
+
+def origins_table(changed: list[tuple[str, str, str]]) -> RenderableType:
+    """Every value that is not the default, and where it comes from."""
+    if not changed:
+        return Text("Every value is the default.")
+    table = Table("setting", "value", "from", box=None, header_style="bold")
+    for path, value, origin in changed:
+        table.add_row(Text(path), Text(value), Text(origin, style="dim"))
+    return table
+
+
+def size(count: float) -> str:
+    """Bytes in words."""
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}"
+        count /= 1024
+    return f"{count:.2f} GiB"
+
+
+def describe(plan: Plan[DistillSpec], folder: Path) -> tuple[dict[str, Any], RenderableType]:
+    """The resolved spec, its origins, the memory estimate and the plan, as document and view."""
+    from dimo_cli.engine.divergence import build_divergence
+    from dimo_cli.engine.masking import check_control
+    from dimo_cli.engine.memory import estimate_memory
+    from dimo_cli.teachers.registry import load_teacher
+
+    spec = plan.spec
+    teacher = load_teacher(spec.teacher.name)
+    check_control(teacher.space, spec.init.control, spec.init.control_token)
+    build_divergence(spec.loss.divergence)
+    memory = estimate_memory(teacher, spec)
+    parameters = sum(p.numel() for p in teacher.backbone.parameters())
+    samples = spec.train.steps * spec.train.batch_size * spec.train.accumulate
+    steps = {
+        "teacher": teacher.name,
+        "parameters": parameters,
+        "steps": spec.train.steps,
+        "samples": samples,
+        "forwards_per_step": forwards_per_step(spec),
+        "run_folder": str(folder),
+    }
+    parts = {
+        "weights": memory.weights,
+        "gradients_and_optimizers": memory.gradients_and_optimizers,
+        "activations": memory.activations,
+        "logits": memory.logits,
+        "total": memory.total,
+    }
+    changed = changed_values(spec, plan.origins)
+    document = {
+        "plan": steps,
+        "memory_bytes": parts,
+        "origins": {path: origin for path, _, origin in changed},
+        "spec": spec.model_dump(mode="json"),
+    }
+    table = Table.grid(padding=(0, 2))
+    table.add_row("teacher", f"{teacher.name}, {parameters:,} parameters")
+    table.add_row("training", f"{spec.train.steps:,} steps, {samples:,} generated samples")
+    table.add_row("each step", f"{steps['forwards_per_step']:g} forward passes of the backbone")
+    shares = [f"{name.replace('_', ' ')} {size(parts[name])}" for name in parts if name != "total"]
+    table.add_row("memory", f"about {size(memory.total)}: {', '.join(shares)}")
+    table.add_row("writes to", str(folder))
+    view = Group(
+        Text(commented_yaml(spec)),
+        Text("\nNot the default", style="bold"),
+        origins_table(changed),
+        Text("\nPlan", style="bold"),
+        table,
+    )
+    return document, view
+
+
+def forwards_per_step(spec: DistillSpec) -> float:
+    """Backbone forwards of one step: student, guided teacher, auxiliary, auxiliary updates."""
+    guidance, auxiliary = spec.teacher.guidance, spec.auxiliary
+    student = 1 if spec.loss.student_input == "x_init" else 2
+    teacher = 1 if guidance.kind == "constant" and guidance.scale == 1 else 2
+    updates = auxiliary.updates * (2 if auxiliary.fresh_samples else 1)
+    return (student + teacher + 1 + updates - auxiliary.share_x_tilde) * spec.train.accumulate

@@ -1,0 +1,66 @@
+"""`dimo presets`: list, show and copy the recipes that ship with dimo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dimo_cli.commands.options import JsonOption, command, example
+
+app = typer.Typer(no_args_is_help=True, help="List, show and copy presets.")
+NameArgument = Annotated[str, typer.Argument(help="Name of a preset.")]
+
+
+@app.command("list", epilog=example("dimo presets list --json"))
+@command
+def list_presets(as_json: JsonOption = False) -> None:
+    """List all presets."""
+    from rich.table import Table
+
+    from dimo_cli.console.output import out
+    from dimo_cli.specs.resolve import preset_names, preset_summary
+
+    summaries = {name: preset_summary(name) for name in preset_names()}
+    table = Table("preset", "what it is", box=None, header_style="bold")
+    for name, summary in summaries.items():
+        table.add_row(name, summary)
+    out.result({"presets": summaries}, table)
+
+
+@app.command("show", epilog=example("dimo presets show digits"))
+@command
+def show(name: NameArgument, as_json: JsonOption = False) -> None:
+    """Print a preset as resolved YAML, with a comment per field."""
+    from dimo_cli.console.output import out
+    from dimo_cli.specs.distill import DistillSpec
+    from dimo_cli.specs.render import commented_yaml
+    from dimo_cli.specs.resolve import preset_summary, resolve_spec
+
+    spec = resolve_spec(DistillSpec, preset=name, environment={}).spec
+    if as_json:
+        out.result({"preset": name, "spec": spec.model_dump(mode="json")})
+        return
+    out.text(f"# {name}: {preset_summary(name)}\n{commented_yaml(spec)}")
+
+
+@app.command(
+    "cp", epilog=example("dimo presets cp digits mine.yaml", "dimo distill --spec mine.yaml")
+)
+@command
+def copy(
+    name: NameArgument,
+    file: Annotated[Path, typer.Argument(help="Where to write the copy.")],
+    force: Annotated[bool, typer.Option("--force", "-f", help="Overwrite the file.")] = False,
+) -> None:
+    """Copy a preset to a file to edit; run it with `dimo distill --spec FILE`."""
+    from dimo_cli.console.output import out
+    from dimo_cli.errors import SpecError
+    from dimo_cli.specs.resolve import preset_path
+
+    source = preset_path(name)
+    if file.exists() and not force:
+        raise SpecError(f"`{file}` exists already.", "Add `--force` to overwrite it.")
+    file.write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
+    out.note(f"Wrote {file}. Run it with `dimo distill --spec {file}`.")

@@ -1,0 +1,60 @@
+"""`dimo spec`: check a spec file, or print the schema of all of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dimo_cli.commands.options import JsonOption, PresetOption, SetOption, command, example
+
+app = typer.Typer(no_args_is_help=True, help="Check spec files and print their schema.")
+
+
+@app.command(
+    "check", epilog=example("dimo spec check mine.yaml", "dimo spec check mine.yaml --json")
+)
+@command
+def check(
+    file: Annotated[Path, typer.Argument(help="The spec file.")],
+    preset: PresetOption = None,
+    sets: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Validate a spec file and show where every value that is not the default comes from."""
+    from dimo_cli.commands.plan import origins_table
+    from dimo_cli.console.output import out
+    from dimo_cli.specs.distill import DistillSpec
+    from dimo_cli.specs.render import changed_values
+    from dimo_cli.specs.resolve import resolve_spec
+
+    plan = resolve_spec(DistillSpec, preset=preset, file=file, sets=sets or ())
+    changed = changed_values(plan.spec, plan.origins)
+    document = {
+        "valid": True,
+        "spec": plan.spec.model_dump(mode="json"),
+        "origins": {path: origin for path, _, origin in changed},
+    }
+    out.result(document, origins_table(changed))
+    out.hint(f"`{file}` is valid.")
+
+
+@app.command("schema", epilog=example("dimo spec schema > dimo.schema.json"))
+@command
+def schema() -> None:
+    """Print the JSON Schema of a spec file, for editors."""
+    from dimo_cli.console.output import out
+    from dimo_cli.specs.distill import DistillSpec
+
+    document = DistillSpec.model_json_schema()
+    document["properties"]["preset"] = {
+        "type": "string",
+        "description": "Preset that this file is laid over",
+    }
+    out.text(
+        json.dumps(
+            {"$schema": "https://json-schema.org/draft/2020-12/schema", **document}, indent=2
+        )
+    )

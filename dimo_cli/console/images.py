@@ -1,0 +1,75 @@
+"""Pictures: grids, PNG files that know where they come from, and half-blocks in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from rich.style import Style
+from rich.text import Text
+
+from dimo_cli.errors import MissingError
+
+Pixels = NDArray[np.uint8]
+UPPER_HALF_BLOCK = "\u2580"
+
+
+def grid(images: Pixels, columns: int, gap: int = 1, background: int = 24) -> Pixels:
+    """Lay images [N, H, W, 3] out in rows of `columns`, `gap` pixels apart."""
+    count, height, width, _ = images.shape
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    shape = (rows * (height + gap) + gap, columns * (width + gap) + gap, 3)
+    canvas = np.full(shape, background, dtype=np.uint8)
+    for index, image in enumerate(images):
+        row, column = divmod(index, columns)
+        top, left = gap + row * (height + gap), gap + column * (width + gap)
+        canvas[top : top + height, left : left + width] = image
+    return canvas
+
+
+def enlarge(pixels: Pixels, smallest_side: int) -> Pixels:
+    """Repeat pixels a whole number of times until no image side is below `smallest_side`."""
+    factor = max(1, -(-smallest_side // min(pixels.shape[-3:-1])))
+    return pixels.repeat(factor, axis=-3).repeat(factor, axis=-2)
+
+
+def save_png(pixels: Pixels, path: Path, provenance: Mapping[str, str]) -> None:
+    """Write a PNG whose text chunks say what made it."""
+    info = PngInfo()
+    for key, value in provenance.items():
+        info.add_itxt(key, value)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path, format="PNG", pnginfo=info)
+    except OSError as error:
+        raise MissingError(
+            f"Cannot write `{path}`: {error.strerror or error}.",
+            "Choose another place with `--grid` or `--out`.",
+        ) from None
+
+
+def half_blocks(pixels: Pixels, max_columns: int) -> Text:
+    """Draw pixels [H, W, 3] as text, two rows per line; too wide a picture is thinned out."""
+    height, width, _ = pixels.shape
+    if width > max_columns:
+        step = -(-width // max_columns)
+        pixels = pixels[::step, ::step]
+        height, width, _ = pixels.shape
+    if height % 2:
+        pixels = np.concatenate([pixels, np.zeros((1, width, 3), np.uint8)])
+    text = Text(no_wrap=True)
+    for upper, lower in zip(pixels[::2], pixels[1::2], strict=True):
+        for top, bottom in zip(upper.tolist(), lower.tolist(), strict=True):
+            text.append(UPPER_HALF_BLOCK, Style(color=_rgb(top), bgcolor=_rgb(bottom)))
+        text.append("\n")
+    text.rstrip()
+    return text
+
+
+def _rgb(colour: list[int]) -> str:
+    return f"rgb({colour[0]},{colour[1]},{colour[2]})"

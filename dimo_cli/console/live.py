@@ -1,0 +1,158 @@
+"""What a person watches while a run trains: a live panel in a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from dimo_cli.console.images import Pixels, half_blocks
+
+SPARKS = "\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
+
+# Keys of log.jsonl in the order they are shown, with a label and what a healthy run does.
+SHOWN = {
+    "divergence": ("divergence teacher | auxiliary", "falls, then hovers"),
+    "auxiliary_loss": ("auxiliary loss", "must keep up with the student"),
+    "auxiliary_gap": ("auxiliary loss - student entropy", "steady; a steep rise: raise its rate"),
+    "entropy": ("student entropy (nats per token)", "falls slowly; near 0 at once is collapse"),
+    "top1": ("student top-1 probability", "rises slowly"),
+    "fid": ("FID so far", "falls"),
+}
+
+
+class View(Protocol):
+    """How a run is shown."""
+
+    def start(self, step: int, steps: int) -> None:
+        """Training begins at `step` of `steps`."""
+
+    def log(self, record: dict[str, Any]) -> None:
+        """New numbers."""
+
+    def preview(self, step: int, pixels: Pixels) -> None:
+        """A new sample grid."""
+
+    def note(self, message: str) -> None:
+        """A sentence to the user."""
+
+    def stage(self, title: str, total: int) -> Callable[[int], None]:
+        """A part of the work outside the training loop; returns how to report progress."""
+
+    def stop(self) -> None:
+        """Nothing more will come."""
+
+
+def sparkline(values: list[float]) -> str:
+    """A curve in one line of text."""
+    tail = values[-32:]
+    low, high = min(tail), max(tail)
+    span = (high - low) or 1.0
+    return "".join(SPARKS[round((value - low) / span * (len(SPARKS) - 1))] for value in tail)
+
+
+class LiveView:
+    """A panel that redraws itself: progress, numbers with their curves, newest sample grid."""
+
+    def __init__(self, console: Console, title: str) -> None:
+        self.console, self.title = console, title
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[speed]}"),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        self.history: dict[str, list[float]] = {}
+        self.record: dict[str, Any] = {}
+        self.picture: Text | None = None
+        self.live = Live(get_renderable=self.render, console=console, refresh_per_second=4)
+        self.task: Any = None
+
+    def start(self, step: int, steps: int) -> None:
+        self.task = self.progress.add_task("distill", total=steps, completed=step, speed="")
+        self.live.start()
+
+    def log(self, record: dict[str, Any]) -> None:
+        self.record = record
+        for key in SHOWN:
+            if record.get(key) is not None:
+                self.history.setdefault(key, []).append(record[key])
+        speed = f"{record['images_per_second']:.0f} images/s"
+        self.progress.update(self.task, completed=record["step"], speed=speed)
+
+    def preview(self, step: int, pixels: Pixels) -> None:
+        self.picture = half_blocks(pixels, self.console.width - 4)
+
+    def note(self, message: str) -> None:
+        self.console.print(message, markup=False)
+
+    def stage(self, title: str, total: int) -> Callable[[int], None]:
+        if not self.live.is_started:
+            self.live.start()
+        task = self.progress.add_task(title, total=total, speed="")
+        return lambda count: self.progress.advance(task, count)
+
+    def stop(self) -> None:
+        self.live.stop()
+
+    def render(self) -> RenderableType:
+        """The panel as it stands."""
+        numbers = Table.grid(padding=(0, 2))
+        for key, (label, healthy) in SHOWN.items():
+            if values := self.history.get(key):
+                numbers.add_row(
+                    label, f"{values[-1]:.3f}", sparkline(values), Text(healthy, style="dim")
+                )
+        if trouble := self.record.get("skipped"):
+            numbers.add_row("skipped steps", str(trouble), "", "")
+        parts: list[RenderableType] = [self.progress, numbers]
+        if self.picture is not None:
+            parts.append(self.picture)
+        return Panel(Group(*parts), title=self.title, title_align="left")
+
+
+class PlainView:
+    """A line now and then, for logs and pipes."""
+
+    def __init__(self, write: Callable[[str], None], seconds: float = 5.0) -> None:
+        self.write, self.seconds = write, seconds
+        self.steps, self.last = 0, 0.0
+
+    def start(self, step: int, steps: int) -> None:
+        self.steps = steps
+        self.write(f"Training from step {step} to {steps}.")
+
+    def log(self, record: dict[str, Any]) -> None:
+        now = time.monotonic()
+        due = now - self.last >= self.seconds or record["step"] == self.steps
+        if not (due or "fid" in record):
+            return
+        self.last = now
+        shown = [f"step {record['step']}/{self.steps}"]
+        for key in ("divergence", "auxiliary_loss", "auxiliary_gap", "entropy", "top1", "fid"):
+            if record.get(key) is not None:
+                shown.append(f"{key} {record[key]:.3f}")
+        shown.append(f"{record['images_per_second']:.0f} images/s")
+        self.write("  ".join(shown))
+
+    def preview(self, step: int, pixels: Pixels) -> None:
+        return
+
+    def note(self, message: str) -> None:
+        self.write(message)
+
+    def stage(self, title: str, total: int) -> Callable[[int], None]:
+        self.write(f"{title} ...")
+        return lambda count: None
+
+    def stop(self) -> None:
+        return

@@ -1,0 +1,363 @@
+"""Di[M]O (Algorithm 1): one student update, then the auxiliary's, on the student's own tokens.
+
+Teacher phi and auxiliary psi look at x_tilde, the student's tokens masked again. Their divergence
+has a gradient at the logits (Eq. 7) that is handed to the student as if x_tilde were x_init.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dimo_cli.engine.auxiliary import auxiliary_loss
+from dimo_cli.engine.divergence import build_divergence, entropy_logit_gradient, surrogate_loss
+from dimo_cli.engine.masking import check_control, draw_ratio, forward_mask, initial_tokens
+from dimo_cli.engine.optimizer import NetworkOptimizer
+from dimo_cli.engine.sampling import chunks, draw_from_hidden, student_hidden
+from dimo_cli.engine.schedules import draw_mask_ratio, guidance_scale, noise_sigma
+from dimo_cli.specs.distill import AdaptiveWeight, DistillSpec
+from dimo_cli.teachers.protocol import Backbone, Cond, Teacher
+
+
+@dataclass(slots=True)
+class Generation:
+    """One pass of the student: what it saw, and the tokens x_theta it made of it."""
+
+    cond: Cond
+    init_mask: Tensor
+    sigma: float
+    hidden: Tensor
+    tokens: Tensor
+    entropy: float
+    top1: float
+
+
+@dataclass(slots=True)
+class SharedMask:
+    """An x_tilde whose auxiliary forward the student's update already paid for."""
+
+    mask: Tensor
+    hidden: Tensor
+
+
+@dataclass(slots=True)
+class StepReport:
+    """What one step measured; `skipped` names the network whose numbers were not finite."""
+
+    values: dict[str, float]
+    skipped: str | None = None
+
+
+def trainable_copy(teacher: Teacher, spec: DistillSpec) -> Backbone:
+    """A copy of the teacher's backbone to train: the start of theta and of psi."""
+    backbone = copy.deepcopy(teacher.backbone).requires_grad_(True).train()
+    backbone.gradient_checkpointing = spec.train.gradient_checkpointing
+    if spec.student.freeze_embeddings:
+        for parameter in backbone.embedding_parameters():
+            parameter.requires_grad_(False)
+    return backbone
+
+
+def backward_through_head(
+    backbone: Backbone,
+    hidden: Tensor,
+    rows: Tensor,
+    chunk_tokens: int,
+    loss_of: Callable[[Tensor, slice], Tensor],
+) -> Tensor:
+    """Backpropagate the sum of chunk losses through head and backbone; returns that sum.
+
+    hidden [B, L, D]; rows [N] are positions of its flat form [B L, D]. `loss_of(logits, part)` is
+    the loss of the logits [n, G, V] at rows[part]. No logits outlive their chunk.
+    """
+    length = hidden.shape[1]
+    flat = hidden.detach().flatten(0, 1)
+    gradient = torch.zeros_like(flat)
+    total = flat.new_zeros((), dtype=torch.float32)
+    for part in chunks(len(rows), chunk_tokens):
+        picked = flat[rows[part]].requires_grad_()
+        loss = loss_of(backbone.head(picked, rows[part] % length).float(), part)
+        loss.backward()
+        assert picked.grad is not None
+        gradient[rows[part]] = picked.grad
+        total += loss.detach()
+    hidden.backward(gradient.view_as(hidden))
+    return total
+
+
+class Distillation:
+    """The networks and the step of Algorithm 1. The loop around it is `trainer.py`."""
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        spec: DistillSpec,
+        generator: torch.Generator,
+        autocast: Callable[[], AbstractContextManager[None]],
+    ) -> None:
+        check_control(teacher.space, spec.init.control, spec.init.control_token)
+        self.teacher, self.spec, self.generator, self.autocast = teacher, spec, generator, autocast
+        self.divergence = build_divergence(spec.loss.divergence)
+        self.student = trainable_copy(teacher, spec)
+        self.auxiliary = trainable_copy(teacher, spec)
+        self.student_optimizer = NetworkOptimizer(self.student, spec.student.optimizer)
+        self.auxiliary_optimizer = NetworkOptimizer(self.auxiliary, spec.auxiliary.optimizer)
+
+    def step(self, step: int, measure: bool = False) -> StepReport:
+        """Update the student once, then the auxiliary; `measure` also fills the slower numbers."""
+        generations, shared, values = [], [], {}
+        for _ in range(self.spec.train.accumulate):
+            generation = self.generate(step, measure)
+            divergence, reuse = self.backward_student(generation, measure)
+            generations.append(generation)
+            shared.append(reuse)
+        norm = self.student_optimizer.update(step)
+        if not norm.isfinite():
+            return StepReport({"student_gradient": norm.item()}, skipped="student")
+        losses = []
+        for update in range(self.spec.auxiliary.updates):
+            loss, aux_norm = self.update_auxiliary(step, update, generations, shared)
+            if not (loss.isfinite() and aux_norm.isfinite()):
+                return StepReport({"auxiliary_loss": loss.item()}, skipped="auxiliary")
+            losses.append(loss)
+        if measure:
+            auxiliary = torch.stack(losses).mean().item()
+            values = {
+                "divergence": divergence.item(),
+                "auxiliary_loss": auxiliary,
+                "entropy": generation.entropy,
+                "auxiliary_gap": auxiliary - generation.entropy,
+                "top1": generation.top1,
+                "student_gradient": norm.item(),
+                "auxiliary_gradient": aux_norm.item(),
+            }
+        return StepReport(values)
+
+    def generate(self, step: int, measure: bool = False, gradients: bool = True) -> Generation:
+        """x_init -> x_theta in one pass of the student, which keeps its graph for the update."""
+        init, count = self.spec.init, self.spec.train.batch_size
+        ratio = draw_mask_ratio(init.mask_ratio, self.generator)
+        sigma = noise_sigma(init.embed_noise, step)
+        cond = self.teacher.conditioner.draw(count, self.generator)
+        x_init, init_mask = initial_tokens(
+            self.teacher.space,
+            count,
+            ratio,
+            self.generator,
+            init.control,
+            init.control_token,
+            self.teacher.tokenizer,
+        )
+        gradients = gradients and self.spec.loss.student_input == "x_init"
+        with self.autocast(), torch.set_grad_enabled(gradients):
+            hidden = student_hidden(self.student, x_init, cond, sigma, self.generator)
+            drawn = draw_from_hidden(
+                self.student,
+                hidden,
+                self.generator,
+                chunk_tokens=self.spec.loss.chunk_tokens,
+                measure=measure,
+            )
+        return Generation(cond, init_mask, sigma, hidden, drawn.tokens, drawn.entropy, drawn.top1)
+
+    def backward_student(
+        self, generation: Generation, measure: bool
+    ) -> tuple[Tensor, SharedMask | None]:
+        """Give the student the gradient of Eq. 7; returns the mean divergence for the log."""
+        space, loss = self.teacher.space, self.spec.loss
+        mask_ratio = draw_ratio(self.spec.masking.student, len(generation.tokens), self.generator)
+        x_tilde, mask = self.mask_again(generation.tokens, mask_ratio)
+        with self.autocast():
+            teacher_logits = self.teacher_logits(x_tilde, generation.cond, mask_ratio)
+            with torch.set_grad_enabled(self.spec.auxiliary.share_x_tilde):
+                aux_hidden = self.hidden(self.auxiliary, x_tilde, generation.cond)
+            hidden = self.hidden_at_x_tilde(generation, x_tilde)
+        aux_flat = aux_hidden.detach().flatten(0, 1)
+        rows = mask.any(-1).flatten().nonzero().squeeze(-1)
+        slots = mask.flatten(0, 1)[rows]
+        weight = self.sample_weights(generation, hidden, teacher_logits, mask)[
+            rows.div(space.length, rounding_mode="floor")
+        ]
+        divergence = torch.zeros((), device=rows.device)
+
+        def loss_of(logits: Tensor, part: slice) -> Tensor:
+            nonlocal divergence
+            with torch.no_grad():
+                log_p = teacher_logits(rows[part]).div(loss.teacher_temperature).log_softmax(-1)
+                log_q = self.auxiliary.head(aux_flat[rows[part]], rows[part] % space.length)
+                log_q = log_q.float().div(loss.auxiliary_temperature).log_softmax(-1)
+                gradient = self.divergence.logit_gradient(log_p, log_q)
+                gradient = gradient * slots[part][..., None] * weight[part][:, None, None]
+                if measure:
+                    divergence += (self.divergence.value(log_p, log_q) * slots[part]).sum()
+            return surrogate_loss(logits, gradient)
+
+        with self.autocast():
+            if loss.entropy_bonus:
+                self.backward_entropy_bonus(hidden)
+            backward_through_head(self.student, hidden, rows, loss.chunk_tokens, loss_of)
+        reuse = SharedMask(mask, aux_hidden) if self.spec.auxiliary.share_x_tilde else None
+        return divergence / mask.sum(), reuse
+
+    def update_auxiliary(
+        self,
+        step: int,
+        update: int,
+        generations: list[Generation],
+        shared: list[SharedMask | None],
+    ) -> tuple[Tensor, Tensor]:
+        """Train the auxiliary on the student's tokens (Eq. 1); returns loss and gradient norm."""
+        losses = []
+        for index, generation in enumerate(generations):
+            if self.spec.auxiliary.fresh_samples:
+                generation = self.generate(step, gradients=False)
+            reuse = shared[index] if update == 0 else None
+            if reuse is None:
+                ratio = draw_ratio(
+                    self.spec.masking.auxiliary, len(generation.tokens), self.generator
+                )
+                x_tilde, mask = self.mask_again(generation.tokens, ratio)
+                with self.autocast():
+                    hidden = self.hidden(self.auxiliary, x_tilde, generation.cond)
+            else:
+                mask, hidden = reuse.mask, reuse.hidden
+            losses.append(self.backward_auxiliary(generation, mask, hidden))
+        return torch.stack(losses).mean(), self.auxiliary_optimizer.update(step)
+
+    def backward_auxiliary(self, generation: Generation, mask: Tensor, hidden: Tensor) -> Tensor:
+        """Backpropagate the mean loss over masked slots; returns it."""
+        spec, space = self.spec.auxiliary, self.teacher.space
+        rows = mask.any(-1).flatten().nonzero().squeeze(-1)
+        slots, targets = mask.flatten(0, 1)[rows], generation.tokens.flatten(0, 1)[rows]
+        student_flat = generation.hidden.detach().flatten(0, 1)
+        count = mask.sum()
+
+        def loss_of(logits: Tensor, part: slice) -> Tensor:
+            soft_target = None
+            if spec.soft_weight:
+                with torch.no_grad():
+                    soft_target = self.student.head(
+                        student_flat[rows[part]], rows[part] % space.length
+                    )[slots[part]]
+            loss = auxiliary_loss(
+                logits[slots[part]],
+                targets[part][slots[part]],
+                soft_target,
+                spec.soft_weight,
+                spec.soft_temperature,
+                spec.label_smoothing,
+            )
+            return loss.total / (count * self.spec.train.accumulate)
+
+        with self.autocast():
+            total = backward_through_head(
+                self.auxiliary, hidden, rows, self.spec.loss.chunk_tokens, loss_of
+            )
+        return total * self.spec.train.accumulate
+
+    def mask_again(self, tokens: Tensor, ratio: Tensor) -> tuple[Tensor, Tensor]:
+        """x_tilde ~ q(. | x_theta) and its mask."""
+        exact = self.spec.masking.method == "exact"
+        return forward_mask(tokens, ratio, self.teacher.space.mask_id, self.generator, exact)
+
+    def hidden(self, backbone: Backbone, tokens: Tensor, cond: Cond) -> Tensor:
+        """Hidden states of plain tokens: how teacher and auxiliary see x_tilde."""
+        hidden = backbone.hidden(backbone.embed(tokens), cond)
+        assert isinstance(hidden, Tensor)
+        return hidden
+
+    def hidden_at_x_tilde(self, generation: Generation, x_tilde: Tensor) -> Tensor:
+        """The student's stand-in for z_theta(x_tilde): one of the three of Fig. 12."""
+        if self.spec.loss.student_input == "x_init":
+            return generation.hidden
+        tokens = x_tilde
+        if self.spec.loss.student_input == "x_tilde_init":
+            tokens = generation.tokens.masked_fill(generation.init_mask, self.teacher.space.mask_id)
+        return student_hidden(
+            self.student, tokens, generation.cond, generation.sigma, self.generator
+        )
+
+    @torch.no_grad()
+    def teacher_logits(
+        self, x_tilde: Tensor, cond: Cond, mask_ratio: Tensor
+    ) -> Callable[[Tensor], Tensor]:
+        """One teacher pass over x_tilde; the result projects flat rows [n] to guided logits."""
+        backbone, length = self.teacher.backbone, self.teacher.space.length
+        guidance = self.spec.teacher.guidance
+        guided = not (guidance.kind == "constant" and guidance.scale == 1.0)
+        tokens = x_tilde
+        if guided:
+            scale = guidance_scale(guidance, mask_ratio)
+            null = self.teacher.conditioner.null(len(cond)).to(x_tilde.device)
+            tokens, cond = torch.cat([x_tilde, x_tilde]), Cond.cat([cond, null])
+        flat = self.hidden(backbone, tokens, cond).flatten(0, 1)
+
+        @torch.no_grad()
+        def project(rows: Tensor) -> Tensor:
+            conditional = backbone.head(flat[rows], rows % length).float()
+            if not guided:
+                return conditional
+            unconditional = backbone.head(flat[rows + len(flat) // 2], rows % length).float()
+            s = scale[rows.div(length, rounding_mode="floor")][:, None, None]
+            return unconditional + s * (conditional - unconditional)
+
+        return project
+
+    def sample_weights(
+        self,
+        generation: Generation,
+        hidden: Tensor,
+        teacher_logits: Callable[[Tensor], Tensor],
+        mask: Tensor,
+    ) -> Tensor:
+        """w(t) of each sample times the factor of the reduction, [B]."""
+        space, loss = self.teacher.space, self.spec.loss
+        factor = torch.full(
+            (len(mask),),
+            1 / (len(mask) * self.spec.train.accumulate),
+            device=mask.device,
+        )
+        if loss.reduction == "mean":
+            factor = factor / (space.length * space.groups * space.vocab)
+        elif loss.reduction == "masked_mean":
+            factor = factor / mask.flatten(1).sum(-1)
+        if isinstance(loss.weight, AdaptiveWeight):
+            gap = self.probability_gap(hidden, teacher_logits)
+            return factor / gap.clamp(min=loss.weight.floor)
+        return factor * loss.weight.value
+
+    @torch.no_grad()
+    def probability_gap(self, hidden: Tensor, teacher_logits: Callable[[Tensor], Tensor]) -> Tensor:
+        """Mean |p_theta(x_init) - p_phi(x_tilde)| of each sample over positions and ids, [B]."""
+        B, L, _ = hidden.shape
+        flat, rows = hidden.detach().flatten(0, 1), torch.arange(B * L, device=hidden.device)
+        gaps = []
+        for part in chunks(B * L, self.spec.loss.chunk_tokens):
+            student = self.student.head(flat[part], rows[part] % L).float().softmax(-1)
+            teacher = teacher_logits(rows[part]).div(self.spec.loss.teacher_temperature)
+            gaps.append((student - teacher.softmax(-1)).abs().mean((-1, -2)))
+        return torch.cat(gaps).view(B, L).mean(-1)
+
+    def backward_entropy_bonus(self, hidden: Tensor) -> None:
+        """Raise the entropy of p_theta(x_init) (supplement E.14), reduced like the divergence."""
+        B, L, _ = hidden.shape
+        divisor = {
+            "sum": 1,
+            "masked_mean": L * self.teacher.space.groups,
+            "mean": L * self.teacher.space.groups * self.teacher.space.vocab,
+        }[self.spec.loss.reduction]
+        scale = self.spec.loss.entropy_bonus / (B * self.spec.train.accumulate * divisor)
+
+        def loss_of(logits: Tensor, part: slice) -> Tensor:
+            return surrogate_loss(logits, -scale * entropy_logit_gradient(logits.detach()))
+
+        rows = torch.arange(B * L, device=hidden.device)
+        graph_kept = hidden.detach().requires_grad_()
+        backward_through_head(self.student, graph_kept, rows, self.spec.loss.chunk_tokens, loss_of)
+        assert graph_kept.grad is not None
+        hidden.backward(graph_kept.grad, retain_graph=True)

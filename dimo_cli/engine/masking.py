@@ -1,0 +1,152 @@
+"""Mask schedules, the forward masking process and the student's initial tokens.
+
+A schedule is the function m(u) from a uniform draw u to the share of tokens that are masked.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from dimo_cli.errors import SpecError
+from dimo_cli.teachers.protocol import Tokenizer, TokenSpace
+
+
+def truncated_normal_ratio(
+    u: Tensor, mean: float = 0.55, std: float = 0.25, low: float = 0.5, high: float = 1.0
+) -> Tensor:
+    """Quantile function of a normal law truncated to [low, high] (the schedule of MAGE)."""
+    cdf_low, cdf_high = (
+        0.5 * (1 + math.erf((edge - mean) / (std * math.sqrt(2)))) for edge in (low, high)
+    )
+    share = cdf_low + u * (cdf_high - cdf_low)
+    return (mean + std * math.sqrt(2) * torch.erfinv(2 * share - 1)).clamp(low, high)
+
+
+SCHEDULES: dict[str, Callable[[Tensor], Tensor]] = {
+    "linear": lambda u: u,
+    "square": lambda u: u**2,
+    "root": torch.sqrt,
+    "cosine": lambda u: torch.cos(u * math.pi / 2),
+    "arccos": lambda u: torch.arccos(u) / (math.pi / 2),
+    "truncated_normal": truncated_normal_ratio,
+}
+
+
+def masked_count(ratio: Tensor, length: int) -> Tensor:
+    """Exact number of masked tokens at a ratio: rounded half to even, never below one."""
+    return torch.round(length * ratio).long().clamp(1, length)
+
+
+def exact_mask(counts: Tensor, length: int, generator: torch.Generator) -> Tensor:
+    """A mask [B, length] with exactly `counts` [B] uniformly chosen true entries per row."""
+    order = torch.rand(len(counts), length, generator=generator, device=generator.device).argsort(
+        -1
+    )
+    ranks = torch.empty_like(order).scatter_(
+        -1, order, torch.arange(length, device=order.device).expand_as(order)
+    )
+    return ranks < counts[:, None].to(order.device)
+
+
+def bernoulli_mask(ratio: Tensor, length: int, generator: torch.Generator) -> Tensor:
+    """A mask [B, length] that takes each entry apart with probability `ratio` [B].
+
+    A row that came out empty gets one entry: a sample without a masked token teaches nothing.
+    """
+    scores = torch.rand(len(ratio), length, generator=generator, device=generator.device)
+    mask = scores < ratio[:, None].to(scores.device)
+    lowest = torch.zeros_like(mask).scatter_(-1, scores.argmin(-1, keepdim=True), True)
+    return torch.where(mask.any(-1, keepdim=True), mask, lowest)
+
+
+def draw_ratio(schedule: str, count: int, generator: torch.Generator) -> Tensor:
+    """Draw t ~ U[0, 1] for `count` samples and return their mask ratios r_t [B]."""
+    u = torch.rand(count, generator=generator, device=generator.device)
+    return SCHEDULES[schedule](u).clamp(0, 1)
+
+
+def forward_mask(
+    tokens: Tensor,
+    ratio: Tensor,
+    mask_id: int,
+    generator: torch.Generator,
+    exact: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """Sample x_tilde ~ q(. | x_theta): tokens [B, L, G] masked at `ratio` [B], and the mask."""
+    size = tokens[0].numel()
+    if exact:
+        mask = exact_mask(masked_count(ratio, size), size, generator)
+    else:
+        mask = bernoulli_mask(ratio, size, generator)
+    mask = mask.view_as(tokens)
+    return tokens.masked_fill(mask, mask_id), mask
+
+
+def random_tokens(space: TokenSpace, count: int, generator: torch.Generator) -> Tensor:
+    """Uniformly random image tokens [B, L, G]."""
+    shape = (count, space.length, space.groups)
+    return torch.randint(space.codes, shape, generator=generator, device=generator.device)
+
+
+def initial_tokens(
+    space: TokenSpace,
+    count: int,
+    mask_ratio: float,
+    generator: torch.Generator,
+    control: str = "none",
+    control_token: int | None = None,
+    tokenizer: Tokenizer | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Sample x_init [B, L, G]: exactly round(r_init L G) mask tokens, the rest random image tokens.
+
+    The mask [B, L, G] is returned beside the tokens. `control` asks for one of the variants of
+    Table 6, which break this recipe on purpose.
+    """
+    if control == "encoded_noise":
+        assert tokenizer is not None
+        shape = (count, 3, space.image_size, space.image_size)
+        noise = torch.randn(shape, generator=generator, device=generator.device)
+        tokens = tokenizer.encode(noise)
+        return tokens, torch.zeros_like(tokens, dtype=torch.bool)
+    tokens = random_tokens(space, count, generator)
+    if control == "random_class_tokens":
+        classes = class_tokens(space)
+        drawn = torch.randint(
+            len(classes), tokens.shape, generator=generator, device=generator.device
+        )
+        tokens = classes.start + drawn
+    filler = space.mask_id
+    if control == "fixed_image_token":
+        filler = space.codes // 2 if control_token is None else control_token
+    elif control == "fixed_class_token":
+        classes = class_tokens(space)
+        filler = classes[len(classes) // 2 if control_token is None else control_token]
+    ratio = torch.full((count,), mask_ratio, device=generator.device)
+    return forward_mask(tokens, ratio, filler, generator)
+
+
+def class_tokens(space: TokenSpace) -> range:
+    """The ids of class tokens, refused for a family that has none."""
+    if space.class_ids is None:
+        raise SpecError(
+            "`init.control` asks for class tokens, but this teacher has none in its token table.",
+            "Use fixed_image_token or encoded_noise.",
+        )
+    return space.class_ids
+
+
+def check_control(space: TokenSpace, control: str, control_token: int | None) -> None:
+    """Refuse a control token that the teacher does not have, before a run starts."""
+    if "class" in control:
+        class_tokens(space)
+    if control_token is None:
+        return
+    limit = space.codes if control == "fixed_image_token" else len(class_tokens(space))
+    if control_token >= limit:
+        raise SpecError(
+            f"`init.control_token` is {control_token}, but {control} allows 0 to {limit - 1}."
+        )

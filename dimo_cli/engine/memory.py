@@ -1,0 +1,75 @@
+"""How much memory a run will need, worked out without allocating any of it."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dimo_cli.engine.schedules import guidance_scale
+from dimo_cli.specs.distill import DistillSpec
+from dimo_cli.teachers.protocol import Backbone, Cond, Teacher
+
+FLOAT = 4
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryEstimate:
+    """Bytes by purpose, at the peak of a step."""
+
+    weights: int
+    gradients_and_optimizers: int
+    activations: int
+    logits: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.weights + self.gradients_and_optimizers + self.activations + self.logits
+
+
+def saved_bytes(backbone: Backbone, teacher: Teacher, batch: int) -> int:
+    """Bytes that autograd keeps for one forward pass of `batch` samples, on the meta device."""
+    space = teacher.space
+    meta = copy.deepcopy(backbone).to("meta").requires_grad_(True)
+    kept: dict[int, int] = {}
+    weights = {parameter.untyped_storage()._cdata for parameter in meta.parameters()}
+
+    def remember(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in weights:
+            kept[storage._cdata] = storage.nbytes()
+            alive.append(tensor)
+        return tensor
+
+    alive: list[Tensor] = []  # a freed storage's address could be handed out again
+    shape = (batch, space.length, space.groups)
+    tokens = torch.zeros(shape, dtype=torch.long, device="meta")
+    null = teacher.conditioner.null(batch)
+    cond = Cond({name: torch.empty_like(t, device="meta") for name, t in null.tensors.items()})
+    with torch.autograd.graph.saved_tensors_hooks(remember, lambda tensor: tensor):
+        meta.hidden(meta.embed(tokens), cond)
+    return sum(kept.values())
+
+
+def estimate_memory(teacher: Teacher, spec: DistillSpec) -> MemoryEstimate:
+    """Peak memory of a distillation step: four networks, two of them trained."""
+    backbone = copy.deepcopy(teacher.backbone).to("meta")
+    backbone.gradient_checkpointing = spec.train.gradient_checkpointing
+    count = sum(parameter.numel() for parameter in backbone.parameters())
+    frozen = backbone.embedding_parameters() if spec.student.freeze_embeddings else []
+    trained = count - sum(parameter.numel() for parameter in frozen)
+    space, batch = teacher.space, spec.train.batch_size
+    activations = saved_bytes(backbone, teacher, batch)
+    guided = not bool((guidance_scale(spec.teacher.guidance, torch.ones(1)) == 1).all())
+    rows = min(spec.loss.chunk_tokens, batch * space.length)
+    # A chunk of logits is held as teacher, auxiliary and student logits, their logs and gradient.
+    copies = 7 if guided else 6
+    return MemoryEstimate(
+        weights=4 * count * FLOAT,
+        gradients_and_optimizers=2 * 3 * trained * FLOAT,
+        activations=activations * spec.train.accumulate,
+        logits=copies * rows * space.groups * space.vocab * FLOAT,
+    )

@@ -1,0 +1,66 @@
+"""The small functions of the step: guidance, noise, r_init, learning rate, EMA decay."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from dimo_cli.specs.distill import FixedNoise, FixedRatio, RandomRatio, TeacherGuidance, WarmupNoise
+
+
+def guidance_scale(spec: TeacherGuidance, mask_ratio: Tensor) -> Tensor:
+    """Guidance s of each sample at its mask ratio m [B]."""
+    if spec.kind == "constant":
+        progress = torch.ones_like(mask_ratio)
+    elif spec.kind == "linear":
+        progress = mask_ratio
+    else:
+        progress = (1 - torch.cos(math.pi * mask_ratio)) / 2
+    start = spec.scale if spec.kind == "constant" else 1.0
+    return start + (spec.scale - start) * progress
+
+
+def noise_sigma(spec: FixedNoise | WarmupNoise, step: int) -> float:
+    """Share of noise in the student's token embeddings at a step."""
+    if isinstance(spec, FixedNoise):
+        return spec.sigma
+    progress = step / spec.steps
+    if spec.shape == "exponential":
+        return spec.sigma * (1 - math.exp(-progress))
+    progress = min(1.0, progress)
+    if spec.shape == "cosine":
+        progress = (1 - math.cos(math.pi * progress)) / 2
+    return spec.sigma * progress
+
+
+def perturb_embeddings(embeds: Tensor, sigma: float, generator: torch.Generator) -> Tensor:
+    """e becomes sigma n + sqrt(1 - sigma^2) e with n ~ N(0, I) (Di[M]O, section 4.3)."""
+    if sigma == 0:
+        return embeds
+    noise = torch.randn(embeds.shape, generator=generator, device=generator.device)
+    return sigma * noise.to(embeds.dtype) + math.sqrt(1 - sigma**2) * embeds
+
+
+def draw_mask_ratio(spec: FixedRatio | RandomRatio, generator: torch.Generator) -> float:
+    """r_init of this step, the same for the whole batch."""
+    if isinstance(spec, FixedRatio):
+        return spec.value
+    u = torch.rand((), generator=generator, device=generator.device).item()
+    return spec.low + (spec.high - spec.low) * u
+
+
+def middle_mask_ratio(spec: FixedRatio | RandomRatio) -> float:
+    """r_init that the finished student is sampled with."""
+    return spec.value if isinstance(spec, FixedRatio) else (spec.low + spec.high) / 2
+
+
+def warmup_factor(step: int, warmup_steps: int) -> float:
+    """Linear warm-up of the learning rate: k/N, so the very first update changes nothing."""
+    return min(1.0, step / warmup_steps) if warmup_steps else 1.0
+
+
+def ema_decay(step: int, decay: float, warmup: bool = True) -> float:
+    """Decay of the EMA at a step: (1 + k)/(10 + k) until it exceeds `decay`."""
+    return min(decay, (1 + step) / (10 + step)) if warmup else decay

@@ -1,0 +1,286 @@
+"""The one training loop: order, averaging, recovery, checkpoints, and word to whoever watches."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from dimo_cli.engine.checkpoint import CheckpointFolder, random_state, restore_random_state
+from dimo_cli.engine.distill import Distillation
+from dimo_cli.engine.optimizer import Ema
+from dimo_cli.engine.schedules import ema_decay
+from dimo_cli.errors import DivergedError, SpecError
+from dimo_cli.specs.distill import DistillSpec, TrainSpec
+from dimo_cli.teachers.protocol import Backbone, Teacher
+
+
+class Interrupted(Exception):
+    """The run was asked to stop by a signal; its checkpoint is written."""
+
+    def __init__(self, signal_number: int, step: int, checkpoint: Path) -> None:
+        super().__init__(f"Interrupted at step {step}")
+        self.exit_code = 128 + signal_number
+        self.step, self.checkpoint = step, checkpoint
+
+
+class Watcher(Protocol):
+    """Who looks on while a run trains. The engine itself draws and measures nothing."""
+
+    def on_start(self, step: int) -> None:
+        """The loop is about to run from `step`."""
+
+    def on_log(self, record: dict[str, Any]) -> None:
+        """A line of log.jsonl was written."""
+
+    def on_preview(self, step: int, student: Backbone) -> None:
+        """It is time to draw a sample grid of the averaged student."""
+
+    def measure_fid(self, step: int, student: Backbone) -> float:
+        """FID of the averaged student."""
+
+    def on_note(self, message: str) -> None:
+        """Something happened that the user should know: a skipped step, a rollback."""
+
+
+@dataclass
+class Progress:
+    """The counters of a run; saved in every checkpoint."""
+
+    step: int = 0
+    skipped: int = 0
+    skipped_in_row: int = 0
+    rollbacks: int = 0
+    best_fid: float | None = None
+    best_step: int | None = None
+
+
+def make_accelerator(spec: TrainSpec) -> Accelerator:
+    """The accelerator of a spec: device, processes and autocast."""
+    if spec.device == "cuda" and not torch.cuda.is_available():
+        raise SpecError(
+            "`train.device` is cuda, but no CUDA device is visible.",
+            "Use `--set train.device=auto`, or run `dimo doctor` to see why.",
+        )
+    accelerator = Accelerator(cpu=spec.device == "cpu", mixed_precision="no")
+    on_cuda = accelerator.device.type == "cuda"
+    if spec.precision == "bf16" and not on_cuda:
+        raise SpecError(
+            "`train.precision` is bf16, but the run would be on a CPU, where bf16 is very slow.",
+            "Use `--set train.precision=fp32`.",
+        )
+    bf16 = spec.precision == "bf16" or (spec.precision == "auto" and on_cuda)
+    return Accelerator(cpu=spec.device == "cpu", mixed_precision="bf16" if bf16 else "no")
+
+
+class Trainer:
+    """Runs a distillation from its first step, or from its newest checkpoint, to its last."""
+
+    def __init__(self, spec: DistillSpec, teacher: Teacher, folder: Path, watcher: Watcher) -> None:
+        self.spec, self.folder, self.watcher = spec, folder, watcher
+        self.accelerator = make_accelerator(spec.train)
+        device = self.accelerator.device
+        self.generator = torch.Generator(device)
+        self.generator.manual_seed(spec.train.seed + self.accelerator.process_index)
+        torch.manual_seed(spec.train.seed + self.accelerator.process_index)
+        teacher.to(device)
+        self.distillation = Distillation(teacher, spec, self.generator, self.accelerator.autocast)
+        self.ema = Ema(copy.deepcopy(teacher.backbone), self.distillation.student)
+        self.checkpoints = CheckpointFolder(folder / "checkpoints")
+        self.progress = Progress()
+        self.stop_signal: int | None = None
+        if spec.train.compile:
+            for backbone in (
+                teacher.backbone,
+                self.distillation.student,
+                self.distillation.auxiliary,
+            ):
+                backbone.hidden = torch.compile(backbone.hidden)  # type: ignore[method-assign]
+
+    def networks(self) -> dict[str, nn.Module]:
+        """The networks whose weights change."""
+        return {
+            "student": self.distillation.student,
+            "auxiliary": self.distillation.auxiliary,
+            "ema": self.ema.network,
+        }
+
+    def run(self, resume: bool = False) -> Backbone:
+        """Train to the last step and return the averaged student."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if resume:
+            self.restore()
+        else:
+            self.save()
+        self.watcher.on_start(self.progress.step)
+        with self.catch_signals():
+            while self.progress.step < self.spec.train.steps:
+                self.train_one_step()
+                if self.stop_signal is not None:
+                    raise Interrupted(self.stop_signal, self.progress.step, self.save())
+        if self.checkpoints.steps()[-1:] != [self.spec.train.steps]:
+            self.save()
+        return self.ema.network  # type: ignore[return-value]
+
+    def train_one_step(self) -> None:
+        """One step of Algorithm 1 and everything that is due after it."""
+        train, monitor, progress = self.spec.train, self.spec.monitor, self.progress
+        started = time.perf_counter()
+        done = progress.step + 1
+        last = done == train.steps
+        log_due = done % train.log_every == 0 or last
+        report = self.distillation.step(progress.step, measure=log_due)
+        if report.skipped:
+            self.note_skipped(report.skipped)
+            if progress.step != done - 1:
+                return  # rolled back
+        else:
+            progress.skipped_in_row = 0
+            self.ema.update(
+                ema_decay(progress.step, self.spec.student.ema.decay, self.spec.student.ema.warmup)
+            )
+        progress.step = done
+        seconds = time.perf_counter() - started
+        save_due = done % train.checkpoint_every == 0
+        values = dict(report.values)
+        if monitor.fid_every and (done % monitor.fid_every == 0 or last):
+            values["fid"] = self.watcher.measure_fid(done, self.averaged)
+            if progress.best_fid is None or values["fid"] < progress.best_fid:
+                progress.best_fid, progress.best_step = values["fid"], done
+                save_due = True
+        if log_due or "fid" in values:
+            self.log(values, seconds)
+        if done % monitor.preview_every == 0 or last:
+            self.watcher.on_preview(done, self.averaged)
+        if save_due:
+            self.save()
+
+    @property
+    def averaged(self) -> Backbone:
+        """The generator as it stands: the averaged student."""
+        return self.ema.network  # type: ignore[return-value]
+
+    def note_skipped(self, network: str) -> None:
+        """Count a step whose numbers were not finite; after too many in a row, roll back."""
+        progress, recovery = self.progress, self.spec.recovery
+        progress.skipped += 1
+        progress.skipped_in_row += 1
+        self.watcher.on_note(
+            f"Step {progress.step + 1} skipped: the {network}'s loss or gradient is not finite "
+            f"({progress.skipped_in_row} in a row)."
+        )
+        if progress.skipped_in_row < recovery.max_skipped:
+            return
+        if progress.rollbacks >= recovery.max_rollbacks:
+            raise DivergedError(
+                f"Training diverged: after {progress.rollbacks} rollbacks the {network} is still "
+                f"not finite at step {progress.step + 1}.",
+                f"Lower `{network}.optimizer.learning_rate` (it had fallen to "
+                f"{self.distillation.student_optimizer.scale:g} of its value), set "
+                f"`{network}.optimizer.clip_norm=1`, or move `loss.divergence` towards fkl. "
+                f"The last good checkpoint is kept in {self.checkpoints.root}.",
+            )
+        failed_at, rollbacks, skipped = progress.step + 1, progress.rollbacks, progress.skipped
+        scale = self.distillation.student_optimizer.scale * recovery.learning_rate_factor
+        self.restore()
+        self.progress.rollbacks, self.progress.skipped = rollbacks + 1, skipped
+        self.distillation.student_optimizer.scale = scale
+        self.distillation.auxiliary_optimizer.scale = scale
+        # The same draws would meet the same end: go on with fresh ones.
+        self.generator.manual_seed(self.spec.train.seed + 1_000_003 * (rollbacks + 1))
+        self.save()
+        self.watcher.on_note(
+            f"Rolled back from step {failed_at} to step {self.progress.step}; learning rates are "
+            f"now {scale:g} of the spec's."
+        )
+
+    def save(self) -> Path:
+        """Write a checkpoint of this moment and delete those no longer needed."""
+        state = {
+            "progress": asdict(self.progress),
+            "student_optimizer": self.distillation.student_optimizer.state_dict(),
+            "auxiliary_optimizer": self.distillation.auxiliary_optimizer.state_dict(),
+            "random": random_state(self.generator),
+        }
+        path = self.checkpoints.save(self.progress.step, self.networks(), state)
+        self.checkpoints.prune(self.spec.train.keep_checkpoints, self.progress.best_step)
+        return path
+
+    def restore(self) -> None:
+        """Continue from the newest readable checkpoint."""
+        step, state, unreadable = self.checkpoints.load_newest(self.networks())
+        for folder in unreadable:
+            self.watcher.on_note(f"Checkpoint {folder} is damaged; using step {step} instead.")
+        self.progress = Progress(**state["progress"])
+        if self.progress.step > self.spec.train.steps:
+            raise SpecError(
+                f"`train.steps` is {self.spec.train.steps}, but the run is at step "
+                f"{self.progress.step} already.",
+                "Give a larger `--set train.steps=`, or start a new run.",
+            )
+        self.distillation.student_optimizer.load_state_dict(state["student_optimizer"])
+        self.distillation.auxiliary_optimizer.load_state_dict(state["auxiliary_optimizer"])
+        restore_random_state(state["random"], self.generator)
+        self.truncate_log()
+
+    def log(self, values: dict[str, float], seconds: float) -> None:
+        """Append a line to log.jsonl and show it."""
+        samples = (
+            self.spec.train.batch_size * self.spec.train.accumulate * self.accelerator.num_processes
+        )
+        record = {
+            "step": self.progress.step,
+            **{name: value if math.isfinite(value) else None for name, value in values.items()},
+            "images_per_second": samples / seconds,
+            "skipped": self.progress.skipped,
+            "rollbacks": self.progress.rollbacks,
+        }
+        with (self.folder / "log.jsonl").open("a") as file:
+            file.write(json.dumps(record) + "\n")
+        self.watcher.on_log(record)
+
+    def truncate_log(self) -> None:
+        """Drop log lines of steps after the checkpoint: they will be written again."""
+        path = self.folder / "log.jsonl"
+        if path.exists():
+            lines = [line for line in path.read_text().splitlines() if line.strip()]
+            kept = [line for line in lines if _step_of(line) <= self.progress.step]
+            path.write_text("".join(f"{line}\n" for line in kept))
+
+    @contextmanager
+    def catch_signals(self) -> Iterator[None]:
+        """Let SIGINT and SIGTERM end the current step first; a second SIGINT ends it at once."""
+
+        def remember(number: int, frame: object) -> None:
+            if self.stop_signal is not None:
+                raise KeyboardInterrupt
+            self.stop_signal = number
+
+        try:
+            previous = {s: signal.signal(s, remember) for s in (signal.SIGINT, signal.SIGTERM)}
+        except ValueError:  # not in the main thread: whoever runs us handles signals
+            yield
+            return
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+
+def _step_of(line: str) -> float:
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError):
+        return math.inf  # a line cut short by a crash

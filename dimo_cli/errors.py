@@ -1,0 +1,47 @@
+"""Errors that a person reads: one sentence of what is wrong, one of what to do next."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class DimoError(Exception):
+    """A mistake or a lack that the user can mend. `exit_code` follows the table in the README."""
+
+    exit_code = 2
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class SpecError(DimoError):
+    """The run spec, a flag or an argument is wrong."""
+
+
+class MissingError(DimoError):
+    """Something needed is not there: weights, network, login, a folder, disk space."""
+
+    exit_code = 3
+
+
+class DivergedError(DimoError):
+    """Training could not be recovered."""
+
+    exit_code = 4
+
+
+def nearest(word: str, choices: Iterable[str]) -> str | None:
+    """The choice that `word` was probably meant to be."""
+    matches = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.6)
+    return matches[0] if matches else None
+
+
+def did_you_mean(word: str, choices: Iterable[str]) -> str:
+    """A hint that names the nearest choice and all of them."""
+    choices = list(choices)
+    guess = nearest(word, choices)
+    allowed = f"Allowed: {', '.join(choices)}."
+    return f"Did you mean `{guess}`? {allowed}" if guess else allowed

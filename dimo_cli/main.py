@@ -1,0 +1,48 @@
+"""The Typer app: registers commands and imports nothing heavy."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from dimo_cli import __version__
+from dimo_cli.commands import distill, doctor, evaluate, presets, sample, spec
+
+app = typer.Typer(
+    name="dimo",
+    help="Distil masked diffusion models into one-step image generators.",
+    epilog="Start here: dimo distill --preset digits",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("distill", epilog=distill.EXAMPLES)(distill.distill)
+app.command("sample", epilog=sample.EXAMPLES)(sample.sample)
+app.add_typer(evaluate.app, name="eval")
+app.add_typer(presets.app, name="presets")
+app.add_typer(spec.app, name="spec")
+app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
+
+
+def show_version(wanted: bool) -> None:
+    """Print the version and leave."""
+    if wanted:
+        typer.echo(f"dimo {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """Distil masked diffusion models into one-step image generators."""
+
+
+def main() -> None:
+    """Entry point of the `dimo` script."""
+    app()

@@ -1,0 +1,406 @@
+"""What a Di[M]O distillation run is, field by field. Equation numbers are those of the papers."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from dimo_cli.specs.base import Spec
+
+MaskSchedule = Literal["linear", "square", "root", "cosine", "arccos", "truncated_normal"]
+
+
+def _shorthand(key: str, kind: str) -> BeforeValidator:
+    """Let `0.6` stand for `{kind: fixed, value: 0.6}`, and a bare word for `{kind: word}`."""
+
+    def expand(data: Any) -> Any:
+        if isinstance(data, str):
+            try:
+                return {"kind": kind, key: float(data)}
+            except ValueError:
+                return {"kind": data}
+        if isinstance(data, (int, float)):
+            return {"kind": kind, key: data}
+        return data
+
+    return BeforeValidator(expand)
+
+
+class TeacherGuidance(Spec):
+    """Classifier-free guidance of the frozen teacher: z_u + s (z_c - z_u)."""
+
+    kind: Literal["constant", "linear", "cosine"] = Field(
+        "constant",
+        description="How s depends on the mask ratio m: always `scale`, or from 1 at m = 0 to "
+        "`scale` at m = 1 along a line or a half cosine",
+    )
+    scale: float = Field(1.0, ge=0, le=100, description="Guidance s; 1 needs no null forward")
+
+
+class TeacherSpec(Spec):
+    """The frozen multi-step model (phi)."""
+
+    name: str = Field("digits", min_length=1, description="Which teacher to distill")
+    guidance: Annotated[TeacherGuidance, _shorthand("scale", "constant")] = Field(
+        default_factory=TeacherGuidance, description="Guidance while distilling"
+    )
+
+
+class FixedRatio(Spec):
+    """The same share of mask tokens at every step."""
+
+    kind: Literal["fixed"] = Field("fixed", description="fixed or random")
+    value: float = Field(0.6, ge=0, le=1, description="Share of mask tokens in x_init")
+
+
+class RandomRatio(Spec):
+    """A share of mask tokens drawn once per step for the whole batch."""
+
+    kind: Literal["random"] = Field("random", description="fixed or random")
+    low: float = Field(0.4, ge=0, le=1, description="Smallest share")
+    high: float = Field(0.8, ge=0, le=1, description="Largest share")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> RandomRatio:
+        if self.low >= self.high:
+            raise ValueError(f"low ({self.low}) must be below high ({self.high})")
+        return self
+
+
+class FixedNoise(Spec):
+    """The same noise at every step."""
+
+    kind: Literal["fixed"] = Field("fixed", description="fixed or warmup")
+    sigma: float = Field(
+        0.1, ge=0, le=1, description="Noise share: e becomes sigma n + sqrt(1 - sigma^2) e"
+    )
+
+
+class WarmupNoise(Spec):
+    """Noise that grows from nothing to `sigma`."""
+
+    kind: Literal["warmup"] = Field("warmup", description="fixed or warmup")
+    sigma: float = Field(0.1, ge=0, le=1, description="Noise share that the warm-up ends at")
+    shape: Literal["linear", "exponential", "cosine"] = Field(
+        "linear", description="k/N, 1 - exp(-k/N), or (1 - cos(pi k/N))/2 at step k"
+    )
+    steps: int = Field(1000, ge=1, description="Length N of the warm-up in steps")
+
+
+class InitSpec(Spec):
+    """The student's input x_init and its token-embedding noise (Di[M]O, section 4.3)."""
+
+    mask_ratio: Annotated[
+        FixedRatio | RandomRatio, Field(discriminator="kind"), _shorthand("value", "fixed")
+    ] = Field(
+        default_factory=FixedRatio,
+        description="r_init, the share of mask tokens; the rest are random image tokens. "
+        "At 1 the input carries no randomness and the student collapses",
+    )
+    embed_noise: Annotated[
+        FixedNoise | WarmupNoise, Field(discriminator="kind"), _shorthand("sigma", "fixed")
+    ] = Field(default_factory=FixedNoise, description="Gaussian noise on the token embeddings")
+    control: Literal[
+        "none", "fixed_image_token", "fixed_class_token", "random_class_tokens", "encoded_noise"
+    ] = Field(
+        "none",
+        description="Control variants of Table 6: what stands where the masks (fixed_*), the "
+        "random image tokens (random_class_tokens) or all tokens (encoded_noise) should be",
+    )
+    control_token: int | None = Field(
+        None, ge=0, description="Image code or class number of a fixed_* control; null: the middle"
+    )
+
+    @model_validator(mode="after")
+    def _token_needs_control(self) -> InitSpec:
+        if self.control_token is not None and not self.control.startswith("fixed_"):
+            raise ValueError(
+                "control_token only applies to control fixed_image_token or fixed_class_token"
+            )
+        return self
+
+
+class MaskingSpec(Spec):
+    """How the student's tokens are masked again into x_tilde."""
+
+    student: MaskSchedule = Field("arccos", description="Mask schedule of the student's update")
+    auxiliary: MaskSchedule = Field("arccos", description="Mask schedule of the auxiliary's update")
+    method: Literal["exact", "bernoulli"] = Field(
+        "exact",
+        description="An exact number of masked tokens per sample, or each one apart "
+        "with probability r_t",
+    )
+
+
+class ForwardKL(Spec):
+    """KL(teacher || auxiliary): covers the teacher's modes."""
+
+    kind: Literal["fkl"] = Field("fkl", description="Name of the divergence")
+
+
+class ReverseKL(Spec):
+    """KL(auxiliary || teacher): seeks the teacher's modes."""
+
+    kind: Literal["rkl"] = Field("rkl", description="Name of the divergence")
+
+
+class Jeffreys(Spec):
+    """(1 - beta) forward KL + beta reverse KL; a negative beta goes past forward KL."""
+
+    kind: Literal["jeffreys"] = Field("jeffreys", description="Name of the divergence")
+    beta: float = Field(0.0, ge=-2, le=2, description="Weight of the reverse KL")
+
+
+class JensenShannon(Spec):
+    """KL of both distributions to their middle."""
+
+    kind: Literal["js"] = Field("js", description="Name of the divergence")
+
+
+class SquaredHellinger(Spec):
+    """Squared distance of the square roots."""
+
+    kind: Literal["hellinger"] = Field("hellinger", description="Name of the divergence")
+
+
+class AlphaDivergence(Spec):
+    """The alpha divergence; alpha towards 0 is forward KL and towards 1 reverse KL."""
+
+    kind: Literal["alpha"] = Field("alpha", description="Name of the divergence")
+    alpha: float = Field(0.5, ge=-3, le=4, description="Order; neither 0 nor 1")
+
+    @model_validator(mode="after")
+    def _not_a_limit(self) -> AlphaDivergence:
+        if self.alpha in (0.0, 1.0):
+            raise ValueError("alpha must be neither 0 (use kind fkl) nor 1 (use kind rkl)")
+        return self
+
+
+class RegisteredGenerator(Spec):
+    """The f-divergence of a generator f registered by name (Eq. 17)."""
+
+    kind: Literal["generator"] = Field("generator", description="Name of the divergence")
+    name: str = Field(..., min_length=1, description="Registered name of the generator f")
+
+
+Divergence = Annotated[
+    ForwardKL
+    | ReverseKL
+    | Jeffreys
+    | JensenShannon
+    | SquaredHellinger
+    | AlphaDivergence
+    | RegisteredGenerator,
+    Field(discriminator="kind"),
+    _shorthand("beta", "jeffreys"),
+]
+
+
+class ConstantWeight(Spec):
+    """w(t) = value."""
+
+    kind: Literal["constant"] = Field("constant", description="constant or adaptive")
+    value: float = Field(1.0, gt=0, description="The weight itself")
+
+
+class AdaptiveWeight(Spec):
+    """One over the mean gap |p_theta(x_init) - p_phi(x_tilde)| of each sample (supplement D)."""
+
+    kind: Literal["adaptive"] = Field("adaptive", description="constant or adaptive")
+    floor: float = Field(1e-5, gt=0, description="Smallest gap to divide by")
+
+
+class LossSpec(Spec):
+    """The gradient that the student receives at its logits (Eq. 7)."""
+
+    divergence: Divergence = Field(
+        default_factory=ForwardKL,
+        description="Token-level divergence between teacher and auxiliary",
+    )
+    weight: Annotated[
+        ConstantWeight | AdaptiveWeight,
+        Field(discriminator="kind"),
+        _shorthand("value", "constant"),
+    ] = Field(default_factory=ConstantWeight, description="The weight w(t)")
+    student_input: Literal["x_init", "x_tilde", "x_tilde_init"] = Field(
+        "x_init",
+        description="Where z_theta(x_tilde) is approximated (Fig. 12): at x_init, at x_tilde "
+        "itself, or at x_theta under the mask of x_init; only the first trains well",
+    )
+    reduction: Literal["sum", "mean", "masked_mean"] = Field(
+        "sum",
+        description="Sum over masked tokens over batch (released code), mean over all logits, "
+        "or mean over each sample's masked tokens (paper)",
+    )
+    teacher_temperature: float = Field(1.0, gt=0, le=100, description="Divides teacher logits")
+    auxiliary_temperature: float = Field(1.0, gt=0, le=100, description="Divides auxiliary logits")
+    entropy_bonus: float = Field(
+        0.0, ge=0, description="Weight of the student's entropy, added as in PPO (supplement E.14)"
+    )
+    chunk_tokens: int = Field(
+        8192,
+        ge=1,
+        description="Positions projected to the vocabulary at a time: memory, not result",
+    )
+
+
+class OptimizerSpec(Spec):
+    """How one network's weights follow its gradient."""
+
+    kind: Literal["adam", "adamw"] = Field("adam", description="Optimizer")
+    learning_rate: float = Field(1e-5, gt=0, le=1, description="Constant rate after the warm-up")
+    beta1: float = Field(0.9, ge=0, lt=1, description="Decay of the first moment")
+    beta2: float = Field(0.999, ge=0, lt=1, description="Decay of the second moment")
+    eps: float = Field(1e-8, gt=0, description="Added to the root of the second moment")
+    weight_decay: float = Field(0.0, ge=0, le=1, description="Weight decay; needs adamw")
+    warmup_steps: int = Field(100, ge=0, description="Linear warm-up: rate k/N at step k")
+    clip_norm: float | None = Field(1.0, gt=0, description="Largest gradient norm; null: no limit")
+
+    @model_validator(mode="after")
+    def _decay_needs_adamw(self) -> OptimizerSpec:
+        if self.weight_decay and self.kind == "adam":
+            raise ValueError("weight_decay needs kind adamw, not adam")
+        return self
+
+
+class EmaSpec(Spec):
+    """The average of the student's weights that becomes the generator."""
+
+    decay: float = Field(0.9999, ge=0, lt=1, description="Decay per step")
+    warmup: bool = Field(True, description="Start with the smaller decay (1 + k)/(10 + k)")
+
+
+class StudentSpec(Spec):
+    """The one-step generator (theta)."""
+
+    optimizer: OptimizerSpec = Field(
+        default_factory=OptimizerSpec, description="Optimizer of the student"
+    )
+    ema: EmaSpec = Field(default_factory=EmaSpec, description="Averaging of the weights")
+    freeze_embeddings: bool = Field(
+        True, description="Keep the token embeddings of student and auxiliary fixed"
+    )
+    temperature: float = Field(
+        1.0, gt=0, le=1000, description="Sampling temperature after training, kept in the manifest"
+    )
+
+
+class AuxiliarySpec(Spec):
+    """The network (psi) that tracks the student's own tokens. It must outrun the student: if its
+    loss stays far above the student's entropy, raise its rate or its number of updates."""
+
+    optimizer: OptimizerSpec = Field(
+        default_factory=OptimizerSpec,
+        description="Optimizer of the auxiliary; keep its rate at or above the student's "
+        "(small models: about five times)",
+    )
+    updates: int = Field(1, ge=1, le=100, description="Updates of the auxiliary per student update")
+    fresh_samples: bool = Field(
+        False, description="Generate a new batch for each auxiliary update (released code)"
+    )
+    share_x_tilde: bool = Field(
+        False,
+        description="Reuse the student's x_tilde and auxiliary forward in the first auxiliary "
+        "update: saves a forward; the paper draws them apart",
+    )
+    soft_weight: float = Field(
+        0.0, ge=0, le=1, description="alpha of Eq. 19: share of the soft-target loss"
+    )
+    soft_temperature: float = Field(
+        1.0, gt=0, le=100, description="Temperature of both sides of the soft target"
+    )
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="Smoothing of the hard target over all ids"
+    )
+
+    @model_validator(mode="after")
+    def _sharing_needs_the_same_tokens(self) -> AuxiliarySpec:
+        if self.share_x_tilde and self.fresh_samples:
+            raise ValueError("share_x_tilde and fresh_samples exclude each other")
+        return self
+
+
+class TrainSpec(Spec):
+    """The loop: how long, how many at a time, on what."""
+
+    steps: int = Field(1000, ge=1, le=10_000_000, description="Student updates")
+    batch_size: int = Field(64, ge=1, le=1_000_000, description="Samples per pass and process")
+    accumulate: int = Field(1, ge=1, le=10_000, description="Passes whose gradients are summed")
+    seed: int = Field(0, ge=0, lt=2**31, description="Fixes every random draw of the run")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to run")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="Autocast of the forwards; auto: bf16 on CUDA, fp32 elsewhere"
+    )
+    compile: bool = Field(False, description="torch.compile the backbones: slow start, fast steps")
+    gradient_checkpointing: bool = Field(
+        False, description="Recompute activations in the backward pass: less memory, more time"
+    )
+    log_every: int = Field(10, ge=1, description="Steps between two lines of log.jsonl")
+    checkpoint_every: int = Field(100, ge=1, description="Steps between two checkpoints")
+    keep_checkpoints: int = Field(2, ge=1, description="Newest checkpoints kept beside the best")
+
+
+class RecoverySpec(Spec):
+    """What happens when a loss or a gradient is not finite."""
+
+    max_skipped: int = Field(10, ge=1, description="Skipped steps in a row before a rollback")
+    max_rollbacks: int = Field(3, ge=0, description="Rollbacks before the run gives up (exit 4)")
+    learning_rate_factor: float = Field(
+        0.5, gt=0, le=1, description="Factor on both learning rates at each rollback"
+    )
+
+
+class MonitorSpec(Spec):
+    """What is watched while training and measured at the end."""
+
+    preview_every: int = Field(100, ge=1, description="Steps between two sample grids")
+    preview_images: int = Field(20, ge=1, le=400, description="Images in a sample grid")
+    fid_every: int = Field(250, ge=0, description="Steps between two FIDs; 0: never")
+    fid_samples: int = Field(1000, ge=100, le=100_000, description="Images of such a FID")
+    table_samples: int = Field(
+        5000, ge=0, le=100_000, description="Images per row of the closing table; 0: no table"
+    )
+    teacher_steps: tuple[Annotated[int, Field(ge=1, le=1024)], ...] = Field(
+        (1, 2, 4, 8, 16), min_length=1, description="Teacher rows of the closing table"
+    )
+
+    @model_validator(mode="after")
+    def _enough_samples(self) -> MonitorSpec:
+        if 0 < self.table_samples < 100:
+            raise ValueError("table_samples must be 0 or at least 100")
+        return self
+
+
+class DistillSpec(Spec):
+    """A Di[M]O distillation run (Algorithm 1)."""
+
+    teacher: TeacherSpec = Field(default_factory=TeacherSpec, description="The frozen teacher")
+    init: InitSpec = Field(default_factory=InitSpec, description="The student's input")
+    masking: MaskingSpec = Field(default_factory=MaskingSpec, description="Forward masking")
+    loss: LossSpec = Field(default_factory=LossSpec, description="The student's gradient")
+    student: StudentSpec = Field(default_factory=StudentSpec, description="The one-step generator")
+    auxiliary: AuxiliarySpec = Field(
+        default_factory=AuxiliarySpec, description="The auxiliary model"
+    )
+    train: TrainSpec = Field(default_factory=TrainSpec, description="The training loop")
+    recovery: RecoverySpec = Field(
+        default_factory=RecoverySpec, description="Non-finite losses and gradients"
+    )
+    monitor: MonitorSpec = Field(default_factory=MonitorSpec, description="Previews and numbers")
+
+    @model_validator(mode="after")
+    def _sharing_needs_one_schedule(self) -> DistillSpec:
+        if self.auxiliary.share_x_tilde and self.masking.student != self.masking.auxiliary:
+            raise ValueError(
+                "auxiliary.share_x_tilde needs masking.student and masking.auxiliary to be equal"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _bf16_needs_cuda(self) -> DistillSpec:
+        if self.train.precision == "bf16" and self.train.device == "cpu":
+            raise ValueError(
+                "train.precision bf16 is far slower than fp32 on a CPU; use fp32 or device cuda"
+            )
+        return self

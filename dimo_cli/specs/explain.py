@@ -1,0 +1,166 @@
+"""What a spec's fields are, in words: for error messages, for `presets show`, for `spec check`."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic.fields import FieldInfo
+
+from dimo_cli.errors import nearest
+from dimo_cli.specs.base import Spec
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """One setting of a spec: its dotted path, value, description and bounds."""
+
+    path: str
+    value: Any
+    description: str
+    allowed: str
+
+
+def spec_types(annotation: Any) -> list[type[Spec]]:
+    """The spec classes an annotation allows: itself, or the members of a union."""
+    if isinstance(annotation, type) and issubclass(annotation, Spec):
+        return [annotation]
+    if get_origin(annotation) is Annotated:
+        return spec_types(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, types.UnionType):
+        return [found for member in get_args(annotation) for found in spec_types(member)]
+    return []
+
+
+def known_paths(model: type[Spec], prefix: str = "") -> list[str]:
+    """Every dotted path that may be set, over all kinds."""
+    paths: list[str] = []
+    for name, info in model.model_fields.items():
+        paths.append(f"{prefix}{name}")
+        for child in spec_types(info.annotation):
+            paths += known_paths(child, f"{prefix}{name}.")
+    return list(dict.fromkeys(paths))
+
+
+def leaves(spec: Spec, prefix: str = "") -> Iterator[Leaf]:
+    """The settings of a spec in the order of their declaration."""
+    for name, info in type(spec).model_fields.items():
+        value = getattr(spec, name)
+        if isinstance(value, Spec):
+            yield from leaves(value, f"{prefix}{name}.")
+        else:
+            yield Leaf(f"{prefix}{name}", value, info.description or "", allowed(info))
+
+
+def allowed(info: FieldInfo) -> str:
+    """The bounds or choices of a field in a few words; empty if anything goes."""
+    annotation = info.annotation
+    for member in (annotation, *get_args(annotation)):
+        if get_origin(member) is Literal:
+            choices = get_args(member)
+            return ", ".join(str(choice) for choice in choices) if len(choices) > 1 else ""
+    words = []
+    for bound in info.metadata:
+        for attribute, word in (
+            ("ge", "at least"),
+            ("gt", "above"),
+            ("le", "at most"),
+            ("lt", "below"),
+        ):
+            if (limit := getattr(bound, attribute, None)) is not None:
+                words.append(f"{word} {limit:g}" if isinstance(limit, (int, float)) else str(limit))
+    return ", ".join(words)
+
+
+def explain(
+    model: type[Spec], values: Mapping[str, Any], origins: Mapping[str, str], problem: Any
+) -> str:
+    """One validation problem as a sentence with path, value, origin and what is allowed."""
+    path = _path_in_values(values, problem["loc"])
+    origin = _origin(path, origins)
+    where = f" (from {origin})" if origin else ""
+    kind, context = problem["type"], problem.get("ctx", {})
+    if kind == "extra_forbidden":
+        guess = _nearest_path(path, known_paths(model))
+        return f"Unknown key `{path}`{where}." + (f" Did you mean `{guess}`?" if guess else "")
+    if kind == "missing":
+        return f"`{path}` is missing{where}: it has no default."
+    if kind == "value_error":
+        # Raised by our own validators, which speak in full about their group.
+        place = f"`{path}`{where}: " if path else ""
+        return f"{place}{context['error']}."
+    value = problem["input"]
+    if kind in ("union_tag_invalid", "union_tag_not_found"):
+        choices = context.get("expected_tags", "").replace("'", "")
+        found = value.get("kind") if isinstance(value, dict) else value
+        if not choices:
+            choices = ", ".join(_kinds(model, path))
+        guess = nearest(str(found), choices.split(", "))
+        message = f"`{path}.kind` is {found!r}{where}: must be one of {choices}."
+        return message + (f" Did you mean `{guess}`?" if guess else "")
+    if kind == "literal_error":
+        choices = context["expected"].replace("'", "").replace(" or ", ", ")
+        guess = nearest(str(value), choices.split(", "))
+        message = f"`{path}` is {value!r}{where}: must be one of {choices}."
+        return message + (f" Did you mean `{guess}`?" if guess else "")
+    reason = problem["msg"].replace("Input should be ", "must be ").replace("Input ", "it ")
+    return f"`{path}` is {value!r}{where}: {reason[0].lower()}{reason[1:]}."
+
+
+def _path_in_values(values: Any, location: tuple[str | int, ...]) -> str:
+    """Pydantic's location without the tags of discriminated unions that it puts in between."""
+    path: list[str] = []
+    node = values
+    for position, part in enumerate(location):
+        last = position == len(location) - 1
+        if isinstance(node, Mapping):
+            is_tag = part not in node and node.get("kind", None) == part and not last
+            if is_tag:
+                continue
+        elif node is not None and not isinstance(node, list) and not last:
+            continue  # a shorthand such as `0.6`, expanded while validating
+        path.append(str(part))
+        if isinstance(node, Mapping):
+            node = node.get(part)
+        elif isinstance(node, list) and isinstance(part, int) and part < len(node):
+            node = node[part]
+        else:
+            node = None
+    return ".".join(path)
+
+
+def _origin(path: str, origins: Mapping[str, str]) -> str | None:
+    """The origin of a path, of the nearest group above it, or of the first value below it."""
+    parts = path.split(".")
+    for length in range(len(parts), 0, -1):
+        if (origin := origins.get(".".join(parts[:length]))) is not None:
+            return origin
+    below = [origin for known, origin in origins.items() if known.startswith(f"{path}.")]
+    return below[0] if below else None
+
+
+def _nearest_path(path: str, choices: list[str]) -> str | None:
+    """The known path meant: same group first, then the same last word elsewhere, then alike."""
+    group, _, last = path.rpartition(".")
+    siblings = {p.rpartition(".")[2]: p for p in choices if p.rpartition(".")[0] == group}
+    if guess := nearest(last, siblings):
+        return siblings[guess]
+    elsewhere = {p.rpartition(".")[2]: p for p in choices}
+    if guess := nearest(last, elsewhere):
+        return elsewhere[guess]
+    return nearest(path, choices)
+
+
+def _kinds(model: type[Spec], path: str) -> list[str]:
+    """The values of `kind` that a group allows."""
+    node: list[type[Spec]] = [model]
+    for part in path.split("."):
+        node = [
+            child
+            for owner in node
+            if part in owner.model_fields
+            for child in spec_types(owner.model_fields[part].annotation)
+        ]
+    return [choice for owner in node for choice in get_args(owner.model_fields["kind"].annotation)]

@@ -1,0 +1,65 @@
+"""A spec as YAML that a person reads: a comment per field, or an origin per value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from dimo_cli.specs.base import Spec
+from dimo_cli.specs.explain import allowed, leaves
+
+COMMENT_COLUMN = 34
+
+
+def scalar(value: Any) -> str:
+    """A single value as YAML."""
+    if isinstance(value, tuple):
+        value = list(value)
+    return yaml.safe_dump(value, default_flow_style=True, width=10_000).split("\n...")[0].strip()
+
+
+def to_yaml(spec: Spec) -> str:
+    """The plain YAML of a spec: what run.yaml holds."""
+    return yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False)
+
+
+def commented_yaml(spec: Spec, indent: int = 0) -> str:
+    """YAML with a comment per field: its description and what is allowed."""
+    lines = []
+    for name, info in type(spec).model_fields.items():
+        value, pad = getattr(spec, name), "  " * indent
+        if isinstance(value, Spec):
+            lines.append(f"{pad}{f'{name}:'.ljust(COMMENT_COLUMN - len(pad))}# {info.description}")
+            lines.append(commented_yaml(value, indent + 1))
+            continue
+        bounds = allowed(info)
+        comment = info.description or ""
+        if bounds and bounds != comment:
+            comment += f" [{bounds}]"
+        entry = f"{name}: {scalar(value)}".ljust(COMMENT_COLUMN - len(pad))
+        lines.append(f"{pad}{entry}# {comment}")
+    return "\n".join(lines)
+
+
+def changed_values(spec: Spec, origins: Mapping[str, str]) -> list[tuple[str, str, str]]:
+    """Path, value and origin of every setting that is not the default."""
+    rows = []
+    for leaf in leaves(spec):
+        origin = origins.get(leaf.path)
+        parent = leaf.path
+        while origin is None and "." in parent:
+            parent = parent.rpartition(".")[0]
+            origin = origins.get(parent)
+        if origin is not None and leaf.value != default_of(spec, leaf.path):
+            rows.append((leaf.path, scalar(leaf.value), origin))
+    return rows
+
+
+def default_of(spec: Spec, path: str) -> Any:
+    """What a path would be if nobody set anything; None where the default has no such path."""
+    node: Any = type(spec)()
+    for part in path.split("."):
+        node = getattr(node, part, None)
+    return node

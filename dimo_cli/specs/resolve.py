@@ -1,0 +1,221 @@
+"""From preset, file, environment and flags to one validated spec that knows where it came from.
+
+Later sources win: preset < `--spec` file < `DIMO_*` variables < `--set`. Each value keeps its
+origin, so that messages and `--dry-run` can say which line or flag it was.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import yaml
+from pydantic import ValidationError
+
+from dimo_cli.errors import SpecError, did_you_mean
+from dimo_cli.specs.base import Spec
+from dimo_cli.specs.explain import explain
+
+S = TypeVar("S", bound=Spec)
+Tree = dict[str, Any]
+
+# Variables that steer the program and are no settings of a run.
+PROGRAM_VARIABLES = frozenset({"DIMO_DEBUG", "DIMO_GOLDEN", "DIMO_CACHE", "DIMO_PRESETS"})
+
+
+@dataclass(frozen=True)
+class Plan(Generic[S]):
+    """A validated spec and the origin of every value that somebody set."""
+
+    spec: S
+    origins: Mapping[str, str]
+
+
+@dataclass
+class Layers:
+    """The raw values merged so far, and who set each leaf."""
+
+    values: Tree = field(default_factory=dict)
+    origins: dict[str, str] = field(default_factory=dict)
+
+    def set(self, path: str, value: Any, origin: str) -> None:
+        """Set one dotted path; mappings are merged key by key."""
+        if isinstance(value, dict) and value:
+            self._switch_kind(path, value)
+            for key, item in value.items():
+                self.set(f"{path}.{key}" if path else str(key), item, origin)
+            return
+        *parents, last = path.split(".")
+        node = self.values
+        for depth, key in enumerate(parents):
+            child = node.get(key)
+            if isinstance(child, str):  # a bare word stands for {kind: word}
+                child = {"kind": child}
+                node[key] = child
+            elif child is not None and not isinstance(child, dict):
+                # a bare number stands for the main value of its kind, now spelled out by others
+                child = {}
+                self._forget(".".join(parents[: depth + 1]))
+                node[key] = child
+            node = node.setdefault(key, {}) if child is None else child
+        if last == "kind" and node.get("kind", value) != value:
+            node.clear()
+            self._forget(".".join(parents))
+        self._forget(path)
+        node[last] = value
+        self.origins[path] = origin
+
+    def _switch_kind(self, path: str, value: Tree) -> None:
+        """Settings of another kind make no sense once the kind changes: drop them."""
+        if not path or "kind" not in value:
+            return
+        node: Any = self.values
+        for key in path.split("."):
+            node = node.get(key) if isinstance(node, dict) else None
+        if isinstance(node, dict) and node.get("kind") != value["kind"]:
+            node.clear()
+            self._forget(path)
+
+    def _forget(self, path: str) -> None:
+        for known in [p for p in self.origins if p == path or p.startswith(f"{path}.")]:
+            del self.origins[known]
+
+
+def resolve_spec(
+    model: type[S],
+    *,
+    preset: str | None = None,
+    file: Path | None = None,
+    sets: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
+) -> Plan[S]:
+    """Merge all sources into a validated spec; every problem is reported at once."""
+    layers = Layers()
+    from_file = load_yaml(file.read_text, file) if file else None
+    if from_file and preset is None:
+        named = from_file.values.pop("preset", None)
+        preset = str(named) if named is not None else None
+    if preset is not None:
+        path = preset_path(preset)
+        add_yaml(layers, load_yaml(path.read_text, path), f"preset {preset}, line")
+    if from_file and file:
+        from_file.values.pop("preset", None)
+        add_yaml(layers, from_file, f"{file}, line")
+    for name, value in sorted((os.environ if environment is None else environment).items()):
+        if name.startswith("DIMO_") and name not in PROGRAM_VARIABLES:
+            path_in_spec = name.removeprefix("DIMO_").lower().replace("__", ".")
+            layers.set(
+                path_in_spec, parse_value(value, f"environment {name}"), f"environment {name}"
+            )
+    for assignment in sets:
+        key, equals, text = assignment.partition("=")
+        if not equals or not key.strip() or ".." in f".{key.strip()}.":
+            raise SpecError(
+                f"`--set {assignment}` is not of the form key=value.",
+                "Write it like `--set train.steps=500`.",
+            )
+        layers.set(key.strip(), parse_value(text, f"--set {key}"), f"flag --set {key.strip()}")
+    return validate(model, layers)
+
+
+def validate(model: type[S], layers: Layers) -> Plan[S]:
+    """Turn merged values into a spec, or into sentences about each mistake."""
+    try:
+        return Plan(model.model_validate(layers.values), layers.origins)
+    except ValidationError as error:
+        problems = [explain(model, layers.values, layers.origins, item) for item in error.errors()]
+    raise SpecError(
+        "\n".join(dict.fromkeys(problems)),
+        "Run `dimo spec schema` to see every key, or `dimo presets show digits` for an example.",
+    )
+
+
+@dataclass
+class YamlFile:
+    """The values of a YAML file and the line of each leaf."""
+
+    values: Tree
+    lines: dict[str, int]
+
+
+def load_yaml(read: Any, path: Path) -> YamlFile:
+    """Read a YAML mapping with the line numbers of its leaves."""
+    try:
+        text = read(encoding="utf-8")
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        values = yaml.safe_load(text)
+    except FileNotFoundError:
+        raise SpecError(
+            f"No such spec file: `{path}`.",
+            "Copy a preset with `dimo presets cp digits mine.yaml`.",
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"Cannot read `{path}`: {error}.") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise SpecError(f"`{path}` is not valid YAML: {' '.join(str(error).split())}") from None
+    if values is None:
+        return YamlFile({}, {})
+    if not isinstance(values, dict):
+        raise SpecError(
+            f"`{path}` holds a {type(values).__name__}, not keys and values.",
+            "See `dimo presets show digits` for what a spec looks like.",
+        )
+    lines: dict[str, int] = {}
+    _collect_lines(root, "", lines)
+    return YamlFile(values, lines)
+
+
+def _collect_lines(node: Any, path: str, lines: dict[str, int]) -> None:
+    if path:
+        lines[path] = node.start_mark.line + 1
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            _collect_lines(value, f"{path}.{key.value}" if path else str(key.value), lines)
+
+
+def add_yaml(layers: Layers, source: YamlFile, prefix: str) -> None:
+    """Lay the values of a YAML file over what is there."""
+    layers.set("", source.values, prefix)
+    for path, origin in layers.origins.items():
+        if origin == prefix:
+            layers.origins[path] = f"{prefix} {source.lines.get(path, 1)}"
+
+
+def parse_value(text: str, origin: str) -> Any:
+    """Read a value the way YAML would, so that lists, numbers and null work on a command line."""
+    try:
+        return yaml.safe_load(text) if text.strip() else ""
+    except (yaml.YAMLError, ValueError, RecursionError):
+        raise SpecError(
+            f"The value {text!r} of {origin} cannot be read.",
+            "Quote it for your shell, or write it into a `--spec` file.",
+        ) from None
+
+
+def presets_folder() -> Path:
+    """Where the presets are: in the installed package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parent.parent
+    installed = package / "presets"
+    return installed if installed.is_dir() else package.parent / "presets"
+
+
+def preset_names() -> list[str]:
+    """Names of all presets."""
+    return sorted(path.stem for path in presets_folder().glob("*.yaml"))
+
+
+def preset_path(name: str) -> Path:
+    """The file of a preset."""
+    names = preset_names()
+    if name not in names:
+        raise SpecError(f"There is no preset `{name}`.", did_you_mean(name, names))
+    return presets_folder() / f"{name}.yaml"
+
+
+def preset_summary(name: str) -> str:
+    """The first line of a preset's comment: what it is."""
+    first = preset_path(name).read_text(encoding="utf-8").splitlines()[0]
+    return first.lstrip("# ").strip()

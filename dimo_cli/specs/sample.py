@@ -1,0 +1,57 @@
+"""What a sampling or an evaluation call is."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from dimo_cli.specs.base import Spec
+
+
+class SamplerSpec(Spec):
+    """How images are drawn, by a student in one pass or by its teacher in many."""
+
+    teacher: bool = Field(False, description="Sample the teacher instead of the student")
+    seed: int = Field(0, ge=0, lt=2**31, description="Fixes the images")
+    temperature: float | None = Field(None, gt=0, le=1000, description="Divides the logits")
+    top_k: int = Field(0, ge=0, description="Keep the k likeliest tokens; 0: all")
+    top_p: float = Field(0.0, ge=0, le=1, description="Keep the likeliest mass p; 0: all")
+    steps: int | None = Field(None, ge=1, le=1024, description="Steps of a teacher")
+    guidance: float | None = Field(None, ge=0, le=100, description="Guidance of a teacher")
+
+    @model_validator(mode="after")
+    def _settings_have_an_effect(self) -> SamplerSpec:
+        if self.teacher and (self.top_k or self.top_p):
+            raise ValueError(
+                "--top-k and --top-p apply to students; for a teacher use --temperature"
+            )
+        if not self.teacher and (self.steps is not None or self.guidance is not None):
+            raise ValueError(
+                "--steps and --guidance apply to a teacher: add --teacher. "
+                "A student takes one step and needs no guidance"
+            )
+        return self
+
+
+class SampleSpec(Spec):
+    """One call of `dimo sample`."""
+
+    student: str | None = Field(None, min_length=1, description="Run or student folder")
+    classes: tuple[str, ...] = Field((), description="Classes by number or name; none: all in turn")
+    count: int = Field(16, ge=1, le=100_000, description="Number of images")
+    columns: int = Field(10, ge=1, le=1000, description="Images per row of the grid")
+    pixels: int = Field(64, ge=1, le=4096, description="Smallest side of an image in the PNG")
+    sampler: SamplerSpec = Field(default_factory=SamplerSpec, description="How images are drawn")
+
+
+class EvalSpec(Spec):
+    """One call of `dimo eval`."""
+
+    metric: Literal["fid"] = Field("fid", description="What to measure")
+    target: str = Field(..., min_length=1, description="Run folder or student folder")
+    samples: int = Field(5000, ge=100, le=1_000_000, description="Number of images")
+    maximum: float | None = Field(None, gt=0, description="Gate: exit 1 if the value is above")
+    sampler: SamplerSpec = Field(
+        default_factory=lambda: SamplerSpec(seed=20_000), description="How images are drawn"
+    )

@@ -1,0 +1,175 @@
+"""The embedded teacher `digits`: 8x8 handwritten digits, each pixel a token of 17 grey levels.
+
+Small enough for a laptop CPU, and real enough to show what the papers are about. The images are
+the UCI "Optical Recognition of Handwritten Digits" test set (Alpaydin and Kaynak, CC BY 4.0).
+Everything here is trained by `examples/train_digits.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.resources import files
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from dimo_cli.teachers.protocol import (
+    Backbone,
+    Cond,
+    Conditioner,
+    SamplerDefaults,
+    Teacher,
+    Tokenizer,
+    TokenSpace,
+)
+
+SIDE, LEVELS, CLASSES = 8, 17, 10
+MASK_ID = LEVELS
+FIRST_CLASS_ID = MASK_ID + 1
+NULL_LABEL = CLASSES
+CLASS_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
+SPACE = TokenSpace(
+    length=SIDE * SIDE,
+    groups=1,
+    vocab=LEVELS,
+    codes=LEVELS,
+    mask_id=MASK_ID,
+    image_size=SIDE,
+    grid=(SIDE, SIDE),
+    class_ids=range(FIRST_CLASS_ID, FIRST_CLASS_ID + CLASSES),
+)
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block with full bidirectional attention."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm_attention = nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.norm_mlp = nn.LayerNorm(width)
+        self.up = nn.Linear(width, 4 * width)
+        self.down = nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, S, D] to [B, S, D]."""
+        B, S, D = x.shape
+        qkv = self.qkv(self.norm_attention(x)).view(B, S, 3, self.heads, D // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(B, S, D)
+        x = x + self.out(attended)
+        return x + self.down(F.gelu(self.up(self.norm_mlp(x)), approximate="tanh"))
+
+
+class DigitsBackbone(Backbone):
+    """A MaskGit-style transformer: one embedding table for grey levels, mask, classes and null.
+
+    The class token is appended last; its output is not used.
+    """
+
+    def __init__(self, width: int = 64, depth: int = 4, heads: int = 4) -> None:
+        super().__init__()
+        self.token_embedding = nn.Embedding(FIRST_CLASS_ID + CLASSES + 1, width)
+        self.position = nn.Parameter(0.02 * torch.randn(SPACE.length + 1, width))
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+        self.to_logits = nn.Linear(width, LEVELS)
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        return self.token_embedding(tokens.squeeze(-1))
+
+    def embed_probs(self, probs: Tensor) -> Tensor:
+        return probs.squeeze(-2) @ self.token_embedding.weight[:LEVELS]
+
+    def hidden(
+        self, embeds: Tensor, cond: Cond, taps: Sequence[int] = ()
+    ) -> Tensor | tuple[Tensor, list[Tensor]]:
+        class_token = self.token_embedding(FIRST_CLASS_ID + cond.tensors["label"])
+        x = torch.cat([embeds, class_token[:, None]], dim=1) + self.position
+        tapped = []
+        for index, block in enumerate(self.blocks):
+            x = self.run_block(block, x)
+            if index in taps:
+                tapped.append(x[:, :-1])
+        x = self.norm(x[:, :-1])
+        return (x, tapped) if taps else x
+
+    def head(self, hidden: Tensor, positions: Tensor | None = None) -> Tensor:
+        return self.to_logits(hidden)[..., None, :]
+
+    def embedding_parameters(self) -> list[nn.Parameter]:
+        return list(self.token_embedding.parameters())
+
+
+class DigitsTokenizer(Tokenizer):
+    """Grey level k of 0..16 is the token k: the tokenizer has no weights and loses nothing."""
+
+    def encode(self, images: Tensor) -> Tensor:
+        levels = (images.mean(1) + 1) * (LEVELS - 1) / 2
+        return levels.round().long().clamp(0, LEVELS - 1).flatten(1)[..., None]
+
+    def decode(self, tokens: Tensor) -> Tensor:
+        return self._paint(tokens.squeeze(-1).clamp(0, LEVELS - 1).float())
+
+    def decode_probs(self, probs: Tensor) -> Tensor:
+        levels = torch.arange(LEVELS, dtype=probs.dtype, device=probs.device)
+        return self._paint(probs.squeeze(-2) @ levels)
+
+    def _paint(self, levels: Tensor) -> Tensor:
+        grey = levels.view(-1, 1, SIDE, SIDE) * (2 / (LEVELS - 1)) - 1
+        return grey.expand(-1, 3, -1, -1)
+
+
+class DigitsConditioner(Conditioner):
+    """Ten classes, drawn uniformly."""
+
+    def labels(self, labels: Tensor) -> Cond:
+        return Cond({"label": labels})
+
+    def null(self, count: int) -> Cond:
+        return Cond({"label": torch.full((count,), NULL_LABEL)})
+
+    def draw(self, count: int, generator: torch.Generator) -> Cond:
+        labels = torch.randint(CLASSES, (count,), generator=generator, device=generator.device)
+        return self.labels(labels)
+
+
+def builtin_path(name: str) -> str:
+    """Path of a file that ships inside the package."""
+    return str(files("dimo_cli.teachers") / "builtin" / name)
+
+
+def training_tokens() -> tuple[Tensor, Tensor]:
+    """The 1,797 training images as tokens [N, 64, 1] with their labels [N]."""
+    data = load_file(builtin_path("digits_data.safetensors"))
+    return data["tokens"].long()[..., None], data["labels"].long()
+
+
+def build_backbone() -> DigitsBackbone:
+    """The backbone with fresh weights: what a student folder's weights are loaded into."""
+    return DigitsBackbone()
+
+
+def load_teacher() -> Teacher:
+    """The teacher with the weights that ship in the package."""
+    backbone = build_backbone()
+    weights = load_file(builtin_path("digits.safetensors"))
+    backbone.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+    backbone.requires_grad_(False).eval()
+    return Teacher(
+        name="digits",
+        family="digits",
+        revision="1",
+        license="CC-BY-4.0",
+        space=SPACE,
+        backbone=backbone,
+        tokenizer=DigitsTokenizer(),
+        conditioner=DigitsConditioner(),
+        sampler=SamplerDefaults(steps=16, schedule="arccos", guidance=1.0),
+        class_names=CLASS_NAMES,
+    )

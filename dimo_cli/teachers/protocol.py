@@ -1,0 +1,176 @@
+"""The teacher protocol: everything the engine ever knows about a masked diffusion model.
+
+A teacher is a `backbone` (tokens to logits), a `tokenizer` (tokens to images and back) and a
+`conditioner` (labels or prompts to tensors), over one `TokenSpace`. The engine works on these
+interfaces alone, so a new family is a new file in this folder and nothing else.
+
+Shapes: B batch, L positions, G groups of a token, V classes of a group, D width.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class TokenSpace:
+    """The discrete space a family generates in."""
+
+    length: int
+    """Number of token positions L."""
+    groups: int
+    """Number of independent parts G of one token."""
+    vocab: int
+    """Number of logits V of each group (may include the mask id)."""
+    codes: int
+    """Number of image codes: ids 0 to codes - 1 can be decoded."""
+    mask_id: int
+    """Id of the mask token."""
+    image_size: int
+    """Side of the decoded image in pixels."""
+    grid: tuple[int, int] | None
+    """Rows and columns of the token grid; None where tokens have no place in the plane."""
+    class_ids: range | None = None
+    """Ids of class tokens in the embedding table, where a family has them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cond:
+    """What a backbone is conditioned on: named tensors that share their first dimension."""
+
+    tensors: Mapping[str, Tensor]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.tensors.values())))
+
+    def __getitem__(self, rows: slice | Tensor) -> Cond:
+        return Cond({name: tensor[rows] for name, tensor in self.tensors.items()})
+
+    def to(self, device: torch.device | str) -> Cond:
+        """Move every tensor to `device`."""
+        return Cond({name: tensor.to(device) for name, tensor in self.tensors.items()})
+
+    @staticmethod
+    def cat(conds: Sequence[Cond]) -> Cond:
+        """Stack several conditions along the batch."""
+        names = conds[0].tensors.keys()
+        return Cond({name: torch.cat([cond.tensors[name] for cond in conds]) for name in names})
+
+
+class Backbone(nn.Module, ABC):
+    """A bidirectional network from token embeddings to logits, split where the engine needs it.
+
+    `hidden` and `head` are apart so that only the positions that matter are ever projected to the
+    vocabulary.
+    """
+
+    gradient_checkpointing = False
+
+    def run_block(self, block: nn.Module, *inputs: Tensor) -> Tensor:
+        """Run one block, recomputing its activations in the backward pass if asked to."""
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            return checkpoint(block, *inputs, use_reentrant=False)
+        return block(*inputs)
+
+    @abstractmethod
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Embed tokens [B, L, G] as [B, L, D], before any position is added."""
+
+    @abstractmethod
+    def embed_probs(self, probs: Tensor) -> Tensor:
+        """Embed probabilities [B, L, G, V] as [B, L, D]; equals `embed` on one-hots (Eq. 3)."""
+
+    @abstractmethod
+    def hidden(
+        self, embeds: Tensor, cond: Cond, taps: Sequence[int] = ()
+    ) -> Tensor | tuple[Tensor, list[Tensor]]:
+        """Last hidden state [B, L, D]; with `taps`, also the outputs of those layers."""
+
+    @abstractmethod
+    def head(self, hidden: Tensor, positions: Tensor | None = None) -> Tensor:
+        """Project hidden states [..., D] to logits [..., G, V].
+
+        `positions` says which token position each row of a flat `hidden` [N, D] came from;
+        None means that `hidden` holds all positions in order.
+        """
+
+    @abstractmethod
+    def embedding_parameters(self) -> list[nn.Parameter]:
+        """The parameters that stay frozen when the token embedding is fixed."""
+
+    def forward(self, tokens: Tensor, cond: Cond) -> Tensor:
+        """Logits [B, L, G, V] of every position: the plain call, for small cases and tests."""
+        hidden = self.hidden(self.embed(tokens), cond)
+        assert isinstance(hidden, Tensor)
+        return self.head(hidden)
+
+
+class Tokenizer(nn.Module, ABC):
+    """A frozen map between images in [-1, 1] and tokens."""
+
+    @abstractmethod
+    def encode(self, images: Tensor) -> Tensor:
+        """Images [B, 3, H, W] to tokens [B, L, G]."""
+
+    @abstractmethod
+    def decode(self, tokens: Tensor) -> Tensor:
+        """Tokens [B, L, G] to images [B, 3, H, W]."""
+
+    @abstractmethod
+    def decode_probs(self, probs: Tensor) -> Tensor:
+        """Probabilities [B, L, G, V] to images, differentiable; equals `decode` on one-hots."""
+
+
+class Conditioner(ABC):
+    """Turns what a person asks for into a `Cond`."""
+
+    @abstractmethod
+    def labels(self, labels: Tensor) -> Cond:
+        """The condition of class labels [B]."""
+
+    @abstractmethod
+    def null(self, count: int) -> Cond:
+        """The condition that says nothing, `count` times: the unconditional half of guidance."""
+
+    @abstractmethod
+    def draw(self, count: int, generator: torch.Generator) -> Cond:
+        """`count` random conditions from the condition dataset."""
+
+
+@dataclass(frozen=True, slots=True)
+class SamplerDefaults:
+    """How a family samples its teacher when nobody says otherwise."""
+
+    steps: int
+    schedule: str
+    guidance: float
+    order: str = "random"
+    temperature: float = 1.0
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A frozen masked diffusion model, and the facts that its students carry along."""
+
+    name: str
+    family: str
+    revision: str
+    license: str
+    space: TokenSpace
+    backbone: Backbone
+    tokenizer: Tokenizer
+    conditioner: Conditioner
+    sampler: SamplerDefaults
+    class_names: tuple[str, ...] = field(default=())
+
+    def to(self, device: torch.device | str) -> Teacher:
+        """Move both networks to `device` and return the teacher itself."""
+        self.backbone.to(device)
+        self.tokenizer.to(device)
+        return self
