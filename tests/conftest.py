@@ -1,0 +1,96 @@
+"""Shared fixtures: golden numbers, small specs, and a CLI that runs in this process."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from dimo_cli.specs.distill import DistillSpec
+from dimo_cli.teachers.registry import load_teacher
+
+GOLDEN = Path(os.environ.get("DIMO_GOLDEN", Path(__file__).parent / "golden"))
+
+
+@pytest.fixture(autouse=True)
+def _no_stray_settings(monkeypatch):
+    for name in [name for name in os.environ if name.startswith("DIMO_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def generator():
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """Load a golden file: tensors or JSON."""
+
+    def load(name):
+        path = GOLDEN / name
+        if not path.exists():
+            pytest.skip(f"{path} is not part of this golden folder")
+        if path.suffix == ".json":
+            import json
+
+            return json.loads(path.read_text())
+        from safetensors.torch import load_file
+
+        return load_file(path)
+
+    return load
+
+
+@pytest.fixture
+def teacher():
+    return load_teacher("digits")
+
+
+def small_spec(**groups):
+    """A run of seconds: few steps, small batches, no closing table."""
+    base = {
+        "student": {"optimizer": {"learning_rate": 4e-4, "warmup_steps": 2}, "ema": {"decay": 0.9}},
+        "auxiliary": {"optimizer": {"learning_rate": 2e-3, "warmup_steps": 2}},
+        "train": {"steps": 6, "batch_size": 8, "checkpoint_every": 3, "log_every": 1},
+        "monitor": {"fid_every": 0, "table_samples": 0, "preview_every": 1000, "preview_images": 2},
+    }
+    for name, values in groups.items():
+        base[name] = {**base.get(name, {}), **values}
+    return DistillSpec.model_validate(base)
+
+
+class Silent:
+    """A watcher that only remembers."""
+
+    def __init__(self, fids=()):
+        self.notes, self.records, self.previews, self.fids = [], [], [], list(fids)
+
+    def on_start(self, step):
+        self.started = step
+
+    def on_log(self, record):
+        self.records.append(record)
+
+    def on_preview(self, step, student):
+        self.previews.append(step)
+
+    def on_note(self, message):
+        self.notes.append(message)
+
+    def measure_fid(self, step, student):
+        return self.fids.pop(0)
+
+
+@pytest.fixture
+def dimo(tmp_path, monkeypatch):
+    """Run `dimo ...` in an empty folder; the result has exit_code, stdout and stderr."""
+    from dimo_cli.main import app
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+    return run

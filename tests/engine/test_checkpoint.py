@@ -1,0 +1,91 @@
+"""Checkpoints: whole or not there at all."""
+
+import os
+
+import pytest
+import torch
+from torch import nn
+
+from dimo_cli.engine import checkpoint
+from dimo_cli.engine.checkpoint import CheckpointFolder, random_state, restore_random_state
+from dimo_cli.errors import MissingError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return CheckpointFolder(tmp_path / "checkpoints")
+
+
+def networks(value):
+    network = nn.Linear(2, 2)
+    nn.init.constant_(network.weight, value)
+    return {"student": network}
+
+
+def test_what_was_saved_is_loaded(folder):
+    folder.save(3, networks(1.5), {"note": [1, 2]})
+    loaded = networks(0.0)
+    assert folder.load(3, loaded) == {"note": [1, 2]}
+    assert loaded["student"].weight.eq(1.5).all()
+
+
+def test_nothing_but_finished_checkpoints_is_ever_visible(folder, monkeypatch):
+    folder.save(1, networks(1.0), {})
+
+    def fails(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", fails)
+    with pytest.raises(MissingError, match="No space left") as caught:
+        folder.save(2, networks(2.0), {})
+    assert caught.value.exit_code == 3
+    assert [path.name for path in folder.root.iterdir()] == ["step-1"]
+
+
+def test_a_checkpoint_is_synced_before_it_is_renamed(folder, monkeypatch):
+    events = []
+    monkeypatch.setattr(checkpoint, "fsync_path", lambda path: events.append(path.name))
+    rename = type(folder.root).rename
+    monkeypatch.setattr(
+        type(folder.root), "rename", lambda a, b: (events.append(f"-> {b.name}"), rename(a, b))[1]
+    )
+    folder.save(1, networks(1.0), {})
+    assert events.index("-> step-1") > events.index("student.safetensors")
+    assert events.index("-> step-1") > events.index("state.pt")
+    assert events[-1] == "checkpoints"
+
+
+def test_a_step_can_be_written_again(folder):
+    folder.save(1, networks(1.0), {})
+    folder.save(1, networks(2.0), {})
+    loaded = networks(0.0)
+    folder.load(1, loaded)
+    assert loaded["student"].weight.eq(2.0).all()
+    assert [path.name for path in folder.root.iterdir()] == ["step-1"]
+
+
+def test_a_checkpoint_that_holds_code_is_not_executed(folder, tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "owned"),)
+
+    folder.save(1, networks(1.0), {})
+    torch.save({"x": Evil()}, folder.path(1) / "state.pt")
+    with pytest.raises(MissingError, match="No readable checkpoint"):
+        folder.load_newest(networks(0.0))
+    assert not (tmp_path / "owned").exists()
+
+
+def test_pruning_keeps_the_newest_and_the_best(folder):
+    for step in (1, 2, 3, 10):
+        folder.save(step, networks(1.0), {})
+    folder.prune(keep=1, best=2)
+    assert folder.steps() == [2, 10]
+
+
+def test_every_random_stream_continues(generator):
+    state = random_state(generator)
+    first = (torch.rand(3, generator=generator), torch.rand(3))
+    restore_random_state(state, generator)
+    second = (torch.rand(3, generator=generator), torch.rand(3))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
