@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +28,7 @@ from dimo_cli.engine.checkpoint import contiguous
 from dimo_cli.engine.sampling import sample_student
 from dimo_cli.errors import MissingError, SpecError
 from dimo_cli.specs.base import Spec
-from dimo_cli.specs.distill import DistillSpec, InitSpec
+from dimo_cli.specs.distill import DistillSpec, Divergence, InitSpec
 from dimo_cli.teachers.digits import builtin_path
 from dimo_cli.teachers.protocol import Backbone, Cond, Teacher
 from dimo_cli.teachers.registry import TEACHERS, load_teacher
@@ -54,7 +53,7 @@ class TrainingFacts(Spec):
     steps: int
     samples: int
     seed: int
-    divergence: str
+    divergence: Divergence
 
 
 class StudentManifest(Spec):
@@ -124,7 +123,7 @@ def describe_run(spec: DistillSpec, teacher: Teacher, weights_sha256: str) -> St
             steps=spec.train.steps,
             samples=spec.train.steps * batch,
             seed=spec.train.seed,
-            divergence=json.dumps(spec.loss.divergence.model_dump(), sort_keys=True),
+            divergence=spec.loss.divergence,
         ),
         weights_sha256=weights_sha256,
     )
@@ -144,6 +143,7 @@ def save_student(folder: Path, spec: DistillSpec, teacher: Teacher, backbone: Ba
 def model_card(manifest: StudentManifest) -> str:
     """A short model card: what it is, how to use it, where it comes from."""
     teacher, training = manifest.teacher, manifest.training
+    divergence = ", ".join(str(value) for value in training.divergence.model_dump().values())
     return f"""---
 license: {teacher.license.lower()}
 tags: [dimo, one-step, masked-diffusion]
@@ -151,7 +151,7 @@ tags: [dimo, one-step, masked-diffusion]
 # One-step student of `{teacher.name}`
 
 Distilled with {training.method} ({training.steps} steps, {training.samples:,} generated samples,
-seed {training.seed}, divergence `{training.divergence}`) from the masked diffusion teacher
+seed {training.seed}, divergence {divergence}) from the masked diffusion teacher
 `{teacher.name}` (revision {teacher.revision}). It turns an initial token sequence into an image in
 a single pass. It was trained without any images, on the teacher alone, and inherits the teacher's
 biases.

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from dimo_cli.specs.sample import SampleSpec
     from dimo_cli.teachers.protocol import Teacher
 
+SHOWN = 40  # images drawn in the terminal at most; the PNG has all
+
 EXAMPLES = example(
     "dimo sample --class 7 -n 16 --seed 3 --grid out.png",
     "dimo sample --student runs/digits --class seven --class 3",
@@ -71,7 +73,7 @@ def sample(
             "guidance": guidance,
         },
     }
-    spec = spec_from_flags(SampleSpec, values, {"count": "-n", "sampler": "sampler"})
+    spec = spec_from_flags(SampleSpec, values, {"count": "-n"})
     draw(spec, grid, folder)
 
 
@@ -92,7 +94,6 @@ def draw(spec: SampleSpec, grid_file: Path, folder: Path | None) -> None:
     seconds = time.perf_counter() - started
     names = [student.teacher.class_names[label] for label in labels]
     provenance = runs.provenance(student, spec.sampler, protocol)
-    mosaic = images.grid(pixels, spec.columns)
     shown_classes = {"dimo.class": ", ".join(dict.fromkeys(names))}
     large = images.grid(images.enlarge(pixels, spec.pixels), spec.columns, gap=4)
     images.save_png(large, grid_file, {**provenance, **shown_classes})
@@ -112,8 +113,9 @@ def draw(spec: SampleSpec, grid_file: Path, folder: Path | None) -> None:
         "sampler": protocol,
     }
     speed = f"{len(labels)} images in {seconds:.2f} s"
-    drawing = images.half_blocks(mosaic, out.data.width)
-    shown = [drawing, Text("")] if out.data.is_terminal else []
+    shown = []
+    if out.data.is_terminal:
+        shown = [images.draw(pixels[:SHOWN], spec.columns, out.data.width), Text("")]
     out.result(document, Group(*shown, Text(f"{speed}, saved to {grid_file}")))
 
 

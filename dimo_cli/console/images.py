@@ -53,15 +53,19 @@ def save_png(pixels: Pixels, path: Path, provenance: Mapping[str, str]) -> None:
         ) from None
 
 
-def half_blocks(pixels: Pixels, max_columns: int) -> Text:
-    """Draw pixels [H, W, 3] as text, two rows per line; too wide a picture is thinned out."""
-    height, width, _ = pixels.shape
-    if width > max_columns:
-        step = -(-width // max_columns)
-        pixels = pixels[::step, ::step]
-        height, width, _ = pixels.shape
-    if height % 2:
-        pixels = np.concatenate([pixels, np.zeros((1, width, 3), np.uint8)])
+def draw(images: Pixels, columns: int, width: int) -> Text:
+    """Draw images [N, H, W, 3] for a terminal of `width` columns, fewer per row if need be."""
+    fitting = max(1, (width - 1) // (images.shape[2] + 1))
+    return half_blocks(grid(images, min(columns, fitting)), width)
+
+
+def half_blocks(pixels: Pixels, width: int) -> Text:
+    """Draw pixels [H, W, 3] as text, two rows per line; a picture too wide is made smaller."""
+    if pixels.shape[1] > width:
+        height = max(1, pixels.shape[0] * width // pixels.shape[1])
+        pixels = np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BOX))
+    if pixels.shape[0] % 2:
+        pixels = np.concatenate([pixels, np.zeros_like(pixels[:1])])
     text = Text(no_wrap=True)
     for upper, lower in zip(pixels[::2], pixels[1::2], strict=True):
         for top, bottom in zip(upper.tolist(), lower.tolist(), strict=True):

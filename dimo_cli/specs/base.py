@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict
+
+
+def _refuse_boolean(value: Any) -> Any:
+    """Pydantic reads `true` as 1, so a slip such as `steps: yes` would pass unseen."""
+    if isinstance(value, bool):
+        raise ValueError(f"must be a number, not {str(value).lower()}")
+    return value
+
+
+Int = Annotated[int, BeforeValidator(_refuse_boolean)]
+Real = Annotated[float, BeforeValidator(_refuse_boolean)]
 
 
 class Spec(BaseModel):
-    """A group of settings. Unknown keys, NaN and booleans in place of numbers are refused."""
+    """A group of settings. Unknown keys and NaN are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_booleans_as_numbers(cls, data: Any) -> Any:
-        # Pydantic reads `true` as 1, so a slip such as `steps: yes` would pass unseen.
-        if isinstance(data, dict):
-            for name, field in cls.model_fields.items():
-                if isinstance(data.get(name), bool) and field.annotation in (int, float):
-                    raise ValueError(f"{name} must be a number, not {str(data[name]).lower()}")
-        return data

@@ -6,13 +6,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from dimo_cli.specs.base import Spec
+from dimo_cli.specs.base import Int, Real, Spec
 
 MaskSchedule = Literal["linear", "square", "root", "cosine", "arccos", "truncated_normal"]
 
 
 def _shorthand(key: str, kind: str) -> BeforeValidator:
-    """Let `0.6` stand for `{kind: fixed, value: 0.6}`, and a bare word for `{kind: word}`."""
+    """Let `0.6` stand for `{kind: fixed, value: 0.6}`, and a bare word for `{kind: word}`;
+    keys without a kind belong to `kind`."""
 
     def expand(data: Any) -> Any:
         if isinstance(data, str):
@@ -22,6 +23,8 @@ def _shorthand(key: str, kind: str) -> BeforeValidator:
                 return {"kind": data}
         if isinstance(data, (int, float)):
             return {"kind": kind, key: data}
+        if isinstance(data, dict) and "kind" not in data:
+            return {"kind": kind, **data}
         return data
 
     return BeforeValidator(expand)
@@ -35,7 +38,7 @@ class TeacherGuidance(Spec):
         description="How s depends on the mask ratio m: always `scale`, or from 1 at m = 0 to "
         "`scale` at m = 1 along a line or a half cosine",
     )
-    scale: float = Field(1.0, ge=0, le=100, description="Guidance s; 1 needs no null forward")
+    scale: Real = Field(1.0, ge=0, le=100, description="Guidance s; 1 needs no null forward")
 
 
 class TeacherSpec(Spec):
@@ -51,15 +54,15 @@ class FixedRatio(Spec):
     """The same share of mask tokens at every step."""
 
     kind: Literal["fixed"] = Field("fixed", description="fixed or random")
-    value: float = Field(0.6, ge=0, le=1, description="Share of mask tokens in x_init")
+    value: Real = Field(0.6, ge=0, le=1, description="Share of mask tokens in x_init")
 
 
 class RandomRatio(Spec):
     """A share of mask tokens drawn once per step for the whole batch."""
 
     kind: Literal["random"] = Field("random", description="fixed or random")
-    low: float = Field(0.4, ge=0, le=1, description="Smallest share")
-    high: float = Field(0.8, ge=0, le=1, description="Largest share")
+    low: Real = Field(0.4, ge=0, le=1, description="Smallest share")
+    high: Real = Field(0.8, ge=0, le=1, description="Largest share")
 
     @model_validator(mode="after")
     def _ordered(self) -> RandomRatio:
@@ -72,7 +75,7 @@ class FixedNoise(Spec):
     """The same noise at every step."""
 
     kind: Literal["fixed"] = Field("fixed", description="fixed or warmup")
-    sigma: float = Field(
+    sigma: Real = Field(
         0.1, ge=0, le=1, description="Noise share: e becomes sigma n + sqrt(1 - sigma^2) e"
     )
 
@@ -81,11 +84,11 @@ class WarmupNoise(Spec):
     """Noise that grows from nothing to `sigma`."""
 
     kind: Literal["warmup"] = Field("warmup", description="fixed or warmup")
-    sigma: float = Field(0.1, ge=0, le=1, description="Noise share that the warm-up ends at")
+    sigma: Real = Field(0.1, ge=0, le=1, description="Noise share that the warm-up ends at")
     shape: Literal["linear", "exponential", "cosine"] = Field(
         "linear", description="k/N, 1 - exp(-k/N), or (1 - cos(pi k/N))/2 at step k"
     )
-    steps: int = Field(1000, ge=1, description="Length N of the warm-up in steps")
+    steps: Int = Field(1000, ge=1, description="Length N of the warm-up in steps")
 
 
 class InitSpec(Spec):
@@ -108,7 +111,7 @@ class InitSpec(Spec):
         description="Control variants of Table 6: what stands where the masks (fixed_*), the "
         "random image tokens (random_class_tokens) or all tokens (encoded_noise) should be",
     )
-    control_token: int | None = Field(
+    control_token: Int | None = Field(
         None, ge=0, description="Image code or class number of a fixed_* control; null: the middle"
     )
 
@@ -149,7 +152,7 @@ class Jeffreys(Spec):
     """(1 - beta) forward KL + beta reverse KL; a negative beta goes past forward KL."""
 
     kind: Literal["jeffreys"] = Field("jeffreys", description="Name of the divergence")
-    beta: float = Field(0.0, ge=-2, le=2, description="Weight of the reverse KL")
+    beta: Real = Field(0.0, ge=-2, le=2, description="Weight of the reverse KL")
 
 
 class JensenShannon(Spec):
@@ -168,7 +171,7 @@ class AlphaDivergence(Spec):
     """The alpha divergence; alpha towards 0 is forward KL and towards 1 reverse KL."""
 
     kind: Literal["alpha"] = Field("alpha", description="Name of the divergence")
-    alpha: float = Field(0.5, ge=-3, le=4, description="Order; neither 0 nor 1")
+    alpha: Real = Field(0.5, ge=-3, le=4, description="Order; neither 0 nor 1")
 
     @model_validator(mode="after")
     def _not_a_limit(self) -> AlphaDivergence:
@@ -201,14 +204,14 @@ class ConstantWeight(Spec):
     """w(t) = value."""
 
     kind: Literal["constant"] = Field("constant", description="constant or adaptive")
-    value: float = Field(1.0, gt=0, description="The weight itself")
+    value: Real = Field(1.0, gt=0, description="The weight itself")
 
 
 class AdaptiveWeight(Spec):
     """One over the mean gap |p_theta(x_init) - p_phi(x_tilde)| of each sample (supplement D)."""
 
     kind: Literal["adaptive"] = Field("adaptive", description="constant or adaptive")
-    floor: float = Field(1e-5, gt=0, description="Smallest gap to divide by")
+    floor: Real = Field(1e-5, gt=0, description="Smallest gap to divide by")
 
 
 class LossSpec(Spec):
@@ -233,12 +236,12 @@ class LossSpec(Spec):
         description="Sum over masked tokens over batch (released code), mean over all logits, "
         "or mean over each sample's masked tokens (paper)",
     )
-    teacher_temperature: float = Field(1.0, gt=0, le=100, description="Divides teacher logits")
-    auxiliary_temperature: float = Field(1.0, gt=0, le=100, description="Divides auxiliary logits")
-    entropy_bonus: float = Field(
+    teacher_temperature: Real = Field(1.0, gt=0, le=100, description="Divides teacher logits")
+    auxiliary_temperature: Real = Field(1.0, gt=0, le=100, description="Divides auxiliary logits")
+    entropy_bonus: Real = Field(
         0.0, ge=0, description="Weight of the student's entropy, added as in PPO (supplement E.14)"
     )
-    chunk_tokens: int = Field(
+    chunk_tokens: Int = Field(
         8192,
         ge=1,
         description="Positions projected to the vocabulary at a time: memory, not result",
@@ -249,13 +252,13 @@ class OptimizerSpec(Spec):
     """How one network's weights follow its gradient."""
 
     kind: Literal["adam", "adamw"] = Field("adam", description="Optimizer")
-    learning_rate: float = Field(1e-5, gt=0, le=1, description="Constant rate after the warm-up")
-    beta1: float = Field(0.9, ge=0, lt=1, description="Decay of the first moment")
-    beta2: float = Field(0.999, ge=0, lt=1, description="Decay of the second moment")
-    eps: float = Field(1e-8, gt=0, description="Added to the root of the second moment")
-    weight_decay: float = Field(0.0, ge=0, le=1, description="Weight decay; needs adamw")
-    warmup_steps: int = Field(100, ge=0, description="Linear warm-up: rate k/N at step k")
-    clip_norm: float | None = Field(1.0, gt=0, description="Largest gradient norm; null: no limit")
+    learning_rate: Real = Field(1e-5, gt=0, le=1, description="Constant rate after the warm-up")
+    beta1: Real = Field(0.9, ge=0, lt=1, description="Decay of the first moment")
+    beta2: Real = Field(0.999, ge=0, lt=1, description="Decay of the second moment")
+    eps: Real = Field(1e-8, gt=0, description="Added to the root of the second moment")
+    weight_decay: Real = Field(0.0, ge=0, le=1, description="Weight decay; needs adamw")
+    warmup_steps: Int = Field(100, ge=0, description="Linear warm-up: rate k/N at step k")
+    clip_norm: Real | None = Field(1.0, gt=0, description="Largest gradient norm; null: no limit")
 
     @model_validator(mode="after")
     def _decay_needs_adamw(self) -> OptimizerSpec:
@@ -267,7 +270,7 @@ class OptimizerSpec(Spec):
 class EmaSpec(Spec):
     """The average of the student's weights that becomes the generator."""
 
-    decay: float = Field(0.9999, ge=0, lt=1, description="Decay per step")
+    decay: Real = Field(0.9999, ge=0, lt=1, description="Decay per step")
     warmup: bool = Field(True, description="Start with the smaller decay (1 + k)/(10 + k)")
 
 
@@ -281,7 +284,7 @@ class StudentSpec(Spec):
     freeze_embeddings: bool = Field(
         True, description="Keep the token embeddings of student and auxiliary fixed"
     )
-    temperature: float = Field(
+    temperature: Real = Field(
         1.0, gt=0, le=1000, description="Sampling temperature after training, kept in the manifest"
     )
 
@@ -295,7 +298,7 @@ class AuxiliarySpec(Spec):
         description="Optimizer of the auxiliary; keep its rate at or above the student's "
         "(small models: about five times)",
     )
-    updates: int = Field(1, ge=1, le=100, description="Updates of the auxiliary per student update")
+    updates: Int = Field(1, ge=1, le=100, description="Updates of the auxiliary per student update")
     fresh_samples: bool = Field(
         False, description="Generate a new batch for each auxiliary update (released code)"
     )
@@ -304,13 +307,13 @@ class AuxiliarySpec(Spec):
         description="Reuse the student's x_tilde and auxiliary forward in the first auxiliary "
         "update: saves a forward; the paper draws them apart",
     )
-    soft_weight: float = Field(
+    soft_weight: Real = Field(
         0.0, ge=0, le=1, description="alpha of Eq. 19: share of the soft-target loss"
     )
-    soft_temperature: float = Field(
+    soft_temperature: Real = Field(
         1.0, gt=0, le=100, description="Temperature of both sides of the soft target"
     )
-    label_smoothing: float = Field(
+    label_smoothing: Real = Field(
         0.0, ge=0, lt=1, description="Smoothing of the hard target over all ids"
     )
 
@@ -324,10 +327,10 @@ class AuxiliarySpec(Spec):
 class TrainSpec(Spec):
     """The loop: how long, how many at a time, on what."""
 
-    steps: int = Field(1000, ge=1, le=10_000_000, description="Student updates")
-    batch_size: int = Field(64, ge=1, le=1_000_000, description="Samples per pass and process")
-    accumulate: int = Field(1, ge=1, le=10_000, description="Passes whose gradients are summed")
-    seed: int = Field(0, ge=0, lt=2**31, description="Fixes every random draw of the run")
+    steps: Int = Field(1000, ge=1, le=10_000_000, description="Student updates")
+    batch_size: Int = Field(64, ge=1, le=1_000_000, description="Samples per pass and process")
+    accumulate: Int = Field(1, ge=1, le=10_000, description="Passes whose gradients are summed")
+    seed: Int = Field(0, ge=0, lt=2**31, description="Fixes every random draw of the run")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to run")
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="Autocast of the forwards; auto: bf16 on CUDA, fp32 elsewhere"
@@ -336,17 +339,17 @@ class TrainSpec(Spec):
     gradient_checkpointing: bool = Field(
         False, description="Recompute activations in the backward pass: less memory, more time"
     )
-    log_every: int = Field(10, ge=1, description="Steps between two lines of log.jsonl")
-    checkpoint_every: int = Field(100, ge=1, description="Steps between two checkpoints")
-    keep_checkpoints: int = Field(2, ge=1, description="Newest checkpoints kept beside the best")
+    log_every: Int = Field(10, ge=1, description="Steps between two lines of log.jsonl")
+    checkpoint_every: Int = Field(100, ge=1, description="Steps between two checkpoints")
+    keep_checkpoints: Int = Field(2, ge=1, description="Newest checkpoints kept beside the best")
 
 
 class RecoverySpec(Spec):
     """What happens when a loss or a gradient is not finite."""
 
-    max_skipped: int = Field(10, ge=1, description="Skipped steps in a row before a rollback")
-    max_rollbacks: int = Field(3, ge=0, description="Rollbacks before the run gives up (exit 4)")
-    learning_rate_factor: float = Field(
+    max_skipped: Int = Field(10, ge=1, description="Skipped steps in a row before a rollback")
+    max_rollbacks: Int = Field(3, ge=0, description="Rollbacks before the run gives up (exit 4)")
+    learning_rate_factor: Real = Field(
         0.5, gt=0, le=1, description="Factor on both learning rates at each rollback"
     )
 
@@ -354,11 +357,11 @@ class RecoverySpec(Spec):
 class MonitorSpec(Spec):
     """What is watched while training and measured at the end."""
 
-    preview_every: int = Field(100, ge=1, description="Steps between two sample grids")
-    preview_images: int = Field(20, ge=1, le=400, description="Images in a sample grid")
-    fid_every: int = Field(250, ge=0, description="Steps between two FIDs; 0: never")
-    fid_samples: int = Field(1000, ge=100, le=100_000, description="Images of such a FID")
-    table_samples: int = Field(
+    preview_every: Int = Field(100, ge=1, description="Steps between two sample grids")
+    preview_images: Int = Field(20, ge=1, le=400, description="Images in a sample grid")
+    fid_every: Int = Field(250, ge=0, description="Steps between two FIDs; 0: never")
+    fid_samples: Int = Field(1000, ge=100, le=100_000, description="Images of such a FID")
+    table_samples: Int = Field(
         5000, ge=0, le=100_000, description="Images per row of the closing table; 0: no table"
     )
     teacher_steps: tuple[Annotated[int, Field(ge=1, le=1024)], ...] = Field(

@@ -78,7 +78,7 @@ def explain(
     model: type[Spec], values: Mapping[str, Any], origins: Mapping[str, str], problem: Any
 ) -> str:
     """One validation problem as a sentence with path, value, origin and what is allowed."""
-    path = _path_in_values(values, problem["loc"])
+    path = _path_without_tags(model, values, problem["loc"])
     origin = _origin(path, origins)
     where = f" (from {origin})" if origin else ""
     kind, context = problem["type"], problem.get("ctx", {})
@@ -109,25 +109,18 @@ def explain(
     return f"`{path}` is {value!r}{where}: {reason[0].lower()}{reason[1:]}."
 
 
-def _path_in_values(values: Any, location: tuple[str | int, ...]) -> str:
-    """Pydantic's location without the tags of discriminated unions that it puts in between."""
+def _path_without_tags(
+    model: type[Spec], values: Mapping[str, Any], location: tuple[str | int, ...]
+) -> str:
+    """Pydantic's location without the kinds that it puts in between for unions."""
     path: list[str] = []
-    node = values
-    for position, part in enumerate(location):
-        last = position == len(location) - 1
-        if isinstance(node, Mapping):
-            is_tag = part not in node and node.get("kind", None) == part and not last
-            if is_tag:
-                continue
-        elif node is not None and not isinstance(node, list) and not last:
-            continue  # a shorthand such as `0.6`, expanded while validating
+    node: Any = values
+    for part in location:
+        is_key = isinstance(node, Mapping) and part in node
+        if not is_key and part in _kinds(model, ".".join(path)):
+            continue
         path.append(str(part))
-        if isinstance(node, Mapping):
-            node = node.get(part)
-        elif isinstance(node, list) and isinstance(part, int) and part < len(node):
-            node = node[part]
-        else:
-            node = None
+        node = node.get(part) if isinstance(node, Mapping) else None
     return ".".join(path)
 
 
@@ -163,4 +156,5 @@ def _kinds(model: type[Spec], path: str) -> list[str]:
             if part in owner.model_fields
             for child in spec_types(owner.model_fields[part].annotation)
         ]
-    return [choice for owner in node for choice in get_args(owner.model_fields["kind"].annotation)]
+    fields = [owner.model_fields["kind"] for owner in node if "kind" in owner.model_fields]
+    return [choice for field in fields for choice in get_args(field.annotation)]

@@ -24,6 +24,9 @@ def spec_from_flags(
     except ValidationError as error:
         problems = []
         for item in error.errors():
+            if item["type"] == "value_error":  # our own validators name the flags themselves
+                problems.append(f"{item['ctx']['error']}.")
+                continue
             path = ".".join(str(part) for part in item["loc"])
             sentence = explain(model, values, {}, item)
             flag = renamed.get(path) or "--" + path.rpartition(".")[2].replace("_", "-")

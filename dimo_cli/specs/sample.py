@@ -6,19 +6,19 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from dimo_cli.specs.base import Spec
+from dimo_cli.specs.base import Int, Real, Spec
 
 
 class SamplerSpec(Spec):
     """How images are drawn, by a student in one pass or by its teacher in many."""
 
     teacher: bool = Field(False, description="Sample the teacher instead of the student")
-    seed: int = Field(0, ge=0, lt=2**31, description="Fixes the images")
-    temperature: float | None = Field(None, gt=0, le=1000, description="Divides the logits")
-    top_k: int = Field(0, ge=0, description="Keep the k likeliest tokens; 0: all")
-    top_p: float = Field(0.0, ge=0, le=1, description="Keep the likeliest mass p; 0: all")
-    steps: int | None = Field(None, ge=1, le=1024, description="Steps of a teacher")
-    guidance: float | None = Field(None, ge=0, le=100, description="Guidance of a teacher")
+    seed: Int = Field(0, ge=0, lt=2**31, description="Fixes the images")
+    temperature: Real | None = Field(None, gt=0, le=1000, description="Divides the logits")
+    top_k: Int = Field(0, ge=0, description="Keep the k likeliest tokens; 0: all")
+    top_p: Real = Field(0.0, ge=0, le=1, description="Keep the likeliest mass p; 0: all")
+    steps: Int | None = Field(None, ge=1, le=1024, description="Steps of a teacher")
+    guidance: Real | None = Field(None, ge=0, le=100, description="Guidance of a teacher")
 
     @model_validator(mode="after")
     def _settings_have_an_effect(self) -> SamplerSpec:
@@ -39,9 +39,9 @@ class SampleSpec(Spec):
 
     student: str | None = Field(None, min_length=1, description="Run or student folder")
     classes: tuple[str, ...] = Field((), description="Classes by number or name; none: all in turn")
-    count: int = Field(16, ge=1, le=100_000, description="Number of images")
-    columns: int = Field(10, ge=1, le=1000, description="Images per row of the grid")
-    pixels: int = Field(64, ge=1, le=4096, description="Smallest side of an image in the PNG")
+    count: Int = Field(16, ge=1, le=100_000, description="Number of images")
+    columns: Int = Field(10, ge=1, le=1000, description="Images per row of the grid")
+    pixels: Int = Field(64, ge=1, le=4096, description="Smallest side of an image in the PNG")
     sampler: SamplerSpec = Field(default_factory=SamplerSpec, description="How images are drawn")
 
 
@@ -50,8 +50,8 @@ class EvalSpec(Spec):
 
     metric: Literal["fid"] = Field("fid", description="What to measure")
     target: str = Field(..., min_length=1, description="Run folder or student folder")
-    samples: int = Field(5000, ge=100, le=1_000_000, description="Number of images")
-    maximum: float | None = Field(None, gt=0, description="Gate: exit 1 if the value is above")
+    samples: Int = Field(5000, ge=100, le=1_000_000, description="Number of images")
+    maximum: Real | None = Field(None, gt=0, description="Gate: exit 1 if the value is above")
     sampler: SamplerSpec = Field(
         default_factory=lambda: SamplerSpec(seed=20_000), description="How images are drawn"
     )

@@ -6,6 +6,7 @@ import torch
 from dimo_cli.engine.masking import (
     SCHEDULES,
     bernoulli_mask,
+    check_control,
     draw_ratio,
     exact_mask,
     forward_mask,
@@ -13,7 +14,6 @@ from dimo_cli.engine.masking import (
     masked_count,
 )
 from dimo_cli.errors import SpecError
-from dimo_cli.engine.masking import check_control
 from dimo_cli.teachers.protocol import TokenSpace
 
 SPACE = TokenSpace(
@@ -30,9 +30,7 @@ def test_mask_ratios_and_counts_are_those_of_the_released_code(golden, name):
     table = golden("maskgit/schedules.json")
     u = torch.tensor(table["r"])
     ratio = SCHEDULES[name](u)
-    torch.testing.assert_close(
-        ratio, torch.tensor(table["mask_ratio"][name]), atol=1e-6, rtol=0
-    )
+    torch.testing.assert_close(ratio, torch.tensor(table["mask_ratio"][name]), atol=1e-6, rtol=0)
     for side in (16, 4):
         counts = masked_count(ratio.clamp(0, 1), side * side)
         assert counts.tolist() == table[f"masked_count_{side}x{side}"][name]

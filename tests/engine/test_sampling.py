@@ -96,7 +96,9 @@ def test_guidance_is_a_line_through_the_two_predictions(teacher):
     tokens = torch.full((3, 64, 1), teacher.space.mask_id)
     cond = teacher.conditioner.labels(torch.tensor([1, 5, 9]))
     null = teacher.conditioner.null(3)
-    zero, one, two = (guided_logits(teacher.backbone, tokens, cond, null, s) for s in (0.0, 1.0, 2.0))
+    zero, one, two = (
+        guided_logits(teacher.backbone, tokens, cond, null, s) for s in (0.0, 1.0, 2.0)
+    )
     torch.testing.assert_close(two - one, one - zero, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(zero, teacher.backbone(tokens, null), atol=1e-4, rtol=1e-4)
 

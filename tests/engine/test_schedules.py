@@ -82,10 +82,11 @@ def test_auxiliary_loss_is_that_of_the_released_code(golden, alpha, temperature)
         torch.testing.assert_close(
             (value / mask.sum()).detach(), data[f"{prefix}.{part}"].squeeze(), rtol=1e-5, atol=1e-7
         )
-    torch.testing.assert_close(
-        logits.grad, data[f"{prefix}.grad_aux_logits"], atol=1e-6, rtol=0
-    )
+    torch.testing.assert_close(logits.grad, data[f"{prefix}.grad_aux_logits"], atol=1e-6, rtol=0)
     if alpha:
         torch.testing.assert_close(
-            (loss.soft / mask.sum()).detach(), data[f"{prefix}.soft"].squeeze(), rtol=1e-5, atol=1e-7
+            (loss.soft / mask.sum()).detach(),
+            data[f"{prefix}.soft"].squeeze(),
+            rtol=1e-5,
+            atol=1e-7,
         )
