@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,7 +22,7 @@ from dimo_cli.engine.checkpoint import CheckpointFolder, random_state, restore_r
 from dimo_cli.engine.distill import Distillation
 from dimo_cli.engine.optimizer import Ema
 from dimo_cli.engine.schedules import ema_decay
-from dimo_cli.errors import DivergedError, SpecError
+from dimo_cli.errors import DivergedError, MissingError, SpecError
 from dimo_cli.specs.distill import DistillSpec, TrainSpec
 from dimo_cli.teachers.protocol import Backbone, Teacher
 
@@ -66,22 +67,34 @@ class Progress:
     best_step: int | None = None
 
 
-def make_accelerator(spec: TrainSpec) -> Accelerator:
-    """The accelerator of a spec: device, processes and autocast."""
+def make_accelerator(
+    spec: TrainSpec, tracker: str = "none", folder: Path | None = None
+) -> Accelerator:
+    """The accelerator of a spec: device, processes, autocast and tracker."""
+    if tracker != "none" and find_spec(tracker) is None:
+        raise MissingError(
+            f"`monitor.tracker` is {tracker}, but its package is not installed.",
+            f"Install it with `pip install 'dimo-cli[{tracker}]'` or "
+            f"`pipx inject dimo-cli {tracker}`.",
+        )
     if spec.device == "cuda" and not torch.cuda.is_available():
         raise SpecError(
             "`train.device` is cuda, but no CUDA device is visible.",
             "Use `--set train.device=auto`, or run `dimo doctor` to see why.",
         )
-    accelerator = Accelerator(cpu=spec.device == "cpu", mixed_precision="no")
-    on_cuda = accelerator.device.type == "cuda"
+    on_cuda = torch.cuda.is_available() and spec.device != "cpu"
     if spec.precision == "bf16" and not on_cuda:
         raise SpecError(
             "`train.precision` is bf16, but the run would be on a CPU, where bf16 is very slow.",
             "Use `--set train.precision=fp32`.",
         )
     bf16 = spec.precision == "bf16" or (spec.precision == "auto" and on_cuda)
-    return Accelerator(cpu=spec.device == "cpu", mixed_precision="bf16" if bf16 else "no")
+    return Accelerator(
+        cpu=spec.device == "cpu",
+        mixed_precision="bf16" if bf16 else "no",
+        log_with=None if tracker == "none" else tracker,
+        project_dir=folder,
+    )
 
 
 class Trainer:
@@ -89,7 +102,7 @@ class Trainer:
 
     def __init__(self, spec: DistillSpec, teacher: Teacher, folder: Path, watcher: Watcher) -> None:
         self.spec, self.folder, self.watcher = spec, folder, watcher
-        self.accelerator = make_accelerator(spec.train)
+        self.accelerator = make_accelerator(spec.train, spec.monitor.tracker, folder)
         device = self.accelerator.device
         self.generator = torch.Generator(device)
         self.generator.manual_seed(spec.train.seed + self.accelerator.process_index)
@@ -123,6 +136,7 @@ class Trainer:
             self.restore()
         else:
             self.save()
+        self.accelerator.init_trackers("dimo")
         self.watcher.on_start(self.progress.step)
         with self.catch_signals():
             while self.progress.step < self.spec.train.steps:
@@ -131,7 +145,8 @@ class Trainer:
                     raise Interrupted(self.stop_signal, self.progress.step, self.save())
         if self.checkpoints.steps()[-1:] != [self.spec.train.steps]:
             self.save()
-        return self.ema.network  # type: ignore[return-value]
+        self.accelerator.end_training()
+        return self.averaged
 
     def train_one_step(self) -> None:
         """One step of Algorithm 1 and everything that is due after it."""
@@ -248,6 +263,8 @@ class Trainer:
         }
         with (self.folder / "log.jsonl").open("a") as file:
             file.write(json.dumps(record) + "\n")
+        numbers = {name: value for name, value in record.items() if value is not None}
+        self.accelerator.log(numbers, step=self.progress.step)
         self.watcher.on_log(record)
 
     def truncate_log(self) -> None:

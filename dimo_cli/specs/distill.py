@@ -367,6 +367,9 @@ class MonitorSpec(Spec):
     teacher_steps: tuple[Annotated[int, Field(ge=1, le=1024)], ...] = Field(
         (1, 2, 4, 8, 16), min_length=1, description="Teacher rows of the closing table"
     )
+    tracker: Literal["none", "tensorboard", "wandb", "trackio"] = Field(
+        "none", description="Also log to this tracker; its package is an extra of dimo-cli"
+    )
 
     @model_validator(mode="after")
     def _enough_samples(self) -> MonitorSpec:

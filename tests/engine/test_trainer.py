@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dimo_cli.engine.trainer import Interrupted, Trainer, make_accelerator
-from dimo_cli.errors import DivergedError, SpecError
+from dimo_cli.errors import DivergedError, MissingError, SpecError
 from dimo_cli.specs.distill import TrainSpec
 from dimo_cli.teachers.registry import load_teacher
 from tests.conftest import Silent, small_spec
@@ -216,6 +216,19 @@ def test_every_choice_of_the_spec_trains(tmp_path, groups):
     trainer = train(tmp_path, **groups)
     assert trainer.progress.skipped == 0
     assert all(p.isfinite().all() for p in trainer.averaged.parameters())
+
+
+def test_a_tracker_receives_the_log(tmp_path):
+    pytest.importorskip("tensorboard")
+    train(tmp_path, monitor={"tracker": "tensorboard"})
+    assert list(tmp_path.rglob("events.out.tfevents.*"))
+
+
+def test_a_tracker_that_is_not_installed_is_named_with_its_extra(tmp_path, monkeypatch):
+    monkeypatch.setattr("dimo_cli.engine.trainer.find_spec", lambda name: None)
+    with pytest.raises(MissingError) as caught:
+        train(tmp_path, monitor={"tracker": "wandb"})
+    assert "dimo-cli[wandb]" in caught.value.hint
 
 
 @pytest.mark.slow
