@@ -10,6 +10,9 @@ from typer.testing import CliRunner
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.teachers.registry import load_teacher
 
+# The networks of the tests are tiny: one thread each, and as many processes as there are cores.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 GOLDEN = Path(os.environ.get("DIMO_GOLDEN", Path(__file__).parent / "golden"))
 
 
