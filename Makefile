@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint types unit slow bench clean
+.PHONY: demo test lint types unit slow gpu bench clean
 
 # Environment and install; done again when the requirements change.
 $(STAMP): pyproject.toml
@@ -13,7 +13,7 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
 	@touch $@
 
-# A one-step generator in minutes: distil, draw a grid, print the table.
+# A one-step generator in minutes: distill, draw a grid, print the table.
 demo: $(STAMP)
 	$(BIN)/dimo distill --preset digits
 	$(BIN)/dimo sample --student "$$(ls -td runs/digits* | head -1)" -n 40 --grid demo.png
@@ -33,6 +33,10 @@ unit: $(STAMP)
 # The checks that take minutes each: full distillations against the bars, torch.compile.
 slow: $(STAMP)
 	$(BIN)/pytest -m slow
+
+# Needs a CUDA device.
+gpu: $(STAMP)
+	$(BIN)/pytest -m gpu
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.startup --json benchmarks/results/startup.json

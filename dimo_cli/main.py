@@ -11,7 +11,7 @@ from dimo_cli.commands import distill, doctor, evaluate, presets, sample, spec
 
 app = typer.Typer(
     name="dimo",
-    help="Distil masked diffusion models into one-step image generators.",
+    help="Distill masked diffusion models into one-step image generators.",
     epilog="Start here: dimo distill --preset digits",
     no_args_is_help=True,
     rich_markup_mode="rich",
@@ -40,7 +40,7 @@ def root(
         typer.Option("--version", callback=show_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
-    """Distil masked diffusion models into one-step image generators."""
+    """Distill masked diffusion models into one-step image generators."""
 
 
 def main() -> None:

@@ -184,7 +184,10 @@ def find_student(target: Path) -> Path:
 
 
 def load_student(target: Path) -> Student:
-    """Load a student from a run or student folder, strictly and with its hash checked."""
+    """Load a student from a run or student folder, strictly and with its hash checked.
+
+    Its networks are put on the GPU if there is one.
+    """
     folder = find_student(target)
     try:
         manifest = StudentManifest.model_validate_json(
@@ -218,4 +221,5 @@ def load_student(target: Path) -> Student:
     except (RuntimeError, SafetensorError) as error:
         problem = re.sub(r"\s+", " ", str(error))[:300]
         raise MissingError(f"`{folder / WEIGHTS}` does not fit its teacher: {problem}") from None
-    return Student(manifest, teacher, backbone.requires_grad_(False).eval())
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return Student(manifest, teacher.to(device), backbone.requires_grad_(False).eval().to(device))

@@ -45,7 +45,7 @@ def distill(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Distil a masked diffusion teacher into a one-step student (Di[M]O)."""
+    """Distill a masked diffusion teacher into a one-step student (Di[M]O)."""
     from dimo_cli.commands.plan import describe
     from dimo_cli.console.output import out
 

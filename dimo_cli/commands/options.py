@@ -10,7 +10,7 @@ from typing import Annotated, Any, ParamSpec, TypeVar
 
 import typer
 
-from dimo_cli.errors import DimoError, MissingError, SpecError
+from dimo_cli.errors import DimoError, MissingError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -90,10 +90,3 @@ def command(function: Callable[P, R]) -> Callable[P, R]:
             raise typer.Exit(known.exit_code) from None
 
     return framed
-
-
-def require_positive(**numbers: float | None) -> None:
-    """Refuse zero and negative numbers of options by name."""
-    for name, number in numbers.items():
-        if number is not None and not number > 0:
-            raise SpecError(f"`--{name.replace('_', '-')}` is {number}: it must be above 0.")

@@ -75,5 +75,5 @@ def half_blocks(pixels: Pixels, width: int) -> Text:
     return text
 
 
-def _rgb(colour: list[int]) -> str:
-    return f"rgb({colour[0]},{colour[1]},{colour[2]})"
+def _rgb(color: list[int]) -> str:
+    return f"rgb({color[0]},{color[1]},{color[2]})"

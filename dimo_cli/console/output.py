@@ -25,7 +25,7 @@ class Output:
 
     @property
     def data(self) -> Console:
-        """The console of results. Made anew each time, so that redirected streams are honoured."""
+        """The console of results. Made anew each time, so that redirected streams are honored."""
         return Console(file=sys.stdout, theme=THEME, highlight=False, soft_wrap=True)
 
     @property

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -50,9 +49,3 @@ def load_digits_reference() -> Gaussian:
     """Feature statistics of the 1,797 real images."""
     stats = load_file(builtin_path("digits_reference.safetensors"))
     return Gaussian(stats["mean"], stats["covariance"], int(stats["count"]))
-
-
-@torch.inference_mode()
-def measure_images(network: DigitsFeatures, images: Tensor) -> Tensor:
-    """Features alone, for callers that need no classes."""
-    return network(images)[0]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -110,8 +109,3 @@ def label_batches(images: int, classes: int) -> Iterator[Tensor]:
     """Labels 0, 1, ..., classes - 1 over and over, in batches."""
     labels = torch.arange(images) % classes
     return iter(labels.split(BATCH))
-
-
-def score_line(score: Score) -> str:
-    """A score as one line of JSON."""
-    return json.dumps(score.as_dict(), sort_keys=True)

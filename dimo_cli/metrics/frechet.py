@@ -27,7 +27,7 @@ class RunningGaussian:
 
     def add(self, features: Tensor) -> None:
         """Count a batch of features [B, D]."""
-        x = features.detach().double().cpu()
+        x = features.detach().cpu().double()
         self.count += len(x)
         self.total += x.sum(0)
         self.outer += x.T @ x

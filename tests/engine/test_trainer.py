@@ -235,3 +235,11 @@ def test_a_tracker_that_is_not_installed_is_named_with_its_extra(tmp_path, monke
 def test_a_compiled_run_trains(tmp_path):
     trainer = train(tmp_path, train={"compile": True, "steps": 2})
     assert trainer.progress.skipped == 0
+
+
+@pytest.mark.gpu
+def test_a_run_on_cuda_uses_bf16_and_trains(tmp_path):
+    trainer = train(tmp_path, train={"device": "cuda", "steps": 4})
+    assert trainer.accelerator.mixed_precision == "bf16"
+    assert trainer.progress.skipped == 0
+    assert all(p.is_cuda and p.isfinite().all() for p in trainer.averaged.parameters())

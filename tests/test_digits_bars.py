@@ -1,0 +1,64 @@
+"""The bars of the digits preset, measured in full: minutes each, so run by `make slow`."""
+
+import statistics
+
+import pytest
+import torch
+
+from dimo_cli.console.live import PlainView
+from dimo_cli.metrics.fid import FidMeter
+from dimo_cli.runs import FID_SEED, distill, student_sampler, teacher_sampler
+from dimo_cli.specs.distill import DistillSpec
+from dimo_cli.specs.resolve import resolve_spec
+from dimo_cli.students import BUILTIN, load_student
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def teacher_fid():
+    teacher = load_student(BUILTIN).teacher
+    meter = FidMeter(teacher)
+
+    def fid(steps):
+        sampler, protocol = teacher_sampler(teacher, steps)
+        return meter.measure(sampler, images=5000, seed=FID_SEED, protocol=protocol).value
+
+    return {steps: fid(steps) for steps in (1, 2, 4, 8, 16)}
+
+
+def student_fid(folder, *sets):
+    torch.set_num_threads(2)
+    sets = [*sets, "monitor.table_samples=0", "monitor.fid_every=0"]
+    spec = resolve_spec(DistillSpec, preset="digits", sets=sets, environment={}).spec
+    student = distill(spec, folder, PlainView(lambda line: None)).student
+    sampler, protocol = student_sampler(student)
+    meter = FidMeter(student.teacher)
+    return meter.measure(sampler, images=5000, seed=FID_SEED, protocol=protocol).value
+
+
+def test_the_teacher_shows_the_problem(teacher_fid):
+    assert teacher_fid[1] >= 3 * min(teacher_fid.values())
+    assert teacher_fid[2] >= 2 * teacher_fid[8]
+
+
+def test_the_preset_matches_its_teacher_over_three_seeds(teacher_fid, tmp_path):
+    fids = [student_fid(tmp_path / str(seed), f"train.seed={seed}") for seed in range(3)]
+    assert statistics.mean(fids) <= 1.15 * min(teacher_fid.values())
+    assert statistics.mean(fids) <= 0.35 * teacher_fid[1]
+
+
+def test_all_masks_as_input_collapse_the_student(tmp_path):
+    steps = "train.steps=500"
+    preset = student_fid(tmp_path / "preset", steps)
+    all_masks = student_fid(tmp_path / "masks", steps, "init.mask_ratio=1.0")
+    assert all_masks >= 3 * preset
+
+
+def test_the_built_in_student_is_better_than_its_teacher(teacher_fid):
+    student = load_student(BUILTIN)
+    sampler, protocol = student_sampler(student)
+    score = FidMeter(student.teacher).measure(
+        sampler, images=5000, seed=FID_SEED, protocol=protocol
+    )
+    assert score.value <= min(teacher_fid.values())
