@@ -22,25 +22,25 @@ from dimo_cli.runs import distill, student_sampler
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.resolve import resolve_spec
 
-PRESET = ("preset digits", "as it is")
+PRESET = ("preset digits", "r_init 0.6, Jeffreys 0.3, noise 0, at x_init")
 GROUPS = {
     "r_init": {f"{r}": [f"init.mask_ratio={r}"] for r in (0.2, 0.4, 0.8, 1.0)},
     "divergence": {
+        "Jeffreys, beta -0.2": ["loss.divergence.beta=-0.2"],
         "FKL (beta 0)": ["loss.divergence=fkl"],
-        "Jeffreys, beta -0.2": ["loss.divergence={kind: jeffreys, beta: -0.2}"],
-        "Jeffreys, beta 0.3": ["loss.divergence={kind: jeffreys, beta: 0.3}"],
         "RKL (beta 1)": ["loss.divergence=rkl"],
         "Jensen-Shannon": ["loss.divergence=js"],
     },
-    "z_theta(x_tilde) approximated at (Fig. 12)": {
+    "embedding noise": {"0.1": ["init.embed_noise=0.1"]},
+    "z_theta(x_tilde) taken at (Fig. 12)": {
         "x_tilde": ["loss.student_input=x_tilde"],
-        "x_tilde under the mask of x_init": ["loss.student_input=x_tilde_init"],
+        "x_theta under the mask of x_init": ["loss.student_input=x_tilde_init"],
     },
     "control of x_init (Table 6)": {
         "code of Gaussian noise": ["init.control=encoded_noise"],
         "fixed class token for masks": ["init.control=fixed_class_token"],
         "fixed image token for masks": ["init.control=fixed_image_token"],
-        "random class tokens for image tokens": ["init.control=random_class_tokens"],
+        "random class tokens for images": ["init.control=random_class_tokens"],
     },
 }
 TEMPERATURES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
@@ -105,7 +105,7 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path, default=Path("ablations.md"))
     parser.add_argument("--only", default="", help="a group of variants, by the start of its name")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
-    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--samples", type=int, default=2000)
     parser.add_argument("--processes", type=int, default=2)
     main(parser.parse_args())
