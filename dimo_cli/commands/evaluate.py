@@ -7,7 +7,19 @@ from typing import Annotated
 
 import typer
 
-from dimo_cli.commands.options import JsonOption, QuietOption, command, example
+from dimo_cli.commands.options import (
+    GuidanceOption,
+    JsonOption,
+    QuietOption,
+    SeedOption,
+    StepsOption,
+    TeacherOption,
+    TemperatureOption,
+    TopKOption,
+    TopPOption,
+    command,
+    example,
+)
 
 app = typer.Typer(no_args_is_help=True, help="Measure students and teachers.")
 
@@ -34,15 +46,13 @@ def fid(
     maximum: Annotated[
         float | None, typer.Option("--max", help="Gate: exit 1 if the FID is above.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Fixes the images.")] = 20_000,
-    teacher: Annotated[
-        bool, typer.Option("--teacher", help="Measure the student's teacher instead.")
-    ] = False,
-    steps: Annotated[int | None, typer.Option(help="Steps of the teacher.")] = None,
-    guidance: Annotated[float | None, typer.Option(help="Guidance of the teacher.")] = None,
-    temperature: Annotated[float | None, typer.Option(help="Divides the logits.")] = None,
-    top_k: Annotated[int, typer.Option(help="Keep the k likeliest tokens; 0: all.")] = 0,
-    top_p: Annotated[float, typer.Option(help="Keep the likeliest mass p; 0: all.")] = 0.0,
+    seed: SeedOption = 20_000,
+    teacher: TeacherOption = False,
+    steps: StepsOption = None,
+    guidance: GuidanceOption = None,
+    temperature: TemperatureOption = None,
+    top_k: TopKOption = 0,
+    top_p: TopPOption = 0.0,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:

@@ -27,6 +27,19 @@ SpecOption = Annotated[
     Path | None, typer.Option("--spec", help="A YAML spec, laid over the preset.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+TeacherOption = Annotated[
+    bool, typer.Option("--teacher", help="The student's teacher instead of the student.")
+]
+StepsOption = Annotated[int | None, typer.Option("--steps", help="Steps of the teacher.")]
+GuidanceOption = Annotated[
+    float | None, typer.Option("--guidance", help="Guidance of the teacher.")
+]
+TemperatureOption = Annotated[
+    float | None, typer.Option("--temperature", help="Divides the logits.")
+]
+TopKOption = Annotated[int, typer.Option("--top-k", help="Keep the k likeliest tokens; 0: all.")]
+TopPOption = Annotated[float, typer.Option("--top-p", help="Keep the likeliest mass p; 0: all.")]
+SeedOption = Annotated[int, typer.Option("--seed", help="Fixes the images.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but the result.")]
 
 

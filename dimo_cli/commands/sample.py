@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dimo_cli.commands.options import JsonOption, QuietOption, command, example
+from dimo_cli.commands.options import (
+    GuidanceOption,
+    JsonOption,
+    QuietOption,
+    SeedOption,
+    StepsOption,
+    TeacherOption,
+    TemperatureOption,
+    TopKOption,
+    TopPOption,
+    command,
+    example,
+)
 
 if TYPE_CHECKING:
     from dimo_cli.specs.sample import SampleSpec
@@ -33,21 +45,19 @@ def sample(
         list[str] | None, typer.Option("--class", "-c", help="Class by number or name; repeatable.")
     ] = None,
     count: Annotated[int, typer.Option("-n", "--count", help="Number of images.")] = 16,
-    seed: Annotated[int, typer.Option(help="Fixes the images.")] = 0,
+    seed: SeedOption = 0,
     grid: Annotated[
         Path, typer.Option("--grid", "-g", help="PNG file of all images in a grid.")
     ] = Path("samples.png"),
     folder: Annotated[
         Path | None, typer.Option("--out", "-o", help="Also write each image into this folder.")
     ] = None,
-    teacher: Annotated[
-        bool, typer.Option("--teacher", help="Sample the student's teacher instead.")
-    ] = False,
-    steps: Annotated[int | None, typer.Option(help="Steps of the teacher.")] = None,
-    guidance: Annotated[float | None, typer.Option(help="Guidance of the teacher.")] = None,
-    temperature: Annotated[float | None, typer.Option(help="Divides the logits.")] = None,
-    top_k: Annotated[int, typer.Option(help="Keep the k likeliest tokens; 0: all.")] = 0,
-    top_p: Annotated[float, typer.Option(help="Keep the likeliest mass p; 0: all.")] = 0.0,
+    teacher: TeacherOption = False,
+    steps: StepsOption = None,
+    guidance: GuidanceOption = None,
+    temperature: TemperatureOption = None,
+    top_k: TopKOption = 0,
+    top_p: TopPOption = 0.0,
     columns: Annotated[int, typer.Option(help="Images per row.")] = 10,
     pixels: Annotated[int, typer.Option(help="Smallest side of an image in the PNG.")] = 64,
     as_json: JsonOption = False,

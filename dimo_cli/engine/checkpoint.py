@@ -104,9 +104,8 @@ class CheckpointFolder:
     def load(self, step: int, networks: Mapping[str, nn.Module]) -> dict[str, Any]:
         """Fill the networks from a checkpoint, strictly, and return the rest of the state."""
         folder = self.path(step)
-        state: dict[str, Any] = torch.load(
-            folder / "state.pt", map_location="cpu", weights_only=True
-        )
+        path = folder / "state.pt"
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         tensors = {name: load_file(folder / f"{name}.safetensors") for name in networks}
         for name, network in networks.items():
             network.load_state_dict(tensors[name])

@@ -105,6 +105,11 @@ def explain(
         guess = nearest(str(value), choices.split(", "))
         message = f"`{path}` is {value!r}{where}: must be one of {choices}."
         return message + (f" Did you mean `{guess}`?" if guess else "")
+    if kind in ("model_type", "model_attributes_type"):
+        fields = [known for known in known_paths(model) if known.startswith(f"{path}.")]
+        return (
+            f"`{path}` is {value!r}{where}: it is a group; set its fields, such as `{fields[0]}`."
+        )
     reason = problem["msg"].replace("Input should be ", "must be ").replace("Input ", "it ")
     return f"`{path}` is {value!r}{where}: {reason[0].lower()}{reason[1:]}."
 

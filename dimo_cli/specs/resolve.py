@@ -145,8 +145,8 @@ def load_yaml(read: Any, path: Path) -> YamlFile:
     """Read a YAML mapping with the line numbers of its leaves."""
     try:
         text = read(encoding="utf-8")
+        values = read_yaml(text)
         root = yaml.compose(text, Loader=yaml.SafeLoader)
-        values = yaml.safe_load(text)
     except FileNotFoundError:
         raise SpecError(
             f"No such spec file: `{path}`.",
@@ -164,16 +164,26 @@ def load_yaml(read: Any, path: Path) -> YamlFile:
             "See `dimo presets show digits` for what a spec looks like.",
         )
     lines: dict[str, int] = {}
-    _collect_lines(root, "", lines)
+    _collect_lines(root, "", lines, path)
     return YamlFile(values, lines)
 
 
-def _collect_lines(node: Any, path: str, lines: dict[str, int]) -> None:
+def read_yaml(text: str) -> Any:
+    """Plain YAML values. Aliases are refused: a few of them can stand for billions of keys."""
+    if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+        raise SpecError("Anchors and aliases (`&x`, `*x`) are not supported in a spec.")
+    return yaml.safe_load(text)
+
+
+def _collect_lines(node: Any, path: str, lines: dict[str, int], file: Path) -> None:
     if path:
-        lines[path] = node.start_mark.line + 1
+        line = node.start_mark.line + 1
+        if path in lines:
+            raise SpecError(f"`{path}` is set twice in {file}, on lines {lines[path]} and {line}.")
+        lines[path] = line
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
-            _collect_lines(value, f"{path}.{key.value}" if path else str(key.value), lines)
+            _collect_lines(value, f"{path}.{key.value}" if path else key.value, lines, file)
 
 
 def add_yaml(layers: Layers, source: YamlFile, prefix: str) -> None:
@@ -187,7 +197,7 @@ def add_yaml(layers: Layers, source: YamlFile, prefix: str) -> None:
 def parse_value(text: str, origin: str) -> Any:
     """Read a value the way YAML would, so that lists, numbers and null work on a command line."""
     try:
-        return yaml.safe_load(text) if text.strip() else ""
+        return read_yaml(text) if text.strip() else ""
     except (yaml.YAMLError, ValueError, RecursionError):
         raise SpecError(
             f"The value {text!r} of {origin} cannot be read.",
