@@ -151,15 +151,24 @@ def _nearest_path(path: str, choices: list[str]) -> str | None:
     return nearest(path, choices)
 
 
+def types_at(model: type[Spec], path: str) -> list[type[Spec]]:
+    """The spec classes that may stand at a path: several where a group has kinds."""
+    found: list[type[Spec]] = [model]
+    for part in path.split("."):
+        fields = [owner.model_fields[part] for owner in found if part in owner.model_fields]
+        found = [child for field in fields for child in spec_types(field.annotation)]
+    return found
+
+
 def _kinds(model: type[Spec], path: str) -> list[str]:
     """The values of `kind` that a group allows."""
-    node: list[type[Spec]] = [model]
-    for part in path.split("."):
-        node = [
-            child
-            for owner in node
-            if part in owner.model_fields
-            for child in spec_types(owner.model_fields[part].annotation)
-        ]
-    fields = [owner.model_fields["kind"] for owner in node if "kind" in owner.model_fields]
+    fields = [t.model_fields["kind"] for t in types_at(model, path) if "kind" in t.model_fields]
     return [choice for field in fields for choice in get_args(field.annotation)]
+
+
+def default_of(model: type[Spec], path: str) -> Any:
+    """What a path would be if nobody set anything; None where the default has no such path."""
+    node: Any = model()
+    for part in path.split("."):
+        node = getattr(node, part, None)
+    return node

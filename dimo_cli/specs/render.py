@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from dimo_cli.specs.base import Spec
-from dimo_cli.specs.explain import allowed, leaves
+from dimo_cli.specs.explain import allowed, default_of, leaves
 
 COMMENT_COLUMN = 34
 
@@ -52,14 +52,6 @@ def changed_values(spec: Spec, origins: Mapping[str, str]) -> list[tuple[str, st
         while origin is None and "." in parent:
             parent = parent.rpartition(".")[0]
             origin = origins.get(parent)
-        if origin is not None and leaf.value != default_of(spec, leaf.path):
+        if origin is not None and leaf.value != default_of(type(spec), leaf.path):
             rows.append((leaf.path, scalar(leaf.value), origin))
     return rows
-
-
-def default_of(spec: Spec, path: str) -> Any:
-    """What a path would be if nobody set anything; None where the default has no such path."""
-    node: Any = type(spec)()
-    for part in path.split("."):
-        node = getattr(node, part, None)
-    return node

@@ -17,13 +17,13 @@ from pydantic import ValidationError
 
 from dimo_cli.errors import SpecError, did_you_mean
 from dimo_cli.specs.base import Spec
-from dimo_cli.specs.explain import explain
+from dimo_cli.specs.explain import default_of, explain, types_at
 
 S = TypeVar("S", bound=Spec)
 Tree = dict[str, Any]
 
 # Variables that steer the program and are no settings of a run.
-PROGRAM_VARIABLES = frozenset({"DIMO_DEBUG", "DIMO_GOLDEN", "DIMO_CACHE", "DIMO_PRESETS"})
+PROGRAM_VARIABLES = frozenset({"DIMO_DEBUG", "DIMO_GOLDEN"})
 
 
 @dataclass(frozen=True)
@@ -38,46 +38,45 @@ class Plan(Generic[S]):
 class Layers:
     """The raw values merged so far, and who set each leaf."""
 
+    model: type[Spec]
     values: Tree = field(default_factory=dict)
     origins: dict[str, str] = field(default_factory=dict)
 
     def set(self, path: str, value: Any, origin: str) -> None:
         """Set one dotted path; mappings are merged key by key."""
         if isinstance(value, dict) and value:
-            self._switch_kind(path, value)
-            for key, item in value.items():
+            ordered = sorted(value.items(), key=lambda item: item[0] != "kind")  # kind first
+            for key, item in ordered:
                 self.set(f"{path}.{key}" if path else str(key), item, origin)
             return
-        *parents, last = path.split(".")
-        node = self.values
-        for depth, key in enumerate(parents):
-            child = node.get(key)
-            if isinstance(child, str):  # a bare word stands for {kind: word}
-                child = {"kind": child}
-                node[key] = child
-            elif child is not None and not isinstance(child, dict):
-                # a bare number stands for the main value of its kind, now spelled out by others
-                child = {}
-                self._forget(".".join(parents[: depth + 1]))
-                node[key] = child
-            node = node.setdefault(key, {}) if child is None else child
-        if last == "kind" and node.get("kind", value) != value:
-            node.clear()
-            self._forget(".".join(parents))
+        group, _, last = path.rpartition(".")
+        node = self._open(group)
+        if last == "kind" and self._is_another_kind(group, node, value):
+            node.clear()  # the settings of one kind mean nothing to another
+            self._forget(group)
         self._forget(path)
         node[last] = value
         self.origins[path] = origin
 
-    def _switch_kind(self, path: str, value: Tree) -> None:
-        """Settings of another kind make no sense once the kind changes: drop them."""
-        if not path or "kind" not in value:
-            return
-        node: Any = self.values
-        for key in path.split("."):
-            node = node.get(key) if isinstance(node, dict) else None
-        if isinstance(node, dict) and node.get("kind") != value["kind"]:
-            node.clear()
-            self._forget(path)
+    def _is_another_kind(self, group: str, node: Tree, kind: Any) -> bool:
+        has_variants = len(types_at(self.model, group)) > 1
+        return has_variants and node.get("kind", default_of(self.model, f"{group}.kind")) != kind
+
+    def _open(self, group: str) -> Tree:
+        """The mapping of a group, made if need be; a short form there is spelled out."""
+        node = self.values
+        path = ""
+        for key in group.split(".") if group else []:
+            path = f"{path}.{key}" if path else key
+            child = node.get(key)
+            if isinstance(child, str):  # a bare word stands for its kind
+                child = {"kind": child}
+            elif not isinstance(child, dict):  # a number stood for a value that is now given
+                child = {}
+                self._forget(path)
+            node[key] = child
+            node = child
+        return node
 
     def _forget(self, path: str) -> None:
         for known in [p for p in self.origins if p == path or p.startswith(f"{path}.")]:
@@ -93,7 +92,7 @@ def resolve_spec(
     environment: Mapping[str, str] | None = None,
 ) -> Plan[S]:
     """Merge all sources into a validated spec; every problem is reported at once."""
-    layers = Layers()
+    layers = Layers(model)
     from_file = load_yaml(file.read_text, file) if file else None
     if from_file and preset is None:
         named = from_file.values.pop("preset", None)

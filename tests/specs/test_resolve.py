@@ -78,6 +78,22 @@ def test_changing_the_kind_drops_the_settings_of_the_old_one(sets, divergence):
     assert resolve(preset="digits", sets=sets).spec.loss.divergence == divergence
 
 
+def test_naming_the_kind_that_stands_there_drops_nothing():
+    sets = ["init.mask_ratio.value=0.5", "init.mask_ratio.kind=fixed"]
+    assert resolve(sets=sets).spec.init.mask_ratio == specs.FixedRatio(value=0.5)
+
+
+def test_changing_a_kind_without_variants_keeps_the_other_settings():
+    sets = [
+        "student.optimizer.kind=adamw",
+        "teacher.guidance.scale=3",
+        "teacher.guidance.kind=linear",
+    ]
+    spec = resolve(preset="digits", sets=sets).spec
+    assert spec.student.optimizer.learning_rate == 4e-4
+    assert spec.teacher.guidance == specs.TeacherGuidance(kind="linear", scale=3)
+
+
 def test_numbers_in_any_notation_and_null_are_understood():
     sets = [
         "student.optimizer.learning_rate=1e-3",
