@@ -105,15 +105,20 @@ def build_sampler(student: Student, spec: SamplerSpec) -> tuple[Sampler, dict[st
 
 
 def sample_images(
-    student: Student, labels: list[int], spec: SamplerSpec
+    student: Student,
+    labels: list[int],
+    spec: SamplerSpec,
+    progress: Callable[[int], None] = lambda count: None,
 ) -> tuple[Pixels, dict[str, Any]]:
     """Images of these classes as bytes [N, H, W, 3], with the protocol that made them."""
     sampler, protocol = build_sampler(student, spec)
     device = next(student.backbone.parameters()).device
     generator = torch.Generator(device).manual_seed(spec.seed)
-    batches = torch.tensor(labels, device=device).split(SAMPLE_BATCH)
-    conds = [student.teacher.conditioner.labels(batch) for batch in batches]
-    return np.concatenate([to_pixels(sampler(cond, generator)) for cond in conds]), protocol
+    pixels = []
+    for batch in torch.tensor(labels, device=device).split(SAMPLE_BATCH):
+        pixels.append(to_pixels(sampler(student.teacher.conditioner.labels(batch), generator)))
+        progress(len(batch))
+    return np.concatenate(pixels), protocol
 
 
 def provenance(student: Student, spec: SamplerSpec, protocol: dict[str, Any]) -> dict[str, str]:

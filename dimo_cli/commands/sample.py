@@ -95,12 +95,14 @@ def draw(spec: SampleSpec, grid_file: Path, folder: Path | None) -> None:
     from dimo_cli import runs  # torch starts here
     from dimo_cli.console import images
     from dimo_cli.console.output import out
+    from dimo_cli.console.progress import counting
     from dimo_cli.students import BUILTIN, load_student
 
     student = load_student(Path(spec.student) if spec.student else BUILTIN)
     labels = chosen_labels(student.teacher, spec)
     started = time.perf_counter()
-    pixels, protocol = runs.sample_images(student, labels, spec.sampler)
+    with counting(out, "sample", len(labels)) as advance:
+        pixels, protocol = runs.sample_images(student, labels, spec.sampler, advance)
     seconds = time.perf_counter() - started
     names = [student.teacher.class_names[label] for label in labels]
     provenance = runs.provenance(student, spec.sampler, protocol)
