@@ -1,0 +1,42 @@
+"""The examples run: here in miniature, in full when somebody wants their numbers."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def run(name, *arguments):
+    command = [sys.executable, str(EXAMPLES / name), *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_the_ablations_write_a_table_and_do_not_run_twice_what_is_done(tmp_path):
+    arguments = ["--steps", "2", "--samples", "100", "--seeds", "0", "--only", "embedding"]
+    table = run("ablations_digits.py", "--out", str(tmp_path / "a.md"), *arguments)
+    assert "| embedding noise | 0.1 |" in table
+    assert "| sampling temperature | 3.0 |" in table
+    finished = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("student/dimo.json")}
+    assert len(finished) == 2
+    assert run("ablations_digits.py", "--out", str(tmp_path / "a.md"), *arguments) == table
+    assert all(path.stat().st_mtime_ns == time for path, time in finished.items())
+
+
+def test_the_training_script_writes_every_file_that_ships(tmp_path):
+    pytest.importorskip("sklearn")
+    run("train_digits.py", "--out", str(tmp_path), "--steps", "20")
+    shipped = EXAMPLES.parent / "dimo_cli" / "teachers" / "builtin"
+    for name in ("digits", "digits_features", "digits_reference", "digits_data"):
+        mine, theirs = (load_file(f / f"{name}.safetensors") for f in (tmp_path, shipped))
+        assert {k: v.shape for k, v in mine.items()} == {k: v.shape for k, v in theirs.items()}
+
+
+def test_the_picture_of_the_readme_can_be_drawn_again(tmp_path):
+    run("draw_readme_picture.py", str(tmp_path / "digits.png"))
+    assert (tmp_path / "digits.png").read_bytes()[:4] == b"\x89PNG"
