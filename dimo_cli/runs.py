@@ -24,7 +24,7 @@ from dimo_cli.errors import MissingError, SpecError
 from dimo_cli.metrics.fid import FidMeter, Sampler, Score
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.render import to_yaml
-from dimo_cli.specs.resolve import Plan, resolve_spec
+from dimo_cli.specs.resolve import resolve_spec
 from dimo_cli.specs.sample import SamplerSpec
 from dimo_cli.students import Student, describe_run, save_student
 from dimo_cli.teachers.protocol import Backbone, Cond, Teacher
@@ -208,7 +208,7 @@ class RunResult:
         return document
 
 
-def prepare_folder(plan: Plan[DistillSpec], folder: Path) -> None:
+def prepare_folder(spec: DistillSpec, folder: Path) -> None:
     """Make a new run folder with its resolved spec, refusing one that is taken."""
     if (folder / "run.yaml").exists():
         raise SpecError(
@@ -217,18 +217,18 @@ def prepare_folder(plan: Plan[DistillSpec], folder: Path) -> None:
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "run.yaml").write_text(to_yaml(plan.spec), encoding="utf-8")
+        (folder / "run.yaml").write_text(to_yaml(spec), encoding="utf-8")
     except OSError as error:
         raise MissingError(
             f"Cannot write to `{folder}`: {error.strerror}.", "Choose another folder with `--out`."
         ) from None
 
 
-def continue_folder(plan: Plan[DistillSpec], folder: Path) -> None:
+def continue_folder(spec: DistillSpec, folder: Path) -> None:
     """Check what a continuation changes and write its spec over the old one."""
     path = folder / "run.yaml"
-    check_resume(resolve_spec(DistillSpec, file=path, environment={}).spec, plan.spec)
-    path.write_text(to_yaml(plan.spec), encoding="utf-8")
+    check_resume(resolve_spec(DistillSpec, file=path, environment={}).spec, spec)
+    path.write_text(to_yaml(spec), encoding="utf-8")
 
 
 def check_resume(old: DistillSpec, new: DistillSpec) -> None:
@@ -262,6 +262,11 @@ def distill(spec: DistillSpec, folder: Path, view: View, resume: bool = False) -
     teacher = load_teacher(spec.teacher.name)
     watcher = RunWatcher(spec, teacher, folder, view)
     trainer = Trainer(spec, teacher, folder, watcher)
+    # Only now, when everything that could be refused has been: a refused run leaves no folder.
+    if resume:
+        continue_folder(spec, folder)
+    else:
+        prepare_folder(spec, folder)
     try:
         backbone = trainer.run(resume)
         student = save_student(folder / "student", spec, teacher, backbone)

@@ -109,10 +109,6 @@ def train(plan: Plan[DistillSpec], folder: Path, resuming: bool) -> None:
     from dimo_cli import runs  # torch starts here
     from dimo_cli.engine.trainer import Interrupted
 
-    if resuming:
-        runs.continue_folder(plan, folder)
-    else:
-        runs.prepare_folder(plan, folder)
     view: View
     if out.quiet or not talk.is_terminal:
         view = PlainView((lambda line: None) if out.quiet else out.note)

@@ -96,8 +96,11 @@ def draw(spec: SampleSpec, grid_file: Path, folder: Path | None) -> None:
     from dimo_cli.console import images
     from dimo_cli.console.output import out
     from dimo_cli.console.progress import counting
+    from dimo_cli.errors import SpecError
     from dimo_cli.students import BUILTIN, load_student
 
+    if grid_file.suffix.lower() != ".png":
+        raise SpecError(f"`--grid` is {grid_file}: it must end in .png.", "Images are PNG files.")
     student = load_student(Path(spec.student) if spec.student else BUILTIN)
     labels = chosen_labels(student.teacher, spec)
     started = time.perf_counter()

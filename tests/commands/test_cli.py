@@ -158,6 +158,20 @@ def test_a_taken_run_folder_is_refused_and_a_default_one_gets_a_number(dimo, tmp
     assert (tmp_path / "runs" / "digits-2" / "student").is_dir()
 
 
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        "teacher.name=nothing",
+        "loss.divergence={kind: generator, name: nothing}",
+        "init={control: fixed_image_token, control_token: 99}",
+    ],
+)
+def test_a_refused_run_leaves_no_folder(dimo, tmp_path, mistake):
+    result = dimo("distill", "--preset", "digits", "--set", mistake)
+    assert result.exit_code == 2, result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_run_can_be_made_longer_but_not_into_another(dimo, tmp_path):
     assert dimo("distill", "--preset", "digits", *QUICK, *NO_TABLE, "--out", "r").exit_code == 0
     refused = dimo("distill", "--resume", "r", "--set", "init.mask_ratio=0.4")

@@ -195,6 +195,7 @@ def test_wrong_arguments_of_distill_exit_2(dimo, arguments, words):
         (("sample", "--columns", "0"), "`--columns` is 0"),
         (("sample", "--pixels", "0"), "`--pixels` is 0"),
         (("sample", "--steps", "4"), "add --teacher"),
+        (("sample", "--grid", "out.jpg"), "must end in .png"),
         (("sample", "--teacher", "--steps", "0"), "`--steps` is 0"),
         (("sample", "--teacher", "--steps", "65"), "more than the 64 tokens"),
         (("sample", "--teacher", "--top-k", "3"), "apply to students"),
