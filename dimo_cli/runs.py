@@ -233,10 +233,11 @@ def continue_folder(spec: DistillSpec, folder: Path) -> None:
 
 def check_resume(old: DistillSpec, new: DistillSpec) -> None:
     """Refuse to continue a run under settings that would have made another one."""
+    before = flat(old.model_dump())
     changed = [
         path
         for path, value in flat(new.model_dump()).items()
-        if flat(old.model_dump()).get(path) != value and not path.startswith(FREE_ON_RESUME)
+        if before.get(path) != value and not path.startswith(FREE_ON_RESUME)
     ]
     if changed:
         raise SpecError(

@@ -70,6 +70,6 @@ def estimate_memory(teacher: Teacher, spec: DistillSpec) -> MemoryEstimate:
     return MemoryEstimate(
         weights=4 * count * FLOAT,
         gradients_and_optimizers=2 * 3 * trained * FLOAT,
-        activations=activations * spec.train.accumulate,
+        activations=activations,  # of one pass: each pass is backpropagated before the next
         logits=copies * rows * space.groups * space.vocab * FLOAT,
     )

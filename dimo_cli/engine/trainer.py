@@ -157,9 +157,8 @@ class Trainer:
         log_due = done % train.log_every == 0 or last
         report = self.distillation.step(progress.step, measure=log_due)
         if report.skipped:
-            self.note_skipped(report.skipped)
-            if progress.step != done - 1:
-                return  # rolled back
+            if self.note_skipped(report.skipped):
+                return  # rolled back: nothing of this step is left
         else:
             progress.skipped_in_row = 0
             self.ema.update(
@@ -186,8 +185,11 @@ class Trainer:
         """The generator as it stands: the averaged student."""
         return self.ema.network  # type: ignore[return-value]
 
-    def note_skipped(self, network: str) -> None:
-        """Count a step whose numbers were not finite; after too many in a row, roll back."""
+    def note_skipped(self, network: str) -> bool:
+        """Count a step whose numbers were not finite; after too many in a row, roll back.
+
+        Returns whether it rolled back: then `self.progress` is that of the checkpoint.
+        """
         progress, recovery = self.progress, self.spec.recovery
         progress.skipped += 1
         progress.skipped_in_row += 1
@@ -196,7 +198,7 @@ class Trainer:
             f"({progress.skipped_in_row} in a row)."
         )
         if progress.skipped_in_row < recovery.max_skipped:
-            return
+            return False
         if progress.rollbacks >= recovery.max_rollbacks:
             raise DivergedError(
                 f"Training diverged: after {progress.rollbacks} rollbacks the {network} is still "
@@ -219,6 +221,7 @@ class Trainer:
             f"Rolled back from step {failed_at} to step {self.progress.step}; learning rates are "
             f"now {scale:g} of the spec's."
         )
+        return True
 
     def save(self) -> Path:
         """Write a checkpoint of this moment and delete those no longer needed."""

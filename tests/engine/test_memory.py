@@ -21,6 +21,13 @@ def test_activations_grow_with_the_batch_and_shrink_with_checkpointing(teacher):
     assert checkpointed.activations < 0.3 * plain.activations
 
 
+def test_accumulating_passes_needs_no_more_memory_than_one(teacher):
+    one, four = (
+        estimate_memory(teacher, small_spec(train={"accumulate": passes})) for passes in (1, 4)
+    )
+    assert one == four
+
+
 def test_estimating_allocates_nothing_large(teacher):
     huge = small_spec(train={"batch_size": 100_000})
     assert estimate_memory(teacher, huge).activations > 50 * 2**30

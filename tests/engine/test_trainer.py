@@ -161,6 +161,8 @@ def test_after_too_many_skips_the_run_rolls_back_with_a_lower_rate(tmp_path):
     assert trainer.distillation.auxiliary_optimizer.scale == 0.5
     assert any("from step 6 to step 3" in note for note in watcher.notes)
     assert trainer.progress.step == 6
+    lines = (tmp_path / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
 
 
 def test_after_too_many_rollbacks_the_run_gives_up_with_a_diagnosis(tmp_path):
