@@ -1,39 +1,13 @@
-"""Mask schedules, the forward masking process and the student's initial tokens.
-
-A schedule is the function m(u) from a uniform draw u to the share of tokens that are masked.
-"""
+"""The forward masking process and the student's initial tokens."""
 
 from __future__ import annotations
-
-import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from dimo_cli.errors import SpecError
+from dimo_cli.teachers.plans import SCHEDULES
 from dimo_cli.teachers.protocol import Tokenizer, TokenSpace
-
-
-def truncated_normal_ratio(
-    u: Tensor, mean: float = 0.55, std: float = 0.25, low: float = 0.5, high: float = 1.0
-) -> Tensor:
-    """Quantile function of a normal law truncated to [low, high] (the schedule of MAGE)."""
-    cdf_low, cdf_high = (
-        0.5 * (1 + math.erf((edge - mean) / (std * math.sqrt(2)))) for edge in (low, high)
-    )
-    share = cdf_low + u * (cdf_high - cdf_low)
-    return (mean + std * math.sqrt(2) * torch.erfinv(2 * share - 1)).clamp(low, high)
-
-
-SCHEDULES: dict[str, Callable[[Tensor], Tensor]] = {
-    "linear": lambda u: u,
-    "square": lambda u: u**2,
-    "root": torch.sqrt,
-    "cosine": lambda u: torch.cos(u * math.pi / 2),
-    "arccos": lambda u: torch.arccos(u) / (math.pi / 2),
-    "truncated_normal": truncated_normal_ratio,
-}
 
 
 def masked_count(ratio: Tensor, length: int) -> Tensor:

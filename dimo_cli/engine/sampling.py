@@ -1,4 +1,4 @@
-"""Sampling: one pass for a student, many for a teacher.
+"""Sampling a student in one pass, and the draws that all sampling is made of.
 
 Every draw comes from the caller's generator, and no logits of a position outlive its chunk.
 """
@@ -11,11 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dimo_cli.engine.masking import SCHEDULES, initial_tokens
+from dimo_cli.engine.masking import initial_tokens
 from dimo_cli.engine.schedules import middle_mask_ratio, perturb_embeddings
-from dimo_cli.errors import SpecError
 from dimo_cli.specs.distill import InitSpec
-from dimo_cli.teachers.protocol import Backbone, Cond, Teacher, Tokenizer, TokenSpace
+from dimo_cli.teachers.protocol import Backbone, Cond, Tokenizer, TokenSpace
 
 
 def chunks(count: int, size: int) -> Iterator[slice]:
@@ -48,17 +47,6 @@ def gumbel(shape: torch.Size, generator: torch.Generator) -> Tensor:
 def draw_tokens(logits: Tensor, generator: torch.Generator) -> Tensor:
     """Draw one token per distribution of logits [..., V] by the Gumbel-max trick."""
     return (logits.float() + gumbel(logits.shape, generator)).argmax(-1)
-
-
-def guided_logits(
-    backbone: Backbone, tokens: Tensor, cond: Cond, null: Cond, guidance: float
-) -> Tensor:
-    """z_u + s (z_c - z_u) with one doubled batch; a single conditional pass at s = 1."""
-    if guidance == 1.0:
-        return backbone(tokens, cond).float()
-    logits = backbone(torch.cat([tokens, tokens]), Cond.cat([cond, null])).float()
-    conditional, unconditional = logits.chunk(2)
-    return unconditional + guidance * (conditional - unconditional)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,26 +100,6 @@ def student_hidden(
     return hidden
 
 
-def tokens_per_step(schedule: str, steps: int, total: int) -> list[int]:
-    """How many tokens each step reveals: in shares of the schedule, none empty, all in all."""
-    if steps > total:
-        raise SpecError(
-            f"{steps} steps are more than the {total} tokens of an image.",
-            f"Use at most `--steps {total}`.",
-        )
-    if steps == 1:
-        return [total]
-    remaining = torch.linspace(1, 0, steps)
-    ratio = SCHEDULES[schedule]
-    shares = ratio(remaining) if schedule in ("cosine", "arccos") else 1 - ratio(remaining)
-    counts = (shares / shares.sum() * total).round().clamp(min=1).long().tolist()
-    counts[-1] += total - sum(counts)
-    while counts[-1] < 1:  # many steps: the raised zeros must be taken from the largest shares
-        counts[counts.index(max(counts))] -= 1
-        counts[-1] += 1
-    return counts
-
-
 @torch.inference_mode()
 def sample_student(
     backbone: Backbone,
@@ -160,42 +128,3 @@ def sample_student(
         backbone, hidden, generator, temperature=temperature, top_k=top_k, top_p=top_p
     )
     return drawn.tokens.clamp(max=space.codes - 1)
-
-
-@torch.inference_mode()
-def sample_teacher(
-    teacher: Teacher,
-    cond: Cond,
-    generator: torch.Generator,
-    *,
-    steps: int,
-    guidance: float = 1.0,
-    temperature: float = 1.0,
-    schedule: str = "arccos",
-    order: str = "random",
-    choice_temperature: float = 4.5,
-) -> Tensor:
-    """Fill an all-mask sequence in `steps` parallel steps; returns tokens [B, L, G].
-
-    Each step draws every masked token from the teacher and keeps n of them for good: random ones,
-    or the most confident by log p + choice_temperature (1 - i / (steps - 1)) Gumbel noise.
-    """
-    space = teacher.space
-    batch, slots = len(cond), space.length * space.groups
-    null = teacher.conditioner.null(batch).to(generator.device)
-    tokens = torch.full((batch, slots), space.mask_id, device=generator.device)
-    counts = tokens_per_step(schedule, steps, slots)
-    for step, count in enumerate(counts):
-        grid = tokens.view(batch, space.length, space.groups)
-        logits = guided_logits(teacher.backbone, grid, cond, null, guidance).flatten(1, 2)
-        logits = logits / temperature
-        drawn = draw_tokens(logits, generator)
-        score = gumbel(drawn.shape, generator)
-        if order == "confidence":
-            chosen = logits.log_softmax(-1).gather(-1, drawn[..., None]).squeeze(-1)
-            progress = step / max(steps - 1, 1)
-            score = chosen + choice_temperature * (1 - progress) * score
-        score = score.masked_fill(tokens != space.mask_id, -torch.inf)
-        keep = score.topk(count).indices
-        tokens = tokens.scatter(-1, keep, drawn.gather(-1, keep))
-    return tokens.view(batch, space.length, space.groups).clamp(max=space.codes - 1)

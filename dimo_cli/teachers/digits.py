@@ -15,10 +15,11 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from dimo_cli.teachers.conditioning import ClassConditioner
+from dimo_cli.teachers.plans import heuristic_plan
 from dimo_cli.teachers.protocol import (
     Backbone,
     Cond,
-    Conditioner,
     SamplerDefaults,
     Teacher,
     Tokenizer,
@@ -28,7 +29,6 @@ from dimo_cli.teachers.protocol import (
 SIDE, LEVELS, CLASSES = 8, 17, 10
 MASK_ID = LEVELS
 FIRST_CLASS_ID = MASK_ID + 1
-NULL_LABEL = CLASSES
 CLASS_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 SPACE = TokenSpace(
@@ -83,8 +83,11 @@ class DigitsBackbone(Backbone):
     def embed(self, tokens: Tensor) -> Tensor:
         return self.token_embedding(tokens.squeeze(-1))
 
-    def embed_probs(self, probs: Tensor) -> Tensor:
-        return probs.squeeze(-2) @ self.token_embedding.weight[:LEVELS]
+    def embed_probs(self, probs: Tensor, mask: Tensor | None = None) -> Tensor:
+        embeds = probs.squeeze(-2) @ self.token_embedding.weight[:LEVELS]
+        if mask is None:
+            return embeds
+        return torch.where(mask, self.token_embedding.weight[MASK_ID], embeds)
 
     def hidden(
         self, embeds: Tensor, cond: Cond, taps: Sequence[int] = ()
@@ -113,30 +116,16 @@ class DigitsTokenizer(Tokenizer):
         levels = (images.mean(1) + 1) * (LEVELS - 1) / 2
         return levels.round().long().clamp(0, LEVELS - 1).flatten(1)[..., None]
 
-    def decode(self, tokens: Tensor) -> Tensor:
+    def decode(self, tokens: Tensor, cond: Cond | None = None) -> Tensor:
         return self._paint(tokens.squeeze(-1).clamp(0, LEVELS - 1).float())
 
-    def decode_probs(self, probs: Tensor) -> Tensor:
+    def decode_probs(self, probs: Tensor, cond: Cond | None = None) -> Tensor:
         levels = torch.arange(LEVELS, dtype=probs.dtype, device=probs.device)
         return self._paint(probs.squeeze(-2) @ levels)
 
     def _paint(self, levels: Tensor) -> Tensor:
         grey = levels.view(-1, 1, SIDE, SIDE) * (2 / (LEVELS - 1)) - 1
         return grey.expand(-1, 3, -1, -1)
-
-
-class DigitsConditioner(Conditioner):
-    """Ten classes, drawn uniformly."""
-
-    def labels(self, labels: Tensor) -> Cond:
-        return Cond({"label": labels})
-
-    def null(self, count: int) -> Cond:
-        return Cond({"label": torch.full((count,), NULL_LABEL)})
-
-    def draw(self, count: int, generator: torch.Generator) -> Cond:
-        labels = torch.randint(CLASSES, (count,), generator=generator, device=generator.device)
-        return self.labels(labels)
 
 
 def builtin_path(name: str) -> str:
@@ -169,7 +158,7 @@ def load_teacher() -> Teacher:
         space=SPACE,
         backbone=backbone,
         tokenizer=DigitsTokenizer(),
-        conditioner=DigitsConditioner(),
-        sampler=SamplerDefaults(steps=16, schedule="arccos", guidance=1.0),
+        conditioner=ClassConditioner(CLASSES),
+        sampler=SamplerDefaults(steps=16, guidance=1.0, plan=heuristic_plan("random")),
         class_names=CLASS_NAMES,
     )

@@ -10,12 +10,15 @@ Shapes: B batch, L positions, G groups of a token, V classes of a group, D width
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+from dimo_cli.errors import SpecError
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,14 @@ class Cond:
         """Move every tensor to `device`."""
         return Cond({name: tensor.to(device) for name, tensor in self.tensors.items()})
 
+    def at(self, time: float | None) -> Cond:
+        """The same condition at a time of the sampler, for backbones that look at `time`."""
+        if time is None:
+            return self
+        first = next(iter(self.tensors.values()))
+        times = torch.full((len(self),), time, dtype=torch.float32, device=first.device)
+        return Cond({**self.tensors, "time": times})
+
     @staticmethod
     def cat(conds: Sequence[Cond]) -> Cond:
         """Stack several conditions along the batch."""
@@ -83,8 +94,11 @@ class Backbone(nn.Module, ABC):
         """Embed tokens [B, L, G] as [B, L, D], before any position is added."""
 
     @abstractmethod
-    def embed_probs(self, probs: Tensor) -> Tensor:
-        """Embed probabilities [B, L, G, V] as [B, L, D]; equals `embed` on one-hots (Eq. 3)."""
+    def embed_probs(self, probs: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Embed probabilities [B, L, G, V] as [B, L, D]; equals `embed` on one-hots (Eq. 3).
+
+        Where `mask` [B, L, G] is true the slot is embedded as the mask token instead.
+        """
 
     @abstractmethod
     def hidden(
@@ -119,39 +133,77 @@ class Tokenizer(nn.Module, ABC):
         """Images [B, 3, H, W] to tokens [B, L, G]."""
 
     @abstractmethod
-    def decode(self, tokens: Tensor) -> Tensor:
-        """Tokens [B, L, G] to images [B, 3, H, W]."""
+    def decode(self, tokens: Tensor, cond: Cond | None = None) -> Tensor:
+        """Tokens [B, L, G] to images [B, 3, H, W]; `cond` is for decoders that read the prompt."""
 
     @abstractmethod
-    def decode_probs(self, probs: Tensor) -> Tensor:
+    def decode_probs(self, probs: Tensor, cond: Cond | None = None) -> Tensor:
         """Probabilities [B, L, G, V] to images, differentiable; equals `decode` on one-hots."""
 
 
 class Conditioner(ABC):
-    """Turns what a person asks for into a `Cond`."""
+    """Turns what a person asks for into a `Cond`: classes or prompts, as the family has it."""
 
-    @abstractmethod
     def labels(self, labels: Tensor) -> Cond:
         """The condition of class labels [B]."""
+        raise SpecError("This teacher takes prompts, not classes.", "Use `--prompt`.")
+
+    def prompts(self, prompts: Sequence[str]) -> Cond:
+        """The condition of prompts."""
+        raise SpecError("This teacher takes classes, not prompts.", "Use `--class`.")
 
     @abstractmethod
     def null(self, count: int) -> Cond:
-        """The condition that says nothing, `count` times: the unconditional half of guidance."""
+        """The condition of the unconditional half of guidance, `count` times."""
 
     @abstractmethod
     def draw(self, count: int, generator: torch.Generator) -> Cond:
         """`count` random conditions from the condition dataset."""
 
+    @abstractmethod
+    def blank(self, count: int) -> Cond:
+        """A condition of the right shapes and no meaning, for planning without any weights."""
+
+    def to(self, device: torch.device | str) -> None:
+        """Move whatever computes conditions to `device`; most have nothing to move."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of a parallel sampler: what is drawn, and what of it stays."""
+
+    masked_after: int
+    """Slots that are still masked when the step is over."""
+    guidance: float = 1.0
+    """s of z_u + s (z_c - z_u)."""
+    temperature: float = 1.0
+    """Divides the guided logits."""
+    token_noise: float = 1.0
+    """Factor on the Gumbel noise of the token draw: 1 draws from the softmax, 0 takes the best."""
+    choice: Literal["log_prob", "logit", "prob", "random", "halton"] = "log_prob"
+    """What decides which drawn tokens stay: the highest score does."""
+    choice_noise: float = 0.0
+    """Factor on the Gumbel noise of that score."""
+    time: float | None = None
+    """What a backbone with a time input is told; None where it has none."""
+
+
+Plan = Callable[[int, int, float, float], list[Step]]
+"""plan(steps, slots, guidance, choice_noise) -> the steps of a family's published sampler."""
+
 
 @dataclass(frozen=True, slots=True)
 class SamplerDefaults:
-    """How a family samples its teacher when nobody says otherwise."""
+    """A family's published sampler, and its settings when nobody says otherwise.
+
+    `guidance` is s of z_u + s (z_c - z_u) for every family, at its largest where it grows.
+    """
 
     steps: int
-    schedule: str
     guidance: float
-    order: str = "random"
-    temperature: float = 1.0
+    plan: Plan
+    choice_noise: float = 0.0
+    schedule: str = "arccos"
 
 
 @dataclass(frozen=True)
@@ -168,9 +220,13 @@ class Teacher:
     conditioner: Conditioner
     sampler: SamplerDefaults
     class_names: tuple[str, ...] = field(default=())
+    class_ids: tuple[str, ...] = field(default=())
+    """WordNet ids of the classes, where they have any."""
+    takes_prompts: bool = False
 
     def to(self, device: torch.device | str) -> Teacher:
         """Move both networks to `device` and return the teacher itself."""
         self.backbone.to(device)
         self.tokenizer.to(device)
+        self.conditioner.to(device)
         return self

@@ -1,0 +1,199 @@
+"""A blueprint is all there is to know of a teacher before a single weight is read.
+
+Each family's file turns a variant's name into a `Blueprint`: how to build its networks, where their
+weights are published, and how published names become ours. From a blueprint `skeleton` makes a
+teacher on the meta device (for planning) and `assemble` the real one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from dimo_cli.errors import MissingError, SpecError, did_you_mean
+from dimo_cli.specs.base import Spec
+from dimo_cli.teachers.protocol import (
+    Backbone,
+    Conditioner,
+    SamplerDefaults,
+    Teacher,
+    Tokenizer,
+    TokenSpace,
+)
+
+StateDict = dict[str, Tensor]
+N = TypeVar("N", bound=nn.Module)
+A = TypeVar("A", bound=Spec)
+
+
+@dataclass(frozen=True, slots=True)
+class HubFile:
+    """One file of a Hub repository, and what is known of it."""
+
+    repo: str
+    path: str
+    revision: str = "main"
+    size: int | None = None
+    sha256: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.repo}/{self.path}"
+
+
+def unchanged(weights: StateDict) -> StateDict:
+    """Published names that are ours already."""
+    return weights
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """The published weights of one network."""
+
+    files: tuple[HubFile, ...]
+    """The same weights in several places or formats: the first that is there is used."""
+    inside: str | None = None
+    """Key of the state dict within the file, where it is not the whole file."""
+    convert: Callable[[StateDict], StateDict] = unchanged
+    """Published names to ours. What it drops it names, with the reason beside it."""
+
+
+class Store(Protocol):
+    """Where published files come from: the Hub, its cache, or a local folder."""
+
+    def config(self, file: HubFile) -> dict[str, Any]:
+        """A JSON or YAML file, parsed."""
+
+    def folder(self, files: tuple[HubFile, ...]) -> Path:
+        """A local folder that holds these files of one repository folder."""
+
+    def weights(self, published: Published) -> StateDict:
+        """The weights under our names, memory-mapped where possible."""
+
+    def prompt_cache(self) -> Path:
+        """The folder of cached prompt embeddings."""
+
+
+@dataclass(frozen=True, slots=True)
+class Blueprint:
+    """One variant of a family."""
+
+    name: str
+    family: str
+    license: str
+    summary: str
+    space: TokenSpace
+    sampler: SamplerDefaults
+    build_backbone: Callable[[], Backbone]
+    build_tokenizer: Callable[[], Tokenizer]
+    build_conditioner: Callable[[Store | None], Conditioner]
+    """Given no store, a conditioner that can only make blank conditions is enough."""
+    backbone: Published
+    tokenizer: Published
+    other_files: tuple[HubFile, ...] = ()
+    """Configs, vocabularies and text encoders: what else is downloaded."""
+    architecture: Mapping[str, Any] | None = None
+    """The settings the networks are built with."""
+    class_names: tuple[str, ...] = ()
+    class_ids: tuple[str, ...] = ()
+    takes_prompts: bool = False
+
+
+def read_architecture(
+    model: type[A], published: Mapping[str, Any], overrides: Mapping[str, Any]
+) -> A:
+    """The architecture that is published, with what the user overrides of it."""
+    for key in overrides:
+        if key not in model.model_fields:
+            raise SpecError(
+                f"`teacher.architecture.{key}` is not a setting of this family.",
+                did_you_mean(key, model.model_fields),
+            )
+    try:
+        return model.model_validate({**published, **overrides})
+    except ValidationError as error:
+        first = error.errors()[0]
+        path = ".".join(str(part) for part in first["loc"])
+        raise SpecError(
+            f"`teacher.architecture.{path}` is {first.get('input')!r}: {first['msg']}."
+        ) from None
+
+
+def on_meta(build: Callable[[], N]) -> N:
+    """Build a network without memory for its weights."""
+    with torch.device("meta"):
+        return build().requires_grad_(False).eval()
+
+
+def fill(network: N, weights: StateDict, what: str) -> N:
+    """Give a meta network its weights, strictly: no key too few, none too many, no other shape."""
+    expected = network.state_dict()
+    missing = sorted(expected.keys() - weights.keys())
+    unexpected = sorted(weights.keys() - expected.keys())
+    shapes = [
+        f"{name} is {list(weights[name].shape)}, not {list(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in weights and weights[name].shape != tensor.shape
+    ]
+    for problem, names in (("lacks", missing), ("has unknown", unexpected), ("differs:", shapes)):
+        if names:
+            shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if names[3:] else "")
+            raise MissingError(
+                f"{what} does not fit this architecture: it {problem} {shown}.",
+                "Is it the file of this preset? For a model of your own, describe it with "
+                "`--set teacher.architecture.KEY=VALUE`.",
+            )
+    typed = {
+        name: tensor.to(expected[name].dtype)
+        for name, tensor in weights.items()
+    }
+    network.load_state_dict(typed, assign=True)
+    return network.requires_grad_(False).eval()
+
+
+def skeleton(blueprint: Blueprint) -> Teacher:
+    """The teacher on the meta device: shapes without weights."""
+    return finish(
+        blueprint, on_meta(blueprint.build_backbone), on_meta(blueprint.build_tokenizer), None, "-"
+    )
+
+
+def assemble(
+    blueprint: Blueprint, store: Store, revision: str, with_backbone: bool = True
+) -> Teacher:
+    """The teacher with its published weights; without its backbone where a student has its own."""
+    backbone = on_meta(blueprint.build_backbone)
+    if with_backbone:
+        backbone = fill(backbone, store.weights(blueprint.backbone), str(blueprint.backbone.files[0]))
+    tokenizer = on_meta(blueprint.build_tokenizer)
+    tokenizer = fill(tokenizer, store.weights(blueprint.tokenizer), str(blueprint.tokenizer.files[0]))
+    return finish(blueprint, backbone, tokenizer, store, revision)
+
+
+def finish(
+    blueprint: Blueprint,
+    backbone: Backbone,
+    tokenizer: Tokenizer,
+    store: Store | None,
+    revision: str,
+) -> Teacher:
+    """Put the parts and the facts together."""
+    return Teacher(
+        name=blueprint.name,
+        family=blueprint.family,
+        revision=revision,
+        license=blueprint.license,
+        space=blueprint.space,
+        backbone=backbone,
+        tokenizer=tokenizer,
+        conditioner=blueprint.build_conditioner(store),
+        sampler=blueprint.sampler,
+        class_names=blueprint.class_names,
+        class_ids=blueprint.class_ids,
+        takes_prompts=blueprint.takes_prompts,
+    )

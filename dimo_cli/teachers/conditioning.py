@@ -1,0 +1,162 @@
+"""Conditions that several families share: class labels, and prompts with cached embeddings."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from dimo_cli.errors import SpecError
+from dimo_cli.teachers.protocol import Cond, Conditioner
+
+
+class ClassConditioner(Conditioner):
+    """Classes 0 to N - 1, drawn uniformly; the label N stands for no class."""
+
+    def __init__(self, classes: int) -> None:
+        self.classes = classes
+
+    def labels(self, labels: Tensor) -> Cond:
+        return Cond({"label": labels})
+
+    def null(self, count: int) -> Cond:
+        return Cond({"label": torch.full((count,), self.classes)})
+
+    def draw(self, count: int, generator: torch.Generator) -> Cond:
+        labels = torch.randint(self.classes, (count,), generator=generator, device=generator.device)
+        return self.labels(labels)
+
+    def blank(self, count: int) -> Cond:
+        return self.null(count)
+
+
+class TextEncoder(ABC):
+    """Prompts to the features a family is conditioned on."""
+
+    @abstractmethod
+    def encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """Named features, each [len(prompts), ...], in float32."""
+
+    @abstractmethod
+    def to(self, device: torch.device | str) -> None:
+        """Move the network."""
+
+
+class PromptConditioner(Conditioner):
+    """Prompts through a text encoder that sees each prompt once, ever.
+
+    `shapes` are those of one prompt's features; `constants` are further tensors, the same for every
+    prompt (micro-conditions). `key` says which encoder made a cached embedding. The encoder is only
+    loaded when a prompt is not in the cache.
+    """
+
+    def __init__(
+        self,
+        shapes: Mapping[str, tuple[int, ...]],
+        load_encoder: Callable[[], TextEncoder],
+        key: str,
+        cache: Path | None = None,
+        constants: Mapping[str, Tensor] | None = None,
+        negative_prompt: str = "",
+    ) -> None:
+        self.shapes, self.load_encoder, self.key = shapes, load_encoder, key
+        self.cache, self.constants = cache, dict(constants or {})
+        self.negative_prompt = negative_prompt
+        self.dataset: Sequence[str] = ()
+        self.device: torch.device | str = "cpu"
+        self._encoder: TextEncoder | None = None
+        self._null: dict[str, Tensor] | None = None
+
+    def prompts(self, prompts: Sequence[str]) -> Cond:
+        features = [self._cached(prompt) for prompt in prompts]
+        missing = list(dict.fromkeys(p for p, f in zip(prompts, features, strict=True) if f is None))
+        fresh = dict(zip(missing, self._encode(missing), strict=True)) if missing else {}
+        rows = [
+            fresh[prompt] if found is None else found
+            for prompt, found in zip(prompts, features, strict=True)
+        ]
+        return self._complete({name: torch.stack([row[name] for row in rows]) for name in self.shapes})
+
+    def null(self, count: int) -> Cond:
+        if self._null is None:
+            self._null = dict(self.prompts([self.negative_prompt])[:1].tensors)
+        rows = {name: self._null[name].expand(count, *shape) for name, shape in self.shapes.items()}
+        return self._complete(rows)
+
+    def draw(self, count: int, generator: torch.Generator) -> Cond:
+        if not self.dataset:
+            raise SpecError(
+                "This teacher is conditioned on prompts, and the run has none.",
+                "Give a text file with one prompt per line: `--set condition.prompts=FILE`.",
+            )
+        size = (count,)
+        chosen = torch.randint(
+            len(self.dataset), size, generator=generator, device=generator.device
+        )
+        return self.prompts([self.dataset[index] for index in chosen.tolist()])
+
+    def blank(self, count: int) -> Cond:
+        return self._complete({name: torch.zeros(count, *s) for name, s in self.shapes.items()})
+
+    def to(self, device: torch.device | str) -> None:
+        self.device = device
+        self._null = None
+        if self._encoder is not None:
+            self._encoder.to(device)
+
+    def _complete(self, rows: Mapping[str, Tensor]) -> Cond:
+        """Add the constants and put everything on the device."""
+        count = len(next(iter(rows.values())))
+        constants = {
+            name: value.expand(count, *value.shape) for name, value in self.constants.items()
+        }
+        return Cond({**rows, **constants}).to(self.device)
+
+    def _encode(self, prompts: list[str]) -> list[dict[str, Tensor]]:
+        if self._encoder is None:
+            self._encoder = self.load_encoder()
+            self._encoder.to(self.device)
+        with torch.inference_mode():
+            features = self._encoder.encode(prompts)
+        rows = []
+        for index, prompt in enumerate(prompts):
+            # Half precision on disk; what a run sees is the same whether it was cached or not.
+            row = {name: features[name][index].half().cpu().clone() for name in self.shapes}
+            self._remember(prompt, row)
+            rows.append({name: tensor.float() for name, tensor in row.items()})
+        return rows
+
+    def _path(self, prompt: str) -> Path | None:
+        if self.cache is None:
+            return None
+        digest = hashlib.sha256(json.dumps([self.key, prompt]).encode()).hexdigest()
+        return self.cache / digest[:2] / f"{digest}.safetensors"
+
+    def _cached(self, prompt: str) -> dict[str, Tensor] | None:
+        path = self._path(prompt)
+        if path is None or not path.is_file():
+            return None
+        try:
+            row = load_file(path)
+        except (SafetensorError, OSError):  # damaged: encode it again
+            return None
+        if any(name not in row or row[name].shape != shape for name, shape in self.shapes.items()):
+            return None
+        return {name: row[name].float() for name in self.shapes}
+
+    def _remember(self, prompt: str, row: dict[str, Tensor]) -> None:
+        path = self._path(prompt)
+        if path is None:
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        save_file(row, temporary)
+        temporary.replace(path)
