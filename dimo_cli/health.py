@@ -189,5 +189,5 @@ def check_builtin() -> Check:
     from dimo_cli.students import BUILTIN, load_student
 
     student = load_student(BUILTIN)
-    count = sum(p.numel() for p in student.teacher.backbone.parameters())
+    count = sum(p.numel() for p in student.backbone.parameters())
     return Check("built-in teacher", "ok", f"digits, {count:,} parameters, student loads")

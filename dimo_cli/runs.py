@@ -11,23 +11,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor
-
 from dimo_cli import __version__
 from dimo_cli.console.images import Pixels, enlarge, grid, save_png
 from dimo_cli.console.live import View
-from dimo_cli.engine.sampling import sample_teacher
 from dimo_cli.engine.trainer import Trainer
 from dimo_cli.errors import MissingError, SpecError
-from dimo_cli.metrics.fid import FidMeter, Sampler, Score
+from dimo_cli.metrics.fid import FidMeter, Score
+from dimo_cli.samplers import Target, sample_images, student_sampler, teacher_sampler
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.render import to_yaml
 from dimo_cli.specs.resolve import resolve_spec
 from dimo_cli.specs.sample import SamplerSpec
 from dimo_cli.students import Student, describe_run, save_student
-from dimo_cli.teachers.protocol import Backbone, Cond, Teacher
+from dimo_cli.teachers.conditioning import PromptConditioner
+from dimo_cli.teachers.protocol import Backbone, Teacher
 from dimo_cli.teachers.registry import load_teacher
 
 # Fields that may differ between a run and its continuation without changing what was trained.
@@ -40,97 +37,6 @@ FREE_ON_RESUME = (
     "monitor.",
 )
 PREVIEW_SEED, FID_SEED = 7, 20_000
-SAMPLE_BATCH = 256
-
-
-def to_pixels(images: Tensor) -> Pixels:
-    """Images [B, 3, H, W] in [-1, 1] as bytes [B, H, W, 3]."""
-    pixels: Pixels = (
-        (images.float().mul(127.5).add(127.5).round().clamp(0, 255).byte())
-        .permute(0, 2, 3, 1)
-        .cpu()
-        .numpy()
-    )
-    return pixels
-
-
-def class_labels(count: int, classes: int) -> Tensor:
-    """Labels 0, 1, 2, ... over and over."""
-    return torch.arange(count) % classes
-
-
-def teacher_sampler(
-    teacher: Teacher, steps: int, guidance: float | None = None, temperature: float | None = None
-) -> tuple[Sampler, dict[str, Any]]:
-    """A teacher as a sampler of images, with its protocol."""
-    defaults = teacher.sampler
-    settings: dict[str, Any] = {
-        "steps": steps,
-        "guidance": defaults.guidance if guidance is None else guidance,
-        "temperature": defaults.temperature if temperature is None else temperature,
-        "schedule": defaults.schedule,
-        "order": defaults.order,
-    }
-
-    def sample(cond: Cond, generator: torch.Generator) -> Tensor:
-        tokens = sample_teacher(teacher, cond, generator, **settings)
-        with torch.inference_mode():
-            return teacher.tokenizer.decode(tokens)
-
-    return sample, {"network": f"teacher:{teacher.name}", **settings}
-
-
-def student_sampler(
-    student: Student, temperature: float | None = None, top_k: int = 0, top_p: float = 0.0
-) -> tuple[Sampler, dict[str, Any]]:
-    """A student as a sampler of images, with its protocol."""
-    settings: dict[str, Any] = {
-        "temperature": temperature or student.manifest.temperature,
-        "top_k": top_k,
-        "top_p": top_p,
-    }
-
-    def sample(cond: Cond, generator: torch.Generator) -> Tensor:
-        return student.sample(cond, generator, **settings)
-
-    return sample, {"network": f"student:{student.short_id}", "steps": 1, **settings}
-
-
-def build_sampler(student: Student, spec: SamplerSpec) -> tuple[Sampler, dict[str, Any]]:
-    """The sampler that a spec asks for: the student, or its teacher."""
-    if spec.teacher:
-        steps = student.teacher.sampler.steps if spec.steps is None else spec.steps
-        return teacher_sampler(student.teacher, steps, spec.guidance, spec.temperature)
-    return student_sampler(student, spec.temperature, spec.top_k, spec.top_p)
-
-
-def sample_images(
-    student: Student,
-    labels: list[int],
-    spec: SamplerSpec,
-    progress: Callable[[int], None] = lambda count: None,
-) -> tuple[Pixels, dict[str, Any]]:
-    """Images of these classes as bytes [N, H, W, 3], with the protocol that made them."""
-    sampler, protocol = build_sampler(student, spec)
-    device = next(student.backbone.parameters()).device
-    generator = torch.Generator(device).manual_seed(spec.seed)
-    pixels = []
-    for batch in torch.tensor(labels, device=device).split(SAMPLE_BATCH):
-        pixels.append(to_pixels(sampler(student.teacher.conditioner.labels(batch), generator)))
-        progress(len(batch))
-    return np.concatenate(pixels), protocol
-
-
-def provenance(student: Student, spec: SamplerSpec, protocol: dict[str, Any]) -> dict[str, str]:
-    """What a PNG says about itself."""
-    return {
-        "Software": f"dimo {__version__}",
-        "dimo.version": __version__,
-        "dimo.student": "none" if spec.teacher else student.manifest.weights_sha256,
-        "dimo.teacher": f"{student.teacher.name}@{student.teacher.revision}",
-        "dimo.seed": str(spec.seed),
-        "dimo.sampler": json.dumps(protocol, sort_keys=True),
-    }
 
 
 class RunWatcher:
@@ -138,7 +44,8 @@ class RunWatcher:
 
     def __init__(self, spec: DistillSpec, teacher: Teacher, folder: Path, view: View) -> None:
         self.spec, self.teacher, self.folder, self.view = spec, teacher, folder, view
-        self.meter = FidMeter(teacher)
+        measures = spec.monitor.fid_every or spec.monitor.table_samples
+        self.meter = FidMeter(teacher) if measures else None
 
     def on_start(self, step: int) -> None:
         self.view.start(step, self.spec.train.steps)
@@ -157,10 +64,11 @@ class RunWatcher:
 
     def preview(self, student: Backbone) -> Pixels:
         """The same conditions and seed every time, so that previews can be compared."""
-        labels = class_labels(self.spec.monitor.preview_images, len(self.teacher.class_names))
-        return preview_grid(self.as_student(student), labels)
+        wanted = preview_conditions(self.teacher, self.spec.monitor.preview_images)
+        return preview_grid(self.as_student(student), wanted)
 
     def measure_fid(self, step: int, student: Backbone) -> float:
+        assert self.meter is not None
         sampler, protocol = student_sampler(self.as_student(student))
         score = self.meter.measure(
             sampler, images=self.spec.monitor.fid_samples, seed=FID_SEED, protocol=protocol
@@ -172,12 +80,19 @@ class RunWatcher:
         return Student(describe_run(self.spec, self.teacher, "0" * 64), self.teacher, backbone)
 
 
-def preview_grid(student: Student, labels: Tensor, seed: int = PREVIEW_SEED) -> Pixels:
+def preview_conditions(teacher: Teacher, count: int) -> list[int] | list[str]:
+    """Classes or prompts, from the first on and over again."""
+    if isinstance(teacher.conditioner, PromptConditioner):
+        prompts = teacher.conditioner.dataset
+        return [prompts[index % len(prompts)] for index in range(count)]
+    return [index % len(teacher.class_names) for index in range(count)]
+
+
+def preview_grid(student: Student, wanted: list[int] | list[str]) -> Pixels:
     """A grid of samples, ten in a row."""
-    device = next(student.backbone.parameters()).device
-    cond = student.teacher.conditioner.labels(labels.to(device))
-    images = student.sample(cond, torch.Generator(device).manual_seed(seed))
-    return grid(to_pixels(images), columns=10)
+    target = Target(student.teacher, student)
+    pixels, _ = sample_images(target, wanted, SamplerSpec(seed=PREVIEW_SEED))
+    return grid(pixels, columns=10)
 
 
 @dataclass(frozen=True)
@@ -258,9 +173,38 @@ def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return leaves
 
 
+def attach_prompts(teacher: Teacher, spec: DistillSpec) -> None:
+    """Give a text teacher the prompts that the run trains on."""
+    name = spec.condition.prompts
+    if not isinstance(teacher.conditioner, PromptConditioner):
+        if name is not None:
+            raise SpecError(
+                f"`condition.prompts` is set, but `{teacher.name}` takes classes.", "Leave it out."
+            )
+        return
+    if name is None:
+        raise SpecError(
+            f"`{teacher.name}` is conditioned on prompts, and the run has none.",
+            "Give a text file with one prompt per line: `--set condition.prompts=FILE`.",
+        )
+    try:
+        lines = Path(name).read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise MissingError(
+            f"`condition.prompts` is `{name}`, which cannot be read: {error.strerror}."
+        ) from None
+    except UnicodeDecodeError:
+        raise SpecError(f"`condition.prompts` is `{name}`, which is no UTF-8 text.") from None
+    prompts = [line.strip() for line in lines if line.strip()]
+    if not prompts:
+        raise SpecError(f"`condition.prompts` is `{name}`, which holds no prompts.")
+    teacher.conditioner.dataset = prompts
+
+
 def distill(spec: DistillSpec, folder: Path, view: View, resume: bool = False) -> RunResult:
     """Train a student in `folder`, save it, and measure it beside its teacher."""
-    teacher = load_teacher(spec.teacher.name)
+    teacher = load_teacher(spec.teacher, view.note)
+    attach_prompts(teacher, spec)
     watcher = RunWatcher(spec, teacher, folder, view)
     trainer = Trainer(spec, teacher, folder, watcher)
     # Only now, when everything that could be refused has been: a refused run leaves no folder.
@@ -278,7 +222,7 @@ def distill(spec: DistillSpec, folder: Path, view: View, resume: bool = False) -
         )
         rows = (
             comparison(student, spec, watcher.meter, view.stage)
-            if spec.monitor.table_samples
+            if spec.monitor.table_samples and watcher.meter
             else []
         )
     finally:
@@ -296,7 +240,10 @@ def comparison(
     stage: Callable[[str, int], Callable[[int], None]],
 ) -> list[Score]:
     """The closing table: the teacher at several step counts, then the student at one."""
-    samplers = [teacher_sampler(student.teacher, steps) for steps in spec.monitor.teacher_steps]
+    samplers = [
+        teacher_sampler(student.teacher, SamplerSpec(teacher=True, steps=steps))
+        for steps in spec.monitor.teacher_steps
+    ]
     samplers.append(student_sampler(student))
     images = spec.monitor.table_samples
     advance = stage("measure teacher and student", images * len(samplers))

@@ -13,9 +13,10 @@ from __future__ import annotations
 import copy
 import hashlib
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field, ValidationError
@@ -28,10 +29,11 @@ from dimo_cli.engine.checkpoint import contiguous
 from dimo_cli.engine.sampling import sample_student
 from dimo_cli.errors import MissingError, SpecError
 from dimo_cli.specs.base import Spec
-from dimo_cli.specs.distill import DistillSpec, Divergence, InitSpec
+from dimo_cli.specs.distill import DistillSpec, Divergence, InitSpec, TeacherSource
+from dimo_cli.teachers.blueprint import StateDict, fill
 from dimo_cli.teachers.digits import builtin_path
 from dimo_cli.teachers.protocol import Backbone, Cond, Teacher
-from dimo_cli.teachers.registry import TEACHERS, load_teacher
+from dimo_cli.teachers.registry import EMBEDDED, load_teacher, teacher_names
 
 MANIFEST, WEIGHTS = "dimo.json", "model.safetensors"
 BUILTIN = Path(builtin_path("digits-student"))
@@ -44,16 +46,17 @@ class TeacherFacts(Spec):
     family: str
     revision: str
     license: str
+    architecture: dict[str, Any] = Field(default_factory=dict)
 
 
 class TrainingFacts(Spec):
-    """How a student was made."""
+    """How a student was made; what its makers did not publish is null."""
 
     method: str = "Di[M]O"
-    steps: int
-    samples: int
-    seed: int
-    divergence: Divergence
+    steps: int | None = None
+    samples: int | None = None
+    seed: int | None = None
+    divergence: Divergence | None = None
 
 
 class StudentManifest(Spec):
@@ -66,6 +69,16 @@ class StudentManifest(Spec):
     temperature: float = Field(1.0, gt=0)
     training: TrainingFacts
     weights_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOptions:
+    """What else to load beside a student, and from where."""
+
+    with_teacher: bool = False
+    """Also the teacher's backbone, to sample or compare it; else only what the student needs."""
+    local_dir: str | None = None
+    say: Callable[[str], None] = lambda line: None
 
 
 @dataclass(frozen=True)
@@ -103,7 +116,7 @@ class Student:
             top_p=top_p,
         )
         with torch.inference_mode():
-            return self.teacher.tokenizer.decode(tokens)
+            return self.teacher.tokenizer.decode(tokens, cond)
 
 
 def describe_run(spec: DistillSpec, teacher: Teacher, weights_sha256: str) -> StudentManifest:
@@ -116,6 +129,7 @@ def describe_run(spec: DistillSpec, teacher: Teacher, weights_sha256: str) -> St
             family=teacher.family,
             revision=teacher.revision,
             license=teacher.license,
+            architecture=spec.teacher.architecture,
         ),
         init=spec.init,
         temperature=spec.student.temperature,
@@ -136,29 +150,31 @@ def save_student(folder: Path, spec: DistillSpec, teacher: Teacher, backbone: Ba
     digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
     manifest = describe_run(spec, teacher, digest)
     (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    (folder / "README.md").write_text(model_card(manifest), encoding="utf-8")
+    (folder / "README.md").write_text(model_card(manifest, teacher.takes_prompts), encoding="utf-8")
     return Student(manifest, teacher, backbone.eval())
 
 
-def model_card(manifest: StudentManifest) -> str:
+def model_card(manifest: StudentManifest, teacher_takes_prompts: bool) -> str:
     """A short model card: what it is, how to use it, where it comes from."""
     teacher, training = manifest.teacher, manifest.training
+    assert training.divergence is not None
     divergence = ", ".join(str(value) for value in training.divergence.model_dump().values())
+    use = '--prompt "a red fox in the snow"' if teacher_takes_prompts else "-n 16"
     return f"""---
 license: {teacher.license.lower()}
 tags: [dimo, one-step, masked-diffusion]
 ---
 # One-step student of `{teacher.name}`
 
-Distilled with {training.method} ({training.steps} steps, {training.samples:,} generated samples,
-seed {training.seed}, divergence {divergence}) from the masked diffusion teacher
+Distilled with {training.method} ({training.steps} steps, {training.samples or 0:,} generated
+samples, seed {training.seed}, divergence {divergence}) from the masked diffusion teacher
 `{teacher.name}` (revision {teacher.revision}). It turns an initial token sequence into an image in
 a single pass. It was trained without any images, on the teacher alone, and inherits the teacher's
 biases.
 
 ![samples](preview.png)
 
-    dimo sample --student . -n 16 --grid samples.png
+    dimo sample --student . {use} --grid samples.png
 
 Weights sha256 `{manifest.weights_sha256}`, made by dimo {manifest.dimo_version}.
 """
@@ -183,43 +199,77 @@ def find_student(target: Path) -> Path:
     raise MissingError(f"`{target}` {state}.", hint)
 
 
-def load_student(target: Path) -> Student:
+def load_student(target: Path, options: LoadOptions | None = None) -> Student:
     """Load a student from a run or student folder, strictly and with its hash checked.
 
     Its networks are put on the GPU if there is one.
     """
     folder = find_student(target)
+    manifest = read_manifest(folder / MANIFEST)
+    weights = read_weights(folder / WEIGHTS, manifest.weights_sha256)
+    return assemble_student(manifest, weights, f"`{folder / WEIGHTS}`", options or LoadOptions())
+
+
+def read_manifest(path: Path) -> StudentManifest:
+    """A student's manifest, validated."""
     try:
-        manifest = StudentManifest.model_validate_json(
-            (folder / MANIFEST).read_text(encoding="utf-8")
-        )
+        return StudentManifest.model_validate_json(path.read_text(encoding="utf-8"))
     except (ValidationError, UnicodeDecodeError) as error:
         first = error.errors()[0] if isinstance(error, ValidationError) else None
         detail = f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first else str(error)
-        raise SpecError(f"`{folder / MANIFEST}` is not a valid manifest: {detail}.") from None
+        raise SpecError(f"`{path}` is not a valid manifest: {detail}.") from None
+
+
+def read_weights(path: Path, sha256: str) -> StateDict:
+    """A student's weights, if they are what its manifest says."""
+    from dimo_cli.hub import file_sha256
+
     try:
-        data = (folder / WEIGHTS).read_bytes()
+        digest = file_sha256(path)
     except OSError as error:
-        raise MissingError(f"Cannot read `{folder / WEIGHTS}`: {error.strerror}.") from None
-    if hashlib.sha256(data).hexdigest() != manifest.weights_sha256:
+        raise MissingError(f"Cannot read `{path}`: {error.strerror}.") from None
+    if digest != sha256:
         raise MissingError(
-            f"`{folder / WEIGHTS}` does not match the hash in its manifest: "
-            "it is truncated or was changed.",
+            f"`{path}` does not match the hash in its manifest: it is truncated or was changed.",
             "Copy or download the student again.",
         )
-    if manifest.teacher.name not in TEACHERS:
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        problem = re.sub(r"\s+", " ", str(error))[:300]
+        raise MissingError(f"`{path}` does not fit its teacher: {problem}") from None
+
+
+def assemble_student(
+    manifest: StudentManifest, weights: StateDict, what: str, options: LoadOptions
+) -> Student:
+    """A student of these weights in its teacher's world."""
+    if manifest.teacher.name not in teacher_names():
         raise MissingError(
             f"This student needs the teacher `{manifest.teacher.name}`, "
             f"which dimo {__version__} does not know.",
             "Upgrade dimo.",
         )
-    teacher = load_teacher(manifest.teacher.name)
-    backbone = copy.deepcopy(teacher.backbone)
-    try:
-        weights = load_file(folder / WEIGHTS)
-        backbone.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
-    except (RuntimeError, SafetensorError) as error:
-        problem = re.sub(r"\s+", " ", str(error))[:300]
-        raise MissingError(f"`{folder / WEIGHTS}` does not fit its teacher: {problem}") from None
+    source = teacher_source(manifest, options.local_dir)
+    teacher = load_teacher(source, options.say, with_backbone=options.with_teacher)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return Student(manifest, teacher.to(device), backbone.requires_grad_(False).eval().to(device))
+    backbone = fill(copy.deepcopy(teacher.backbone), weights, what).to(device)
+    if not next(teacher.backbone.parameters()).is_meta:
+        teacher.backbone.to(device)
+    teacher.tokenizer.to(device)
+    teacher.conditioner.to(device)
+    return Student(manifest, teacher, backbone)
+
+
+def teacher_source(manifest: StudentManifest, local_dir: str | None) -> TeacherSource:
+    """Where the teacher that a manifest names comes from."""
+    facts = manifest.teacher
+    pinned = facts.revision if re.fullmatch(r"[0-9a-f]{40}", facts.revision) else None
+    if facts.name in EMBEDDED:
+        return TeacherSource(name=facts.name)
+    return TeacherSource(
+        name=facts.name,
+        revision=pinned,
+        local_dir=local_dir,
+        architecture=facts.architecture,
+    )

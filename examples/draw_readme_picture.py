@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from dimo_cli.console.images import enlarge, grid
-from dimo_cli.runs import sample_images
+from dimo_cli.samplers import Target, sample_images
 from dimo_cli.specs.sample import SamplerSpec
 from dimo_cli.students import BUILTIN, load_student
 
@@ -20,9 +20,10 @@ ROWS = {
     "student, 1 step": SamplerSpec(seed=1),
 }
 student = load_student(BUILTIN)
+target = Target(student.teacher, student)
 bands = []
 for title, sampler in ROWS.items():
-    pixels, _ = sample_images(student, [label % 10 for label in range(20)], sampler)
+    pixels, _ = sample_images(target, [label % 10 for label in range(20)], sampler)
     canvas = grid(enlarge(pixels, 40), columns=20, gap=4)
     banner = Image.new("RGB", (canvas.shape[1], 22), (24, 24, 24))
     ImageDraw.Draw(banner).text((6, 4), title, fill=(220, 220, 220), font_size=13)

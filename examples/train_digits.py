@@ -20,7 +20,7 @@ from dimo_cli.engine.optimizer import Ema
 from dimo_cli.engine.schedules import ema_decay
 from dimo_cli.metrics.features import DigitsFeatures
 from dimo_cli.metrics.frechet import RunningGaussian
-from dimo_cli.teachers.digits import MASK_ID, NULL_LABEL, DigitsTokenizer, build_backbone
+from dimo_cli.teachers.digits import CLASSES, MASK_ID, DigitsTokenizer, build_backbone
 from dimo_cli.teachers.protocol import Cond
 
 
@@ -50,7 +50,7 @@ def classification(rows):
 def masked_prediction(rows):
     """Eq. 1: cross-entropy at masked positions, arccos masking, one label in ten dropped."""
     drop = torch.rand(len(rows), generator=generator) < 0.1
-    cond = Cond({"label": labels[rows].masked_fill(drop, NULL_LABEL)})
+    cond = Cond({"label": labels[rows].masked_fill(drop, CLASSES)})
     ratio = draw_ratio("arccos", len(rows), generator)
     masked, mask = forward_mask(tokens[rows], ratio, MASK_ID, generator)
     hidden = teacher.hidden(teacher.embed(masked), cond)

@@ -7,7 +7,9 @@ import torch
 
 from dimo_cli.console.live import PlainView
 from dimo_cli.metrics.fid import FidMeter
-from dimo_cli.runs import FID_SEED, distill, student_sampler, teacher_sampler
+from dimo_cli.runs import FID_SEED, distill
+from dimo_cli.samplers import student_sampler, teacher_sampler
+from dimo_cli.specs.sample import SamplerSpec
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.resolve import resolve_spec
 from dimo_cli.students import BUILTIN, load_student
@@ -21,7 +23,7 @@ def teacher_fid():
     meter = FidMeter(teacher)
 
     def fid(steps):
-        sampler, protocol = teacher_sampler(teacher, steps)
+        sampler, protocol = teacher_sampler(teacher, SamplerSpec(teacher=True, steps=steps))
         return meter.measure(sampler, images=5000, seed=FID_SEED, protocol=protocol).value
 
     return {steps: fid(steps) for steps in (1, 2, 4, 8, 16)}

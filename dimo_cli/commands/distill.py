@@ -9,6 +9,7 @@ import typer
 
 from dimo_cli.commands.options import (
     JsonOption,
+    LocalDirOption,
     PresetOption,
     QuietOption,
     SetOption,
@@ -39,6 +40,7 @@ def distill(
     resume: Annotated[
         Path | None, typer.Option("--resume", help="Continue the run in this folder.")
     ] = None,
+    local_dir: LocalDirOption = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show spec, memory estimate and plan; train nothing.")
     ] = False,
@@ -46,13 +48,21 @@ def distill(
     quiet: QuietOption = False,
 ) -> None:
     """Distill a masked diffusion teacher into a one-step student (Di[M]O)."""
-    from dimo_cli.commands.plan import describe
+    from dimo_cli.commands.plan import describe, size
     from dimo_cli.console.output import out
+    from dimo_cli.errors import MissingError
 
-    plan, target = resolve_run(preset, spec, sets or [], folder, resume)
+    given = [*(sets or []), *([f"teacher.local_dir={local_dir}"] if local_dir else [])]
+    plan, target = resolve_run(preset, spec, given, folder, resume)
     if dry_run:
         document, view = describe(plan, target)
         out.result(document, view)
+        if not document["fits"]:
+            raise MissingError(
+                f"This run needs about {size(document['memory_bytes']['total'])}, and there are "
+                f"{size(document['available_bytes'])}.",
+                document["advice"],
+            )
         return
     train(plan, target, resuming=resume is not None)
 

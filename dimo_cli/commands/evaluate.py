@@ -11,6 +11,7 @@ from dimo_cli.commands.options import (
     GuidanceOption,
     JsonOption,
     QuietOption,
+    SamplerOption,
     SeedOption,
     StepsOption,
     TeacherOption,
@@ -48,6 +49,7 @@ def fid(
     ] = None,
     seed: SeedOption = 20_000,
     teacher: TeacherOption = False,
+    method: SamplerOption = "published",
     steps: StepsOption = None,
     guidance: GuidanceOption = None,
     temperature: TemperatureOption = None,
@@ -71,21 +73,26 @@ def fid(
             "temperature": temperature,
             "top_k": top_k,
             "top_p": top_p,
+            "method": method,
             "steps": steps,
             "guidance": guidance,
         },
     }
-    spec = spec_from_flags(EvalSpec, values, {"maximum": "--max", "target": "TARGET"})
+    spec = spec_from_flags(
+        EvalSpec, values, {"maximum": "--max", "target": "TARGET", "method": "--sampler"}
+    )
 
     from dimo_cli.console.progress import counting
     from dimo_cli.console.tables import score_table
     from dimo_cli.metrics.fid import FidMeter  # torch starts here
-    from dimo_cli.runs import build_sampler
-    from dimo_cli.students import BUILTIN, load_student
+    from dimo_cli.published_students import open_student
+    from dimo_cli.samplers import Target, build_sampler
+    from dimo_cli.students import BUILTIN, LoadOptions
 
     builtin = spec.target == "digits" and not Path(spec.target).exists()
-    student = load_student(BUILTIN if builtin else Path(spec.target))
-    sampler, protocol = build_sampler(student, spec.sampler)
+    options = LoadOptions(with_teacher=spec.sampler.teacher, say=out.note)
+    student = open_student(BUILTIN if builtin else spec.target, options)
+    sampler, protocol = build_sampler(Target(student.teacher, student), spec.sampler)
     meter = FidMeter(student.teacher)
     with counting(out, "sample and measure", spec.samples) as advance:
         score = meter.measure(

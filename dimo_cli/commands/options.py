@@ -30,6 +30,16 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON documen
 TeacherOption = Annotated[
     bool, typer.Option("--teacher", help="The student's teacher instead of the student.")
 ]
+SamplerOption = Annotated[
+    str,
+    typer.Option(
+        "--sampler", help="Of the teacher: published, random, confidence, halton or theta."
+    ),
+]
+LocalDirOption = Annotated[
+    Path | None,
+    typer.Option("--local-dir", help="Folder with the published files; nothing is downloaded."),
+]
 StepsOption = Annotated[int | None, typer.Option("--steps", help="Steps of the teacher.")]
 GuidanceOption = Annotated[
     float | None, typer.Option("--guidance", help="Guidance of the teacher.")

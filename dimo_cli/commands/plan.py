@@ -33,18 +33,30 @@ def size(count: float) -> str:
     return f"{count:.2f} GiB"
 
 
+def flops(count: float) -> str:
+    """Floating-point operations in words."""
+    for unit in ("MFLOP", "GFLOP", "TFLOP"):
+        if count < 1e9:
+            break
+        count /= 1000
+    return f"{count / 1e6:.1f} {unit}"
+
+
 def describe(plan: Plan[DistillSpec], folder: Path) -> tuple[dict[str, Any], RenderableType]:
     """The resolved spec, its origins, the memory estimate and the plan, as document and view."""
     from dimo_cli.engine.divergence import build_divergence
     from dimo_cli.engine.masking import check_control
-    from dimo_cli.engine.memory import estimate_memory
-    from dimo_cli.teachers.registry import load_teacher
+    from dimo_cli.engine.flops import flops_per_step
+    from dimo_cli.engine.memory import advice_to_fit, estimate_memory, machine_memory
+    from dimo_cli.teachers.registry import load_skeleton
 
     spec = plan.spec
-    teacher = load_teacher(spec.teacher.name)
+    teacher = load_skeleton(spec.teacher)
     check_control(teacher.space, spec.init.control, spec.init.control_token)
     build_divergence(spec.loss.divergence)
     memory = estimate_memory(teacher, spec)
+    place, available = machine_memory()
+    advice = advice_to_fit(teacher, spec, available)
     parameters = sum(p.numel() for p in teacher.backbone.parameters())
     samples = spec.train.steps * spec.train.batch_size * spec.train.accumulate
     steps = {
@@ -53,6 +65,7 @@ def describe(plan: Plan[DistillSpec], folder: Path) -> tuple[dict[str, Any], Ren
         "steps": spec.train.steps,
         "samples": samples,
         "forwards_per_step": forwards_per_step(spec),
+        "flops_per_step": flops_per_step(teacher, spec),
         "run_folder": str(folder),
     }
     parts = {
@@ -66,15 +79,23 @@ def describe(plan: Plan[DistillSpec], folder: Path) -> tuple[dict[str, Any], Ren
     document = {
         "plan": steps,
         "memory_bytes": parts,
+        "available_bytes": available,
+        "fits": advice is None,
+        "advice": advice,
         "origins": {path: origin for path, _, origin in changed},
         "spec": spec.model_dump(mode="json"),
     }
     table = Table.grid(padding=(0, 2))
     table.add_row("teacher", f"{teacher.name}, {parameters:,} parameters")
     table.add_row("training", f"{spec.train.steps:,} steps, {samples:,} generated samples")
-    table.add_row("each step", f"{steps['forwards_per_step']:g} forward passes of the backbone")
+    table.add_row(
+        "each step",
+        f"{steps['forwards_per_step']:g} forward passes of the backbone, "
+        f"about {flops(steps['flops_per_step'])}",
+    )
     shares = [f"{name.replace('_', ' ')} {size(parts[name])}" for name in parts if name != "total"]
     table.add_row("memory", f"about {size(memory.total)}: {', '.join(shares)}")
+    table.add_row("available", f"{size(available)}, {place}")
     table.add_row("writes to", str(folder))
     view = Group(
         Text(commented_yaml(spec)),

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dimo_cli.commands.options import JsonOption, command, example
+
+if TYPE_CHECKING:
+    from dimo_cli.specs.distill import DistillSpec
 
 app = typer.Typer(no_args_is_help=True, help="List, show and copy presets.")
 NameArgument = Annotated[str, typer.Argument(help="Name of a preset.")]
@@ -33,16 +36,36 @@ def list_presets(as_json: JsonOption = False) -> None:
 @command
 def show(name: NameArgument, as_json: JsonOption = False) -> None:
     """Print a preset as resolved YAML, with a comment per field."""
+    from dimo_cli.commands.plan import flops, size
     from dimo_cli.console.output import out
     from dimo_cli.specs.distill import DistillSpec
     from dimo_cli.specs.render import commented_yaml
     from dimo_cli.specs.resolve import preset_summary, resolve_spec
 
     spec = resolve_spec(DistillSpec, preset=name, environment={}).spec
+    needs = costs(spec)
     if as_json:
-        out.result({"preset": name, "spec": spec.model_dump(mode="json")})
+        out.result({"preset": name, "spec": spec.model_dump(mode="json"), **needs})
         return
-    out.text(f"# {name}: {preset_summary(name)}\n{commented_yaml(spec)}")
+    batch = spec.train.batch_size
+    cost = (
+        f"about {size(needs['memory_bytes'])} of GPU memory at batch size {batch}, "
+        f"{flops(needs['flops_per_step'])} per step"
+    )
+    out.text(f"# {name}: {preset_summary(name)}\n# {cost}\n{commented_yaml(spec)}")
+
+
+def costs(spec: DistillSpec) -> dict[str, float]:
+    """What a step of a preset costs, worked out without its weights."""
+    from dimo_cli.engine.flops import flops_per_step
+    from dimo_cli.engine.memory import estimate_memory
+    from dimo_cli.teachers.registry import load_skeleton
+
+    teacher = load_skeleton(spec.teacher)
+    return {
+        "memory_bytes": estimate_memory(teacher, spec).total,
+        "flops_per_step": flops_per_step(teacher, spec),
+    }
 
 
 @app.command(

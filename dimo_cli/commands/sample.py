@@ -1,7 +1,8 @@
-"""`dimo sample`: images from a student in one step, or from its teacher in many."""
+"""`dimo sample`: images from a student in one step, or from a teacher in many."""
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,8 +12,11 @@ import typer
 from dimo_cli.commands.options import (
     GuidanceOption,
     JsonOption,
+    LocalDirOption,
     QuietOption,
+    SamplerOption,
     SeedOption,
+    SetOption,
     StepsOption,
     TeacherOption,
     TemperatureOption,
@@ -23,6 +27,7 @@ from dimo_cli.commands.options import (
 )
 
 if TYPE_CHECKING:
+    from dimo_cli.samplers import Target
     from dimo_cli.specs.sample import SampleSpec
     from dimo_cli.teachers.protocol import Teacher
 
@@ -32,6 +37,8 @@ EXAMPLES = example(
     "dimo sample --class 7 -n 16 --seed 3 --grid out.png",
     "dimo sample --student runs/digits --class seven --class 3",
     "dimo sample --teacher --steps 16 --class 7",
+    'dimo sample --student Yuanzhi/DiMO --class "golden retriever"',
+    'dimo sample --preset meissonic --teacher --prompt "a red fox in the snow" -n 1',
 )
 
 
@@ -39,10 +46,20 @@ EXAMPLES = example(
 def sample(
     student: Annotated[
         str | None,
-        typer.Option("--student", "-s", help="Run or student folder; default: built in."),
+        typer.Option(
+            "--student", "-s", help="Run folder, student folder or Hub id; default: built in."
+        ),
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option("--preset", "-p", help="With --teacher: sample the teacher of this preset."),
     ] = None,
     classes: Annotated[
-        list[str] | None, typer.Option("--class", "-c", help="Class by number or name; repeatable.")
+        list[str] | None,
+        typer.Option("--class", "-c", help="Class by number, WordNet id or name; repeatable."),
+    ] = None,
+    prompts: Annotated[
+        list[str] | None, typer.Option("--prompt", help="Prompt for a text model; repeatable.")
     ] = None,
     count: Annotated[int, typer.Option("-n", "--count", help="Number of images.")] = 16,
     seed: SeedOption = 0,
@@ -53,13 +70,18 @@ def sample(
         Path | None, typer.Option("--out", "-o", help="Also write each image into this folder.")
     ] = None,
     teacher: TeacherOption = False,
+    method: SamplerOption = "published",
     steps: StepsOption = None,
     guidance: GuidanceOption = None,
     temperature: TemperatureOption = None,
     top_k: TopKOption = 0,
     top_p: TopPOption = 0.0,
-    columns: Annotated[int, typer.Option(help="Images per row.")] = 10,
+    columns: Annotated[
+        int | None, typer.Option(help="Images per row; default: as suits their size.")
+    ] = None,
     pixels: Annotated[int, typer.Option(help="Smallest side of an image in the PNG.")] = 64,
+    local_dir: LocalDirOption = None,
+    sets: SetOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -69,7 +91,9 @@ def sample(
 
     values = {
         "student": student,
+        "preset": preset,
         "classes": tuple(classes or ()),
+        "prompts": tuple(prompts or ()),
         "count": count,
         "columns": columns,
         "pixels": pixels,
@@ -79,81 +103,117 @@ def sample(
             "temperature": temperature,
             "top_k": top_k,
             "top_p": top_p,
+            "method": method,
             "steps": steps,
             "guidance": guidance,
         },
     }
-    spec = spec_from_flags(SampleSpec, values, {"count": "-n"})
-    draw(spec, grid, folder)
+    spec = spec_from_flags(SampleSpec, values, {"count": "-n", "method": "--sampler"})
+    if grid.suffix.lower() != ".png":
+        from dimo_cli.errors import SpecError
+
+        raise SpecError(f"`--grid` is {grid}: it must end in .png.", "Images are PNG files.")
+    draw(spec, open_target(spec, local_dir, sets or []), grid, folder)
 
 
-def draw(spec: SampleSpec, grid_file: Path, folder: Path | None) -> None:
+def open_target(spec: SampleSpec, local_dir: Path | None, sets: list[str]) -> Target:
+    """Load what is to be sampled."""
+    from dimo_cli.console.output import out
+    from dimo_cli.errors import SpecError
+    from dimo_cli.samplers import Target  # torch starts here
+
+    folder = str(local_dir) if local_dir else None
+    if spec.preset:
+        from dimo_cli.specs.distill import DistillSpec
+        from dimo_cli.specs.resolve import resolve_spec
+        from dimo_cli.teachers.registry import load_teacher
+
+        if folder:
+            sets = [*sets, f"teacher.local_dir={folder}"]
+        source = resolve_spec(DistillSpec, preset=spec.preset, sets=sets).spec.teacher
+        teacher = load_teacher(source, out.note)
+        return Target(teacher.to(best_device()))
+    if sets:
+        raise SpecError("`--set` changes a preset: add --preset.", "For a student leave it out.")
+    from dimo_cli.published_students import open_student
+    from dimo_cli.students import BUILTIN, LoadOptions
+
+    options = LoadOptions(spec.sampler.teacher, folder, out.note)
+    student = open_student(spec.student or BUILTIN, options, bool(spec.prompts))
+    return Target(student.teacher, student)
+
+
+def best_device() -> str:
+    """The GPU if there is one."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def draw(spec: SampleSpec, target: Target, grid_file: Path, folder: Path | None) -> None:
     """Sample, save and show."""
     from rich.console import Group
     from rich.text import Text
 
-    from dimo_cli import runs  # torch starts here
+    from dimo_cli import samplers
     from dimo_cli.console import images
     from dimo_cli.console.output import out
     from dimo_cli.console.progress import counting
-    from dimo_cli.errors import SpecError
-    from dimo_cli.students import BUILTIN, load_student
+    from dimo_cli.teachers.classes import short_name
 
-    if grid_file.suffix.lower() != ".png":
-        raise SpecError(f"`--grid` is {grid_file}: it must end in .png.", "Images are PNG files.")
-    student = load_student(Path(spec.student) if spec.student else BUILTIN)
-    labels = chosen_labels(student.teacher, spec)
+    wanted = chosen_conditions(target.teacher, spec)
     started = time.perf_counter()
-    with counting(out, "sample", len(labels)) as advance:
-        pixels, protocol = runs.sample_images(student, labels, spec.sampler, advance)
+    with counting(out, "sample", len(wanted)) as advance:
+        pixels, protocol = samplers.sample_images(target, wanted, spec.sampler, advance)
     seconds = time.perf_counter() - started
-    names = [student.teacher.class_names[label] for label in labels]
-    provenance = runs.provenance(student, spec.sampler, protocol)
-    shown_classes = {"dimo.class": ", ".join(dict.fromkeys(names))}
-    large = images.grid(images.enlarge(pixels, spec.pixels), spec.columns, gap=4)
-    images.save_png(large, grid_file, {**provenance, **shown_classes})
+    kind = "prompt" if target.teacher.takes_prompts else "class"
+    names = [
+        item if isinstance(item, str) else short_name(target.teacher.class_names[item])
+        for item in wanted
+    ]
+    provenance = samplers.provenance(target, spec.sampler, protocol)
+    columns = spec.columns or fitting_columns(len(pixels), pixels.shape[1])
+    large = images.grid(images.enlarge(pixels, spec.pixels), columns, gap=4)
+    about = {f"dimo.{kind}": ", ".join(dict.fromkeys(names))}
+    images.save_png(large, grid_file, {**provenance, **about})
     files = [str(grid_file)]
     if folder is not None:
         for index, (picture, name) in enumerate(zip(pixels, names, strict=True)):
             path = folder / f"{index:05d}.png"
-            about = {**provenance, "dimo.class": name, "dimo.index": str(index)}
-            images.save_png(images.enlarge(picture[None], spec.pixels)[0], path, about)
+            one = {**provenance, f"dimo.{kind}": name, "dimo.index": str(index)}
+            images.save_png(images.enlarge(picture[None], spec.pixels)[0], path, one)
             files.append(str(path))
     document: dict[str, Any] = {
-        "images": len(labels),
+        "images": len(names),
         "files": files,
-        "classes": names,
+        "prompts" if target.teacher.takes_prompts else "classes": names,
         "seconds": round(seconds, 4),
         "seed": spec.sampler.seed,
         "sampler": protocol,
     }
-    speed = f"{len(labels)} images in {seconds:.2f} s"
+    speed = f"{len(names)} images in {seconds:.2f} s"
     shown = []
     if out.data.is_terminal:
-        shown = [images.draw(pixels[:SHOWN], spec.columns, out.data.width), Text("")]
+        shown = [images.draw(pixels[:SHOWN], columns, out.data.width), Text("")]
     out.result(document, Group(*shown, Text(f"{speed}, saved to {grid_file}")))
 
 
-def chosen_labels(teacher: Teacher, spec: SampleSpec) -> list[int]:
-    """The class of each image: the chosen ones in turn, or all of them."""
-    names = teacher.class_names
-    chosen = [class_number(word, names) for word in spec.classes] or list(range(len(names)))
+def fitting_columns(count: int, side: int) -> int:
+    """Ten small images in a row; large ones in a square."""
+    return 10 if side < 128 else math.ceil(math.sqrt(count))
+
+
+def chosen_conditions(teacher: Teacher, spec: SampleSpec) -> list[int] | list[str]:
+    """The class or prompt of each image: the chosen ones in turn, or all classes."""
+    from dimo_cli.errors import SpecError
+    from dimo_cli.teachers.classes import find_class
+
+    if teacher.takes_prompts:
+        if not spec.prompts:
+            raise SpecError(f"`{teacher.name}` draws from prompts.", 'Add `--prompt "..."`.')
+        return [spec.prompts[index % len(spec.prompts)] for index in range(spec.count)]
+    if spec.prompts:
+        raise SpecError(f"`{teacher.name}` takes classes, not prompts.", "Use `--class`.")
+    chosen = [find_class(word, teacher) for word in spec.classes]
+    chosen = chosen or list(range(len(teacher.class_names)))
     return [chosen[index % len(chosen)] for index in range(spec.count)]
-
-
-def class_number(word: str, names: tuple[str, ...]) -> int:
-    """A class given by number or by name."""
-    from dimo_cli.errors import SpecError, did_you_mean
-
-    if word.lower() in names:
-        return names.index(word.lower())
-    try:
-        number = int(word)
-    except ValueError:
-        raise SpecError(f"There is no class `{word}`.", did_you_mean(word, names)) from None
-    if not 0 <= number < len(names):
-        raise SpecError(
-            f"`--class` is {number}: classes go from 0 to {len(names) - 1}.",
-            f"By name: {', '.join(names)}.",
-        )
-    return number

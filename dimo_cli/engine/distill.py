@@ -55,7 +55,7 @@ class StepReport:
 
 def trainable_copy(teacher: Teacher, spec: DistillSpec) -> Backbone:
     """A copy of the teacher's backbone to train: the start of theta and of psi."""
-    backbone = copy.deepcopy(teacher.backbone).requires_grad_(True).train()
+    backbone = copy.deepcopy(teacher.backbone).requires_grad_(True).train(spec.train.dropout)
     backbone.gradient_checkpointing = spec.train.gradient_checkpointing
     if spec.student.freeze_embeddings:
         for parameter in backbone.embedding_parameters():
@@ -103,6 +103,7 @@ class Distillation:
         check_control(teacher.space, spec.init.control, spec.init.control_token)
         self.teacher, self.spec, self.generator, self.autocast = teacher, spec, generator, autocast
         self.divergence = build_divergence(spec.loss.divergence)
+        teacher.backbone.train(spec.train.dropout)
         self.student = trainable_copy(teacher, spec)
         self.auxiliary = trainable_copy(teacher, spec)
         self.student_optimizer = NetworkOptimizer(self.student, spec.student.optimizer)
@@ -170,7 +171,7 @@ class Distillation:
     ) -> tuple[Tensor, SharedMask | None]:
         """Give the student the gradient of Eq. 7; returns the mean divergence for the log."""
         space, loss = self.teacher.space, self.spec.loss
-        mask_ratio = draw_ratio(self.spec.masking.student, len(generation.tokens), self.generator)
+        mask_ratio = self.draw_ratio(self.spec.masking.student, len(generation.tokens))
         x_tilde, mask = self.mask_again(generation.tokens, mask_ratio)
         with self.autocast():
             teacher_logits = self.teacher_logits(x_tilde, generation.cond, mask_ratio)
@@ -218,9 +219,7 @@ class Distillation:
                 generation = self.generate(step, gradients=False)
             reuse = shared[index] if update == 0 else None
             if reuse is None:
-                ratio = draw_ratio(
-                    self.spec.masking.auxiliary, len(generation.tokens), self.generator
-                )
+                ratio = self.draw_ratio(self.spec.masking.auxiliary, len(generation.tokens))
                 x_tilde, mask = self.mask_again(generation.tokens, ratio)
                 with self.autocast():
                     hidden = self.hidden(self.auxiliary, x_tilde, generation.cond)
@@ -259,6 +258,11 @@ class Distillation:
                 self.auxiliary, hidden, rows, self.spec.loss.chunk_tokens, loss_of
             )
         return total * self.spec.train.accumulate
+
+    def draw_ratio(self, schedule: str, count: int) -> Tensor:
+        """Mask ratios r_t [B] within the limits of the spec."""
+        masking = self.spec.masking
+        return draw_ratio(schedule, count, self.generator, masking.lowest, masking.highest)
 
     def mask_again(self, tokens: Tensor, ratio: Tensor) -> tuple[Tensor, Tensor]:
         """x_tilde ~ q(. | x_theta) and its mask."""

@@ -37,10 +37,16 @@ def bernoulli_mask(ratio: Tensor, length: int, generator: torch.Generator) -> Te
     return torch.where(mask.any(-1, keepdim=True), mask, lowest)
 
 
-def draw_ratio(schedule: str, count: int, generator: torch.Generator) -> Tensor:
+def draw_ratio(
+    schedule: str,
+    count: int,
+    generator: torch.Generator,
+    lowest: float = 0.0,
+    highest: float = 1.0,
+) -> Tensor:
     """Draw t ~ U[0, 1] for `count` samples and return their mask ratios r_t [B]."""
     u = torch.rand(count, generator=generator, device=generator.device)
-    return SCHEDULES[schedule](u).clamp(0, 1)
+    return SCHEDULES[schedule](u).clamp(lowest, highest)
 
 
 def forward_mask(

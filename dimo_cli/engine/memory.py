@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import math
+import os
 from dataclasses import dataclass
 
 import torch
@@ -30,6 +32,11 @@ class MemoryEstimate:
         return self.weights + self.gradients_and_optimizers + self.activations + self.logits
 
 
+def blank_cond(teacher: Teacher, count: int) -> Cond:
+    """A condition of the right shapes on the meta device."""
+    return teacher.conditioner.blank(count).to("meta")
+
+
 def saved_bytes(backbone: Backbone, teacher: Teacher, batch: int) -> int:
     """Bytes that autograd keeps for one forward pass of `batch` samples, on the meta device."""
     space = teacher.space
@@ -47,11 +54,36 @@ def saved_bytes(backbone: Backbone, teacher: Teacher, batch: int) -> int:
     alive: list[Tensor] = []  # a freed storage's address could be handed out again
     shape = (batch, space.length, space.groups)
     tokens = torch.zeros(shape, dtype=torch.long, device="meta")
-    null = teacher.conditioner.null(batch)
-    cond = Cond({name: torch.empty_like(t, device="meta") for name, t in null.tensors.items()})
+    cond = blank_cond(teacher, batch)
     with torch.autograd.graph.saved_tensors_hooks(remember, lambda tensor: tensor):
         meta.hidden(meta.embed(tokens), cond)
     return sum(kept.values())
+
+
+def machine_memory() -> tuple[str, int]:
+    """Where a run would go, and how many bytes are there."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name(), torch.cuda.mem_get_info()[1]
+    return "this machine's memory", os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def advice_to_fit(teacher: Teacher, spec: DistillSpec, available: int) -> str | None:
+    """What to change so that a run fits into `available` bytes; None if it fits as it is."""
+    estimate = estimate_memory(teacher, spec)
+    if estimate.total <= available:
+        return None
+    for checkpointing in sorted({spec.train.gradient_checkpointing, True}):
+        train = spec.train.model_copy(update={"gradient_checkpointing": checkpointing})
+        changed = estimate_memory(teacher, spec.model_copy(update={"train": train}))
+        spare = available - (changed.total - changed.activations)
+        batch = int(spare / (changed.activations / spec.train.batch_size))
+        if batch >= 1:
+            batch = min(batch, spec.train.batch_size)
+            passes = math.ceil(spec.train.batch_size * spec.train.accumulate / batch)
+            extra = " --set train.gradient_checkpointing=true" if checkpointing else ""
+            return f"Use `--set train.batch_size={batch} --set train.accumulate={passes}{extra}`."
+    fixed = estimate.weights + estimate.gradients_and_optimizers
+    return f"The weights and optimizers alone need {fixed / 2**30:.0f} GiB: use a larger GPU."
 
 
 def estimate_memory(teacher: Teacher, spec: DistillSpec) -> MemoryEstimate:

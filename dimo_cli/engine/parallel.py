@@ -5,6 +5,7 @@ Only positions with a masked slot are projected to the vocabulary, a chunk at a 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 
@@ -171,8 +172,6 @@ def sample_theta_trapezoidal(
     tokens = torch.full((batch, space.length, space.groups), space.mask_id, device=generator.device)
     masked = torch.ones_like(tokens, dtype=torch.bool)
     ratios = SCHEDULES[schedule](mask_progress(schedule, steps)).tolist()
-    a1 = 1 / (2 * theta * (1 - theta))
-    a2 = ((1 - theta) ** 2 + theta**2) / (2 * theta * (1 - theta))
 
     def rates() -> Callable[[Tensor], Tensor]:
         project = guided_head(teacher.backbone, tokens, cond, null, guidance)
@@ -193,7 +192,7 @@ def sample_theta_trapezoidal(
             still[rows[part]] &= ~jumps
         tokens, masked = flat.view_as(tokens), still.view_as(masked)
 
-    for before, after in zip(ratios, ratios[1:], strict=False):
+    for before, after in itertools.pairwise(ratios):
         start = rates()
         if after <= 0:
             leap(start, math.inf)
@@ -201,10 +200,18 @@ def sample_theta_trapezoidal(
             break
         duration = math.log(before / after)
         leap(start, theta * duration)
-        middle = rates()
-        leap(lambda rows: (a1 * middle(rows) - a2 * start(rows)).clamp(min=0), (1 - theta) * duration)  # noqa: B023
+        leap(extrapolated(start, rates(), theta), (1 - theta) * duration)
         on_step()
     return tokens.clamp(max=space.codes - 1)
+
+
+def extrapolated(
+    start: Callable[[Tensor], Tensor], middle: Callable[[Tensor], Tensor], theta: float
+) -> Callable[[Tensor], Tensor]:
+    """(a1 p' - a2 p)+ with a1 - a2 = 1: the rates of the second half of a trapezoidal step."""
+    a1 = 1 / (2 * theta * (1 - theta))
+    a2 = ((1 - theta) ** 2 + theta**2) / (2 * theta * (1 - theta))
+    return lambda rows: (a1 * middle(rows) - a2 * start(rows)).clamp(min=0)
 
 
 def mask_progress(schedule: str, steps: int) -> Tensor:

@@ -138,11 +138,14 @@ class Trainer:
             self.save()
         self.accelerator.init_trackers("dimo")
         self.watcher.on_start(self.progress.step)
-        with self.catch_signals():
-            while self.progress.step < self.spec.train.steps:
-                self.train_one_step()
-                if self.stop_signal is not None:
-                    raise Interrupted(self.stop_signal, self.progress.step, self.save())
+        try:
+            with self.catch_signals():
+                while self.progress.step < self.spec.train.steps:
+                    self.train_one_step()
+                    if self.stop_signal is not None:
+                        raise Interrupted(self.stop_signal, self.progress.step, self.save())
+        finally:
+            self.distillation.teacher.backbone.eval()  # its dropout may have been on
         if self.checkpoints.steps()[-1:] != [self.spec.train.steps]:
             self.save()
         self.accelerator.end_training()

@@ -41,10 +41,32 @@ class TeacherGuidance(Spec):
     scale: Real = Field(1.0, ge=0, le=100, description="Guidance s; 1 needs no null forward")
 
 
-class TeacherSpec(Spec):
-    """The frozen multi-step model (phi)."""
+class TeacherSource(Spec):
+    """Which teacher, and where its weights come from."""
 
     name: str = Field("digits", min_length=1, description="Which teacher to distill")
+    revision: str | None = Field(
+        None, min_length=1, description="Commit, tag or branch on the Hub; null: what dimo knows"
+    )
+    local_dir: str | None = Field(
+        None,
+        min_length=1,
+        description="Folder with the published files; nothing is downloaded then",
+    )
+    architecture: dict[str, Any] = Field(
+        default_factory=dict,
+        description="For a model of your own in this family's format: what differs from the "
+        "published architecture",
+    )
+    negative_prompt: str | None = Field(
+        None,
+        description="What guidance leads away from; null: what the family publishes. Text only",
+    )
+
+
+class TeacherSpec(TeacherSource):
+    """The frozen multi-step model (phi)."""
+
     guidance: Annotated[TeacherGuidance, _shorthand("scale", "constant")] = Field(
         default_factory=TeacherGuidance, description="Guidance while distilling"
     )
@@ -129,10 +151,28 @@ class MaskingSpec(Spec):
 
     student: MaskSchedule = Field("arccos", description="Mask schedule of the student's update")
     auxiliary: MaskSchedule = Field("arccos", description="Mask schedule of the auxiliary's update")
+    lowest: Real = Field(0.0, ge=0, lt=1, description="Mask ratios below are raised to this")
+    highest: Real = Field(1.0, gt=0, le=1, description="Mask ratios above are lowered to this")
     method: Literal["exact", "bernoulli"] = Field(
         "exact",
         description="An exact number of masked tokens per sample, or each one apart "
         "with probability r_t",
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> MaskingSpec:
+        if self.lowest > self.highest:
+            raise ValueError(f"lowest ({self.lowest}) must not be above highest ({self.highest})")
+        return self
+
+
+class ConditionSpec(Spec):
+    """What the student is conditioned on while it trains. Classes need no setting."""
+
+    prompts: str | None = Field(
+        None,
+        min_length=1,
+        description="Text file with one prompt per line; needed by, and only for, text teachers",
     )
 
 
@@ -336,6 +376,11 @@ class TrainSpec(Spec):
         "auto", description="Autocast of the forwards; auto: bf16 on CUDA, fp32 elsewhere"
     )
     compile: bool = Field(False, description="torch.compile the backbones: slow start, fast steps")
+    dropout: bool = Field(
+        False,
+        description="Keep the dropout that the teacher was trained with active in teacher, student "
+        "and auxiliary",
+    )
     gradient_checkpointing: bool = Field(
         False, description="Recompute activations in the backward pass: less memory, more time"
     )
@@ -382,6 +427,9 @@ class DistillSpec(Spec):
     """A Di[M]O distillation run (Algorithm 1)."""
 
     teacher: TeacherSpec = Field(default_factory=TeacherSpec, description="The frozen teacher")
+    condition: ConditionSpec = Field(
+        default_factory=ConditionSpec, description="The condition dataset"
+    )
     init: InitSpec = Field(default_factory=InitSpec, description="The student's input")
     masking: MaskingSpec = Field(default_factory=MaskingSpec, description="Forward masking")
     loss: LossSpec = Field(default_factory=LossSpec, description="The student's gradient")

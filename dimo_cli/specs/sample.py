@@ -8,6 +8,8 @@ from pydantic import Field, model_validator
 
 from dimo_cli.specs.base import Int, Real, Spec
 
+SamplerMethod = Literal["published", "random", "confidence", "halton", "theta"]
+
 
 class SamplerSpec(Spec):
     """How images are drawn, by a student in one pass or by its teacher in many."""
@@ -17,8 +19,16 @@ class SamplerSpec(Spec):
     temperature: Real | None = Field(None, gt=0, le=1000, description="Divides the logits")
     top_k: Int = Field(0, ge=0, description="Keep the k likeliest tokens; 0: all")
     top_p: Real = Field(0.0, ge=0, le=1, description="Keep the likeliest mass p; 0: all")
-    steps: Int | None = Field(None, ge=1, le=1024, description="Steps of a teacher")
-    guidance: Real | None = Field(None, ge=0, le=100, description="Guidance of a teacher")
+    method: SamplerMethod = Field(
+        "published",
+        description="Sampler of a teacher: the one its authors published, or one that all "
+        "families share (random or confident tokens first, Halton order, theta-trapezoidal)",
+    )
+    theta: Real = Field(0.5, gt=0, lt=1, description="Where the theta sampler looks again")
+    steps: Int | None = Field(None, ge=1, le=4096, description="Steps of a teacher")
+    guidance: Real | None = Field(
+        None, ge=0, le=100, description="Guidance s of a teacher: z_u + s (z_c - z_u)"
+    )
 
     @model_validator(mode="after")
     def _settings_have_an_effect(self) -> SamplerSpec:
@@ -26,9 +36,11 @@ class SamplerSpec(Spec):
             raise ValueError(
                 "--top-k and --top-p apply to students; for a teacher use --temperature"
             )
-        if not self.teacher and (self.steps is not None or self.guidance is not None):
+        if not self.teacher and (
+            self.steps is not None or self.guidance is not None or self.method != "published"
+        ):
             raise ValueError(
-                "--steps and --guidance apply to a teacher: add --teacher. "
+                "--steps, --guidance and --sampler apply to a teacher: add --teacher. "
                 "A student takes one step and needs no guidance"
             )
         return self
@@ -37,12 +49,33 @@ class SamplerSpec(Spec):
 class SampleSpec(Spec):
     """One call of `dimo sample`."""
 
-    student: str | None = Field(None, min_length=1, description="Run or student folder")
-    classes: tuple[str, ...] = Field((), description="Classes by number or name; none: all in turn")
+    student: str | None = Field(
+        None, min_length=1, description="Run folder, student folder or Hub id"
+    )
+    preset: str | None = Field(None, min_length=1, description="Whose teacher to sample")
+    classes: tuple[str, ...] = Field(
+        (), description="Classes by number, WordNet id or name; none: all in turn"
+    )
+    prompts: tuple[str, ...] = Field((), description="Prompts, for text teachers")
     count: Int = Field(16, ge=1, le=100_000, description="Number of images")
-    columns: Int = Field(10, ge=1, le=1000, description="Images per row of the grid")
+    columns: Int | None = Field(
+        None, ge=1, le=1000, description="Images per row of the grid; null: as suits their size"
+    )
     pixels: Int = Field(64, ge=1, le=4096, description="Smallest side of an image in the PNG")
     sampler: SamplerSpec = Field(default_factory=SamplerSpec, description="How images are drawn")
+
+    @model_validator(mode="after")
+    def _one_kind_of_condition(self) -> SampleSpec:
+        if self.classes and self.prompts:
+            raise ValueError("--class and --prompt exclude each other")
+        if self.preset and not self.sampler.teacher:
+            raise ValueError(
+                "--preset names a teacher: add --teacher to sample it, or use --student for a "
+                "student"
+            )
+        if self.preset and self.student:
+            raise ValueError("--preset and --student exclude each other")
+        return self
 
 
 class EvalSpec(Spec):

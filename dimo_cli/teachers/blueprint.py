@@ -75,6 +75,9 @@ class Store(Protocol):
     def weights(self, published: Published) -> StateDict:
         """The weights under our names, memory-mapped where possible."""
 
+    def revision_of(self, published: Published) -> str:
+        """The commit that the weights were read from; `local` for a local folder."""
+
     def prompt_cache(self) -> Path:
         """The folder of cached prompt embeddings."""
 
@@ -148,12 +151,14 @@ def fill(network: N, weights: StateDict, what: str) -> N:
                 "Is it the file of this preset? For a model of your own, describe it with "
                 "`--set teacher.architecture.KEY=VALUE`.",
             )
-    typed = {
-        name: tensor.to(expected[name].dtype)
-        for name, tensor in weights.items()
-    }
+    typed = {name: tensor.to(expected[name].dtype) for name, tensor in weights.items()}
     network.load_state_dict(typed, assign=True)
     return network.requires_grad_(False).eval()
+
+
+def fill_published(network: N, published: Published, store: Store) -> N:
+    """Give a meta network its published weights."""
+    return fill(network, store.weights(published), f"`{published.files[0]}`")
 
 
 def skeleton(blueprint: Blueprint) -> Teacher:
@@ -163,15 +168,13 @@ def skeleton(blueprint: Blueprint) -> Teacher:
     )
 
 
-def assemble(
-    blueprint: Blueprint, store: Store, revision: str, with_backbone: bool = True
-) -> Teacher:
+def assemble(blueprint: Blueprint, store: Store, with_backbone: bool = True) -> Teacher:
     """The teacher with its published weights; without its backbone where a student has its own."""
     backbone = on_meta(blueprint.build_backbone)
     if with_backbone:
-        backbone = fill(backbone, store.weights(blueprint.backbone), str(blueprint.backbone.files[0]))
-    tokenizer = on_meta(blueprint.build_tokenizer)
-    tokenizer = fill(tokenizer, store.weights(blueprint.tokenizer), str(blueprint.tokenizer.files[0]))
+        backbone = fill_published(backbone, blueprint.backbone, store)
+    tokenizer = fill_published(on_meta(blueprint.build_tokenizer), blueprint.tokenizer, store)
+    revision = store.revision_of(blueprint.backbone)
     return finish(blueprint, backbone, tokenizer, store, revision)
 
 

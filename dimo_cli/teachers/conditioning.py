@@ -76,14 +76,12 @@ class PromptConditioner(Conditioner):
         self._null: dict[str, Tensor] | None = None
 
     def prompts(self, prompts: Sequence[str]) -> Cond:
-        features = [self._cached(prompt) for prompt in prompts]
-        missing = list(dict.fromkeys(p for p, f in zip(prompts, features, strict=True) if f is None))
-        fresh = dict(zip(missing, self._encode(missing), strict=True)) if missing else {}
-        rows = [
-            fresh[prompt] if found is None else found
-            for prompt, found in zip(prompts, features, strict=True)
-        ]
-        return self._complete({name: torch.stack([row[name] for row in rows]) for name in self.shapes})
+        known = {prompt: self._cached(prompt) for prompt in prompts}
+        missing = [prompt for prompt, row in known.items() if row is None]
+        known |= dict(zip(missing, self._encode(missing), strict=True))
+        rows = [row for prompt in prompts if (row := known[prompt]) is not None]
+        stacked = {name: torch.stack([row[name] for row in rows]) for name in self.shapes}
+        return self._complete(stacked)
 
     def null(self, count: int) -> Cond:
         if self._null is None:
@@ -106,11 +104,12 @@ class PromptConditioner(Conditioner):
     def blank(self, count: int) -> Cond:
         return self._complete({name: torch.zeros(count, *s) for name, s in self.shapes.items()})
 
-    def to(self, device: torch.device | str) -> None:
+    def to(self, device: torch.device | str) -> PromptConditioner:
         self.device = device
         self._null = None
         if self._encoder is not None:
             self._encoder.to(device)
+        return self
 
     def _complete(self, rows: Mapping[str, Tensor]) -> Cond:
         """Add the constants and put everything on the device."""
@@ -121,6 +120,8 @@ class PromptConditioner(Conditioner):
         return Cond({**rows, **constants}).to(self.device)
 
     def _encode(self, prompts: list[str]) -> list[dict[str, Tensor]]:
+        if not prompts:
+            return []
         if self._encoder is None:
             self._encoder = self.load_encoder()
             self._encoder.to(self.device)

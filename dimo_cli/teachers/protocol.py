@@ -164,8 +164,9 @@ class Conditioner(ABC):
     def blank(self, count: int) -> Cond:
         """A condition of the right shapes and no meaning, for planning without any weights."""
 
-    def to(self, device: torch.device | str) -> None:
+    def to(self, device: torch.device | str) -> Conditioner:
         """Move whatever computes conditions to `device`; most have nothing to move."""
+        return self
 
 
 @dataclass(frozen=True, slots=True)

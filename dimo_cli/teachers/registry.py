@@ -3,31 +3,121 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
 
 from dimo_cli.errors import SpecError, did_you_mean
+from dimo_cli.hub import HubStore
+from dimo_cli.specs.distill import TeacherSource
 from dimo_cli.teachers import digits
+from dimo_cli.teachers.blueprint import Blueprint, HubFile, assemble, skeleton
+from dimo_cli.teachers.conditioning import PromptConditioner
 from dimo_cli.teachers.protocol import Teacher
 
+EMBEDDED: dict[str, Callable[[], Teacher]] = {"digits": digits.load_teacher}
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """How to get a teacher, with or without its weights."""
-
-    load: Callable[[], Teacher]
-    summary: str
-
-
-TEACHERS: dict[str, Entry] = {
-    "digits": Entry(digits.load_teacher, "embedded, 8x8 handwritten digits, 0.2M parameters"),
+# Families are imported when one of their teachers is asked for: some bring heavy packages.
+FAMILIES: dict[str, str] = {
+    "maskgit": "maskgit",
+    "maskgit-512": "maskgit",
+    "maskbit": "maskbit",
+    "maskbit-10bit": "maskbit",
+    "maskbit-12bit": "maskbit",
+    "maskbit-16bit": "maskbit",
+    "maskbit-18bit": "maskbit",
+    "maskgen-l": "maskgen",
+    "maskgen-xl": "maskgen",
+    "titok-s128": "titok",
+    "titok-b64": "titok",
+    "titok-l32": "titok",
+    "meissonic": "meissonic",
+    "monetico": "meissonic",
+    "amused-256": "amused",
+    "amused-512": "amused",
 }
 
 
-def load_teacher(name: str) -> Teacher:
-    """Load a teacher by name."""
-    if name not in TEACHERS:
+def teacher_names() -> list[str]:
+    """All known teachers."""
+    return [*EMBEDDED, *FAMILIES]
+
+
+def check_name(name: str) -> None:
+    """Refuse a teacher that does not exist."""
+    if name not in teacher_names():
         raise SpecError(
             f"`teacher.name` is {name!r}, which is not a known teacher.",
-            did_you_mean(name, TEACHERS),
+            did_you_mean(name, teacher_names()),
         )
-    return TEACHERS[name].load()
+
+
+def blueprint_of(
+    source: TeacherSource, read_config: Callable[[HubFile], dict[str, Any]] | None = None
+) -> Blueprint:
+    """The blueprint of a published teacher; `read_config` lets it read its repository's configs."""
+    module = import_module(f"dimo_cli.teachers.{FAMILIES[source.name]}")
+    blueprint: Blueprint = module.blueprint(source.name, source.architecture, read_config)
+    return blueprint
+
+
+def store_for(source: TeacherSource, say: Callable[[str], None] = lambda line: None) -> HubStore:
+    """Where a teacher's files come from."""
+    repository = blueprint_of(source).backbone.files[0].repo
+    return HubStore(
+        local_dir=Path(source.local_dir) if source.local_dir else None,
+        revisions={repository: source.revision} if source.revision else {},
+        known_hashes=not (source.revision or source.architecture),
+        say=say,
+    )
+
+
+def load_teacher(
+    source: TeacherSource | str,
+    say: Callable[[str], None] = lambda line: None,
+    with_backbone: bool = True,
+) -> Teacher:
+    """Load a teacher with its weights, from the package, a local folder or the Hub.
+
+    Without its backbone (left on the meta device) for a student that brings its own.
+    """
+    source = TeacherSource(name=source) if isinstance(source, str) else source
+    check_name(source.name)
+    if source.name in EMBEDDED:
+        check_embedded(source)
+        return EMBEDDED[source.name]()
+    store = store_for(source, say)
+    teacher = assemble(blueprint_of(source, store.config), store, with_backbone)
+    return configured(teacher, source)
+
+
+def load_skeleton(source: TeacherSource | str) -> Teacher:
+    """A teacher without weights, for planning: nothing is downloaded."""
+    source = TeacherSource(name=source) if isinstance(source, str) else source
+    check_name(source.name)
+    if source.name in EMBEDDED:
+        check_embedded(source)
+        return EMBEDDED[source.name]()
+    return configured(skeleton(blueprint_of(source)), source)
+
+
+def check_embedded(source: TeacherSource) -> None:
+    """An embedded teacher has its weights in the package and takes no settings."""
+    for field in ("revision", "local_dir", "architecture", "negative_prompt"):
+        if getattr(source, field):
+            raise SpecError(
+                f"`teacher.{field}` is set, but `{source.name}` ships inside dimo.",
+                "Leave it out.",
+            )
+
+
+def configured(teacher: Teacher, source: TeacherSource) -> Teacher:
+    """Apply what a user says about the condition."""
+    if source.negative_prompt is None:
+        return teacher
+    if not isinstance(teacher.conditioner, PromptConditioner):
+        raise SpecError(
+            f"`teacher.negative_prompt` is set, but `{source.name}` takes classes.", "Leave it out."
+        )
+    teacher.conditioner.negative_prompt = source.negative_prompt
+    return teacher

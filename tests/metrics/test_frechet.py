@@ -6,7 +6,8 @@ import torch
 
 from dimo_cli.metrics.fid import FidMeter, label_batches, metric_name
 from dimo_cli.metrics.frechet import Gaussian, RunningGaussian, frechet_distance
-from dimo_cli.runs import teacher_sampler
+from dimo_cli.samplers import teacher_sampler
+from dimo_cli.specs.sample import SamplerSpec
 
 
 def gaussian_of(features, batch=64):
@@ -61,7 +62,7 @@ def test_labels_are_spread_evenly():
 
 def test_a_score_carries_its_protocol_and_repeats_exactly(teacher):
     meter = FidMeter(teacher)
-    sampler, protocol = teacher_sampler(teacher, steps=2)
+    sampler, protocol = teacher_sampler(teacher, SamplerSpec(teacher=True, steps=2))
     first, second = (
         meter.measure(sampler, images=300, seed=1, protocol=protocol) for _ in range(2)
     )

@@ -1,0 +1,291 @@
+"""The Hugging Face Hub: find, download and verify published files.
+
+Every failure becomes a sentence with exit code 3, and no failure leaves a damaged file in a cache.
+The environment is read at each call: HF_ENDPOINT (a mirror), HF_HOME and HF_HUB_CACHE (where files
+go), HF_HUB_OFFLINE (use what is there) and HF_TOKEN mean what they mean to the Hub's own client.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from dimo_cli.errors import MissingError
+from dimo_cli.teachers.blueprint import HubFile, Published, StateDict
+
+SHA256 = re.compile(r"^[0-9a-f]{64}$")
+COMMIT = re.compile(r"snapshots/([0-9a-f]{40})(/|$)")
+CHUNK = 2**20
+
+
+class NotThere(MissingError):
+    """This one file is not to be had; an alternative may be."""
+
+
+def endpoint() -> str:
+    """The Hub, or the mirror that HF_ENDPOINT names."""
+    from huggingface_hub import constants
+
+    return os.environ.get("HF_ENDPOINT", "").rstrip("/") or constants.ENDPOINT
+
+
+def home() -> Path:
+    """The root of all Hugging Face caches."""
+    from huggingface_hub import constants
+
+    return Path(os.environ.get("HF_HOME") or constants.HF_HOME).expanduser()
+
+
+def download_cache() -> Path:
+    """Where downloaded files are kept."""
+    named = os.environ.get("HF_HUB_CACHE")
+    return Path(named).expanduser() if named else home() / "hub"
+
+
+def dimo_cache() -> Path:
+    """Where converted weights and prompt embeddings are kept."""
+    return home() / "dimo"
+
+
+def is_offline() -> bool:
+    """Whether HF_HUB_OFFLINE asks to stay off the network."""
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
+
+
+def file_sha256(path: Path) -> str:
+    """Hash of a file of any size."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """A file on this machine, the commit it is of, and its hash where that is known."""
+
+    path: Path
+    commit: str | None = None
+    sha256: str | None = None
+
+
+def explain(error: Exception, file: HubFile) -> MissingError:
+    """The sentence for a failed download."""
+    from huggingface_hub import errors
+
+    repo, where = f"`{file.repo}`", endpoint()
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(error, errors.GatedRepoError):
+        return MissingError(
+            f"{repo} is gated: its authors ask you to accept their terms first.",
+            f"Accept them at {where}/{file.repo}, then run `hf auth login`.",
+        )
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return NotThere(
+            f"There is no repository {repo} at {where}, or it is private.",
+            "Check the name; for a private repository run `hf auth login`.",
+        )
+    if isinstance(error, errors.RevisionNotFoundError):
+        return MissingError(
+            f"{repo} has no revision `{file.revision}`.", "Change `teacher.revision`."
+        )
+    if isinstance(error, errors.RemoteEntryNotFoundError):
+        return NotThere(f"{repo} has no file `{file.path}` at revision `{file.revision}`.")
+    if isinstance(error, errors.LocalEntryNotFoundError):
+        if is_offline():
+            return NotThere(
+                f"`{file}` is not in the cache {download_cache()}, and HF_HUB_OFFLINE is set.",
+                "Download it once while online, or name a folder that has it with `--local-dir`.",
+            )
+        return MissingError(
+            f"Cannot reach {where} for `{file}`.",
+            "Check network and proxy; for an air-gapped machine set HF_ENDPOINT to a mirror or "
+            "use `--local-dir`.",
+        )
+    if status in (401, 403):
+        return MissingError(f"{where} refuses access to {repo} ({status}).", "Run `hf auth login`.")
+    if status == 429:
+        return MissingError(
+            f"{where} asks to slow down (429) for `{file}`.",
+            "Wait some minutes and run the same command again; `hf auth login` raises the limit.",
+        )
+    if status is not None:
+        return MissingError(
+            f"{where} answers {status} for `{file}`.", "Try again later; nothing is lost."
+        )
+    if isinstance(error, OSError) and error.errno == 28:
+        return disk_full(download_cache())
+    first_line = (str(error).splitlines() or [type(error).__name__])[0][:200]
+    return MissingError(
+        f"The download of `{file}` failed: {first_line}",
+        "Run the same command again; a damaged download is never kept.",
+    )
+
+
+def disk_full(folder: Path) -> MissingError:
+    """The sentence for a full disk."""
+    return MissingError(
+        f"The disk of {folder} is full.",
+        "Free some space, or move the caches by setting HF_HOME to another disk.",
+    )
+
+
+class HubStore:
+    """Published files from a local folder, or from the Hub through its cache."""
+
+    def __init__(
+        self,
+        local_dir: Path | None = None,
+        revisions: Mapping[str, str] | None = None,
+        known_hashes: bool = True,
+        say: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        """`revisions` pins repositories; with `known_hashes` a file that dimo knows the hash of
+        must have it."""
+        self.local_dir, self.revisions = local_dir, dict(revisions or {})
+        self.known_hashes, self.say = known_hashes, say
+        self.commits: dict[str, str] = {}
+
+    def config(self, file: HubFile) -> dict[str, Any]:
+        """A JSON or YAML file, parsed."""
+        import yaml
+
+        path = self.locate(file).path
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML as well
+        except (yaml.YAMLError, UnicodeDecodeError):
+            content = None
+        if not isinstance(content, dict):
+            self.forget(path)
+            raise MissingError(
+                f"`{file}` is not a valid configuration file.", "Run the same command again."
+            )
+        return content
+
+    def folder(self, files: tuple[HubFile, ...]) -> Path:
+        """A local folder with these files of one repository folder; only the first must exist."""
+        first, *others = files
+        path = self.locate(first).path
+        for file in others:
+            try:
+                self.locate(file)
+            except NotThere:
+                continue
+        return path.parent
+
+    def weights(self, published: Published) -> StateDict:
+        """The weights under our names, memory-mapped where possible."""
+        from dimo_cli.teachers.weights import read_published
+
+        return read_published(published, *self.first(published), self)
+
+    def first(self, published: Published) -> tuple[HubFile, Located]:
+        """The first of the files that is to be had."""
+        problems: list[MissingError] = []
+        for file in published.files:
+            try:
+                return file, self.locate(file)
+            except NotThere as problem:
+                problems.append(problem)
+        if len(problems) == 1:
+            raise problems[0]
+        tried = " ".join(problem.message for problem in problems)
+        raise MissingError(
+            f"None of {len(problems)} sources has these weights. {tried}", problems[0].hint
+        )
+
+    def revision_of(self, published: Published) -> str:
+        """The commit that the weights were read from; `local` for a local folder."""
+        for file in published.files:
+            if file.repo in self.commits:
+                return self.commits[file.repo]
+        return "local" if self.local_dir else published.files[0].revision
+
+    def prompt_cache(self) -> Path:
+        """The folder of cached prompt embeddings."""
+        return dimo_cache() / "prompts"
+
+    def locate(self, file: HubFile) -> Located:
+        """The file on this machine, downloaded and verified if need be."""
+        if self.local_dir is not None:
+            return self._local(file, self.local_dir)
+        path = self._download(replace(file, revision=self.revisions.get(file.repo, file.revision)))
+        match = COMMIT.search(path.as_posix())
+        commit = match.group(1) if match else None
+        if commit:
+            self.commits[file.repo] = commit
+        blob = path.resolve().name  # large files are stored under their sha256
+        announced = blob if SHA256.match(blob) else None
+        if self.known_hashes and file.sha256 and announced and file.sha256 != announced:
+            raise MissingError(
+                f"`{file}` is not the file that dimo knows: its hash starts with "
+                f"{announced[:12]}, not {file.sha256[:12]}. It was replaced on the Hub.",
+                "If you trust it, pin its commit: `--set teacher.revision=COMMIT`.",
+            )
+        return Located(path, commit, announced)
+
+    def _local(self, file: HubFile, folder: Path) -> Located:
+        name = file.repo.split("/")[-1]
+        candidates = [
+            folder / file.repo / file.path,
+            folder / name / file.path,
+            folder / file.path,
+            folder / Path(file.path).name,
+        ]
+        for candidate in candidates:
+            if candidate.is_file():
+                return Located(candidate)
+        raise NotThere(
+            f"`{folder}` has no `{file}`.",
+            f"Looked for {', '.join(str(path.relative_to(folder)) for path in candidates)}.",
+        )
+
+    def _download(self, file: HubFile) -> Path:
+        from huggingface_hub import hf_hub_download
+
+        new = not is_offline() and not self._is_cached(file)
+        if new:
+            size = f" ({file.size / 2**20:,.0f} MiB)" if file.size else ""
+            self.say(f"Downloading {file}{size} ...")
+        try:
+            name = hf_hub_download(
+                file.repo,
+                file.path,
+                revision=file.revision,
+                cache_dir=download_cache(),
+                endpoint=endpoint(),
+                local_files_only=is_offline(),
+                library_name="dimo",
+            )
+        except Exception as error:  # the Hub's, the disk's, or of whichever HTTP library is below
+            raise explain(error, file) from error
+        path = Path(name)
+        announced = path.resolve().name
+        if new and SHA256.match(announced) and file_sha256(path) != announced:
+            self.forget(path)
+            raise MissingError(
+                f"`{file}` arrived damaged: its bytes do not match the hash {announced[:12]} that "
+                f"{endpoint()} announced.",
+                "Run the same command again; the damaged file was removed.",
+            )
+        return path
+
+    def _is_cached(self, file: HubFile) -> bool:
+        from huggingface_hub import try_to_load_from_cache
+
+        found = try_to_load_from_cache(
+            file.repo, file.path, cache_dir=download_cache(), revision=file.revision
+        )
+        return isinstance(found, str)
+
+    def forget(self, path: Path) -> None:
+        """Remove a damaged download from the cache, so that the next run fetches it again."""
+        if self.local_dir is None:
+            path.resolve().unlink(missing_ok=True)
+            path.unlink(missing_ok=True)

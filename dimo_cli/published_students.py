@@ -1,0 +1,137 @@
+"""Students on the Hub: those that dimo pushed, and one-step students that others published."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from dimo_cli.errors import MissingError, SpecError
+from dimo_cli.hub import HubStore, NotThere, file_sha256
+from dimo_cli.specs.distill import FixedNoise, FixedRatio, InitSpec, TeacherSource
+from dimo_cli.students import (
+    MANIFEST,
+    WEIGHTS,
+    LoadOptions,
+    Student,
+    StudentManifest,
+    TeacherFacts,
+    TrainingFacts,
+    assemble_student,
+    load_student,
+    read_manifest,
+    read_weights,
+)
+from dimo_cli.teachers.blueprint import HubFile, Published
+from dimo_cli.teachers.registry import blueprint_of
+from dimo_cli.teachers.weights import read_published
+
+HUB_ID = re.compile(r"^(?P<repo>[\w.-]+/[\w.-]+?)(/(?P<part>[\w-]+))?(@(?P<revision>[\w./-]+))?$")
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignStudent:
+    """A student that its authors published in a form of their own."""
+
+    teacher: str
+    files: tuple[str, ...]
+    takes_prompts: bool
+    init: InitSpec
+
+
+# Sampled as the authors' own sampling scripts do: r_init 0.6, noise 0.1, temperature 1.
+AUTHORS_INIT = InitSpec(mask_ratio=FixedRatio(value=0.6), embed_noise=FixedNoise(sigma=0.1))
+FOREIGN: Mapping[str, Mapping[str, ForeignStudent]] = {
+    "Yuanzhi/DiMO": {
+        "maskgit": ForeignStudent("maskgit", ("maskgit/pytorch_model.bin",), False, AUTHORS_INIT),
+        "meissonic": ForeignStudent(
+            "meissonic",
+            (
+                "meissonic/transformer/diffusion_pytorch_model.safetensors",
+                "meissonic/transformer/diffusion_pytorch_model.bin",
+            ),
+            True,
+            AUTHORS_INIT,
+        ),
+    }
+}
+
+
+def open_student(
+    target: str | Path, options: LoadOptions | None = None, with_prompts: bool | None = None
+) -> Student:
+    """A student by run folder, student folder or Hub id (`owner/name[/part][@revision]`).
+
+    `with_prompts` says whether it is to be asked with prompts or classes, which decides where a
+    repository holds a student of either kind.
+    """
+    options = options or LoadOptions()
+    match = HUB_ID.match(str(target))
+    if Path(target).exists() or match is None:
+        return load_student(Path(target), options)
+    repo, part, revision = match["repo"], match["part"], match["revision"]
+    store = HubStore(revisions={repo: revision} if revision else {}, say=options.say)
+    if repo in FOREIGN:
+        return open_foreign(repo, part, with_prompts, store, options)
+    return open_pushed(repo, part, store, options)
+
+
+def open_pushed(repo: str, part: str | None, store: HubStore, options: LoadOptions) -> Student:
+    """A student that dimo pushed: the same folder, on the Hub."""
+    folder = f"{part}/" if part else ""
+    try:
+        manifest_file = store.locate(HubFile(repo, f"{folder}{MANIFEST}"))
+        weights_file = store.locate(HubFile(repo, f"{folder}{WEIGHTS}"))
+    except NotThere as problem:
+        raise MissingError(
+            f"`{repo}` is neither a folder here nor a student on the Hub. {problem.message}",
+            "Give a run folder, a student folder or a Hub id; or make a student with "
+            "`dimo distill --preset digits`.",
+        ) from problem
+    except MissingError as problem:
+        raise MissingError(
+            f"`{repo}` does not exist here. {problem.message}", problem.hint
+        ) from problem
+    manifest = read_manifest(manifest_file.path)
+    weights = read_weights(weights_file.path, manifest.weights_sha256)
+    return assemble_student(manifest, weights, f"`{repo}`", options)
+
+
+def open_foreign(
+    repo: str,
+    part: str | None,
+    with_prompts: bool | None,
+    store: HubStore,
+    options: LoadOptions,
+) -> Student:
+    """One of the students that others published."""
+    parts = FOREIGN[repo]
+    if part is None:
+        fitting = [name for name, entry in parts.items() if entry.takes_prompts == with_prompts]
+        part = fitting[0] if fitting else next(iter(parts))
+    if part not in parts:
+        raise SpecError(
+            f"`{repo}` has no student `{part}`.",
+            f"Known: {', '.join(f'{repo}/{name}' for name in parts)}.",
+        )
+    entry = parts[part]
+    blueprint = blueprint_of(TeacherSource(name=entry.teacher))
+    published = Published(
+        tuple(HubFile(repo, path) for path in entry.files), convert=blueprint.backbone.convert
+    )
+    file, located = store.first(published)
+    weights = read_published(published, file, located, store)
+    manifest = StudentManifest(
+        dimo_version="published by others",
+        teacher=TeacherFacts(
+            name=entry.teacher,
+            family=blueprint.family,
+            revision="main",
+            license=blueprint.license,
+        ),
+        init=entry.init,
+        training=TrainingFacts(method=f"Di[M]O, published as {repo}/{part}"),
+        weights_sha256=located.sha256 or file_sha256(located.path),
+    )
+    return assemble_student(manifest, weights, f"`{repo}/{part}`", options)

@@ -1,0 +1,164 @@
+"""Students and teachers as samplers of images, each with the protocol that makes it repeatable."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dimo_cli import __version__
+from dimo_cli.console.images import Pixels
+from dimo_cli.engine.parallel import sample_by_plan, sample_theta_trapezoidal
+from dimo_cli.metrics.fid import Sampler
+from dimo_cli.specs.sample import SamplerSpec
+from dimo_cli.students import Student
+from dimo_cli.teachers.plans import heuristic_plan
+from dimo_cli.teachers.protocol import Cond, Plan, Teacher
+
+TOKENS_AT_ONCE = 65_536  # positions per sampling batch: 256 images of 16 x 16, 16 of 64 x 64
+SHARED_CHOICE_NOISE = 4.5  # Gumbel noise of the shared confidence sampler, as MaskGit's
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is sampled: a student within its teacher's world, or the teacher alone."""
+
+    teacher: Teacher
+    student: Student | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where its networks are."""
+        network = self.teacher.backbone if self.student is None else self.student.backbone
+        return next(network.parameters()).device
+
+
+def to_pixels(images: Tensor) -> Pixels:
+    """Images [B, 3, H, W] in [-1, 1] as bytes [B, H, W, 3]."""
+    pixels: Pixels = (
+        (images.float().mul(127.5).add(127.5).round().clamp(0, 255).byte())
+        .permute(0, 2, 3, 1)
+        .cpu()
+        .numpy()
+    )
+    return pixels
+
+
+def teacher_sampler(teacher: Teacher, spec: SamplerSpec) -> tuple[Sampler, dict[str, Any]]:
+    """A teacher as a sampler of images, with its protocol."""
+    defaults = teacher.sampler
+    steps = spec.steps or defaults.steps
+    guidance = defaults.guidance if spec.guidance is None else spec.guidance
+    temperature = spec.temperature or 1.0
+    settings: dict[str, Any] = {
+        "sampler": spec.method,
+        "steps": steps,
+        "guidance": guidance,
+        "temperature": temperature,
+    }
+    if spec.method == "theta":
+        settings |= {"theta": spec.theta, "schedule": defaults.schedule}
+
+        def draw(cond: Cond, generator: torch.Generator) -> Tensor:
+            return sample_theta_trapezoidal(
+                teacher,
+                cond,
+                generator,
+                steps=steps,
+                guidance=guidance,
+                schedule=defaults.schedule,
+                theta=spec.theta,
+                temperature=temperature,
+            )
+    else:
+        plan_of, noise = shared_or_published(teacher, spec)
+        plan = plan_of(steps, teacher.space.length * teacher.space.groups, guidance, noise)
+        settings |= {"choice_noise": noise}
+
+        def draw(cond: Cond, generator: torch.Generator) -> Tensor:
+            return sample_by_plan(teacher, cond, plan, generator, temperature)
+
+    def sample(cond: Cond, generator: torch.Generator) -> Tensor:
+        tokens = draw(cond, generator)
+        with torch.inference_mode():
+            return teacher.tokenizer.decode(tokens, cond)
+
+    return sample, {"network": f"teacher:{teacher.name}", **settings}
+
+
+def shared_or_published(teacher: Teacher, spec: SamplerSpec) -> tuple[Plan, float]:
+    """The plan that a sampler's name stands for, and the noise of its choices."""
+    defaults = teacher.sampler
+    if spec.method == "published":
+        return defaults.plan, defaults.choice_noise
+    if spec.method == "confidence":
+        return heuristic_plan("log_prob", defaults.schedule), SHARED_CHOICE_NOISE
+    if spec.method == "halton":
+        return heuristic_plan("halton", defaults.schedule), 0.0
+    return heuristic_plan("random", defaults.schedule), 0.0
+
+
+def student_sampler(
+    student: Student, temperature: float | None = None, top_k: int = 0, top_p: float = 0.0
+) -> tuple[Sampler, dict[str, Any]]:
+    """A student as a sampler of images, with its protocol."""
+    settings: dict[str, Any] = {
+        "temperature": temperature or student.manifest.temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+    }
+
+    def sample(cond: Cond, generator: torch.Generator) -> Tensor:
+        return student.sample(cond, generator, **settings)
+
+    return sample, {"network": f"student:{student.short_id}", "steps": 1, **settings}
+
+
+def build_sampler(target: Target, spec: SamplerSpec) -> tuple[Sampler, dict[str, Any]]:
+    """The sampler that a spec asks for: the student, or its teacher."""
+    if spec.teacher or target.student is None:
+        return teacher_sampler(target.teacher, spec)
+    return student_sampler(target.student, spec.temperature, spec.top_k, spec.top_p)
+
+
+def condition(teacher: Teacher, wanted: Sequence[int] | Sequence[str]) -> Cond:
+    """The condition of class numbers or prompts, where the backbone is."""
+    if teacher.takes_prompts:
+        return teacher.conditioner.prompts([str(prompt) for prompt in wanted])
+    return teacher.conditioner.labels(torch.tensor([int(label) for label in wanted]))
+
+
+def sample_images(
+    target: Target,
+    wanted: Sequence[int] | Sequence[str],
+    spec: SamplerSpec,
+    progress: Callable[[int], None] = lambda count: None,
+) -> tuple[Pixels, dict[str, Any]]:
+    """Images of these classes or prompts as bytes [N, H, W, 3], with their protocol."""
+    sampler, protocol = build_sampler(target, spec)
+    generator = torch.Generator(target.device).manual_seed(spec.seed)
+    batch = max(1, min(256, TOKENS_AT_ONCE // target.teacher.space.length))
+    pixels = []
+    for start in range(0, len(wanted), batch):
+        cond = condition(target.teacher, wanted[start : start + batch]).to(target.device)
+        pixels.append(to_pixels(sampler(cond, generator)))
+        progress(len(cond))
+    return np.concatenate(pixels), protocol
+
+
+def provenance(target: Target, spec: SamplerSpec, protocol: dict[str, Any]) -> dict[str, str]:
+    """What a PNG says about itself."""
+    student = None if spec.teacher else target.student
+    return {
+        "Software": f"dimo {__version__}",
+        "dimo.version": __version__,
+        "dimo.student": student.manifest.weights_sha256 if student else "none",
+        "dimo.teacher": f"{target.teacher.name}@{target.teacher.revision}",
+        "dimo.seed": str(spec.seed),
+        "dimo.sampler": json.dumps(protocol, sort_keys=True),
+    }

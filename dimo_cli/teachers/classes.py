@@ -1,0 +1,49 @@
+"""From what a person calls a class to its number."""
+
+from __future__ import annotations
+
+from dimo_cli.errors import SpecError, nearest
+from dimo_cli.teachers.protocol import Teacher
+
+SHOWN = 12  # class names listed in an error message at most
+
+
+def find_class(word: str, teacher: Teacher) -> int:
+    """A class by number, WordNet id, or any of its names."""
+    names, wanted = teacher.class_names, word.strip().lower()
+    if wanted.removeprefix("-").isdigit():
+        return checked(int(wanted), names)
+    if wanted in teacher.class_ids:
+        return teacher.class_ids.index(wanted)
+    synonyms = [[name.strip().lower() for name in entry.split(",")] for entry in names]
+    for found in (
+        [number for number, entry in enumerate(synonyms) if ", ".join(entry) == wanted],
+        [number for number, entry in enumerate(synonyms) if entry[0] == wanted],
+        [number for number, entry in enumerate(synonyms) if wanted in entry],
+    ):
+        if len(found) == 1:
+            return found[0]
+        if found:
+            meant = "; ".join(f"{number} ({names[number]})" for number in found)
+            raise SpecError(f"`{word}` names {len(found)} classes.", f"Say which: {meant}.")
+    guess = nearest(wanted, [name for entry in synonyms for name in entry])
+    hint = f"Did you mean `{guess}`?" if guess else f"Classes go from 0 to {len(names) - 1}."
+    if len(names) <= SHOWN:
+        hint += f" By name: {', '.join(names)}."
+    raise SpecError(f"There is no class `{word}`.", hint)
+
+
+def checked(number: int, names: tuple[str, ...]) -> int:
+    """A class number within the range."""
+    if 0 <= number < len(names):
+        return number
+    by_name = f"By name: {', '.join(names)}." if len(names) <= SHOWN else None
+    raise SpecError(
+        f"`--class` is {number}: classes go from 0 to {len(names) - 1}.",
+        by_name or 'Or by name, such as `--class "golden retriever"`.',
+    )
+
+
+def short_name(entry: str) -> str:
+    """The first of a class's names."""
+    return entry.split(",")[0]
