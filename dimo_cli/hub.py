@@ -79,6 +79,10 @@ def explain(error: Exception, file: HubFile) -> MissingError:
     """The sentence for a failed download."""
     from huggingface_hub import errors
 
+    if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(
+        error.__cause__, errors.HfHubHTTPError
+    ):
+        error = error.__cause__  # the Hub did answer; the client looked in its cache after that
     repo, where = f"`{file.repo}`", endpoint()
     status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(error, errors.GatedRepoError):

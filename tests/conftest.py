@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.teachers.registry import load_teacher
+from tests.fake_hub import FakeHub, serve
 
 # The networks of the tests are tiny: one thread each, and as many processes as there are cores.
 torch.set_num_threads(1)
@@ -97,3 +98,17 @@ def dimo(tmp_path, monkeypatch):
         return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
     return run
+
+
+@pytest.fixture
+def fake_hub(tmp_path_factory, monkeypatch):
+    """An empty Hub on this machine, with caches of its own."""
+    hub = FakeHub()
+    server = serve(hub)
+    monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    monkeypatch.setenv("HF_HOME", str(tmp_path_factory.mktemp("hf")))
+    for name in ("HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    yield hub
+    server.shutdown()
+    server.server_close()

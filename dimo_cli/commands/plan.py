@@ -35,18 +35,18 @@ def size(count: float) -> str:
 
 def flops(count: float) -> str:
     """Floating-point operations in words."""
-    for unit in ("MFLOP", "GFLOP", "TFLOP"):
+    for unit in ("MFLOP", "GFLOP"):
         if count < 1e9:
-            break
+            return f"{count / 1e6:.1f} {unit}"
         count /= 1000
-    return f"{count / 1e6:.1f} {unit}"
+    return f"{count / 1e6:.1f} TFLOP"
 
 
 def describe(plan: Plan[DistillSpec], folder: Path) -> tuple[dict[str, Any], RenderableType]:
     """The resolved spec, its origins, the memory estimate and the plan, as document and view."""
     from dimo_cli.engine.divergence import build_divergence
-    from dimo_cli.engine.masking import check_control
     from dimo_cli.engine.flops import flops_per_step
+    from dimo_cli.engine.masking import check_control
     from dimo_cli.engine.memory import advice_to_fit, estimate_memory, machine_memory
     from dimo_cli.teachers.registry import load_skeleton
 
@@ -57,6 +57,7 @@ def describe(plan: Plan[DistillSpec], folder: Path) -> tuple[dict[str, Any], Ren
     memory = estimate_memory(teacher, spec)
     place, available = machine_memory()
     advice = advice_to_fit(teacher, spec, available)
+    arithmetic = flops_per_step(teacher, spec)
     parameters = sum(p.numel() for p in teacher.backbone.parameters())
     samples = spec.train.steps * spec.train.batch_size * spec.train.accumulate
     steps = {
@@ -65,7 +66,7 @@ def describe(plan: Plan[DistillSpec], folder: Path) -> tuple[dict[str, Any], Ren
         "steps": spec.train.steps,
         "samples": samples,
         "forwards_per_step": forwards_per_step(spec),
-        "flops_per_step": flops_per_step(teacher, spec),
+        "flops_per_step": arithmetic,
         "run_folder": str(folder),
     }
     parts = {
@@ -90,8 +91,7 @@ def describe(plan: Plan[DistillSpec], folder: Path) -> tuple[dict[str, Any], Ren
     table.add_row("training", f"{spec.train.steps:,} steps, {samples:,} generated samples")
     table.add_row(
         "each step",
-        f"{steps['forwards_per_step']:g} forward passes of the backbone, "
-        f"about {flops(steps['flops_per_step'])}",
+        f"{steps['forwards_per_step']:g} forward passes of the backbone, about {flops(arithmetic)}",
     )
     shares = [f"{name.replace('_', ' ')} {size(parts[name])}" for name in parts if name != "total"]
     table.add_row("memory", f"about {size(memory.total)}: {', '.join(shares)}")

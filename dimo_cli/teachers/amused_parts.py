@@ -20,7 +20,7 @@ from dimo_cli.specs.base import Int, Spec
 from dimo_cli.teachers import vq_model
 from dimo_cli.teachers.blueprint import Blueprint, HubFile, Published, Store, read_architecture
 from dimo_cli.teachers.conditioning import PromptConditioner, TextEncoder
-from dimo_cli.teachers.hub_text import TEXT_LENGTH, load_text_encoder, text_files
+from dimo_cli.teachers.hub_text import TEXT_LENGTH, load_text_encoder, text_files, text_weights
 from dimo_cli.teachers.plans import SCHEDULES, masked_counts
 from dimo_cli.teachers.protocol import (
     Backbone,
@@ -254,10 +254,11 @@ def build_blueprint(
             assert store is not None, "a blank conditioner encodes no prompts"
             return load_text_encoder(facts.repo, store)
 
+        revision = store.revision_of(text_weights(facts.repo)) if store else "-"
         return PromptConditioner(
             shapes,
             load_encoder,
-            key=f"{facts.repo}/text_encoder",
+            key=f"{facts.repo}/text_encoder@{revision}",
             cache=store.prompt_cache() if store else None,
             # Original width and height, crop from the left and the top, aesthetic score.
             constants={"micro": torch.tensor([size, size, 0.0, 0.0, AESTHETIC_SCORE])},

@@ -156,12 +156,11 @@ def build_conditioner(arch: Architecture, store: Store | None) -> PromptConditio
 
 
 def read_settings(
-    files: Sequence[HubFile], read_config: Callable[[HubFile], dict[str, Any]] | None
+    files: Sequence[HubFile], read_config: Callable[[HubFile], dict[str, Any]]
 ) -> dict[str, Any]:
     """What the config files say; the authors' collections of weights have none."""
     settings: dict[str, Any] = {}
-    for file in files if read_config else ():
-        assert read_config is not None
+    for file in files:
         try:
             settings |= settings_of(read_config(file), str(file))
         except NotThere:
@@ -178,7 +177,8 @@ def blueprint(
     facts = VARIANTS[variant]
     # Both files describe the tokenizer; its own is the one to believe.
     configs = (HubFile(facts.repo, "config.json"), HubFile(TOKENIZER_REPO, "config.json"))
-    published = {**SHARED, **facts.sizes, **read_settings(configs, read_config)}
+    from_repos = read_settings(configs, read_config) if read_config else {}
+    published = {**SHARED, **facts.sizes, **from_repos}
     arch = read_architecture(Architecture, published, architecture)
     return Blueprint(
         name=variant,

@@ -23,8 +23,9 @@ SCORE_FACTOR = 100.0
 def score_features(scores: Tensor, size: int) -> Tensor:
     """Aesthetic scores [B] as sines, then cosines, of falling frequencies: [B, size]."""
     half = size // 2
-    exponents = torch.arange(half, dtype=torch.float32, device=scores.device) / half
-    frequencies = torch.exp(-math.log(SCORE_PERIOD) * exponents)
+    index = torch.arange(half, dtype=torch.float32, device=scores.device)
+    # Angles are hundreds of radians, so the order of rounding shows in the fifth digit.
+    frequencies = torch.exp(-math.log(SCORE_PERIOD) * index / half)
     angles = SCORE_FACTOR * scores.float()[:, None] * frequencies
     return torch.cat([angles.sin(), angles.cos()], dim=-1)
 

@@ -23,10 +23,8 @@ class Codebook(nn.Module):
         self.embedding = nn.Embedding(codes, size)
 
     def nearest(self, latents: Tensor) -> Tensor:
-        """Latents [B, L, C] to codes [B, L], always in float32: half precision moves borders."""
-        with torch.autocast(latents.device.type, enabled=False):
-            latents, vectors = latents.float(), self.embedding.weight.float()
-            return (vectors.square().sum(-1) - 2 * latents @ vectors.T).argmin(-1)
+        """Latents [B, L, C] to codes [B, L]; autocast leaves these distances in float32."""
+        return torch.cdist(latents, self.embedding.weight).argmin(-1)
 
 
 class TextAwareDecoder(ViTDecoder):
