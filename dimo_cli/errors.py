@@ -27,6 +27,10 @@ class MissingError(DimoError):
     exit_code = 3
 
 
+class NotThere(MissingError):
+    """This one file is not to be had; an alternative may be."""
+
+
 class DivergedError(DimoError):
     """Training could not be recovered."""
 

@@ -8,6 +8,7 @@ go), HF_HUB_OFFLINE (use what is there) and HF_TOKEN mean what they mean to the 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -15,16 +16,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dimo_cli.errors import MissingError
+from dimo_cli.errors import MissingError, NotThere
 from dimo_cli.teachers.blueprint import HubFile, Published, StateDict
 
 SHA256 = re.compile(r"^[0-9a-f]{64}$")
 COMMIT = re.compile(r"snapshots/([0-9a-f]{40})(/|$)")
 CHUNK = 2**20
-
-
-class NotThere(MissingError):
-    """This one file is not to be had; an alternative may be."""
 
 
 def endpoint() -> str:
@@ -161,9 +158,10 @@ class HubStore:
         import yaml
 
         path = self.locate(file).path
+        parse = json.loads if path.suffix == ".json" else yaml.safe_load
         try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML as well
-        except (yaml.YAMLError, UnicodeDecodeError):
+            content = parse(path.read_text(encoding="utf-8"))
+        except (ValueError, yaml.YAMLError):
             content = None
         if not isinstance(content, dict):
             self.forget(path)
@@ -211,6 +209,10 @@ class HubStore:
                 return self.commits[file.repo]
         return "local" if self.local_dir else published.files[0].revision
 
+    def origin(self) -> str:
+        """What tells the files of this store from those of another."""
+        return f"local:{self.local_dir.resolve()}" if self.local_dir else "hub"
+
     def prompt_cache(self) -> Path:
         """The folder of cached prompt embeddings."""
         return dimo_cache() / "prompts"
@@ -240,7 +242,6 @@ class HubStore:
             folder / file.repo / file.path,
             folder / name / file.path,
             folder / file.path,
-            folder / Path(file.path).name,
         ]
         for candidate in candidates:
             if candidate.is_file():

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from dimo_cli.errors import MissingError, SpecError
-from dimo_cli.hub import HubStore, NotThere, file_sha256
+from dimo_cli.errors import MissingError, NotThere, SpecError
+from dimo_cli.hub import HubStore, file_sha256
 from dimo_cli.specs.distill import FixedNoise, FixedRatio, InitSpec, TeacherSource
 from dimo_cli.students import (
     MANIFEST,

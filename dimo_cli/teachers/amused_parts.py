@@ -254,11 +254,12 @@ def build_blueprint(
             assert store is not None, "a blank conditioner encodes no prompts"
             return load_text_encoder(facts.repo, store)
 
-        revision = store.revision_of(text_weights(facts.repo)) if store else "-"
+        weights = text_weights(facts.repo)
+        known = f"{store.revision_of(weights)} from {store.origin()}" if store else "nowhere"
         return PromptConditioner(
             shapes,
             load_encoder,
-            key=f"{facts.repo}/text_encoder@{revision}",
+            key=f"{facts.repo}/text_encoder@{known}",
             cache=store.prompt_cache() if store else None,
             # Original width and height, crop from the left and the top, aesthetic score.
             constants={"micro": torch.tensor([size, size, 0.0, 0.0, AESTHETIC_SCORE])},

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from dimo_cli.errors import MissingError, SpecError, did_you_mean
 from dimo_cli.specs.base import Spec
+from dimo_cli.teachers.conditioning import ClassConditioner
 from dimo_cli.teachers.protocol import (
     Backbone,
     Conditioner,
@@ -77,6 +78,9 @@ class Store(Protocol):
 
     def revision_of(self, published: Published) -> str:
         """The commit that the weights were read from; `local` for a local folder."""
+
+    def origin(self) -> str:
+        """What tells the files of this store from those of another."""
 
     def prompt_cache(self) -> Path:
         """The folder of cached prompt embeddings."""
@@ -185,7 +189,11 @@ def finish(
     store: Store | None,
     revision: str,
 ) -> Teacher:
-    """Put the parts and the facts together."""
+    """Put the parts and the facts together; classes without names go by their numbers."""
+    conditioner = blueprint.build_conditioner(store)
+    names = blueprint.class_names
+    if not names and isinstance(conditioner, ClassConditioner):
+        names = tuple(str(number) for number in range(conditioner.classes))
     return Teacher(
         name=blueprint.name,
         family=blueprint.family,
@@ -194,9 +202,9 @@ def finish(
         space=blueprint.space,
         backbone=backbone,
         tokenizer=tokenizer,
-        conditioner=blueprint.build_conditioner(store),
+        conditioner=conditioner,
         sampler=blueprint.sampler,
-        class_names=blueprint.class_names,
+        class_names=names,
         class_ids=blueprint.class_ids,
         takes_prompts=blueprint.takes_prompts,
     )

@@ -14,8 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dimo_cli.errors import MissingError
-from dimo_cli.hub import NotThere
+from dimo_cli.errors import MissingError, NotThere
 from dimo_cli.teachers.blueprint import (
     Blueprint,
     HubFile,
@@ -145,11 +144,12 @@ def build_conditioner(arch: Architecture, store: Store | None) -> PromptConditio
         assert store is not None, "a blank conditioner encodes no prompts"
         return load_text_encoder(arch, store)
 
+    origin = store.origin() if store else "nowhere"
     width, states = arch.text_embed_dim, (arch.text_context_length, arch.text_embed_dim)
     return PromptConditioner(
         {"text": states, "pooled": (width,), "decoder_text": states},
         load_encoder,
-        key=f"{OPENAI_REPO}, {arch.text_layers} layers, padded with zeros",
+        key=f"{OPENAI_REPO}, {arch.text_layers} layers, padded with zeros, from {origin}",
         cache=store.prompt_cache() if store else None,
         constants={"aesthetic": torch.tensor(float(arch.sample_aesthetic_score))},
     )

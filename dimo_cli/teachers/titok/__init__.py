@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from dimo_cli.errors import SpecError
-from dimo_cli.hub import NotThere
+from dimo_cli.errors import NotThere, SpecError
 from dimo_cli.teachers.blueprint import (
     Blueprint,
     HubFile,

@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from dimo_cli.specs.base import Int, Real, Spec
-from dimo_cli.teachers.maskgen.vit import SIZES, ViTSize
-
-
-def _named_size(value: Any) -> Any:
-    """Published sizes go by name; any other is given by its numbers."""
-    if not isinstance(value, str):
-        return value
-    if value not in SIZES:
-        raise ValueError(f"must be {', '.join(SIZES)}, or numbers for width, layers and heads")
-    return SIZES[value]
-
-
-NamedSize = Annotated[ViTSize, BeforeValidator(_named_size)]
+from dimo_cli.teachers.maskgen.vit import NamedSize
 
 
 class PixelDecoderSize(Spec):
