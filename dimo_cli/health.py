@@ -133,10 +133,15 @@ def check_memory() -> Check:
     return Check("memory", "ok", f"{total:.0f} GiB")
 
 
+def existing_parent(folder: Path) -> Path:
+    """The folder itself, or the nearest one above it that exists."""
+    while not folder.exists():
+        folder = folder.parent
+    return folder
+
+
 def check_disk(folder: Path) -> Check:
-    place = folder.resolve()
-    while not place.exists():
-        place = place.parent
+    place = existing_parent(folder.resolve())
     free = shutil.disk_usage(place).free / GIB
     found = f"{free:.1f} GiB free for runs in {folder.resolve()}"
     if not os.access(place, os.W_OK):
@@ -149,31 +154,29 @@ def check_disk(folder: Path) -> Check:
 
 
 def check_cache() -> Check:
-    from huggingface_hub import constants
+    from dimo_cli.hub import download_cache
 
-    cache = Path(constants.HF_HUB_CACHE)
-    place = cache
-    while not place.exists():
-        place = place.parent
-    if not os.access(place, os.W_OK):
+    cache = download_cache()
+    if not os.access(existing_parent(cache), os.W_OK):
         return Check("cache", "problem", f"{cache} is not writable", "Set HF_HOME elsewhere.")
     size = sum(f.stat().st_size for f in cache.rglob("*") if f.is_file() and not f.is_symlink())
     return Check("cache", "ok", f"{cache}, {size / GIB:.1f} GiB used")
 
 
 def check_hub() -> Check:
-    from huggingface_hub import constants
     from huggingface_hub.utils import get_session
 
-    if constants.HF_HUB_OFFLINE:
+    from dimo_cli.hub import endpoint, is_offline
+
+    if is_offline():
         return Check("Hub", "note", "offline by HF_HUB_OFFLINE", "Unset it to download teachers.")
     try:
-        response = get_session().get(f"{constants.ENDPOINT}/api/models?limit=1", timeout=5)
+        response = get_session().get(f"{endpoint()}/api/models?limit=1", timeout=5)
         response.raise_for_status()
     except Exception as error:  # any failure of any HTTP library means the same here
         advice = "Not needed for `digits`. Check network and proxy, or set HF_ENDPOINT to a mirror."
-        return Check("Hub", "note", f"{constants.ENDPOINT}: {type(error).__name__}", advice)
-    return Check("Hub", "ok", f"{constants.ENDPOINT} answers")
+        return Check("Hub", "note", f"{endpoint()}: {type(error).__name__}", advice)
+    return Check("Hub", "ok", f"{endpoint()} answers")
 
 
 def check_login() -> Check:

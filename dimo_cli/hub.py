@@ -22,6 +22,12 @@ from dimo_cli.teachers.blueprint import HubFile, Published, StateDict
 SHA256 = re.compile(r"^[0-9a-f]{64}$")
 COMMIT = re.compile(r"snapshots/([0-9a-f]{40})(/|$)")
 CHUNK = 2**20
+# What HTTP libraries call a network that is not there.
+NETWORK_ERRORS = ("ConnectError", "ConnectionError", "ConnectTimeout", "ReadTimeout", "ProxyError")
+
+
+class Unreachable(MissingError):
+    """The Hub does not answer at all."""
 
 
 def endpoint() -> str:
@@ -104,11 +110,9 @@ def explain(error: Exception, file: HubFile) -> MissingError:
                 f"`{file}` is not in the cache {download_cache()}, and HF_HUB_OFFLINE is set.",
                 "Download it once while online, or name a folder that has it with `--local-dir`.",
             )
-        return MissingError(
-            f"Cannot reach {where} for `{file}`.",
-            "Check network and proxy; for an air-gapped machine set HF_ENDPOINT to a mirror or "
-            "use `--local-dir`.",
-        )
+        return unreachable(file)
+    if any(cls.__name__ in NETWORK_ERRORS for cls in type(error).__mro__):
+        return unreachable(file)
     if status in (401, 403):
         return MissingError(f"{where} refuses access to {repo} ({status}).", "Run `hf auth login`.")
     if status == 429:
@@ -129,12 +133,31 @@ def explain(error: Exception, file: HubFile) -> MissingError:
     )
 
 
+def unreachable(file: HubFile) -> Unreachable:
+    """The sentence for a network that is not there."""
+    return Unreachable(
+        f"Cannot reach {endpoint()} for `{file}`.",
+        "Check network and proxy; for an air-gapped machine set HF_ENDPOINT to a mirror or use "
+        "`--local-dir`.",
+    )
+
+
 def disk_full(folder: Path) -> MissingError:
     """The sentence for a full disk."""
     return MissingError(
         f"The disk of {folder} is full.",
         "Free some space, or move the caches by setting HF_HOME to another disk.",
     )
+
+
+def cached_path(file: HubFile) -> Path | None:
+    """Where a file is in the cache; None where it is not."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(
+        file.repo, file.path, cache_dir=download_cache(), revision=file.revision
+    )
+    return Path(found) if isinstance(found, str) else None
 
 
 class HubStore:
@@ -220,8 +243,8 @@ class HubStore:
     def locate(self, file: HubFile) -> Located:
         """The file on this machine, downloaded and verified if need be."""
         if self.local_dir is not None:
-            return self._local(file, self.local_dir)
-        path = self._download(replace(file, revision=self.revisions.get(file.repo, file.revision)))
+            return Located(self.locate_locally(file, self.local_dir))
+        path = self._download(self.pinned(file))
         match = COMMIT.search(path.as_posix())
         commit = match.group(1) if match else None
         if commit:
@@ -236,7 +259,12 @@ class HubStore:
             )
         return Located(path, commit, announced)
 
-    def _local(self, file: HubFile, folder: Path) -> Located:
+    def pinned(self, file: HubFile) -> HubFile:
+        """The file at the revision that the user asked for."""
+        return replace(file, revision=self.revisions.get(file.repo, file.revision))
+
+    def locate_locally(self, file: HubFile, folder: Path) -> Path:
+        """The file in a folder that is laid out like the Hub, or like one of its repositories."""
         name = file.repo.split("/")[-1]
         candidates = [
             folder / file.repo / file.path,
@@ -245,7 +273,7 @@ class HubStore:
         ]
         for candidate in candidates:
             if candidate.is_file():
-                return Located(candidate)
+                return candidate
         raise NotThere(
             f"`{folder}` has no `{file}`.",
             f"Looked for {', '.join(str(path.relative_to(folder)) for path in candidates)}.",
@@ -254,7 +282,7 @@ class HubStore:
     def _download(self, file: HubFile) -> Path:
         from huggingface_hub import hf_hub_download
 
-        new = not is_offline() and not self._is_cached(file)
+        new = not is_offline() and cached_path(file) is None
         if new:
             size = f" ({file.size / 2**20:,.0f} MiB)" if file.size else ""
             self.say(f"Downloading {file}{size} ...")
@@ -280,14 +308,6 @@ class HubStore:
                 "Run the same command again; the damaged file was removed.",
             )
         return path
-
-    def _is_cached(self, file: HubFile) -> bool:
-        from huggingface_hub import try_to_load_from_cache
-
-        found = try_to_load_from_cache(
-            file.repo, file.path, cache_dir=download_cache(), revision=file.revision
-        )
-        return isinstance(found, str)
 
     def forget(self, path: Path) -> None:
         """Remove a damaged download from the cache, so that the next run fetches it again."""

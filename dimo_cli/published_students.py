@@ -98,6 +98,11 @@ def open_pushed(repo: str, part: str | None, store: HubStore, options: LoadOptio
     return assemble_student(manifest, weights, f"`{repo}`", options)
 
 
+def foreign_source(teacher: str) -> TeacherSource:
+    """The teacher of a student that others published."""
+    return TeacherSource(name=teacher)
+
+
 def open_foreign(
     repo: str,
     part: str | None,
@@ -116,7 +121,8 @@ def open_foreign(
             f"Known: {', '.join(f'{repo}/{name}' for name in parts)}.",
         )
     entry = parts[part]
-    blueprint = blueprint_of(TeacherSource(name=entry.teacher))
+    source = foreign_source(entry.teacher)
+    blueprint = blueprint_of(source)
     published = Published(
         tuple(HubFile(repo, path) for path in entry.files), convert=blueprint.backbone.convert
     )
@@ -129,6 +135,7 @@ def open_foreign(
             family=blueprint.family,
             revision="main",
             license=blueprint.license,
+            architecture=source.architecture,
         ),
         init=entry.init,
         training=TrainingFacts(method=f"Di[M]O, published as {repo}/{part}"),

@@ -33,7 +33,7 @@ from dimo_cli.specs.distill import DistillSpec, Divergence, InitSpec, TeacherSou
 from dimo_cli.teachers.blueprint import StateDict, fill
 from dimo_cli.teachers.digits import builtin_path
 from dimo_cli.teachers.protocol import Backbone, Cond, Teacher
-from dimo_cli.teachers.registry import EMBEDDED, load_teacher, teacher_names
+from dimo_cli.teachers.registry import EMBEDDED, load_plugins, load_teacher, teacher_names
 
 MANIFEST, WEIGHTS = "dimo.json", "model.safetensors"
 BUILTIN = Path(builtin_path("digits-student"))
@@ -244,6 +244,8 @@ def assemble_student(
     manifest: StudentManifest, weights: StateDict, what: str, options: LoadOptions
 ) -> Student:
     """A student of these weights in its teacher's world."""
+    if manifest.teacher.name not in teacher_names():
+        load_plugins()
     if manifest.teacher.name not in teacher_names():
         raise MissingError(
             f"This student needs the teacher `{manifest.teacher.name}`, "

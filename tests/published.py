@@ -8,9 +8,6 @@ import torch
 import yaml
 from safetensors.torch import save
 
-from dimo_cli.teachers.registry import blueprint_of
-from dimo_cli.specs.distill import TeacherSource
-
 
 def pickled(content):
     """Bytes of a torch file."""
@@ -40,7 +37,9 @@ def publish_maskgit(hub, golden):
     vqgan = {**golden("maskgit/vqgan.safetensors"), "loss.discriminator.main.0.bias": torch.ones(2)}
     hub.add(repo, f"{folder}/VQGAN/last.ckpt", pickled({"epoch": 3, "state_dict": vqgan}))
     params = {**config["vqgan"], "lossconfig": {"target": "unused"}}
-    hub.add(repo, f"{folder}/VQGAN/model.yaml", yaml.safe_dump({"model": {"params": params}}).encode())
+    hub.add(
+        repo, f"{folder}/VQGAN/model.yaml", yaml.safe_dump({"model": {"params": params}}).encode()
+    )
     hub.add("Yuanzhi/DiMO", "maskgit/pytorch_model.bin", pickled(weights))
     transformer = config["transformer"]
     names = ("hidden_dim", "depth", "heads", "mlp_dim", "dropout", "nclass")
@@ -92,6 +91,103 @@ def named_sizes(settings):
     return settings
 
 
-def refers_to(name, architecture):
-    """The blueprint that the CLI will build from these overrides."""
-    return blueprint_of(TeacherSource(name=name, architecture=architecture))
+def clip_config(text_width, pooled_width, vocabulary):
+    """A text tower of two layers."""
+    return {
+        "vocab_size": vocabulary,
+        "hidden_size": text_width,
+        "intermediate_size": 2 * text_width,
+        "projection_dim": pooled_width,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "max_position_embeddings": 77,
+        "hidden_act": "gelu",
+        "eos_token_id": vocabulary - 1,
+    }
+
+
+def publish_text_encoder(hub, repo, text_width, pooled_width):
+    """The `text_encoder/` and `tokenizer/` folders of a repository in diffusers' layout."""
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    config = clip_config(text_width, pooled_width, len(words))
+    torch.manual_seed(0)
+    network = CLIPTextModelWithProjection(CLIPTextConfig(**config))
+    hub.add(repo, "text_encoder/config.json", json.dumps(config).encode())
+    hub.add(repo, "text_encoder/model.safetensors", save(network.state_dict()))
+    vocabulary = {word: number for number, word in enumerate(words)}
+    hub.add(repo, "tokenizer/vocab.json", json.dumps(vocabulary).encode())
+    hub.add(repo, "tokenizer/merges.txt", b"#version: 0.2\n")
+    settings = {
+        "tokenizer_class": "CLIPTokenizer",
+        "model_max_length": 77,
+        "bos_token": "<|startoftext|>",
+        "eos_token": "<|endoftext|>",
+        "pad_token": "<|endoftext|>",
+        "unk_token": "<|endoftext|>",
+    }
+    hub.add(repo, "tokenizer/tokenizer_config.json", json.dumps(settings).encode())
+
+
+def publish_diffusers(hub, golden, name, repo, suffix=""):
+    """A repository in diffusers' layout; the VQ model is aMUSEd's, which Meissonic shares."""
+    config = golden(f"{name}/config{suffix}.json")
+    weights = save(golden(f"{name}/transformer{suffix}.safetensors"))
+    hub.add(repo, "transformer/config.json", json.dumps(config).encode())
+    hub.add(repo, "transformer/diffusion_pytorch_model.safetensors", weights)
+    vqvae = golden("amused/config_vqvae.json")
+    hub.add(repo, "vqvae/config.json", json.dumps(vqvae).encode())
+    hub.add(
+        repo,
+        "vqvae/diffusion_pytorch_model.safetensors",
+        save(golden("amused/vqvae.safetensors")),
+    )
+    return config, 2 ** (len(vqvae["block_out_channels"]) - 1)
+
+
+def publish_meissonic(hub, golden):
+    """The Meissonic repository, and the student that others distilled from it."""
+    repo = "MeissonFlow/Meissonic"
+    config, factor = publish_diffusers(hub, golden, "meissonic", repo)
+    publish_text_encoder(hub, repo, config["joint_attention_dim"], config["pooled_projection_dim"])
+    path = "diffusion_pytorch_model.safetensors"
+    hub.add(
+        "Yuanzhi/DiMO", f"meissonic/transformer/{path}", hub.files[(repo, f"transformer/{path}")]
+    )
+    return {"image_size": 8 * factor}
+
+
+def publish_amused(hub, golden):
+    """The aMUSEd 256 repository."""
+    repo = "amused/amused-256"
+    config, factor = publish_diffusers(hub, golden, "amused", repo)
+    publish_text_encoder(hub, repo, config["encoder_hidden_size"], config["cond_embed_dim"])
+    return {"image_size": config["sample_size"] * factor}
+
+
+def publish_maskgen(hub, golden):
+    """MaskGen-L: generator, TA-TiTok and a text tower under open_clip's names."""
+    config = golden("maskgen/config.json")
+    settings = json.dumps(named_sizes(config)).encode()
+    generator = golden("maskgen/generator.safetensors")
+    del generator["lm_head.weight"]  # the published safetensors file holds the tied tensor once
+    for repo, weights in (
+        ("turkeyju/generator_maskgen_vq_l", generator),
+        ("turkeyju/tokenizer_tatitok_bl128_vq", golden("maskgen/tokenizer.safetensors")),
+    ):
+        hub.add(repo, "config.json", settings)
+        hub.add(repo, "model.safetensors", save(weights))
+    text = golden("maskgen/clip_text.safetensors")
+    width = config["golden"]["clip_text"]["width"]
+    text["token_embedding.weight"] = torch.randn(49408, width)  # as many words as the real one
+    tower = {**text, "visual.proj": torch.ones(2, 2), "logit_scale": torch.ones(())}
+    hub.add("timm/vit_large_patch14_clip_336.openai", "open_clip_pytorch_model.bin", pickled(tower))
+    sizes, vq_model = config["golden"]["tiny_sizes"], config["model"]["vq_model"]
+    return {
+        "vit_enc_model_size": sizes[vq_model["vit_enc_model_size"]],
+        "vit_dec_model_size": sizes[vq_model["vit_dec_model_size"]],
+        "text_layers": config["golden"]["clip_text"]["layers"],
+        "text_heads": config["golden"]["clip_text"]["heads"],
+    }

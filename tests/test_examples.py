@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -40,3 +41,12 @@ def test_the_training_script_writes_every_file_that_ships(tmp_path):
 def test_the_picture_of_the_readme_can_be_drawn_again(tmp_path):
     run("draw_readme_picture.py", str(tmp_path / "digits.png"))
     assert (tmp_path / "digits.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_new_family_is_distilled_into_a_student_that_draws_its_stripes(tmp_path):
+    assert len((EXAMPLES / "add_a_teacher.py").read_text().splitlines()) < 80
+    said = run("add_a_teacher.py", str(tmp_path / "stripes"))
+    assert "One-step student" in said
+    assert (tmp_path / "stripes" / "student" / "preview.png").is_file()
+    weights = load_file(tmp_path / "stripes" / "student" / "model.safetensors")
+    assert not torch.equal(weights["sharpness"], torch.eye(2)), "nothing was trained"

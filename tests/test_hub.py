@@ -78,9 +78,7 @@ def test_safetensors_are_used_as_they_are(hub):
 
 def test_wrapper_prefixes_are_stripped_and_names_converted(hub):
     hub.add("owner/net", "w.bin", pickled({"module._orig_mod.old.a": torch.ones(1)}))
-    published = Published(
-        (HubFile("owner/net", "w.bin"),), convert=lambda w: {"new": w["old.a"]}
-    )
+    published = Published((HubFile("owner/net", "w.bin"),), convert=lambda w: {"new": w["old.a"]})
     assert HubStore().weights(published).keys() == {"new"}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import os
 from dataclasses import dataclass
 
@@ -76,10 +75,11 @@ def advice_to_fit(teacher: Teacher, spec: DistillSpec, available: int) -> str | 
         train = spec.train.model_copy(update={"gradient_checkpointing": checkpointing})
         changed = estimate_memory(teacher, spec.model_copy(update={"train": train}))
         spare = available - (changed.total - changed.activations)
-        batch = int(spare / (changed.activations / spec.train.batch_size))
-        if batch >= 1:
-            batch = min(batch, spec.train.batch_size)
-            passes = math.ceil(spec.train.batch_size * spec.train.accumulate / batch)
+        most = int(spare / (changed.activations / spec.train.batch_size))
+        if most >= 1:
+            samples = spec.train.batch_size * spec.train.accumulate
+            batch = max(size for size in range(1, most + 1) if samples % size == 0)
+            passes = samples // batch
             extra = " --set train.gradient_checkpointing=true" if checkpointing else ""
             return f"Use `--set train.batch_size={batch} --set train.accumulate={passes}{extra}`."
     fixed = estimate.weights + estimate.gradients_and_optimizers

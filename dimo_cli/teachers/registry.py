@@ -15,6 +15,7 @@ from dimo_cli.teachers.blueprint import Blueprint, HubFile, assemble, skeleton
 from dimo_cli.teachers.conditioning import PromptConditioner
 from dimo_cli.teachers.protocol import Teacher
 
+# Teachers that bring their weights along: those inside the package, and users' own.
 EMBEDDED: dict[str, Callable[[], Teacher]] = {"digits": digits.load_teacher}
 
 # Families are imported when one of their teachers is asked for: some bring heavy packages.
@@ -38,6 +39,22 @@ FAMILIES: dict[str, str] = {
 }
 
 
+def register_teacher(name: str, load: Callable[[], Teacher]) -> None:
+    """Add a teacher of one's own, to be used by its name wherever dimo's are."""
+    if name in teacher_names():
+        raise SpecError(f"There is a teacher `{name}` already.", "Choose another name.")
+    EMBEDDED[name] = load
+
+
+def load_plugins() -> None:
+    """Register the teachers of installed packages (entry point group `dimo.teachers`)."""
+    from importlib.metadata import entry_points
+
+    for entry in entry_points(group="dimo.teachers"):
+        if entry.name not in teacher_names():
+            register_teacher(entry.name, entry.load())
+
+
 def teacher_names() -> list[str]:
     """All known teachers."""
     return [*EMBEDDED, *FAMILIES]
@@ -45,6 +62,8 @@ def teacher_names() -> list[str]:
 
 def check_name(name: str) -> None:
     """Refuse a teacher that does not exist."""
+    if name not in teacher_names():
+        load_plugins()
     if name not in teacher_names():
         raise SpecError(
             f"`teacher.name` is {name!r}, which is not a known teacher.",
@@ -102,11 +121,11 @@ def load_skeleton(source: TeacherSource | str) -> Teacher:
 
 
 def check_embedded(source: TeacherSource) -> None:
-    """An embedded teacher has its weights in the package and takes no settings."""
+    """A teacher that brings its weights along takes no settings."""
     for field in ("revision", "local_dir", "architecture", "negative_prompt"):
         if getattr(source, field):
             raise SpecError(
-                f"`teacher.{field}` is set, but `{source.name}` ships inside dimo.",
+                f"`teacher.{field}` is set, but `{source.name}` brings its weights along.",
                 "Leave it out.",
             )
 

@@ -542,6 +542,9 @@ class TextStore:
         self.reads += 1
         return published.convert(self.tensors)
 
+    def origin(self):
+        return "here"
+
     def prompt_cache(self):
         return self.cache
 
