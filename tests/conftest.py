@@ -14,7 +14,7 @@ from tests.fake_hub import FakeHub, serve
 # The networks of the tests are tiny: one thread each, and as many processes as there are cores.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
-GOLDEN = Path(os.environ.get("DIMO_GOLDEN", Path(__file__).parent / "golden"))
+GOLDEN = Path(os.environ.get("DIMO_GOLDEN", Path(__file__).parent / "golden")).resolve()
 
 
 @pytest.fixture(autouse=True)

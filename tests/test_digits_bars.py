@@ -9,9 +9,9 @@ from dimo_cli.console.live import PlainView
 from dimo_cli.metrics.fid import FidMeter
 from dimo_cli.runs import FID_SEED, distill
 from dimo_cli.samplers import student_sampler, teacher_sampler
-from dimo_cli.specs.sample import SamplerSpec
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.resolve import resolve_spec
+from dimo_cli.specs.sample import SamplerSpec
 from dimo_cli.students import BUILTIN, load_student
 
 pytestmark = pytest.mark.slow

@@ -58,11 +58,10 @@ def distill(
         document, view = describe(plan, target)
         out.result(document, view)
         if not document["fits"]:
-            raise MissingError(
-                f"This run needs about {size(document['memory_bytes']['total'])}, and there are "
-                f"{size(document['available_bytes'])}.",
-                document["advice"],
-            )
+            needed, there = document["memory_bytes"]["total"], document["available_bytes"]
+            out.note(f"This run needs about {size(needed)}, and there are {size(there)}.")
+            out.hint(document["advice"])
+            raise typer.Exit(MissingError.exit_code)
         return
     train(plan, target, resuming=resume is not None)
 

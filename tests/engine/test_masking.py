@@ -1,5 +1,7 @@
 """Masking: schedules as published, exact counts, and an x_init that is what the papers say."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -14,6 +16,7 @@ from dimo_cli.engine.masking import (
     masked_count,
 )
 from dimo_cli.errors import SpecError
+from dimo_cli.teachers.plans import truncated_normal_ratio
 from dimo_cli.teachers.protocol import TokenSpace
 
 SPACE = TokenSpace(
@@ -25,15 +28,24 @@ TWO_GROUPS = TokenSpace(
 )
 
 
-@pytest.mark.parametrize("name", ["linear", "square", "cosine", "arccos"])
-def test_mask_ratios_and_counts_are_those_of_the_released_code(golden, name):
+def slots_of(size):
+    """Slots of a grid that is written as `16x16`."""
+    rows, columns = map(int, size.split("x"))
+    return rows * columns
+
+
+def test_mask_ratios_and_counts_are_those_of_the_released_code(golden):
     table = golden("maskgit/schedules.json")
-    u = torch.tensor(table["r"])
-    ratio = SCHEDULES[name](u)
-    torch.testing.assert_close(ratio, torch.tensor(table["mask_ratio"][name]), atol=1e-6, rtol=0)
-    for side in (16, 4):
-        counts = masked_count(ratio.clamp(0, 1), side * side)
-        assert counts.tolist() == table[f"masked_count_{side}x{side}"][name]
+    u, prefix = torch.tensor(table["r"]), "masked_count_"
+    sizes = [key.removeprefix(prefix) for key in table if key.startswith(prefix)]
+    assert sizes
+    assert table["mask_ratio"]
+    for name, expected in table["mask_ratio"].items():
+        ratio = SCHEDULES[name](u)
+        torch.testing.assert_close(ratio, torch.tensor(expected), atol=1e-6, rtol=0)
+        for size in sizes:
+            counts = masked_count(ratio.clamp(0, 1), slots_of(size))
+            assert counts.tolist() == table[f"{prefix}{size}"][name]
 
 
 def test_root_schedule_is_the_inverse_of_square():
@@ -42,10 +54,18 @@ def test_root_schedule_is_the_inverse_of_square():
 
 
 def test_truncated_normal_has_the_published_quantiles(golden):
-    quantiles = golden("maskgit/schedules.json")["mage"]["quantiles"]
+    law = golden("maskgit/schedules.json")["mage"]
+    quantiles, limits = law["quantiles"], (law["mu"], law["std"], law["low"], law["high"])
     u = torch.tensor([float(q) for q in quantiles], dtype=torch.float64)
     expected = torch.tensor(list(quantiles.values()), dtype=torch.float64)
-    torch.testing.assert_close(SCHEDULES["truncated_normal"](u), expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(truncated_normal_ratio(u, *limits), expected, atol=1e-6, rtol=0)
+
+
+def test_truncated_normal_of_the_schedule_is_that_of_mage():
+    u = torch.linspace(0, 1, 11, dtype=torch.float64)
+    assert torch.equal(
+        SCHEDULES["truncated_normal"](u), truncated_normal_ratio(u, 0.55, 0.25, 0.5, 1.0)
+    )
 
 
 @pytest.mark.parametrize("schedule", sorted(SCHEDULES))
@@ -96,11 +116,14 @@ def test_groups_of_a_token_are_masked_apart(generator):
 
 
 def test_x_init_has_the_published_number_of_masks(golden, generator):
-    counts = golden("maskgit/schedules.json")["x_init_masked_count"]["4x4"]
-    for ratio, count in counts.items():
-        tokens, mask = initial_tokens(SPACE, 32, float(ratio), generator)
-        assert (tokens == SPACE.mask_id).sum((1, 2)).tolist() == [count] * 32
-        assert (mask == (tokens == SPACE.mask_id)).all()
+    tables = golden("maskgit/schedules.json")["x_init_masked_count"]
+    assert tables
+    for size, counts in tables.items():
+        space = replace(SPACE, length=slots_of(size))
+        for ratio, count in counts.items():
+            tokens, mask = initial_tokens(space, 32, float(ratio), generator)
+            assert (tokens == space.mask_id).sum((1, 2)).tolist() == [count] * 32
+            assert (mask == (tokens == space.mask_id)).all()
 
 
 def test_x_init_fills_the_rest_with_uniform_image_tokens(generator):

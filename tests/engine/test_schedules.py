@@ -1,5 +1,7 @@
 """The small functions of the step, against the released code's tables."""
 
+import re
+
 import pytest
 import torch
 
@@ -14,31 +16,40 @@ from dimo_cli.engine.schedules import (
 )
 from dimo_cli.specs.distill import FixedNoise, RandomRatio, TeacherGuidance, WarmupNoise
 
-NOISES = {
-    "fix_0.1": FixedNoise(sigma=0.1),
-    "fix_0.": FixedNoise(sigma=0.0),
-    "warmup_linear_1000": WarmupNoise(sigma=1.0, shape="linear", steps=1000),
-    "warmup_exp_1000": WarmupNoise(sigma=1.0, shape="exponential", steps=1000),
-    "warmup_cos_1000": WarmupNoise(sigma=1.0, shape="cosine", steps=1000),
-}
+SHAPES = {"": "linear", "linear": "linear", "exp": "exponential", "cos": "cosine"}
 
 
-@pytest.mark.parametrize("name", NOISES)
-def test_embedding_noise_follows_the_released_schedules(golden, name):
-    for step, sigma in golden("maskgit/schedules.json")["noise_perturb"][name].items():
-        assert noise_sigma(NOISES[name], int(step)) == pytest.approx(sigma, abs=1e-6)
+def released_noise(name):
+    """The noise that the released code means by a name such as `warmup_cos_1000` or `fix_0.1`."""
+    kind, *shape, number = name.split("_")
+    if kind == "fix":
+        return FixedNoise(sigma=float(number))
+    return WarmupNoise(sigma=1.0, shape=SHAPES["".join(shape)], steps=int(number))
+
+
+def test_embedding_noise_follows_the_released_schedules(golden):
+    tables = golden("maskgit/schedules.json")["noise_perturb"]
+    assert tables
+    for name, table in tables.items():
+        for step, sigma in table.items():
+            assert noise_sigma(released_noise(name), int(step)) == pytest.approx(sigma, abs=1e-6)
 
 
 def test_ema_decay_ramps_up_as_released(golden):
-    for step, decay in golden("maskgit/schedules.json")["ema_rate"]["values"].items():
-        assert ema_decay(int(step), 0.9999) == pytest.approx(decay, abs=1e-6)
+    table = golden("maskgit/schedules.json")["ema_rate"]
+    for step, decay in table["values"].items():
+        assert ema_decay(int(step), table["max"]) == pytest.approx(decay, abs=1e-6)
     assert ema_decay(0, 0.99, warmup=False) == 0.99
 
 
 def test_learning_rate_warms_up_from_zero(golden):
-    table = golden("maskgit/schedules.json")["lr_factor_constant_with_warmup_100"]
-    for step, factor in table.items():
-        assert warmup_factor(int(step), 100) == pytest.approx(factor)
+    prefix, schedules = "lr_factor_constant_with_warmup_", golden("maskgit/schedules.json")
+    names = [name for name in schedules if name.startswith(prefix)]
+    assert names
+    for name in names:
+        for step, factor in schedules[name].items():
+            steps = int(name.removeprefix(prefix))
+            assert warmup_factor(int(step), steps) == pytest.approx(factor)
     assert warmup_factor(0, 0) == 1.0
 
 
@@ -63,9 +74,18 @@ def test_random_mask_ratio_stays_between_its_bounds(generator):
     assert 0.48 < max(drawn) <= 0.5
 
 
-@pytest.mark.parametrize(("alpha", "temperature"), [(0.0, 1.0), (0.3, 1.0), (0.3, 2.0), (1.0, 1.0)])
-def test_auxiliary_loss_is_that_of_the_released_code(golden, alpha, temperature):
+def test_auxiliary_loss_is_that_of_the_released_code(golden):
     data = golden("maskgit/loss.safetensors")
+    smoothing = golden("maskgit/config.json")["loss"]["label_smoothing"]
+    cases = [re.fullmatch(r"aux\.alpha([\d.]+)\.T([\d.]+)\.loss", name) for name in data]
+    cases = [tuple(map(float, case.groups())) for case in cases if case]
+    assert cases
+    for alpha, temperature in cases:
+        check_auxiliary_loss(data, alpha, temperature, smoothing)
+
+
+def check_auxiliary_loss(data, alpha, temperature, smoothing):
+    """Loss, its parts and its gradient as recorded for these settings."""
     prefix = f"aux.alpha{alpha}.T{temperature}"
     mask = data["mask"].flatten(1)
     logits = data["aux_logits"].clone().requires_grad_()
@@ -75,7 +95,7 @@ def test_auxiliary_loss_is_that_of_the_released_code(golden, alpha, temperature)
         data["student_logits"][mask],
         alpha,
         temperature,
-        label_smoothing=0.1,
+        label_smoothing=smoothing,
     )
     (loss.total / mask.sum()).backward()
     for part, value in (("loss", loss.total), ("hard", loss.hard)):
