@@ -22,6 +22,7 @@ from dimo_cli.teachers.blueprint import HubFile, Published, StateDict
 SHA256 = re.compile(r"^[0-9a-f]{64}$")
 COMMIT = re.compile(r"snapshots/([0-9a-f]{40})(/|$)")
 CHUNK = 2**20
+WEIGHTS = (".safetensors", ".bin", ".pth", ".ckpt")
 # What HTTP libraries call a network that is not there.
 NETWORK_ERRORS = ("ConnectError", "ConnectionError", "ConnectTimeout", "ReadTimeout", "ProxyError")
 
@@ -150,6 +151,16 @@ def disk_full(folder: Path) -> MissingError:
     )
 
 
+def check_known_hash(file: HubFile, announced: str | None) -> None:
+    """Refuse a file that is not the one dimo knows."""
+    if file.sha256 and announced and SHA256.match(announced) and file.sha256 != announced:
+        raise MissingError(
+            f"`{file}` is not the file that dimo knows: its hash starts with {announced[:12]}, "
+            f"not {file.sha256[:12]}. It was replaced on the Hub.",
+            "If you trust it, pin its commit: `--set teacher.revision=COMMIT`.",
+        )
+
+
 def cached_path(file: HubFile) -> Path | None:
     """Where a file is in the cache; None where it is not."""
     from huggingface_hub import try_to_load_from_cache
@@ -251,12 +262,8 @@ class HubStore:
             self.commits[file.repo] = commit
         blob = path.resolve().name  # large files are stored under their sha256
         announced = blob if SHA256.match(blob) else None
-        if self.known_hashes and file.sha256 and announced and file.sha256 != announced:
-            raise MissingError(
-                f"`{file}` is not the file that dimo knows: its hash starts with "
-                f"{announced[:12]}, not {file.sha256[:12]}. It was replaced on the Hub.",
-                "If you trust it, pin its commit: `--set teacher.revision=COMMIT`.",
-            )
+        if self.known_hashes:
+            check_known_hash(file, announced)
         return Located(path, commit, announced)
 
     def pinned(self, file: HubFile) -> HubFile:
@@ -280,13 +287,16 @@ class HubStore:
         )
 
     def _download(self, file: HubFile) -> Path:
-        from huggingface_hub import hf_hub_download
+        from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 
         new = not is_offline() and cached_path(file) is None
-        if new:
-            size = f" ({file.size / 2**20:,.0f} MiB)" if file.size else ""
-            self.say(f"Downloading {file}{size} ...")
         try:
+            if new and self.known_hashes and file.sha256:
+                url = hf_hub_url(file.repo, file.path, revision=file.revision, endpoint=endpoint())
+                check_known_hash(file, get_hf_file_metadata(url).etag)
+            if new and file.path.endswith(WEIGHTS):
+                size = f" ({file.size / 2**20:,.0f} MiB)" if file.size else ""
+                self.say(f"Downloading {file}{size} ...")
             name = hf_hub_download(
                 file.repo,
                 file.path,
@@ -296,6 +306,8 @@ class HubStore:
                 local_files_only=is_offline(),
                 library_name="dimo",
             )
+        except MissingError:
+            raise
         except Exception as error:  # the Hub's, the disk's, or of whichever HTTP library is below
             raise explain(error, file) from error
         path = Path(name)

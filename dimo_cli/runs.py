@@ -16,7 +16,7 @@ from dimo_cli.console.images import Pixels, enlarge, grid, save_png
 from dimo_cli.console.live import View
 from dimo_cli.engine.trainer import Trainer
 from dimo_cli.errors import MissingError, SpecError
-from dimo_cli.metrics.fid import FidMeter, Score
+from dimo_cli.metrics.fid import FidMeter, Score, check_measurable
 from dimo_cli.samplers import Target, sample_images, student_sampler, teacher_sampler
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.render import to_yaml
@@ -44,8 +44,7 @@ class RunWatcher:
 
     def __init__(self, spec: DistillSpec, teacher: Teacher, folder: Path, view: View) -> None:
         self.spec, self.teacher, self.folder, self.view = spec, teacher, folder, view
-        measures = spec.monitor.fid_every or spec.monitor.table_samples
-        self.meter = FidMeter(teacher) if measures else None
+        self.meter = FidMeter(teacher) if measures_fid(spec) else None
 
     def on_start(self, step: int) -> None:
         self.view.start(step, self.spec.train.steps)
@@ -78,6 +77,11 @@ class RunWatcher:
     def as_student(self, backbone: Backbone) -> Student:
         """The averaged network as a student, though it is not on disk yet."""
         return Student(describe_run(self.spec, self.teacher, "0" * 64), self.teacher, backbone)
+
+
+def measures_fid(spec: DistillSpec) -> bool:
+    """Whether a run measures FIDs, while it trains or at its end."""
+    return bool(spec.monitor.fid_every or spec.monitor.table_samples)
 
 
 def preview_conditions(teacher: Teacher, count: int) -> list[int] | list[str]:
@@ -203,6 +207,8 @@ def attach_prompts(teacher: Teacher, spec: DistillSpec) -> None:
 
 def distill(spec: DistillSpec, folder: Path, view: View, resume: bool = False) -> RunResult:
     """Train a student in `folder`, save it, and measure it beside its teacher."""
+    if measures_fid(spec):
+        check_measurable(spec.teacher.name)
     teacher = load_teacher(spec.teacher, view.note)
     attach_prompts(teacher, spec)
     watcher = RunWatcher(spec, teacher, folder, view)

@@ -137,34 +137,36 @@ def publish_diffusers(hub, golden, name, repo, suffix=""):
     weights = save(golden(f"{name}/transformer{suffix}.safetensors"))
     hub.add(repo, "transformer/config.json", json.dumps(config).encode())
     hub.add(repo, "transformer/diffusion_pytorch_model.safetensors", weights)
-    vqvae = golden("amused/config_vqvae.json")
+    codes = config["codebook_size"]
+    vqvae = golden("amused/config_vqvae.json") | {"num_vq_embeddings": codes}
+    weights, table = golden("amused/vqvae.safetensors"), "quantize.embedding.weight"
+    # The golden transformer of Meissonic may have another number of codes than this codebook.
+    weights[table] = weights[table][torch.arange(codes) % len(weights[table])]
     hub.add(repo, "vqvae/config.json", json.dumps(vqvae).encode())
-    hub.add(
-        repo,
-        "vqvae/diffusion_pytorch_model.safetensors",
-        save(golden("amused/vqvae.safetensors")),
-    )
-    return config, 2 ** (len(vqvae["block_out_channels"]) - 1)
+    hub.add(repo, "vqvae/diffusion_pytorch_model.safetensors", save(weights))
+    # Whole tokens of this model, and of the published one: that is what is known offline.
+    pixels = 2 ** (len(vqvae["block_out_channels"]) - 1)
+    return config, {"image_size": math.lcm(32, 8 * pixels)}
 
 
 def publish_meissonic(hub, golden):
     """The Meissonic repository, and the student that others distilled from it."""
     repo = "MeissonFlow/Meissonic"
-    config, factor = publish_diffusers(hub, golden, "meissonic", repo)
+    config, architecture = publish_diffusers(hub, golden, "meissonic", repo)
     publish_text_encoder(hub, repo, config["joint_attention_dim"], config["pooled_projection_dim"])
     path = "diffusion_pytorch_model.safetensors"
     hub.add(
         "Yuanzhi/DiMO", f"meissonic/transformer/{path}", hub.files[(repo, f"transformer/{path}")]
     )
-    return {"image_size": 8 * factor}
+    return architecture
 
 
 def publish_amused(hub, golden):
     """The aMUSEd 256 repository."""
     repo = "amused/amused-256"
-    config, factor = publish_diffusers(hub, golden, "amused", repo)
+    config, architecture = publish_diffusers(hub, golden, "amused", repo)
     publish_text_encoder(hub, repo, config["encoder_hidden_size"], config["cond_embed_dim"])
-    return {"image_size": config["sample_size"] * factor}
+    return architecture
 
 
 def publish_maskgen(hub, golden):

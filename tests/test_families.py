@@ -1,10 +1,14 @@
 """Every family from its published files to a one-step student, through the CLI, on a fake Hub."""
 
 import json
+import re
+import shlex
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from dimo_cli.specs.distill import TeacherSource
 from tests import published
 
 SHORT_RUN = (
@@ -114,7 +118,6 @@ def test_the_prompts_of_a_run_are_encoded_once_ever(dimo, fake_hub, golden, tmp_
 def test_the_published_one_step_students_of_others_are_sampled(dimo, fake_hub, golden, monkeypatch):
     """`dimo sample --student Yuanzhi/DiMO` without the teacher's own weights."""
     import dimo_cli.published_students as module
-    from dimo_cli.specs.distill import TeacherSource
 
     models = {
         "maskgit": published.publish_maskgit(fake_hub, golden),
@@ -125,13 +128,15 @@ def test_the_published_one_step_students_of_others_are_sampled(dimo, fake_hub, g
         "foreign_source",
         lambda name: TeacherSource(name=name, architecture=models[name]),
     )
-    by_class = succeed(dimo("sample", "--student", "Yuanzhi/DiMO", "--class", 7, "-n", 2, "--json"))
-    assert by_class["classes"] == ["7", "7"]
+    last = str(models["maskgit"]["nclass"] - 1)
+    drawn = ("--class", last, "-n", 2, "--json")
+    by_class = succeed(dimo("sample", "--student", "Yuanzhi/DiMO", *drawn))
+    assert by_class["classes"] == [last, last]
     by_prompt = succeed(
         dimo("sample", "--student", "Yuanzhi/DiMO", "--prompt", "a fox", "-n", 1, "--json")
     )
     assert by_prompt["prompts"] == ["a fox"]
-    named = dimo("sample", "--student", "Yuanzhi/DiMO/maskgit", "--class", 3, "-n", 1)
+    named = dimo("sample", "--student", "Yuanzhi/DiMO/maskgit", "--class", 1, "-n", 1)
     assert named.exit_code == 0, named.stderr
     wrong = dimo("sample", "--student", "Yuanzhi/DiMO/maskbit", "--class", 3)
     assert wrong.exit_code == 2
@@ -185,3 +190,40 @@ def test_a_local_folder_replaces_the_hub(dimo, fake_hub, golden, tmp_path):
     run = succeed(dimo("distill", "--preset", "maskbit", *model, *short, *place, "--json"))
     succeed(dimo("sample", "--student", run["run"], "--class", 1, "-n", 1, *place, "--json"))
     assert fake_hub.downloads() == []
+
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+SECTION = README.split("## Published teachers")[1].split("\n## ")[0]
+COMMANDS = re.findall(r"^dimo (.+?)(?:  +#.*)?$", SECTION, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_commands_for_published_teachers_run(
+    dimo, fake_hub, golden, tmp_path, monkeypatch, command
+):
+    """With golden sizes for the published ones, and few enough steps for them."""
+    models = {
+        "maskgit": published.publish_maskgit(fake_hub, golden),
+        "maskbit": published.publish_maskbit(fake_hub, golden),
+        "meissonic": published.publish_meissonic(fake_hub, golden),
+    }
+    named = re.search(r"--preset (\w+)", command)
+    if named and "presets show" not in command:
+        monkeypatch.setenv("DIMO_TEACHER__ARCHITECTURE", json.dumps(models[named[1]]))
+    monkeypatch.setattr(
+        "dimo_cli.published_students.foreign_source",
+        lambda name: TeacherSource(name=name, architecture=models[name]),
+    )
+    (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS))
+    if command.startswith("distill"):
+        for setting in SHORT_RUN:
+            name, value = setting.split("=")
+            monkeypatch.setenv(f"DIMO_{name.upper().replace('.', '__')}", value)
+    few = re.sub(r"--steps \d+", "--steps 4", command)
+    few = re.sub(r'--class (207|n\d+|"[^"]+")', "--class 3", few)
+    result = dimo(*shlex.split(few))
+    assert result.exit_code == 0, f"dimo {command}\n{result.stderr}"
+
+
+def test_the_readme_shows_at_least_nine_commands_for_published_teachers():
+    assert len(COMMANDS) >= 9

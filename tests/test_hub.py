@@ -234,6 +234,7 @@ def test_a_file_that_was_replaced_on_the_hub_is_refused_until_it_is_pinned(hub):
     with pytest.raises(MissingError, match="replaced on the Hub") as caught:
         HubStore().weights(Published((known,)))
     assert "teacher.revision" in caught.value.hint
+    assert hub.downloads() == []
     store = HubStore(revisions={"owner/net": COMMIT}, known_hashes=False)
     assert_weights(store.weights(Published((known,))))
 

@@ -79,7 +79,7 @@ def fid(
         },
     }
     spec = spec_from_flags(
-        EvalSpec, values, {"maximum": "--max", "target": "TARGET", "method": "--sampler"}
+        EvalSpec, values, {"maximum": "--max", "target": "TARGET", "sampler.method": "--sampler"}
     )
 
     from dimo_cli.console.progress import counting

@@ -108,7 +108,7 @@ def sample(
             "guidance": guidance,
         },
     }
-    spec = spec_from_flags(SampleSpec, values, {"count": "-n", "method": "--sampler"})
+    spec = spec_from_flags(SampleSpec, values, {"count": "-n", "sampler.method": "--sampler"})
     if grid.suffix.lower() != ".png":
         from dimo_cli.errors import SpecError
 

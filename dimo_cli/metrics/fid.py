@@ -53,14 +53,21 @@ def file_hash(name: str) -> str:
     return hashlib.sha256(Path(builtin_path(name)).read_bytes()).hexdigest()[:16]
 
 
+def check_measurable(name: str) -> None:
+    """Refuse a teacher whose images no feature network here knows."""
+    if name != "digits":
+        raise MissingError(
+            f"There is no built-in feature network and reference for `{name}`.",
+            "While distilling, switch both off: `--set monitor.fid_every=0 "
+            "--set monitor.table_samples=0`.",
+        )
+
+
 class FidMeter:
     """Feature network and reference of one teacher's domain, loaded once."""
 
     def __init__(self, teacher: Teacher) -> None:
-        if teacher.name != "digits":
-            raise MissingError(
-                f"There is no built-in feature network and reference for `{teacher.name}`."
-            )
+        check_measurable(teacher.name)
         self.teacher = teacher
         self.network = load_digits_features()
         self.reference = load_digits_reference()

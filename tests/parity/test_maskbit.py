@@ -2,6 +2,8 @@
 
 import copy
 import json
+import re
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from dimo_cli.errors import MissingError, SpecError
 from dimo_cli.teachers.blueprint import fill, on_meta, skeleton
 from dimo_cli.teachers.maskbit import VARIANTS, blueprint, growing_guidance_plan
 from dimo_cli.teachers.maskbit.bits import signs_of, tokens_of
-from dimo_cli.teachers.plans import SCHEDULES
+from dimo_cli.teachers.plans import SCHEDULES, masked_counts
 from dimo_cli.teachers.protocol import Cond, Step, Teacher
 
 MANIFEST = json.loads((Path(__file__).parents[1] / "manifests" / "maskbit.json").read_text())
@@ -204,24 +206,27 @@ def test_dropout_acts_in_training_and_can_be_turned_off(teacher, io, conditions,
     weights = golden("maskbit/generator.safetensors")
     still = fill(on_meta(still.build_backbone), weights, "the golden generator").train()
     near(still(tokens, conditions[0]), io["gen.logits_cond"], 1e-4)
-    noisy = copy.deepcopy(teacher.backbone).train()
+    noisy = blueprint("maskbit", {**tiny.architecture, "dropout": 0.1})
+    noisy = fill(on_meta(noisy.build_backbone), weights, "the golden generator").train()
     assert not torch.allclose(noisy(tokens, conditions[0]), io["gen.logits_cond"], atol=1e-3)
 
 
 # --- masks and losses
 
 
-@pytest.mark.parametrize("schedule", ["arccos", "cosine", "linear", "square"])
-def test_masking_matches_given_the_recorded_uniforms(teacher, io, monkeypatch, generator, schedule):
+def test_masking_matches_given_the_recorded_uniforms(teacher, io, monkeypatch, generator):
     tokens, uniforms = io["gen.target_tokens"], io["mask.u"]
     monkeypatch.setattr(torch, "rand", lambda *size, **_: uniforms.reshape(size))
-    ratio = mask_ratio(schedule, io["mask.r"])
-    masked, mask = forward_mask(tokens, ratio, teacher.space.mask_id, generator, exact=False)
-    # A sample that came out without any mask is given one: there would be nothing to learn.
-    usual = io[f"mask.{schedule}.mask"].flatten(1).any(1)
-    assert torch.equal(mask[usual], io[f"mask.{schedule}.mask"][usual])
-    assert torch.equal(masked[usual], io[f"mask.{schedule}.tokens"][usual])
-    assert (mask[~usual].flatten(1).sum(1) == 1).all()
+    schedules = [name.split(".")[1] for name in io if re.fullmatch(r"mask\.\w+\.mask", name)]
+    assert schedules
+    for schedule in schedules:
+        ratio = mask_ratio(schedule, io["mask.r"])
+        masked, mask = forward_mask(tokens, ratio, teacher.space.mask_id, generator, exact=False)
+        # A sample that came out without any mask is given one: there would be nothing to learn.
+        usual = io[f"mask.{schedule}.mask"].flatten(1).any(1)
+        assert torch.equal(mask[usual], io[f"mask.{schedule}.mask"][usual])
+        assert torch.equal(masked[usual], io[f"mask.{schedule}.tokens"][usual])
+        assert (mask[~usual].flatten(1).sum(1) == 1).all()
 
 
 def mask_ratio(schedule, r):
@@ -369,6 +374,8 @@ def test_mixed_precision_rounds_no_token(teacher, io):
 
 def test_counts_of_the_published_schedule_match(schedules):
     for table in schedules["arccos_schedules"]:
+        if table["num_steps"] > table["slots"]:  # refused: upstream would repeat idle steps
+            continue
         plan = growing_guidance_plan(1.0)(table["num_steps"], table["slots"], 1.0, 0.0)
         counts = [step.masked_after for step in plan]
         assert counts[:-1] == table["masked_after"][:-1]
@@ -419,18 +426,32 @@ def test_more_steps_than_slots_are_refused():
         growing_guidance_plan(2.0)(33, 32, 3.0, 1.0)
 
 
+GROWTH = {"none": lambda progress: 1.0, "linear": lambda progress: progress}
+
+
+def recorded_plan(settings, slots):
+    """The steps of the recorded run; what differs from the published sampler is put in."""
+    steps, annealing = settings["num_steps"], settings["guidance_annealing"]
+    largest, schedule = settings["guidance_scale"], settings["mask_schedule"]
+    plan = growing_guidance_plan(settings["scale_pow"])(
+        steps, slots, 1 + largest, settings["randomize_temperature"]
+    )
+    if annealing != "cosine":
+        shares = [GROWTH[annealing](index / steps) for index in range(steps)]
+        plan = [replace(s, guidance=1 + largest * x) for s, x in zip(plan, shares, strict=True)]
+    if schedule != "arccos":
+        counts = masked_counts(mask_ratio(schedule, torch.arange(1, steps + 1) / steps), slots)
+        plan = [replace(s, masked_after=count) for s, count in zip(plan, counts, strict=True)]
+    return [replace(step, temperature=settings["softmax_temperature"]) for step in plan]
+
+
 def test_the_sampler_walks_the_golden_path(teacher, io, config):
     space, settings = teacher.space, config["probes"]["sampler"]
     labels = io["sampler.labels"]
     cond = teacher.conditioner.labels(labels)
     null = teacher.conditioner.null(len(labels))
     slots = space.length * space.groups
-    plan = growing_guidance_plan(settings["scale_pow"])(
-        settings["num_steps"],
-        slots,
-        1 + settings["guidance_scale"],
-        settings["randomize_temperature"],
-    )
+    plan = recorded_plan(settings, slots)
     tokens = torch.full((len(labels), slots), space.mask_id)
     masked = torch.ones_like(tokens, dtype=torch.bool)
     for index, step in enumerate(plan):
@@ -444,7 +465,7 @@ def test_the_sampler_walks_the_golden_path(teacher, io, config):
         whole, _ = reveal(tokens, masked, drawn, torch.zeros(drawn.shape), 0, space.mask_id)
         assert torch.equal(whole, io[f"{name}.tokens_out"].flatten(1))
         noise = step.choice_noise * io[f"{name}.gumbel_unit"].flatten(1)
-        scores = token_scores(logits, drawn, step) + noise
+        scores = token_scores(logits / step.temperature, drawn, step) + noise
         tokens, masked = reveal(tokens, masked, drawn, scores, step.masked_after, space.mask_id)
     tokens = tokens.view(len(labels), space.length, space.groups)
     assert torch.equal(tokens, io["sampler.final_tokens"])
@@ -559,4 +580,4 @@ def test_fresh_networks_start_out_finite(tiny, io, conditions):
     assert torch.isfinite(tiny.build_backbone()(tokens, conditions[0])).all()
     tokenizer = tiny.build_tokenizer()
     assert torch.isfinite(tokenizer.decode(io["gen.target_tokens"])).all()
-    near(tokenizer.quantize.codebook, io["factor.bits_pm1"], 0)
+    near(tokenizer.quantize.codebook[io["factor.indices"]], io["factor.bits_pm1"], 0)

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -325,20 +326,29 @@ def test_gradients_at_probabilities_match_finite_differences(
 def plan_of(run, slots):
     """The plan of a recorded run, whose guidance is c + g (c - u)."""
     ramp, power = RAMPS[run["guidance_decay"]], run["guidance_decay_scale_pow"]
-    return maskgen_plan(
+    plan = maskgen_plan(
         run.get("num_sample_steps", run.get("steps")),
         slots,
         1 + run["guidance_scale"],
         run["randomize_temperature"],
         lambda progress: ramp(progress**power),
     )
+    if run["softmax_temperature_annealing"]:
+        return plan
+    return [replace(step, temperature=1.0) for step in plan]
 
 
-@pytest.mark.parametrize("name", ["det", "noisy", "nosort"])
 @torch.inference_mode()
-def test_published_sampler_repeats_a_recorded_run(teacher, backbone, cond, null, io, config, name):
-    run, space = config["golden"]["sampler_runs"][name], teacher.space
-    assert run["softmax_temperature_annealing"]
+def test_published_sampler_repeats_the_recorded_runs(teacher, backbone, cond, null, io, config):
+    runs = config["golden"]["sampler_runs"]
+    assert runs
+    for name, run in runs.items():
+        check_run(teacher, backbone, cond, null, io, name, run)
+
+
+def check_run(teacher, backbone, cond, null, io, name, run):
+    """Every state of a recorded run, from its recorded draws."""
+    space = teacher.space
     states = io[f"sampler.{name}.states"]
     score = torch.full((states.shape[1],), run["aesthetic_score_used"])
     cond, null = (Cond({**half.tensors, "aesthetic": score}) for half in (cond, null))
@@ -362,13 +372,16 @@ def test_published_sampler_repeats_a_recorded_run(teacher, backbone, cond, null,
 def test_plan_without_noise_repeats_the_recorded_run_in_the_engine(
     teacher, cond, null, io, config, monkeypatch
 ):
-    run = config["golden"]["sampler_runs"]["det"]
-    score = torch.full((len(cond),), run["aesthetic_score_used"])
-    cond, null = (Cond({**half.tensors, "aesthetic": score}) for half in (cond, null))
-    monkeypatch.setattr(teacher.conditioner, "null", lambda count: null)
-    plan = plan_of(run, teacher.space.length)
-    tokens = sample_by_plan(teacher, cond, plan, torch.Generator().manual_seed(0))
-    assert torch.equal(tokens.squeeze(-1), io["sampler.det.states"][-1])
+    runs = config["golden"]["sampler_runs"]
+    still = {name: run for name, run in runs.items() if run["randomize_temperature"] == 0}
+    assert still
+    for name, run in still.items():
+        score = torch.full((len(cond),), run["aesthetic_score_used"])
+        scored, unguided = (Cond({**half.tensors, "aesthetic": score}) for half in (cond, null))
+        monkeypatch.setattr(teacher.conditioner, "null", lambda count, null=unguided: null)
+        plan = plan_of(run, teacher.space.length)
+        tokens = sample_by_plan(teacher, scored, plan, torch.Generator().manual_seed(0))
+        assert torch.equal(tokens.squeeze(-1), io[f"sampler.{name}.states"][-1])
 
 
 def test_plan_is_the_recorded_schedule(golden):

@@ -1,5 +1,6 @@
 """The MaskGit family against the released code's numbers, on tiny networks with its key names."""
 
+import copy
 import json
 import math
 import re
@@ -141,11 +142,15 @@ def test_guided_logits_are_the_published_ones(backbone, io, case, config):
 
 def test_noise_goes_on_the_image_tokens_before_positions_are_added(backbone, io, case, config):
     tokens, cond, _ = case
-    for sigma in config["io"]["sigmas"]:
+    prefix = "logits_perturbed_sigma_"
+    names = [name for name in io if name.startswith(prefix)]
+    sigmas = {float(name.removeprefix(prefix)): name for name in names}
+    assert sorted(sigmas) == sorted(config["io"]["sigmas"])
+    for sigma, name in sigmas.items():
         embeds = sigma * io["embed_noise"] + math.sqrt(1 - sigma**2) * backbone.embed(tokens)
         with torch.no_grad():
             logits = backbone.head(backbone.hidden(embeds, cond)).squeeze(-2)
-        assert_near(logits, io[f"logits_perturbed_sigma_{sigma}"], 1e-4)
+        assert_near(logits, io[name], 1e-4)
 
 
 def test_every_intermediate_result_is_the_published_one(backbone, io, case):
@@ -180,13 +185,15 @@ def test_every_intermediate_result_is_the_published_one(backbone, io, case):
 
 def test_outer_layers_have_the_smaller_epsilon(backbone, io, case):
     tokens, cond, _ = case
-    name = next(name for name in io if name.startswith("logits_cond_scaled_"))
-    factor = float(name.rsplit("_", 1)[1])
-    last_linear = backbone.first_layer[-1]
-    with torch.no_grad():
-        for small in (backbone.tok_emb.weight, backbone.pos_emb, *last_linear.parameters()):
-            small *= factor
-        assert_near(backbone(tokens, cond).squeeze(-2), io[name], 1e-4)
+    names = [name for name in io if name.startswith("logits_cond_scaled_")]
+    assert names
+    for name in names:
+        network, factor = copy.deepcopy(backbone), float(name.rsplit("_", 1)[1])
+        last_linear = network.first_layer[-1]
+        with torch.no_grad():
+            for small in (network.tok_emb.weight, network.pos_emb, *last_linear.parameters()):
+                small *= factor
+            assert_near(network(tokens, cond).squeeze(-2), io[name], 1e-4)
 
 
 def test_head_of_some_positions_is_a_part_of_the_whole(teacher, case, generator):
@@ -244,6 +251,9 @@ def test_gradient_checkpointing_changes_no_gradient(backbone, case, training):
 
 def test_dropout_acts_in_training_only(backbone, case):
     tokens, cond, _ = case
+    for module in backbone.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.5
     with torch.no_grad():
         assert torch.equal(backbone(tokens, cond), backbone(tokens, cond))
         backbone.train()
@@ -259,14 +269,19 @@ def test_frozen_embeddings_are_table_positions_and_output_bias(backbone):
 # ---------------------------------------------------------------- the VQGAN
 
 
-def test_images_are_encoded_as_published(teacher, io):
-    vqgan, image = teacher.tokenizer, io["vq_image"]
+@pytest.fixture
+def vqgan(teacher, io):
+    """The VQGAN over the grid of its recorded images, which need not be the transformer's."""
+    teacher.tokenizer.grid = io["vq_indices"].shape[-1]
+    return teacher.tokenizer
+
+
+def test_images_are_encoded_as_published(vqgan, io):
+    image, grid = io["vq_image"], io["vq_indices"].shape[1:]
     with torch.no_grad():
         latents = vqgan.latents(image)
         tokens = vqgan.encode(image)
-        quantized = vqgan.quantize.embedding(tokens.squeeze(-1)).mT.unflatten(
-            -1, teacher.space.grid
-        )
+        quantized = vqgan.quantize.embedding(tokens.squeeze(-1)).mT.unflatten(-1, grid)
     assert_near(latents, io["vq_latent"], 1e-5)
     assert torch.equal(tokens, tokens_of(io["vq_indices"]))
     assert_near(quantized, io["vq_quantized"], 1e-5)
@@ -274,23 +289,24 @@ def test_images_are_encoded_as_published(teacher, io):
     torch.testing.assert_close(commitment, io["vq_commit_loss"].squeeze(), rtol=1e-5, atol=1e-6)
 
 
-def test_tokens_are_decoded_as_published(teacher, io):
-    assert io["vq_image"].shape[-1] == teacher.space.image_size
+def test_tokens_are_decoded_as_published(teacher, vqgan, io):
+    pixels, side = teacher.space.image_size // teacher.space.grid[0], io["vq_indices"].shape[-1]
+    assert io["vq_image"].shape[-1] == pixels * side
     with torch.no_grad():
-        decoded = teacher.tokenizer.decode(tokens_of(io["vq_decode_indices"]))
-        again = teacher.tokenizer.decode(teacher.tokenizer.encode(io["vq_image"]))
+        decoded = vqgan.decode(tokens_of(io["vq_decode_indices"]))
+        again = vqgan.decode(vqgan.encode(io["vq_image"]))
     assert_near(decoded, io["vq_decoded"], 1e-4)
     assert_near(again, io["vq_recon"], 1e-4)
 
 
-def test_soft_decoding_of_a_one_hot_is_decoding(teacher, io):
+def test_soft_decoding_of_a_one_hot_is_decoding(teacher, vqgan, io):
     tokens, space = tokens_of(io["vq_decode_indices"]), teacher.space
     tokens[:, 0] = space.mask_id  # it can be drawn, and is decoded as the last code
     one_hots = torch.nn.functional.one_hot(tokens, space.vocab).float()
     with torch.no_grad():
-        decoded = teacher.tokenizer.decode(tokens)
-        assert_near(teacher.tokenizer.decode_probs(one_hots), decoded, 1e-5)
-        assert torch.equal(teacher.tokenizer.decode(tokens.clamp(max=space.codes - 1)), decoded)
+        decoded = vqgan.decode(tokens)
+        assert_near(vqgan.decode_probs(one_hots), decoded, 1e-5)
+        assert torch.equal(vqgan.decode(tokens.clamp(max=space.codes - 1)), decoded)
 
 
 def assert_gradient_matches_differences(function, probs, generator, step=1e-5):
@@ -352,6 +368,8 @@ def test_plan_follows_the_published_lists_at_both_sizes(golden):
     for size, schedules in tables.items():
         rows, columns = map(int, size.split("x"))
         for steps, counts in schedules["arccos"].items():
+            if counts[-1] < 1:  # refused, or filled by ours: the list reveals nothing at its end
+                continue
             plan = published_plan(int(steps), rows * columns, 4.0, 4.5)
             assert [step.masked_after for step in plan] == [
                 sum(counts[index + 1 :]) for index in range(len(counts))

@@ -209,6 +209,11 @@ def test_wrong_arguments_of_distill_exit_2(dimo, arguments, words):
         (("presets", "show", "digit"), "`digits`"),
         (("presets", "cp", "nope", "x.yaml"), "nope"),
         (("distil",), "distill"),
+        (("sample", "--teacher", "--sampler", "haltn"), "`--sampler` is 'haltn'"),
+        (("sample", "--sampler", "halton"), "add --teacher"),
+        (("sample", "--class", "3", "--prompt", "a fox"), "exclude each other"),
+        (("sample", "--student", "x", "--preset", "maskgit", "--teacher"), "exclude each other"),
+        (("sample", "--set", "teacher.revision=x"), "add --preset"),
     ],
 )
 def test_wrong_flags_of_other_commands_exit_2_and_name_the_flag(dimo, arguments, words):
