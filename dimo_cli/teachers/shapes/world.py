@@ -1,0 +1,221 @@
+"""The little world of the teacher `shapes`: scenes, their captions, and their pictures.
+
+A scene is one or two groups of equal objects on a plain background. Everything a caption can say is
+true of the picture, and everything else is drawn at random, so that a picture can be checked against
+its caption by rules.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+SIDE = 32
+Pixels = NDArray[np.uint8]
+Relation = Literal["left", "right", "above", "below"]
+
+COLORS: dict[str, tuple[int, int, int]] = {
+    "red": (222, 42, 42),
+    "green": (42, 168, 66),
+    "blue": (48, 86, 222),
+    "yellow": (240, 214, 40),
+    "purple": (160, 60, 200),
+    "orange": (246, 134, 30),
+}
+BACKGROUNDS: dict[str, tuple[int, int, int]] = {
+    "white": (246, 246, 246),
+    "gray": (128, 128, 128),
+    "black": (18, 18, 18),
+}
+SHAPES = ("circle", "square", "triangle")
+SIZES: dict[str, int] = {"small": 3, "large": 5}  # half the side of the box around an object
+NUMBERS = ("zero", "one", "two", "three", "four")
+MOST = 4  # objects of one group
+
+OPENINGS = ("", "", "", "a picture of ", "an image of ", "a drawing of ")
+SIZE_WORDS = {"small": ("small", "little"), "large": ("large", "big")}
+JOINTS = ("and", "and", "with", "next to", "beside")
+RELATION_WORDS: dict[Relation, tuple[str, ...]] = {
+    "left": ("left of", "to the left of"),
+    "right": ("right of", "to the right of"),
+    "above": ("above", "over"),
+    "below": ("below", "under"),
+}
+BACKGROUND_WORDS = ("on a {} background", "on {}", "in front of a {} background")
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Equal objects; a color or size of None is not said and can be any."""
+
+    shape: str
+    count: int = 1
+    color: str | None = None
+    size: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """What a caption says."""
+
+    groups: tuple[Group, ...]
+    relation: Relation | None = None
+    """Where the first group is, seen from the second."""
+    background: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Thing:
+    """One object of a picture."""
+
+    shape: str
+    color: str
+    size: str
+    x: int
+    y: int
+
+
+def stencil(shape: str, half: int) -> NDArray[np.bool_]:
+    """The pixels of a shape within its box of 2 half + 1 pixels."""
+    y, x = np.mgrid[-half : half + 1, -half : half + 1]
+    if shape == "circle":
+        return np.asarray(x**2 + y**2 <= (half + 0.4) ** 2)
+    if shape == "triangle":  # point up, as wide as high
+        return np.asarray(2 * np.abs(x) <= y + half)
+    return np.ones_like(x, dtype=bool)
+
+
+def render(things: Sequence[Thing], background: str) -> Pixels:
+    """The picture [32, 32, 3] of these objects."""
+    picture = np.empty((SIDE, SIDE, 3), np.uint8)
+    picture[:] = BACKGROUNDS[background]
+    for thing in things:
+        half = SIZES[thing.size]
+        box = picture[thing.y - half : thing.y + half + 1, thing.x - half : thing.x + half + 1]
+        box[stencil(thing.shape, half)] = COLORS[thing.color]
+    return picture
+
+
+def random_scene(rng: random.Random) -> Scene:
+    """Any scene that fits: one group, or two with or without a relation."""
+    count = rng.choices((1, 2, 3, 4), (5, 2, 2, 2))[0]
+    first = random_group(rng, count)
+    background = rng.choice([*BACKGROUNDS, None, None, None])
+    if rng.random() < 0.4:
+        return Scene((first,), None, background)
+    second = random_group(rng, rng.choices((1, 2), (5, 1))[0] if count < 3 else 1)
+    while (second.shape, second.color) == (first.shape, first.color):
+        second = random_group(rng, second.count)
+    relation = rng.choice([*RELATION_WORDS, None, None, None])
+    return Scene((first, second), relation, background)
+
+
+def random_group(rng: random.Random, count: int) -> Group:
+    """A group of this many objects; more than two are always small, so that they fit."""
+    color = rng.choice(list(COLORS)) if rng.random() < 0.7 else None
+    size = rng.choice(list(SIZES)) if rng.random() < 0.25 and count <= 2 else None
+    return Group(rng.choice(SHAPES), count, color, size)
+
+
+def compose(scene: Scene, rng: random.Random) -> tuple[list[Thing], str]:
+    """Objects and background that make a scene true; what it does not say is drawn at random."""
+    while True:
+        things = place(scene, rng)
+        if things is not None:
+            return things, scene.background or rng.choice(list(BACKGROUNDS))
+
+
+def place(scene: Scene, rng: random.Random) -> list[Thing] | None:
+    """One attempt to put all objects without touching each other; None if it failed."""
+    crowded = sum(group.count for group in scene.groups) > 2
+    placed: list[list[Thing]] = []
+    for group in scene.groups:
+        color = group.color or rng.choice(list(COLORS))
+        size = group.size or ("small" if crowded else rng.choice(list(SIZES)))
+        placed.append([])
+        for _ in range(group.count):
+            others = [thing for members in placed for thing in members]
+            thing = find_room(group.shape, color, size, others, rng)
+            if thing is None:
+                return None
+            placed[-1].append(thing)
+    if scene.relation and not is_related(placed[0], placed[1], scene.relation):
+        return None
+    first, *rest = (members[0] for members in placed)
+    if any((first.shape, first.color) == (other.shape, other.color) for other in rest):
+        return None  # two groups that look alike would be one
+    return [thing for members in placed for thing in members]
+
+
+def find_room(
+    shape: str, color: str, size: str, others: Sequence[Thing], rng: random.Random
+) -> Thing | None:
+    """A place for one more object, two pixels away from the others; None if there is none."""
+    half = SIZES[size]
+    for _ in range(12):
+        x, y = (rng.randrange(half + 1, SIDE - half - 1, 2) for _ in range(2))
+        if all(
+            max(abs(x - other.x), abs(y - other.y)) > half + SIZES[other.size] + 2
+            for other in others
+        ):
+            return Thing(shape, color, size, x, y)
+    return None
+
+
+def is_related(first: Sequence[Thing], second: Sequence[Thing], relation: Relation) -> bool:
+    """Whether all of the first group are on that side of all of the second, by more than a bit."""
+    gap = 4
+    if relation == "left":
+        return max(t.x for t in first) + gap <= min(t.x for t in second)
+    if relation == "right":
+        return min(t.x for t in first) >= max(t.x for t in second) + gap
+    if relation == "above":
+        return max(t.y for t in first) + gap <= min(t.y for t in second)
+    return min(t.y for t in first) >= max(t.y for t in second) + gap
+
+
+def caption(scene: Scene, rng: random.Random) -> str:
+    """One of the ways to say a scene in English."""
+    parts = [describe(group, rng) for group in scene.groups]
+    text = parts[0]
+    if len(parts) == 2:
+        joint = rng.choice(RELATION_WORDS[scene.relation] if scene.relation else JOINTS)
+        text = f"{parts[0]} {joint} {parts[1]}"
+    if scene.background:
+        text += " " + rng.choice(BACKGROUND_WORDS).format(scene.background)
+    return rng.choice(OPENINGS) + text
+
+
+def describe(group: Group, rng: random.Random) -> str:
+    """A group in words, such as `two small red circles`."""
+    words = [rng.choice(SIZE_WORDS[group.size])] if group.size else []
+    words += [group.color] if group.color else []
+    if group.count > 1:
+        return " ".join([NUMBERS[group.count], *words, f"{group.shape}s"])
+    words += [group.shape]
+    article = "an" if words[0][0] in "aeiou" else "a"
+    return " ".join([rng.choice((article, article, "one")), *words])
+
+
+def vocabulary() -> tuple[str, ...]:
+    """Every word that a caption can have, in a fixed order; the first is no word at all."""
+    phrases = [
+        *OPENINGS,
+        *JOINTS,
+        *BACKGROUND_WORDS,
+        *(word for words in RELATION_WORDS.values() for word in words),
+        *(word for words in SIZE_WORDS.values() for word in words),
+        *COLORS,
+        *BACKGROUNDS,
+        *NUMBERS[1:],
+        *SHAPES,
+        *(f"{shape}s" for shape in SHAPES),
+        "an the of is are there",
+    ]
+    words = {word for phrase in phrases for word in phrase.replace("{}", "").split()}
+    return ("", *sorted(words))
