@@ -25,7 +25,7 @@ from dimo_cli.specs.sample import SamplerSpec
 from dimo_cli.students import Student, describe_run, save_student
 from dimo_cli.teachers.conditioning import PromptConditioner
 from dimo_cli.teachers.protocol import Backbone, Teacher
-from dimo_cli.teachers.registry import load_teacher
+from dimo_cli.teachers.registry import check_name, load_teacher
 
 # Fields that may differ between a run and its continuation without changing what was trained.
 FREE_ON_RESUME = (
@@ -207,6 +207,7 @@ def attach_prompts(teacher: Teacher, spec: DistillSpec) -> None:
 
 def distill(spec: DistillSpec, folder: Path, view: View, resume: bool = False) -> RunResult:
     """Train a student in `folder`, save it, and measure it beside its teacher."""
+    check_name(spec.teacher.name)
     if measures_fid(spec):
         check_measurable(spec.teacher.name)
     teacher = load_teacher(spec.teacher, view.note)
