@@ -1,8 +1,8 @@
 """The little world of the teacher `shapes`: scenes, their captions, and their pictures.
 
-A scene is one or two groups of equal objects on a plain background. Everything a caption can say is
-true of the picture, and everything else is drawn at random, so that a picture can be checked against
-its caption by rules.
+A scene is one or two groups of equal objects on a plain background. Everything a caption can say
+is true of the picture, and everything else is drawn at random, so that a picture can be checked
+against its caption by rules.
 """
 
 from __future__ import annotations
@@ -109,10 +109,17 @@ def random_scene(rng: random.Random) -> Scene:
     if rng.random() < 0.4:
         return Scene((first,), None, background)
     second = random_group(rng, rng.choices((1, 2), (5, 1))[0] if count < 3 else 1)
-    while (second.shape, second.color) == (first.shape, first.color):
+    while not are_told_apart(first, second):
         second = random_group(rng, second.count)
     relation = rng.choice([*RELATION_WORDS, None, None, None])
     return Scene((first, second), relation, background)
+
+
+def are_told_apart(first: Group, second: Group) -> bool:
+    """Whether no object can belong to both groups."""
+    if first.shape != second.shape:
+        return True
+    return None not in (first.color, second.color) and first.color != second.color
 
 
 def random_group(rng: random.Random, count: int) -> Group:
@@ -146,9 +153,6 @@ def place(scene: Scene, rng: random.Random) -> list[Thing] | None:
             placed[-1].append(thing)
     if scene.relation and not is_related(placed[0], placed[1], scene.relation):
         return None
-    first, *rest = (members[0] for members in placed)
-    if any((first.shape, first.color) == (other.shape, other.color) for other in rest):
-        return None  # two groups that look alike would be one
     return [thing for members in placed for thing in members]
 
 

@@ -1,0 +1,137 @@
+"""The networks of `shapes`: a text encoder, and a masked transformer that reads text and tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dimo_cli.errors import SpecError
+from dimo_cli.teachers.conditioning import TextEncoder
+from dimo_cli.teachers.protocol import Backbone, Cond
+from dimo_cli.teachers.shapes.tokenizer import CODES, GRID
+from dimo_cli.teachers.shapes.world import vocabulary
+
+LENGTH, MASK_ID = GRID * GRID, CODES
+WORDS = 24
+WIDTH = 144
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block with full attention."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm_attention = nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.norm_mlp = nn.LayerNorm(width)
+        self.up = nn.Linear(width, 4 * width)
+        self.down = nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, S, D] to [B, S, D]."""
+        B, S, D = x.shape
+        qkv = self.qkv(self.norm_attention(x)).view(B, S, 3, self.heads, D // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(B, S, D)
+        x = x + self.out(attended)
+        return x + self.down(F.gelu(self.up(self.norm_mlp(x)), approximate="tanh"))
+
+
+def words_to_ids(prompts: Sequence[str]) -> Tensor:
+    """Prompts as word numbers [B, 24]; a word that the world does not have is refused."""
+    known = {word: number for number, word in enumerate(vocabulary())}
+    ids = torch.zeros(len(prompts), WORDS, dtype=torch.long)
+    for row, prompt in enumerate(prompts):
+        words = prompt.lower().replace(",", " ").replace(".", " ").split()
+        strange = [word for word in words if word not in known]
+        if strange:
+            raise SpecError(
+                f"`shapes` does not know the word `{strange[0]}`.",
+                f"It knows: {', '.join(vocabulary()[1:])}.",
+            )
+        if len(words) > WORDS:
+            raise SpecError(
+                f"`shapes` reads at most {WORDS} words, and the prompt has {len(words)}."
+            )
+        ids[row, : len(words)] = torch.tensor([known[word] for word in words], dtype=torch.long)
+    return ids
+
+
+class ShapesText(nn.Module):
+    """Words to states [B, 24, D]."""
+
+    def __init__(self, width: int = WIDTH, depth: int = 2, heads: int = 4) -> None:
+        super().__init__()
+        self.words = nn.Embedding(len(vocabulary()), width)
+        self.position = nn.Parameter(0.02 * torch.randn(WORDS, width))
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Map word numbers [B, 24] to [B, 24, D]; the number 0 is no word."""
+        x = self.words(ids) + self.position
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)
+
+
+class ShapesTextEncoder(TextEncoder):
+    """The text encoder behind the protocol."""
+
+    def __init__(self, network: ShapesText) -> None:
+        self.network = network
+        self.device: torch.device | str = "cpu"
+
+    def encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        return {"text": self.network(words_to_ids(prompts).to(self.device))}
+
+    def to(self, device: torch.device | str) -> None:
+        self.network.to(device)
+        self.device = device
+
+
+class ShapesBackbone(Backbone):
+    """Image tokens first, then words, as one sequence through all blocks."""
+
+    def __init__(self, width: int = WIDTH, depth: int = 6, heads: int = 4) -> None:
+        super().__init__()
+        self.token_embedding = nn.Embedding(CODES + 1, width)
+        self.row = nn.Parameter(0.02 * torch.randn(GRID, 1, width))
+        self.column = nn.Parameter(0.02 * torch.randn(1, GRID, width))
+        self.text = nn.Linear(width, width)
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+        self.to_logits = nn.Linear(width, CODES)
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        return self.token_embedding(tokens.squeeze(-1))
+
+    def embed_probs(self, probs: Tensor, mask: Tensor | None = None) -> Tensor:
+        embeds = probs.squeeze(-2) @ self.token_embedding.weight[:CODES]
+        if mask is None:
+            return embeds
+        return torch.where(mask, self.token_embedding.weight[MASK_ID], embeds)
+
+    def hidden(
+        self, embeds: Tensor, cond: Cond, taps: Sequence[int] = ()
+    ) -> Tensor | tuple[Tensor, list[Tensor]]:
+        image = embeds + (self.row + self.column).flatten(0, 1)
+        x = torch.cat([image, self.text(cond.tensors["text"])], dim=1)
+        tapped = []
+        for index, block in enumerate(self.blocks):
+            x = self.run_block(block, x)
+            if index in taps:
+                tapped.append(x[:, :LENGTH])
+        x = self.norm(x[:, :LENGTH])
+        return (x, tapped) if taps else x
+
+    def head(self, hidden: Tensor, positions: Tensor | None = None) -> Tensor:
+        return self.to_logits(hidden)[..., None, :]
+
+    def embedding_parameters(self) -> list[nn.Parameter]:
+        return list(self.token_embedding.parameters())
