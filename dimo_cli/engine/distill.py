@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dimo_cli.engine.auxiliary import auxiliary_loss
 from dimo_cli.engine.divergence import build_divergence, entropy_logit_gradient, surrogate_loss
@@ -35,6 +35,8 @@ class Generation:
     tokens: Tensor
     entropy: float
     top1: float
+    extra_gradient: Tensor | None = None
+    """What other losses than Di[M]O ask of the hidden states."""
 
 
 @dataclass(slots=True)
@@ -69,11 +71,13 @@ def backward_through_head(
     rows: Tensor,
     chunk_tokens: int,
     loss_of: Callable[[Tensor, slice], Tensor],
+    extra_gradient: Tensor | None = None,
 ) -> Tensor:
     """Backpropagate the sum of chunk losses through head and backbone; returns that sum.
 
     hidden [B, L, D]; rows [N] are positions of its flat form [B L, D]. `loss_of(logits, part)` is
-    the loss of the logits [n, G, V] at rows[part]. No logits outlive their chunk.
+    the loss of the logits [n, G, V] at rows[part]. No logits outlive their chunk. What other losses
+    ask of the hidden states, `extra_gradient` [B, L, D], joins in the one backward pass.
     """
     length = hidden.shape[1]
     flat = hidden.detach().flatten(0, 1)
@@ -86,7 +90,8 @@ def backward_through_head(
         assert picked.grad is not None
         gradient[rows[part]] = picked.grad
         total += loss.detach()
-    hidden.backward(gradient.view_as(hidden))
+    gradient = gradient.view_as(hidden)
+    hidden.backward(gradient if extra_gradient is None else gradient + extra_gradient)
     return total
 
 
@@ -100,6 +105,7 @@ class Distillation:
         generator: torch.Generator,
         autocast: Callable[[], AbstractContextManager[None]],
     ) -> None:
+        """A new run: student and auxiliary start as copies of the teacher."""
         check_control(teacher.space, spec.init.control, spec.init.control_token)
         self.teacher, self.spec, self.generator, self.autocast = teacher, spec, generator, autocast
         self.divergence = build_divergence(spec.loss.divergence)
@@ -121,30 +127,58 @@ class Distillation:
         if not norm.isfinite():
             return StepReport({"student_gradient": norm.item()}, skipped="student")
         losses = []
-        for update in range(self.spec.auxiliary.updates):
+        for update in range(self.auxiliary_updates):
             loss, aux_norm = self.update_auxiliary(step, update, generations, shared)
             if not (loss.isfinite() and aux_norm.isfinite()):
                 return StepReport({"auxiliary_loss": loss.item()}, skipped="auxiliary")
             losses.append(loss)
+        others = self.update_others(step)
+        if others.skipped:
+            return others
         if measure:
-            auxiliary = torch.stack(losses).mean().item()
             values = {
-                "divergence": divergence.item(),
-                "auxiliary_loss": auxiliary,
                 "entropy": generation.entropy,
-                "auxiliary_gap": auxiliary - generation.entropy,
                 "top1": generation.top1,
                 "student_gradient": norm.item(),
+                **others.values,
+            }
+        if measure and losses:
+            auxiliary = torch.stack(losses).mean().item()
+            values |= {
+                "divergence": divergence.item(),
+                "auxiliary_loss": auxiliary,
+                "auxiliary_gap": auxiliary - generation.entropy,
                 "auxiliary_gradient": aux_norm.item(),
             }
         return StepReport(values)
+
+    @property
+    def auxiliary_updates(self) -> int:
+        """Updates of the auxiliary per step."""
+        return self.spec.auxiliary.updates
+
+    def draw_conditions(self, count: int) -> Cond:
+        """The conditions of a batch."""
+        return self.teacher.conditioner.draw(count, self.generator)
+
+    def update_others(self, step: int) -> StepReport:
+        """Update whatever else is trained, once student and auxiliary are."""
+        return StepReport({})
+
+    def networks(self) -> dict[str, nn.Module]:
+        """The networks whose weights change."""
+        return {"student": self.student, "auxiliary": self.auxiliary}
+
+    def optimizers(self) -> dict[str, NetworkOptimizer]:
+        """Their optimizers."""
+        return {"student": self.student_optimizer, "auxiliary": self.auxiliary_optimizer}
 
     def generate(self, step: int, measure: bool = False, gradients: bool = True) -> Generation:
         """x_init -> x_theta in one pass of the student, which keeps its graph for the update."""
         init, count = self.spec.init, self.spec.train.batch_size
         ratio = draw_mask_ratio(init.mask_ratio, self.generator)
         sigma = noise_sigma(init.embed_noise, step)
-        cond = self.teacher.conditioner.draw(count, self.generator)
+        cond = self.draw_conditions(count)
         x_init, init_mask = initial_tokens(
             self.teacher.space,
             count,
@@ -201,7 +235,14 @@ class Distillation:
         with self.autocast():
             if loss.entropy_bonus:
                 self.backward_entropy_bonus(hidden)
-            backward_through_head(self.student, hidden, rows, loss.chunk_tokens, loss_of)
+            backward_through_head(
+                self.student,
+                hidden,
+                rows,
+                loss.chunk_tokens,
+                loss_of,
+                generation.extra_gradient,
+            )
         reuse = SharedMask(mask, aux_hidden) if self.spec.auxiliary.share_x_tilde else None
         return divergence / mask.sum(), reuse
 

@@ -7,7 +7,7 @@ import json
 import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
@@ -100,7 +100,15 @@ def make_accelerator(
 class Trainer:
     """Runs a distillation from its first step, or from its newest checkpoint, to its last."""
 
-    def __init__(self, spec: DistillSpec, teacher: Teacher, folder: Path, watcher: Watcher) -> None:
+    def __init__(
+        self,
+        spec: DistillSpec,
+        teacher: Teacher,
+        folder: Path,
+        watcher: Watcher,
+        method: Callable[..., Distillation] | None = None,
+    ) -> None:
+        """`method` builds what is trained: Di[M]O alone, or a refinement."""
         self.spec, self.folder, self.watcher = spec, folder, watcher
         self.accelerator = make_accelerator(spec.train, spec.monitor.tracker, folder)
         device = self.accelerator.device
@@ -108,8 +116,9 @@ class Trainer:
         self.generator.manual_seed(spec.train.seed + self.accelerator.process_index)
         torch.manual_seed(spec.train.seed + self.accelerator.process_index)
         teacher.to(device)
-        self.distillation = Distillation(teacher, spec, self.generator, self.accelerator.autocast)
-        self.ema = Ema(copy.deepcopy(teacher.backbone), self.distillation.student)
+        build = method or Distillation
+        self.distillation = build(teacher, spec, self.generator, self.accelerator.autocast)
+        self.ema = Ema(copy.deepcopy(self.distillation.student), self.distillation.student)
         self.checkpoints = CheckpointFolder(folder / "checkpoints")
         self.progress = Progress()
         self.stop_signal: int | None = None
@@ -123,11 +132,7 @@ class Trainer:
 
     def networks(self) -> dict[str, nn.Module]:
         """The networks whose weights change."""
-        return {
-            "student": self.distillation.student,
-            "auxiliary": self.distillation.auxiliary,
-            "ema": self.ema.network,
-        }
+        return {**self.distillation.networks(), "ema": self.ema.network}
 
     def run(self, resume: bool = False) -> Backbone:
         """Train to the last step and return the averaged student."""
@@ -215,8 +220,8 @@ class Trainer:
         scale = self.distillation.student_optimizer.scale * recovery.learning_rate_factor
         self.restore()
         self.progress.rollbacks, self.progress.skipped = rollbacks + 1, skipped
-        self.distillation.student_optimizer.scale = scale
-        self.distillation.auxiliary_optimizer.scale = scale
+        for optimizer in self.distillation.optimizers().values():
+            optimizer.scale = scale
         # The same draws would meet the same end: go on with fresh ones.
         self.generator.manual_seed(self.spec.train.seed + 1_000_003 * (rollbacks + 1))
         self.save()
@@ -230,8 +235,10 @@ class Trainer:
         """Write a checkpoint of this moment and delete those no longer needed."""
         state = {
             "progress": asdict(self.progress),
-            "student_optimizer": self.distillation.student_optimizer.state_dict(),
-            "auxiliary_optimizer": self.distillation.auxiliary_optimizer.state_dict(),
+            **{
+                f"{name}_optimizer": optimizer.state_dict()
+                for name, optimizer in self.distillation.optimizers().items()
+            },
             "random": random_state(self.generator),
         }
         path = self.checkpoints.save(self.progress.step, self.networks(), state)
@@ -250,8 +257,8 @@ class Trainer:
                 f"{self.progress.step} already.",
                 "Give a larger `--set train.steps=`, or start a new run.",
             )
-        self.distillation.student_optimizer.load_state_dict(state["student_optimizer"])
-        self.distillation.auxiliary_optimizer.load_state_dict(state["auxiliary_optimizer"])
+        for name, optimizer in self.distillation.optimizers().items():
+            optimizer.load_state_dict(state[f"{name}_optimizer"])
         restore_random_state(state["random"], self.generator)
         self.truncate_log()
 

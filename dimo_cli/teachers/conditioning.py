@@ -81,11 +81,11 @@ class PromptConditioner(Conditioner):
         known |= dict(zip(missing, self._encode(missing), strict=True))
         rows = [row for prompt in prompts if (row := known[prompt]) is not None]
         stacked = {name: torch.stack([row[name] for row in rows]) for name in self.shapes}
-        return self._complete(stacked)
+        return self._complete(stacked, tuple(prompts))
 
     def null(self, count: int) -> Cond:
         if self._null is None:
-            self._null = dict(self.prompts([self.negative_prompt])[:1].tensors)
+            self._null = dict(self.prompts([self.negative_prompt]).tensors)
         rows = {name: self._null[name].expand(count, *shape) for name, shape in self.shapes.items()}
         return self._complete(rows)
 
@@ -111,13 +111,13 @@ class PromptConditioner(Conditioner):
             self._encoder.to(device)
         return self
 
-    def _complete(self, rows: Mapping[str, Tensor]) -> Cond:
+    def _complete(self, rows: Mapping[str, Tensor], texts: tuple[str, ...] = ()) -> Cond:
         """Add the constants and put everything on the device."""
         count = len(next(iter(rows.values())))
         constants = {
             name: value.expand(count, *value.shape) for name, value in self.constants.items()
         }
-        return Cond({**rows, **constants}).to(self.device)
+        return Cond({**rows, **constants}, texts).to(self.device)
 
     def _encode(self, prompts: list[str]) -> list[dict[str, Tensor]]:
         if not prompts:

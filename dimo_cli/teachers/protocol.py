@@ -48,16 +48,20 @@ class Cond:
     """What a backbone is conditioned on: named tensors that share their first dimension."""
 
     tensors: Mapping[str, Tensor]
+    texts: tuple[str, ...] = ()
+    """The same in words, one a sample, for rewards that read; empty where nobody reads."""
 
     def __len__(self) -> int:
         return len(next(iter(self.tensors.values())))
 
-    def __getitem__(self, rows: slice | Tensor) -> Cond:
-        return Cond({name: tensor[rows] for name, tensor in self.tensors.items()})
+    def __getitem__(self, rows: slice) -> Cond:
+        tensors = {name: tensor[rows] for name, tensor in self.tensors.items()}
+        return Cond(tensors, self.texts[rows])
 
     def to(self, device: torch.device | str) -> Cond:
         """Move every tensor to `device`."""
-        return Cond({name: tensor.to(device) for name, tensor in self.tensors.items()})
+        tensors = {name: tensor.to(device) for name, tensor in self.tensors.items()}
+        return Cond(tensors, self.texts)
 
     def at(self, time: float | None) -> Cond:
         """The same condition at a time of the sampler, for backbones that look at `time`."""
@@ -65,13 +69,14 @@ class Cond:
             return self
         first = next(iter(self.tensors.values()))
         times = torch.full((len(self),), time, dtype=torch.float32, device=first.device)
-        return Cond({**self.tensors, "time": times})
+        return Cond({**self.tensors, "time": times}, self.texts)
 
     @staticmethod
     def cat(conds: Sequence[Cond]) -> Cond:
         """Stack several conditions along the batch."""
         names = conds[0].tensors.keys()
-        return Cond({name: torch.cat([cond.tensors[name] for cond in conds]) for name in names})
+        tensors = {name: torch.cat([cond.tensors[name] for cond in conds]) for name in names}
+        return Cond(tensors, tuple(text for cond in conds for text in cond.texts))
 
 
 class Backbone(nn.Module, ABC):

@@ -1,0 +1,107 @@
+"""What a Soft-Di[M]O refinement run is: a distillation run with adversarial and reward terms."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from dimo_cli.specs.base import Int, Real, Spec
+from dimo_cli.specs.distill import DistillSpec, OptimizerSpec
+
+
+class RelaxSpec(Spec):
+    """How a gradient gets through the discrete tokens (section 3.1, appendix G)."""
+
+    kind: Literal["soft", "gumbel_st", "reinforce"] = Field(
+        "soft",
+        description="Soft embeddings (Eq. 3), Gumbel straight-through, or the score function",
+    )
+    temperature: Real = Field(
+        1.0, gt=0, le=100, description="Divides the logits; above 1 the images degrade (Fig. 8)"
+    )
+
+
+class GanSpec(Spec):
+    """Adversarial fine-tuning with the teacher as feature extractor (section 3.2.1)."""
+
+    enabled: bool = Field(False, description="Whether the student is trained against real data")
+    weight: Real | Literal["auto"] = Field(
+        100.0,
+        description="Weight of the adversarial loss; auto: its gradient at the logits gets the "
+        "norm of Di[M]O's",
+    )
+    data: str | None = Field(
+        None,
+        min_length=1,
+        description="Folder of real images as tokens (`dimo data encode`); null: what ships with "
+        "the teacher",
+    )
+    mask_low: Real = Field(0.0, ge=0, le=1, description="Least share of masked embeddings")
+    mask_high: Real = Field(0.95, ge=0, le=1, description="Largest share of masked embeddings")
+    heads: Int = Field(4, ge=1, le=64, description="Tapped layers, each with a head of its own")
+    width: Int | None = Field(
+        None, ge=8, description="Channels of a head; null: the width of the teacher"
+    )
+    dropout: Real = Field(0.0, ge=0, lt=1, description="Dropout in the heads")
+    feature_noise: Real = Field(
+        0.0, ge=0, description="Gaussian noise on the teacher's features, in units of their spread"
+    )
+    start: Int = Field(0, ge=0, description="Steps that the discriminator trains alone")
+    optimizer: OptimizerSpec = Field(
+        default_factory=lambda: OptimizerSpec(beta1=0.0), description="Optimizer of the heads"
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> GanSpec:
+        if self.mask_low > self.mask_high:
+            raise ValueError(f"mask_low ({self.mask_low}) is above mask_high ({self.mask_high})")
+        if isinstance(self.weight, float) and self.weight <= 0:
+            raise ValueError("weight must be above 0, or auto")
+        return self
+
+
+class RewardSpec(Spec):
+    """Differentiable rewards on the decoded image (section 3.2.2, Eq. 9)."""
+
+    terms: dict[str, Annotated[Real, Field(gt=0)]] = Field(
+        default_factory=dict, description="Rewards and their weights; empty: no reward training"
+    )
+    weight: Real = Field(2000.0, gt=0, description="Weight of the weighted sum of rewards")
+    held_out: str | None = Field(
+        None, min_length=1, description="A reward that is only watched; null: the teacher's own"
+    )
+    watch_every: Int = Field(50, ge=1, description="Steps between two looks at it")
+    watch_images: Int = Field(64, ge=4, description="Images of such a look")
+    patience: Int = Field(
+        5, ge=1, description="Looks at a fallen reward or diversity before the run stops"
+    )
+    tolerance: Real = Field(
+        0.1, ge=0, lt=1, description="What it may fall by, relative to the start, before it counts"
+    )
+
+
+def _weight_or_off(data: object) -> object:
+    return 1.0 if data is True else 0.0 if data is False else data
+
+
+class RefineSpec(DistillSpec):
+    """A Soft-Di[M]O run (Eq. 10): Di[M]O, adversarial and reward losses together."""
+
+    start: str | None = Field(
+        None, min_length=1, description="Student to start from: run folder, student folder, Hub id"
+    )
+    distill_weight: Annotated[Real, BeforeValidator(_weight_or_off)] = Field(
+        1.0, ge=0, description="Weight of the Di[M]O loss; 0 switches it and the auxiliary off"
+    )
+    relax: RelaxSpec = Field(default_factory=RelaxSpec, description="The gradient's way back")
+    gan: GanSpec = Field(default_factory=GanSpec, description="Adversarial fine-tuning")
+    reward: RewardSpec = Field(default_factory=RewardSpec, description="Reward fine-tuning")
+
+    @model_validator(mode="after")
+    def _some_loss(self) -> RefineSpec:
+        if not (self.distill_weight or self.gan.enabled or self.reward.terms):
+            raise ValueError("distill_weight is 0, and neither --gan nor --reward is given")
+        if self.gan.weight == "auto" and not self.distill_weight:
+            raise ValueError("gan.weight auto needs the Di[M]O loss: set distill_weight above 0")
+        return self
