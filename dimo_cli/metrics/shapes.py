@@ -37,7 +37,7 @@ TASKS = ("single_object", "two_object", "counting", "colors", "position", "color
 
 
 def read_picture(picture: Pixels) -> tuple[list[Thing], str]:
-    """The objects and the background of a picture [32, 32, 3], without what has no known outline."""
+    """Objects and background of a picture [32, 32, 3], without what has no known outline."""
     border = np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
     background = min(BACKGROUNDS, key=lambda name: float(distance(border, BACKGROUNDS[name]).sum()))
     to_colors = np.stack([distance(picture, color) for color in COLORS.values()])

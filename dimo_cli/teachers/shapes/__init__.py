@@ -1,0 +1,79 @@
+"""The embedded text teacher `shapes`: plain English to 32x32 pictures of colored shapes.
+
+Small enough for a laptop CPU, and with what large text teachers have: a tokenizer with a learned
+codebook, a text encoder, a null text, and prompts that ask for counts, colors and positions.
+Everything here is trained by `examples/train_shapes.py` on pictures that `world.py` draws.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from dimo_cli.teachers.conditioning import PromptConditioner
+from dimo_cli.teachers.digits import builtin_path
+from dimo_cli.teachers.plans import heuristic_plan
+from dimo_cli.teachers.protocol import SamplerDefaults, Teacher, TokenSpace
+from dimo_cli.teachers.shapes.network import (
+    LENGTH,
+    MASK_ID,
+    WIDTH,
+    WORDS,
+    ShapesBackbone,
+    ShapesText,
+    ShapesTextEncoder,
+)
+from dimo_cli.teachers.shapes.tokenizer import CODES, GRID, ShapesTokenizer
+from dimo_cli.teachers.shapes.world import SIDE
+
+SPACE = TokenSpace(
+    length=LENGTH,
+    groups=1,
+    vocab=CODES,
+    codes=CODES,
+    mask_id=MASK_ID,
+    image_size=SIDE,
+    grid=(GRID, GRID),
+)
+STEPS, GUIDANCE = 16, 3.0
+
+
+def fill_from(network: nn.Module, path: Path) -> nn.Module:
+    """The network with the weights of a file, frozen."""
+    weights = {name: tensor.float() for name, tensor in load_file(path).items()}
+    network.load_state_dict(weights)
+    return network.requires_grad_(False).eval()
+
+
+def load_from(folder: Path) -> Teacher:
+    """The teacher from the three files that the training script writes."""
+    backbone, text, tokenizer = ShapesBackbone(), ShapesText(), ShapesTokenizer()
+    fill_from(backbone, folder / "shapes_backbone.safetensors")
+    fill_from(text, folder / "shapes_text.safetensors")
+    fill_from(tokenizer, folder / "shapes_tokenizer.safetensors")
+    conditioner = PromptConditioner(
+        {"text": (WORDS, WIDTH)}, lambda: ShapesTextEncoder(text), key="shapes 1"
+    )
+    return Teacher(
+        name="shapes",
+        family="shapes",
+        revision="1",
+        license="Apache-2.0",
+        space=SPACE,
+        backbone=backbone,
+        tokenizer=tokenizer,
+        conditioner=conditioner,
+        sampler=SamplerDefaults(
+            steps=STEPS, guidance=GUIDANCE, plan=heuristic_plan("log_prob"), choice_noise=4.5
+        ),
+        takes_prompts=True,
+    )
+
+
+def load_teacher() -> Teacher:
+    """The teacher with the weights that ship in the package."""
+    with torch.device("cpu"):
+        return load_from(Path(builtin_path("")))

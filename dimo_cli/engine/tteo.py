@@ -1,0 +1,123 @@
+"""Test-time embedding optimization (Eq. 11): the input embeddings of one prompt, made better.
+
+Every start is optimized as if it were alone: the objective is the sum over starts, and the
+momentum of SGD is kept element by element. The best iterate of each start is kept, the first
+included, so the outcome is never worse than best-of-N on the score that selects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dimo_cli.engine.masking import initial_tokens
+from dimo_cli.engine.schedules import middle_mask_ratio, perturb_embeddings
+from dimo_cli.specs.distill import InitSpec
+from dimo_cli.specs.tteo import TteoSpec
+from dimo_cli.teachers.protocol import Backbone, Cond, Tokenizer, TokenSpace
+
+Score = Callable[[Tensor], Tensor]
+"""Images [N, 3, H, W] to the numbers [N] that are to rise."""
+
+
+@dataclass(frozen=True)
+class Optimized:
+    """What came of N starts."""
+
+    embeddings: Tensor
+    """Input embeddings [N, L, D] of each start's best iterate: one pass makes its image again."""
+    scores: Tensor
+    """Their scores [N]."""
+    trace: Tensor
+    """Scores of all iterates [K + 1, N]."""
+    best: int
+    """The start with the highest score; the earlier one if two are equal."""
+
+
+def start_embeddings(
+    backbone: Backbone,
+    space: TokenSpace,
+    tokenizer: Tokenizer,
+    init: InitSpec,
+    count: int,
+    generator: torch.Generator,
+) -> Tensor:
+    """The embeddings [N, L, D] that the student would start from."""
+    tokens, _ = initial_tokens(
+        space,
+        count,
+        middle_mask_ratio(init.mask_ratio),
+        generator,
+        init.control,
+        init.control_token,
+        tokenizer,
+    )
+    with torch.no_grad():
+        return perturb_embeddings(backbone.embed(tokens), init.embed_noise.sigma, generator)
+
+
+def token_probs(backbone: Backbone, embeddings: Tensor, cond: Cond, temperature: float) -> Tensor:
+    """Probabilities [N, L, G, V] of the one-step generator for given input embeddings."""
+    hidden = backbone.hidden(embeddings, cond)
+    assert isinstance(hidden, Tensor)
+    return (backbone.head(hidden).float() / temperature).softmax(-1)
+
+
+def optimize_embeddings(
+    backbone: Backbone,
+    tokenizer: Tokenizer,
+    cond: Cond,
+    start: Tensor,
+    score: Score,
+    spec: TteoSpec,
+    on_iterate: Callable[[Tensor], None] = lambda scores: None,
+) -> Optimized:
+    """Ascend the score of the softly decoded image from every start [N, L, D] at once."""
+    embeddings = start.clone().requires_grad_()
+    optimizer = torch.optim.SGD(
+        [embeddings],
+        lr=spec.learning_rate,
+        momentum=spec.momentum,
+        nesterov=spec.momentum > 0,
+    )
+    best, best_scores = start.clone(), torch.full((len(start),), -torch.inf, device=start.device)
+    trace = []
+    for iterate in range(spec.iterations + 1):
+        last = iterate == spec.iterations
+        with torch.set_grad_enabled(not last):
+            probs = token_probs(backbone, embeddings, cond, spec.temperature)
+            scores = score(tokenizer.decode_probs(probs, cond))
+        seen = scores.detach().float()
+        improved = seen > best_scores
+        best = torch.where(improved[:, None, None], embeddings.detach(), best)
+        best_scores = torch.where(improved, seen, best_scores)
+        trace.append(seen)
+        on_iterate(seen)
+        if last:
+            break
+        (gradient,) = torch.autograd.grad(-scores.sum(), embeddings)
+        embeddings.grad = clipped(gradient, spec.clip_norm)
+        optimizer.step()
+    return Optimized(best, best_scores, torch.stack(trace), int(best_scores.argmax()))
+
+
+def clipped(gradient: Tensor, limit: float | None) -> Tensor:
+    """The gradient [N, L, D] with the norm of each start at most `limit`."""
+    if limit is None:
+        return gradient
+    norms = gradient.flatten(1).norm(dim=1)
+    return gradient * (limit / norms.clamp(min=limit))[:, None, None]
+
+
+@torch.inference_mode()
+def render(
+    backbone: Backbone, tokenizer: Tokenizer, cond: Cond, embeddings: Tensor, spec: TteoSpec
+) -> Tensor:
+    """The images of input embeddings, in one pass: of the soft codes or of the likeliest ones."""
+    probs = token_probs(backbone, embeddings, cond, spec.temperature)
+    if spec.decode == "soft":
+        return tokenizer.decode_probs(probs, cond)
+    return tokenizer.decode(probs.argmax(-1), cond)
