@@ -14,6 +14,7 @@ from typing import Any
 from dimo_cli import __version__
 from dimo_cli.console.images import Pixels, enlarge, grid, save_png
 from dimo_cli.console.live import View
+from dimo_cli.engine.distill import Distillation
 from dimo_cli.engine.trainer import Trainer
 from dimo_cli.errors import MissingError, SpecError
 from dimo_cli.metrics.fid import FidMeter, Score, check_measurable
@@ -146,7 +147,7 @@ def prepare_folder(spec: DistillSpec, folder: Path) -> None:
 def continue_folder(spec: DistillSpec, folder: Path) -> None:
     """Check what a continuation changes and write its spec over the old one."""
     path = folder / "run.yaml"
-    check_resume(resolve_spec(DistillSpec, file=path, environment={}).spec, spec)
+    check_resume(resolve_spec(type(spec), file=path, environment={}).spec, spec)
     path.write_text(to_yaml(spec), encoding="utf-8")
 
 
@@ -212,8 +213,20 @@ def distill(spec: DistillSpec, folder: Path, view: View, resume: bool = False) -
         check_measurable(spec.teacher.name)
     teacher = load_teacher(spec.teacher, view.note)
     attach_prompts(teacher, spec)
+    return carry_out(spec, teacher, folder, view, resume)
+
+
+def carry_out(
+    spec: DistillSpec,
+    teacher: Teacher,
+    folder: Path,
+    view: View,
+    resume: bool,
+    method: Callable[..., Distillation] | None = None,
+) -> RunResult:
+    """Train by a method (Di[M]O alone if none is given), save the student, and measure it."""
     watcher = RunWatcher(spec, teacher, folder, view)
-    trainer = Trainer(spec, teacher, folder, watcher)
+    trainer = Trainer(spec, teacher, folder, watcher, method)
     # Only now, when everything that could be refused has been: a refused run leaves no folder.
     if resume:
         continue_folder(spec, folder)

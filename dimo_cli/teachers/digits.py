@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from importlib.resources import files
 
 import torch
-import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from dimo_cli.teachers.blocks import Block
 from dimo_cli.teachers.conditioning import ClassConditioner
 from dimo_cli.teachers.plans import heuristic_plan
 from dimo_cli.teachers.protocol import (
@@ -41,29 +41,6 @@ SPACE = TokenSpace(
     grid=(SIDE, SIDE),
     class_ids=range(FIRST_CLASS_ID, FIRST_CLASS_ID + CLASSES),
 )
-
-
-class Block(nn.Module):
-    """A pre-norm transformer block with full bidirectional attention."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.norm_attention = nn.LayerNorm(width)
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
-        self.norm_mlp = nn.LayerNorm(width)
-        self.up = nn.Linear(width, 4 * width)
-        self.down = nn.Linear(4 * width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map [B, S, D] to [B, S, D]."""
-        B, S, D = x.shape
-        qkv = self.qkv(self.norm_attention(x)).view(B, S, 3, self.heads, D // self.heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(B, S, D)
-        x = x + self.out(attended)
-        return x + self.down(F.gelu(self.up(self.norm_mlp(x)), approximate="tanh"))
 
 
 class DigitsBackbone(Backbone):

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dimo_cli.errors import SpecError
+from dimo_cli.teachers.blocks import Block
 from dimo_cli.teachers.conditioning import TextEncoder
 from dimo_cli.teachers.protocol import Backbone, Cond
 from dimo_cli.teachers.shapes.tokenizer import CODES, GRID
@@ -17,29 +17,6 @@ from dimo_cli.teachers.shapes.world import vocabulary
 LENGTH, MASK_ID = GRID * GRID, CODES
 WORDS = 24
 WIDTH = 144
-
-
-class Block(nn.Module):
-    """A pre-norm transformer block with full attention."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.norm_attention = nn.LayerNorm(width)
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
-        self.norm_mlp = nn.LayerNorm(width)
-        self.up = nn.Linear(width, 4 * width)
-        self.down = nn.Linear(4 * width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map [B, S, D] to [B, S, D]."""
-        B, S, D = x.shape
-        qkv = self.qkv(self.norm_attention(x)).view(B, S, 3, self.heads, D // self.heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(B, S, D)
-        x = x + self.out(attended)
-        return x + self.down(F.gelu(self.up(self.norm_mlp(x)), approximate="tanh"))
 
 
 def words_to_ids(prompts: Sequence[str]) -> Tensor:
