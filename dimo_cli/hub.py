@@ -22,7 +22,7 @@ from dimo_cli.teachers.blueprint import HubFile, Published, StateDict
 SHA256 = re.compile(r"^[0-9a-f]{64}$")
 COMMIT = re.compile(r"snapshots/([0-9a-f]{40})(/|$)")
 CHUNK = 2**20
-WEIGHTS = (".safetensors", ".bin", ".pth", ".ckpt")
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 # What HTTP libraries call a network that is not there.
 NETWORK_ERRORS = ("ConnectError", "ConnectionError", "ConnectTimeout", "ReadTimeout", "ProxyError")
 

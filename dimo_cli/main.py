@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from dimo_cli import __version__
-from dimo_cli.commands import distill, doctor, evaluate, presets, sample, spec
+from dimo_cli.commands import data, distill, doctor, evaluate, presets, refine, sample, spec
 
 app = typer.Typer(
     name="dimo",
@@ -19,8 +19,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("distill", epilog=distill.EXAMPLES)(distill.distill)
+app.command("refine", epilog=refine.EXAMPLES)(refine.refine)
 app.command("sample", epilog=sample.EXAMPLES)(sample.sample)
 app.add_typer(evaluate.app, name="eval")
+app.add_typer(data.app, name="data")
 app.add_typer(presets.app, name="presets")
 app.add_typer(spec.app, name="spec")
 app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dimo_cli.errors import MissingError, NotThere, SpecError
-from dimo_cli.hub import HubStore, file_sha256
+from dimo_cli.hub import HubStore, Located, file_sha256
 from dimo_cli.specs.distill import FixedNoise, FixedRatio, InitSpec, TeacherSource
 from dimo_cli.students import (
+    BUILTIN,
     MANIFEST,
     WEIGHTS,
     LoadOptions,
@@ -19,6 +20,7 @@ from dimo_cli.students import (
     TeacherFacts,
     TrainingFacts,
     assemble_student,
+    find_student,
     load_student,
     read_manifest,
     read_weights,
@@ -67,7 +69,8 @@ def open_student(
     repository holds a student of either kind.
     """
     options = options or LoadOptions()
-    match = HUB_ID.match(str(target))
+    target = builtin_or(target)
+    match = HUB_ID.match(target)
     if Path(target).exists() or match is None:
         return load_student(Path(target), options)
     repo, part, revision = match["repo"], match["part"], match["revision"]
@@ -77,12 +80,35 @@ def open_student(
     return open_pushed(repo, part, store, options)
 
 
+def builtin_or(target: str | Path) -> str:
+    """The folder of a built-in student, which goes by its teacher's name; else what was given."""
+    return str(BUILTIN) if str(target) == "digits" and not Path(target).exists() else str(target)
+
+
+def look_at_student(target: str) -> StudentManifest:
+    """A student's manifest alone: nothing else is read or downloaded."""
+    target = builtin_or(target)
+    match = HUB_ID.match(target)
+    if Path(target).exists() or match is None:
+        return read_manifest(find_student(Path(target)) / MANIFEST)
+    repo, part, revision = match["repo"], match["part"], match["revision"]
+    if repo in FOREIGN:
+        return foreign_manifest(repo, foreign_part(repo, part, None), "0" * 64)
+    store = HubStore(revisions={repo: revision} if revision else {})
+    return read_manifest(find_pushed(repo, part, MANIFEST, store).path)
+
+
 def open_pushed(repo: str, part: str | None, store: HubStore, options: LoadOptions) -> Student:
     """A student that dimo pushed: the same folder, on the Hub."""
-    folder = f"{part}/" if part else ""
+    manifest = read_manifest(find_pushed(repo, part, MANIFEST, store).path)
+    weights = read_weights(find_pushed(repo, part, WEIGHTS, store).path, manifest.weights_sha256)
+    return assemble_student(manifest, weights, f"`{repo}`", options)
+
+
+def find_pushed(repo: str, part: str | None, name: str, store: HubStore) -> Located:
+    """A file of a pushed student."""
     try:
-        manifest_file = store.locate(HubFile(repo, f"{folder}{MANIFEST}"))
-        weights_file = store.locate(HubFile(repo, f"{folder}{WEIGHTS}"))
+        return store.locate(HubFile(repo, f"{part}/{name}" if part else name))
     except NotThere as problem:
         raise MissingError(
             f"`{repo}` is neither a folder here nor a student on the Hub. {problem.message}",
@@ -93,9 +119,6 @@ def open_pushed(repo: str, part: str | None, store: HubStore, options: LoadOptio
         raise MissingError(
             f"`{repo}` does not exist here. {problem.message}", problem.hint
         ) from problem
-    manifest = read_manifest(manifest_file.path)
-    weights = read_weights(weights_file.path, manifest.weights_sha256)
-    return assemble_student(manifest, weights, f"`{repo}`", options)
 
 
 def foreign_source(teacher: str) -> TeacherSource:
@@ -103,14 +126,8 @@ def foreign_source(teacher: str) -> TeacherSource:
     return TeacherSource(name=teacher)
 
 
-def open_foreign(
-    repo: str,
-    part: str | None,
-    with_prompts: bool | None,
-    store: HubStore,
-    options: LoadOptions,
-) -> Student:
-    """One of the students that others published."""
+def foreign_part(repo: str, part: str | None, with_prompts: bool | None) -> str:
+    """Which of a repository's students is meant."""
     parts = FOREIGN[repo]
     if part is None:
         fitting = [name for name, entry in parts.items() if entry.takes_prompts == with_prompts]
@@ -120,15 +137,15 @@ def open_foreign(
             f"`{repo}` has no student `{part}`.",
             f"Known: {', '.join(f'{repo}/{name}' for name in parts)}.",
         )
-    entry = parts[part]
+    return part
+
+
+def foreign_manifest(repo: str, part: str, weights_sha256: str) -> StudentManifest:
+    """What dimo knows of a student that others published."""
+    entry = FOREIGN[repo][part]
     source = foreign_source(entry.teacher)
     blueprint = blueprint_of(source)
-    published = Published(
-        tuple(HubFile(repo, path) for path in entry.files), convert=blueprint.backbone.convert
-    )
-    file, located = store.first(published)
-    weights = read_published(published, file, located, store)
-    manifest = StudentManifest(
+    return StudentManifest(
         dimo_version="published by others",
         teacher=TeacherFacts(
             name=entry.teacher,
@@ -139,6 +156,25 @@ def open_foreign(
         ),
         init=entry.init,
         training=TrainingFacts(method=f"Di[M]O, published as {repo}/{part}"),
-        weights_sha256=located.sha256 or file_sha256(located.path),
+        weights_sha256=weights_sha256,
     )
+
+
+def open_foreign(
+    repo: str,
+    part: str | None,
+    with_prompts: bool | None,
+    store: HubStore,
+    options: LoadOptions,
+) -> Student:
+    """One of the students that others published."""
+    part = foreign_part(repo, part, with_prompts)
+    entry = FOREIGN[repo][part]
+    blueprint = blueprint_of(foreign_source(entry.teacher))
+    published = Published(
+        tuple(HubFile(repo, path) for path in entry.files), convert=blueprint.backbone.convert
+    )
+    file, located = store.first(published)
+    weights = read_published(published, file, located, store)
+    manifest = foreign_manifest(repo, part, located.sha256 or file_sha256(located.path))
     return assemble_student(manifest, weights, f"`{repo}/{part}`", options)

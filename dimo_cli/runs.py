@@ -75,6 +75,9 @@ class RunWatcher:
         )
         return score.value
 
+    def should_stop(self, step: int, student: Backbone) -> str | None:
+        return None
+
     def as_student(self, backbone: Backbone) -> Student:
         """The averaged network as a student, though it is not on disk yet."""
         return Student(describe_run(self.spec, self.teacher, "0" * 64), self.teacher, backbone)
@@ -83,6 +86,13 @@ class RunWatcher:
 def measures_fid(spec: DistillSpec) -> bool:
     """Whether a run measures FIDs, while it trains or at its end."""
     return bool(spec.monitor.fid_every or spec.monitor.table_samples)
+
+
+def check_measurable_run(spec: DistillSpec) -> None:
+    """Refuse a run that asks for numbers nobody can measure, before anything is loaded."""
+    check_name(spec.teacher.name)
+    if measures_fid(spec):
+        check_measurable(spec.teacher.name)
 
 
 def preview_conditions(teacher: Teacher, count: int) -> list[int] | list[str]:
@@ -208,24 +218,22 @@ def attach_prompts(teacher: Teacher, spec: DistillSpec) -> None:
 
 def distill(spec: DistillSpec, folder: Path, view: View, resume: bool = False) -> RunResult:
     """Train a student in `folder`, save it, and measure it beside its teacher."""
-    check_name(spec.teacher.name)
-    if measures_fid(spec):
-        check_measurable(spec.teacher.name)
+    check_measurable_run(spec)
     teacher = load_teacher(spec.teacher, view.note)
     attach_prompts(teacher, spec)
-    return carry_out(spec, teacher, folder, view, resume)
+    return carry_out(spec, teacher, folder, RunWatcher(spec, teacher, folder, view), resume)
 
 
 def carry_out(
     spec: DistillSpec,
     teacher: Teacher,
     folder: Path,
-    view: View,
+    watcher: RunWatcher,
     resume: bool,
     method: Callable[..., Distillation] | None = None,
 ) -> RunResult:
     """Train by a method (Di[M]O alone if none is given), save the student, and measure it."""
-    watcher = RunWatcher(spec, teacher, folder, view)
+    view = watcher.view
     trainer = Trainer(spec, teacher, folder, watcher, method)
     # Only now, when everything that could be refused has been: a refused run leaves no folder.
     if resume:

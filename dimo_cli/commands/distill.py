@@ -19,6 +19,10 @@ from dimo_cli.commands.options import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from dimo_cli.console.live import View
+    from dimo_cli.runs import RunResult
     from dimo_cli.specs.distill import DistillSpec
     from dimo_cli.specs.resolve import Plan
 
@@ -105,29 +109,37 @@ def free_folder(parent: Path, name: str) -> Path:
 
 def train(plan: Plan[DistillSpec], folder: Path, resuming: bool) -> None:
     """Train, then show the closing table."""
+    from dimo_cli.console.output import out
+
+    name = plan.spec.teacher.name
+    if not (out.quiet or out.as_json):
+        out.talk.print(f"Loading torch and the teacher `{name}` ...", style="faint")
+    from dimo_cli import runs  # torch starts here
+
+    show_run(name, folder, lambda view: runs.distill(plan.spec, folder, view, resume=resuming))
+
+
+def show_run(start: str, folder: Path, carry_out: Callable[[View], RunResult]) -> None:
+    """Watch a run in the terminal, then show what came of it."""
     from rich.console import Group, RenderableType
     from rich.text import Text
 
-    from dimo_cli.console.live import LiveView, PlainView, View
+    from dimo_cli.console.live import LiveView, PlainView
     from dimo_cli.console.output import out
     from dimo_cli.console.tables import comparison_sentence, comparison_table
-
-    talk = out.talk
-    if not (out.quiet or out.as_json):
-        talk.print(f"Loading torch and the teacher `{plan.spec.teacher.name}` ...", style="faint")
-    from dimo_cli import runs  # torch starts here
     from dimo_cli.engine.trainer import Interrupted
 
+    talk = out.talk
     view: View
     if out.quiet or not talk.is_terminal:
         view = PlainView((lambda line: None) if out.quiet else out.note)
     else:
-        view = LiveView(talk, f"dimo distill: {plan.spec.teacher.name} -> {folder}")
+        view = LiveView(talk, f"dimo: {start} -> {folder}")
     try:
-        result = runs.distill(plan.spec, folder, view, resume=resuming)
+        result = carry_out(view)
     except Interrupted as stop:
         out.note(f"Stopped at step {stop.step}; checkpoint written to {stop.checkpoint}.")
-        out.hint(f"Continue with `dimo distill --resume {folder}`.")
+        out.hint(f"Continue with the same command and `--resume {folder}` alone.")
         raise typer.Exit(stop.exit_code) from None
     saved = Text(f"Student saved to {folder / 'student'}")
     shown: RenderableType = saved

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -87,11 +86,10 @@ def fid(
     from dimo_cli.metrics.fid import FidMeter  # torch starts here
     from dimo_cli.published_students import open_student
     from dimo_cli.samplers import Target, build_sampler
-    from dimo_cli.students import BUILTIN, LoadOptions
+    from dimo_cli.students import LoadOptions
 
-    builtin = spec.target == "digits" and not Path(spec.target).exists()
     options = LoadOptions(with_teacher=spec.sampler.teacher, say=out.note)
-    student = open_student(BUILTIN if builtin else spec.target, options)
+    student = open_student(spec.target, options)
     sampler, protocol = build_sampler(Target(student.teacher, student), spec.sampler)
     meter = FidMeter(student.teacher)
     with counting(out, "sample and measure", spec.samples) as advance:

@@ -112,6 +112,7 @@ class Distillation:
         teacher.backbone.train(spec.train.dropout)
         self.student = trainable_copy(teacher, spec)
         self.auxiliary = trainable_copy(teacher, spec)
+        self.logit_gradient_norm = torch.zeros(())
         self.student_optimizer = NetworkOptimizer(self.student, spec.student.optimizer)
         self.auxiliary_optimizer = NetworkOptimizer(self.auxiliary, spec.auxiliary.optimizer)
 
@@ -219,15 +220,17 @@ class Distillation:
             rows.div(space.length, rounding_mode="floor")
         ]
         divergence = torch.zeros((), device=rows.device)
+        square = torch.zeros((), device=rows.device)
 
         def loss_of(logits: Tensor, part: slice) -> Tensor:
-            nonlocal divergence
+            nonlocal divergence, square
             with torch.no_grad():
                 log_p = teacher_logits(rows[part]).div(loss.teacher_temperature).log_softmax(-1)
                 log_q = self.auxiliary.head(aux_flat[rows[part]], rows[part] % space.length)
                 log_q = log_q.float().div(loss.auxiliary_temperature).log_softmax(-1)
                 gradient = self.divergence.logit_gradient(log_p, log_q)
                 gradient = gradient * slots[part][..., None] * weight[part][:, None, None]
+                square = square + gradient.square().sum()
                 if measure:
                     divergence += (self.divergence.value(log_p, log_q) * slots[part]).sum()
             return surrogate_loss(logits, gradient)
@@ -243,6 +246,7 @@ class Distillation:
                 loss_of,
                 generation.extra_gradient,
             )
+        self.logit_gradient_norm = square.sqrt()
         reuse = SharedMask(mask, aux_hidden) if self.spec.auxiliary.share_x_tilde else None
         return divergence / mask.sum(), reuse
 

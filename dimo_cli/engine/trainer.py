@@ -51,6 +51,9 @@ class Watcher(Protocol):
     def measure_fid(self, step: int, student: Backbone) -> float:
         """FID of the averaged student."""
 
+    def should_stop(self, step: int, student: Backbone) -> str | None:
+        """Why to end the run after this step, if there is a reason to."""
+
     def on_note(self, message: str) -> None:
         """Something happened that the user should know: a skipped step, a rollback."""
 
@@ -149,9 +152,13 @@ class Trainer:
                     self.train_one_step()
                     if self.stop_signal is not None:
                         raise Interrupted(self.stop_signal, self.progress.step, self.save())
+                    reason = self.watcher.should_stop(self.progress.step, self.averaged)
+                    if reason is not None:
+                        self.watcher.on_note(reason)
+                        break
         finally:
             self.distillation.teacher.backbone.eval()  # its dropout may have been on
-        if self.checkpoints.steps()[-1:] != [self.spec.train.steps]:
+        if self.checkpoints.steps()[-1:] != [self.progress.step]:
             self.save()
         self.accelerator.end_training()
         return self.averaged

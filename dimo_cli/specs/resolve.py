@@ -90,8 +90,12 @@ def resolve_spec(
     file: Path | None = None,
     sets: Sequence[str] = (),
     environment: Mapping[str, str] | None = None,
+    base: tuple[str, Tree] | None = None,
 ) -> Plan[S]:
-    """Merge all sources into a validated spec; every problem is reported at once."""
+    """Merge all sources into a validated spec; every problem is reported at once.
+
+    `base` is an origin and values that come after the preset and before everything else.
+    """
     layers = Layers(model)
     from_file = load_yaml(file.read_text, file) if file else None
     if from_file and preset is None:
@@ -100,6 +104,8 @@ def resolve_spec(
     if preset is not None:
         path = preset_path(preset)
         add_yaml(layers, load_yaml(path.read_text, path), f"preset {preset}, line")
+    if base is not None:
+        layers.set("", base[1], base[0])
     if from_file and file:
         from_file.values.pop("preset", None)
         add_yaml(layers, from_file, f"{file}, line")
@@ -212,15 +218,23 @@ def presets_folder() -> Path:
 
 
 def preset_names() -> list[str]:
-    """Names of all presets."""
+    """Names of all presets for `dimo distill`."""
     return sorted(path.stem for path in presets_folder().glob("*.yaml"))
 
 
+def refine_preset_names() -> list[str]:
+    """Names of all presets for `dimo refine`."""
+    return sorted(path.stem for path in (presets_folder() / "refine").glob("*.yaml"))
+
+
 def preset_path(name: str) -> Path:
-    """The file of a preset."""
+    """The file of a preset of either kind."""
+    if name in refine_preset_names():
+        return presets_folder() / "refine" / f"{name}.yaml"
     names = preset_names()
     if name not in names:
-        raise SpecError(f"There is no preset `{name}`.", did_you_mean(name, names))
+        known = [*names, *refine_preset_names()]
+        raise SpecError(f"There is no preset `{name}`.", did_you_mean(name, known))
     return presets_folder() / f"{name}.yaml"
 
 

@@ -66,11 +66,18 @@ def build_clip_text(config: Mapping[str, Any]) -> nn.Module:
 def fill_clip_text(network: N, weights: StateDict, what: str) -> N:
     """Give the tower its weights (of `clip_text_weights`), strictly, and make it ready for use."""
     network = fill(network, weights, what)
+    restore_positions(network)
+    return network
+
+
+def restore_positions(network: nn.Module) -> None:
+    """Number the positions of a tower that was built on the meta device.
+
+    They are no weight, so they are the one thing a file does not bring along.
+    """
     embeddings = network.get_submodule("text_model.embeddings")
-    # Position numbers are no weight, so they are the one thing a file does not bring along.
     count = embeddings.get_buffer("position_ids").shape[-1]
     embeddings.position_ids = torch.arange(count)[None]
-    return network
 
 
 def features(model: nn.Module, token_ids: Tensor) -> dict[str, Tensor]:

@@ -1,0 +1,95 @@
+"""`dimo data`: real images as tokens, for adversarial refinement."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dimo_cli.commands.options import (
+    JsonOption,
+    LocalDirOption,
+    QuietOption,
+    SetOption,
+    command,
+    example,
+)
+
+app = typer.Typer(no_args_is_help=True, help="Encode real images into tokens.")
+
+EXAMPLES = example(
+    "dimo data encode imagenet/train --preset maskgit --out data/imagenet-maskgit",
+    "dimo data encode photos --preset maskgen-l --out data/photos --processes 4",
+    "dimo data encode shards/ --preset maskbit --out data/maskbit --local-dir weights",
+)
+
+
+@app.callback()
+def data() -> None:
+    """Encode real images into tokens."""
+
+
+@app.command("encode", epilog=EXAMPLES)
+@command
+def encode(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="Folder with a subfolder per class, or with captions (name.txt or "
+            "captions.jsonl); .tar files; or a dataset of the Hub."
+        ),
+    ],
+    preset: Annotated[
+        str, typer.Option("--preset", "-p", help="Encode for the teacher of this preset.")
+    ],
+    folder: Annotated[Path, typer.Option("--out", "-o", help="Folder for the shards.")],
+    batch: Annotated[int, typer.Option("--batch", help="Images encoded at once.")] = 32,
+    shard_size: Annotated[int, typer.Option("--shard-size", help="Images per shard.")] = 10_000,
+    processes: Annotated[
+        int, typer.Option("--processes", help="Processes that share the shards.")
+    ] = 1,
+    local_dir: LocalDirOption = None,
+    sets: SetOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Encode images for a teacher. Run again after an interruption: finished shards are kept."""
+    from rich.text import Text
+
+    from dimo_cli.console.output import out
+    from dimo_cli.console.progress import counting
+    from dimo_cli.specs.data import EncodeSpec
+    from dimo_cli.specs.distill import DistillSpec
+    from dimo_cli.specs.flags import spec_from_flags
+    from dimo_cli.specs.resolve import resolve_spec
+
+    values = {"source": source, "batch": batch, "shard_size": shard_size, "processes": processes}
+    spec = spec_from_flags(EncodeSpec, values, {"source": "SOURCE"})
+    sets = [*(sets or []), f"teacher.local_dir={local_dir}"] if local_dir else sets or []
+    teacher_source = resolve_spec(DistillSpec, preset=preset, sets=sets).spec.teacher
+
+    from dimo_cli.data.encode import encode as encode_images  # torch starts here
+    from dimo_cli.data.images import open_source
+    from dimo_cli.teachers.registry import load_skeleton, load_teacher
+
+    images = open_source(source, load_skeleton(teacher_source).takes_prompts)
+    teacher = load_teacher(teacher_source, out.note, with_backbone=False)
+    with counting(out, "encode", len(images)) as advance:
+        done = encode_images(spec, images, teacher, teacher_source, folder, advance)
+    document = {
+        "folder": str(folder),
+        "finished": done.index is not None,
+        "teacher": teacher.name,
+        "images": done.images,
+        "shards": done.shards,
+        "shards_kept": done.kept,
+        "files_left_out": images.others,
+        "index": done.index.model_dump(mode="json") if done.index else None,
+    }
+    kept = f", {done.kept} of them kept" if done.kept else ""
+    state = "" if done.index else " (other processes are not done)"
+    line = f"{done.images} images in {done.shards} shards{kept}: {folder}{state}"
+    if images.others:
+        out.note(f"{images.others} files are no images and were left out.")
+    out.result(document, Text(line))

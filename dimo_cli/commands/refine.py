@@ -1,0 +1,153 @@
+"""`dimo refine`: a one-step student made better than its teacher (Soft-Di[M]O)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dimo_cli.commands.options import (
+    JsonOption,
+    LocalDirOption,
+    PresetOption,
+    QuietOption,
+    SetOption,
+    SpecOption,
+    command,
+    example,
+)
+
+if TYPE_CHECKING:
+    from dimo_cli.specs.refine import RefineSpec
+    from dimo_cli.specs.resolve import Plan
+
+EXAMPLES = example(
+    "dimo refine runs/digits --gan",
+    "dimo refine runs/meissonic --reward clip=0.2 --reward image_reward=1.0",
+    "dimo refine --resume runs/digits-gan",
+)
+
+
+@command
+def refine(
+    student: Annotated[
+        str | None, typer.Argument(help="Run folder, student folder or Hub id to start from.")
+    ] = None,
+    gan: Annotated[
+        bool, typer.Option("--gan", help="Train against real images, through the teacher.")
+    ] = False,
+    rewards: Annotated[
+        list[str] | None,
+        typer.Option("--reward", metavar="NAME=WEIGHT", help="Train for a reward; repeatable."),
+    ] = None,
+    preset: PresetOption = None,
+    spec: SpecOption = None,
+    sets: SetOption = None,
+    folder: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Run folder; default: runs/PRESET.")
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option("--resume", help="Continue the run in this folder.")
+    ] = None,
+    local_dir: LocalDirOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Refine a one-step student with a GAN, with rewards, or with both."""
+    given = [*(sets or []), *([f"teacher.local_dir={local_dir}"] if local_dir else [])]
+    if resume is None:
+        plan, target = new_run(student, gan, rewards or [], preset, spec, given, folder)
+    else:
+        plan, target = continued_run(resume, given, student, preset, spec, folder)
+    train(plan, target, resuming=resume is not None)
+
+
+def new_run(
+    student: str | None,
+    gan: bool,
+    rewards: list[str],
+    preset: str | None,
+    file: Path | None,
+    sets: list[str],
+    folder: Path | None,
+) -> tuple[Plan[RefineSpec], Path]:
+    """The plan of a new run: preset, then what the student brings along, then flags."""
+    from dimo_cli.commands.distill import free_folder
+    from dimo_cli.errors import SpecError
+    from dimo_cli.published_students import look_at_student
+    from dimo_cli.specs.refine import RefineSpec
+    from dimo_cli.specs.resolve import refine_preset_names, resolve_spec
+
+    if student is None:
+        raise SpecError(
+            "Say which student to refine: a run folder, a student folder or a Hub id.",
+            "For example `dimo refine runs/digits --gan`.",
+        )
+    if not (gan or rewards or preset or file):
+        raise SpecError(
+            "Say how to refine: `--gan`, `--reward NAME=WEIGHT`, or a preset.",
+            f"Presets: {', '.join(refine_preset_names())}.",
+        )
+    manifest = look_at_student(student)
+    teacher = manifest.teacher.name
+    kind = "reward" if rewards and not gan else "gan"
+    if preset is None and file is None:
+        wanted = f"{teacher}-{kind}"
+        preset = wanted if wanted in refine_preset_names() else teacher
+    flags: dict[str, Any] = {"gan": {"enabled": True}} if gan else {}
+    if rewards:
+        flags["reward"] = {"terms": dict(reward_weight(text) for text in rewards)}
+    brought = {
+        "start": student,
+        "teacher": {"name": teacher, "architecture": dict(manifest.teacher.architecture)},
+        "init": manifest.init.model_dump(),
+        "student": {"temperature": manifest.temperature},
+        **flags,
+    }
+    plan = resolve_spec(
+        RefineSpec, preset=preset, file=file, sets=sets, base=(f"student {student}", brought)
+    )
+    return plan, folder or free_folder(Path("runs"), preset or "refined")
+
+
+def reward_weight(text: str) -> tuple[str, float]:
+    """NAME=WEIGHT, or NAME alone for the weight 1."""
+    from dimo_cli.errors import SpecError
+    from dimo_cli.rewards.registry import check_name
+
+    name, _, weight = text.partition("=")
+    check_name(name)
+    try:
+        return name, float(weight or 1)
+    except ValueError:
+        raise SpecError(
+            f"`--reward {text}` is not of the form NAME=WEIGHT.", "For example `--reward clip=0.2`."
+        ) from None
+
+
+def continued_run(folder: Path, sets: list[str], *others: object) -> tuple[Plan[RefineSpec], Path]:
+    """The plan of a run that goes on."""
+    from dimo_cli.errors import MissingError, SpecError
+    from dimo_cli.specs.refine import RefineSpec
+    from dimo_cli.specs.resolve import resolve_spec
+
+    if any(other for other in others):
+        raise SpecError(
+            "`--resume` takes everything from the run: leave out STUDENT, --preset, --spec, --out."
+        )
+    if not (folder / "run.yaml").is_file():
+        raise MissingError(f"`{folder}` holds no run to resume: it has no run.yaml.")
+    return resolve_spec(RefineSpec, file=folder / "run.yaml", sets=sets), folder
+
+
+def train(plan: Plan[RefineSpec], folder: Path, resuming: bool) -> None:
+    """Refine, then show the closing table."""
+    from dimo_cli.commands.distill import show_run
+    from dimo_cli.refining import refine as carry_out  # torch starts here
+
+    show_run(
+        plan.spec.start or "student",
+        folder,
+        lambda view: carry_out(plan.spec, folder, view, resume=resuming),
+    )

@@ -1,0 +1,313 @@
+"""Images of a folder, of .tar files or of a Hub dataset, at the size a tokenizer takes."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import tarfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from dimo_cli.errors import MissingError, SpecError
+from dimo_cli.teachers.classes import find_class
+from dimo_cli.teachers.protocol import Teacher
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
+RESIZE = "shorter side by PIL bicubic with antialiasing, center crop, RGB in [-1, 1]"
+CAPTION_COLUMNS = ("caption", "text", "prompt")
+
+
+def prepare(image: Image.Image, size: int) -> Tensor:
+    """The recipe RESIZE: an image of any size and mode to [3, size, size]."""
+    image = image.convert("RGB")
+    shorter = min(image.size)
+    width, height = (max(size, round(side * size / shorter)) for side in image.size)
+    if image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
+    left, top = (width - size) // 2, (height - size) // 2
+    image = image.crop((left, top, left + size, top + size))
+    pixels = torch.from_numpy(np.array(image, dtype=np.float32))
+    return pixels.permute(2, 0, 1) / 127.5 - 1
+
+
+class Source(ABC):
+    """Images in a fixed order, each with a name and the word or caption that belongs to it."""
+
+    def __init__(self, names: Sequence[str], words: Sequence[str], others: int = 0) -> None:
+        """`others` counts files that are no images and were left out."""
+        self.names, self.words, self.others = list(names), list(words), others
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @abstractmethod
+    def open(self, index: int) -> Image.Image:
+        """An image as it is stored."""
+
+    def image(self, index: int, size: int) -> Tensor:
+        """An image at the size the tokenizer takes; a damaged one is refused by name."""
+        try:
+            return prepare(self.open(index), size)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise SpecError(
+                f"`{self.names[index]}` is no readable image: {error}.",
+                "Repair or remove it and run the same command again; finished shards are kept.",
+            ) from error
+
+
+class FolderSource(Source):
+    """Image files below a folder; names are relative to it."""
+
+    def __init__(self, root: Path, names: Sequence[str], words: Sequence[str], others: int) -> None:
+        super().__init__(names, words, others)
+        self.root = root
+
+    def open(self, index: int) -> Image.Image:
+        return Image.open(self.root / self.names[index])
+
+
+class TarSource(Source):
+    """Images inside uncompressed .tar files (webdataset), read from where they lie."""
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        words: Sequence[str],
+        places: Sequence[tuple[Path, int, int]],
+        others: int,
+    ) -> None:
+        """A place is the archive, the offset in it and the size."""
+        super().__init__(names, words, others)
+        self.places = list(places)
+
+    def open(self, index: int) -> Image.Image:
+        archive, offset, size = self.places[index]
+        with archive.open("rb") as file:
+            file.seek(offset)
+            return Image.open(io.BytesIO(file.read(size)))
+
+
+class HubSource(Source):
+    """A dataset of the Hub, through the package `datasets`."""
+
+    def __init__(self, rows: Any, names: Sequence[str], words: Sequence[str]) -> None:
+        super().__init__(names, words)
+        self.rows = rows
+
+    def open(self, index: int) -> Image.Image:
+        image = self.rows[index]["image"]
+        if not isinstance(image, Image.Image):
+            raise ValueError(f"the column `image` holds {type(image).__name__}")
+        return image
+
+
+def open_source(source: str, captions: bool) -> Source:
+    """List the images of a source, each with its class word, or with its caption."""
+    path = Path(source).expanduser()
+    if path.is_dir():
+        archives = sorted(path.glob("*.tar"))
+        if archives:
+            found: Source = list_archives(archives, captions)
+        else:
+            found = list_captioned(path) if captions else list_classes(path)
+    elif path.is_file():
+        if path.suffix != ".tar":
+            raise SpecError(
+                f"`{source}` is a single file.", "Name a folder of images or a .tar file."
+            )
+        found = list_archives([path], captions)
+    elif HUB_ID.match(source):
+        found = list_hub(source, captions)
+    else:
+        raise MissingError(f"There is no folder or file `{source}`.")
+    if not found:
+        raise SpecError(
+            f"`{source}` has no images.", f"Images are files that end in {', '.join(SUFFIXES)}."
+        )
+    return found
+
+
+def split_images(files: Iterable[Path]) -> tuple[list[Path], int]:
+    """The images among files, sorted, and how many are none (captions belong to images)."""
+    files = sorted(files)
+    images = [path for path in files if path.suffix.lower() in SUFFIXES]
+    captions = {path.with_suffix(".txt") for path in images}
+    others = sum(path not in captions and path.name != "captions.jsonl" for path in files)
+    return images, others - len(images)
+
+
+def files_below(folder: Path) -> Iterable[Path]:
+    """All files of a folder and its subfolders, linked ones too."""
+    return (
+        Path(where) / name
+        for where, _, names in os.walk(folder, followlinks=True)
+        for name in names
+    )
+
+
+def list_classes(root: Path) -> Source:
+    """One subfolder per class; its name is the word of the class."""
+    images, others = split_images(files_below(root))
+    relative = [path.relative_to(root) for path in images]
+    if loose := [path for path in relative if len(path.parts) == 1]:
+        raise SpecError(
+            f"`{root / loose[0]}` lies in no class folder, as {len(loose)} of {len(images)} images "
+            "do. This teacher needs classes.",
+            "Put the images of each class into a subfolder of its own.",
+        )
+    names = [path.as_posix() for path in relative]
+    return FolderSource(root, names, [path.parts[0] for path in relative], others)
+
+
+def list_captioned(root: Path) -> Source:
+    """Images with captions, from one `captions.jsonl` or from a `name.txt` beside each."""
+    images, others = split_images(files_below(root))
+    names = [path.relative_to(root).as_posix() for path in images]
+    listed = root / "captions.jsonl"
+    captions = read_caption_list(listed) if listed.is_file() else {}
+    if unknown := captions.keys() - set(names):
+        raise SpecError(f"`{listed}` names `{min(unknown)}`, which is no image of the folder.")
+    for name, path in zip(names, images, strict=True):
+        text = path.with_suffix(".txt")
+        if name not in captions and text.is_file():
+            captions[name] = text.read_text(encoding="utf-8").strip()
+    missing = [name for name in names if not captions.get(name)]
+    if missing:
+        raise SpecError(
+            f"`{root / missing[0]}` has no caption, as {len(missing)} of {len(names)} images. "
+            "This teacher needs captions.",
+            'Write it to a .txt file beside the image, or as a line {"file": ..., "caption": ...} '
+            "of `captions.jsonl`.",
+        )
+    return FolderSource(root, names, [captions[name] for name in names], others)
+
+
+def read_caption_list(path: Path) -> dict[str, str]:
+    """The lines {"file": ..., "caption": ...} of a file."""
+    captions = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+            captions[str(entry["file"])] = str(entry["caption"]).strip()
+        except (ValueError, KeyError, TypeError):
+            raise SpecError(
+                f'`{path}`, line {number} is not of the form {{"file": ..., "caption": ...}}.'
+            ) from None
+    return captions
+
+
+def list_archives(archives: Sequence[Path], captions: bool) -> Source:
+    """Images of webdataset archives: `name.jpg` with `name.cls`, `name.txt` or `name.json`."""
+    names, words, places, others = [], [], [], 0
+    for archive in archives:
+        samples: dict[str, dict[str, tarfile.TarInfo]] = {}
+        try:
+            with tarfile.open(archive, "r:") as tar:
+                for member in tar:
+                    if member.isfile():
+                        folder, _, file = member.name.rpartition("/")
+                        stem, _, suffix = file.partition(".")
+                        samples.setdefault(f"{folder}/{stem}".lstrip("/"), {})[suffix] = member
+                for key, parts in samples.items():
+                    image = next((s for s in parts if f".{s.lower()}" in SUFFIXES), None)
+                    if image is None:
+                        others += len(parts)
+                        continue
+                    names.append(f"{archive.name}:{parts[image].name}")
+                    words.append(word_in_archive(tar, parts, captions, f"{archive.name}:{key}"))
+                    places.append((archive, parts[image].offset_data, parts[image].size))
+        except tarfile.TarError as error:
+            raise SpecError(
+                f"`{archive}` is no plain .tar file: {error}.",
+                "Compressed ones are to be unpacked.",
+            ) from error
+    return TarSource(names, words, places, others)
+
+
+def word_in_archive(
+    tar: tarfile.TarFile, parts: dict[str, tarfile.TarInfo], captions: bool, what: str
+) -> str:
+    """The class or the caption of one sample."""
+
+    def text(suffix: str) -> str | None:
+        file = tar.extractfile(parts[suffix]) if suffix in parts else None
+        return file.read().decode("utf-8").strip() if file else None
+
+    word = text("txt" if captions else "cls")
+    about = text("json")
+    if not word and about:
+        try:
+            entry = json.loads(about)
+            keys = CAPTION_COLUMNS if captions else ("label", "cls")
+            word = next((str(entry[key]) for key in keys if key in entry), None)
+        except (ValueError, TypeError):
+            raise SpecError(f"`{what}.json` is no valid JSON object.") from None
+    if not word:
+        raise SpecError(
+            f"`{what}` has no caption: neither .txt nor .json has one."
+            if captions
+            else f"`{what}` has no class: neither .cls nor .json has one."
+        )
+    return word
+
+
+def list_hub(source: str, captions: bool) -> Source:
+    """The training split of a dataset on the Hub, if the package `datasets` is installed."""
+    if find_spec("datasets") is None:
+        raise MissingError(
+            f"`{source}` is no folder here, and to read it as a dataset of the Hub the package "
+            "`datasets` is missing.",
+            "pip install datasets",
+        )
+    try:
+        rows = import_module("datasets").load_dataset(source, split="train")
+    except Exception as error:  # of whichever library is below
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise MissingError(f"The dataset `{source}` cannot be read: {reason}") from error
+    wanted = CAPTION_COLUMNS if captions else ("label",)
+    column = next((name for name in wanted if name in rows.column_names), None)
+    if column is None or "image" not in rows.column_names:
+        raise SpecError(
+            f"`{source}` has the columns {', '.join(rows.column_names)}: `image` and "
+            f"{' or '.join(f'`{name}`' for name in wanted)} are needed."
+        )
+    words = [str(word) for word in rows[column]]
+    return HubSource(rows, [f"{source}:{index}" for index in range(len(words))], words)
+
+
+def class_labels(words: Sequence[str], teacher: Teacher) -> dict[str, int]:
+    """The class of each word of a source.
+
+    Words are class numbers, WordNet ids or class names. Words of another kind count as classes in
+    their sorted order, as is usual for folders; then there must be as many as classes.
+    """
+    distinct, count = sorted(set(words)), len(teacher.class_names)
+    if all(word.isdecimal() for word in distinct):
+        labels = {word: int(word) for word in distinct}
+        if beyond := [word for word, label in labels.items() if label >= count]:
+            raise SpecError(f"Class {beyond[0]} is beyond the {count} classes of the teacher.")
+        return labels
+    try:
+        return {word: find_class(word, teacher) for word in distinct}
+    except SpecError as error:
+        if len(distinct) == count:
+            return {word: label for label, word in enumerate(distinct)}
+        raise SpecError(
+            f"{error.message} The source has {len(distinct)} classes and `{teacher.name}` has "
+            f"{count}, so their order says nothing either.",
+            "Name the class folders by class number, WordNet id or class name.",
+        ) from None

@@ -1,0 +1,243 @@
+"""Soft-Di[M]O (Eq. 10): adversarial and reward losses at the student's logits, beside Di[M]O.
+
+Both look at relaxed tokens: the discriminator through the teacher's soft embeddings, the rewards
+through the soft codes of the tokenizer's decoder. Their gradient joins that of Di[M]O in the
+student's one backward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from dimo_cli.engine.distill import Distillation, Generation, SharedMask, StepReport
+from dimo_cli.engine.gan import (
+    Discriminator,
+    augmentation_mask,
+    discriminator_loss,
+    generator_loss,
+    masked_embeds,
+)
+from dimo_cli.engine.optimizer import NetworkOptimizer
+from dimo_cli.engine.relax import estimate, relaxed
+from dimo_cli.specs.refine import RefineSpec
+from dimo_cli.teachers.protocol import Backbone, Cond, Teacher
+
+NORM_MEMORY = 0.9  # of the running gradient norms behind an automatic weight
+
+
+class RealTokens(Protocol):
+    """Real images as tokens, with what they are images of."""
+
+    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Cond]:
+        """Random tokens [B, L, G] and their conditions, on the generator's device."""
+
+
+Rewards = Mapping[str, tuple[Callable[[Tensor, Sequence[str]], Tensor], float]]
+"""By name: scores [B] of images [B, 3, H, W] for their prompts, and the weight of the score."""
+
+
+@dataclass(slots=True)
+class Judged:
+    """A generation that the discriminator is still to learn from."""
+
+    real: Tensor
+    fake: Tensor
+    """The student's token weights [B, L, G, V], without a graph."""
+    cond: Cond
+
+
+class RunningNorm:
+    """The norm of a gradient, averaged over the last steps."""
+
+    def __init__(self) -> None:
+        self.value: float | None = None
+
+    def see(self, norm: float) -> None:
+        """Blend in the norm of this step."""
+        before = norm if self.value is None else self.value
+        self.value = NORM_MEMORY * before + (1 - NORM_MEMORY) * norm
+
+
+class Refinement(Distillation):
+    """Di[M]O with further losses on the student, and a discriminator where one is asked for."""
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        spec: RefineSpec,
+        generator: torch.Generator,
+        autocast: Callable[[], AbstractContextManager[None]],
+        *,
+        start: Backbone,
+        data: RealTokens | None = None,
+        rewards: Rewards | None = None,
+    ) -> None:
+        """The student starts from `start`; the auxiliary starts from the teacher, as in Di[M]O."""
+        super().__init__(teacher, spec, generator, autocast)
+        self.refine, self.data, self.rewards = spec, data, rewards or {}
+        self.student.load_state_dict(start.state_dict())
+        self.steps_done = 0
+        self.norms = {name: RunningNorm() for name in ("distill", "gan", "reward")}
+        self.seen: dict[str, float] = {}
+        self.judged: list[Judged] = []
+        self.real: Tensor | None = None
+        self.discriminator: Discriminator | None = None
+        if spec.gan.enabled:
+            self.discriminator = Discriminator(
+                teacher,
+                heads=spec.gan.heads,
+                width=spec.gan.width,
+                dropout=spec.gan.dropout,
+                noise=spec.gan.feature_noise,
+            ).to(generator.device)
+            self.discriminator_optimizer = NetworkOptimizer(self.discriminator, spec.gan.optimizer)
+
+    def networks(self) -> dict[str, nn.Module]:
+        more = {"discriminator": self.discriminator} if self.discriminator else {}
+        return {**super().networks(), **more}
+
+    def optimizers(self) -> dict[str, NetworkOptimizer]:
+        more = {"discriminator": self.discriminator_optimizer} if self.discriminator else {}
+        return {**super().optimizers(), **more}
+
+    @property
+    def auxiliary_updates(self) -> int:
+        """The auxiliary only serves the Di[M]O loss."""
+        return super().auxiliary_updates if self.refine.distill_weight else 0
+
+    def draw_conditions(self, count: int) -> Cond:
+        """Real and generated images share their conditions (H.3), so the data decides them."""
+        if self.discriminator is None or self.data is None:
+            return super().draw_conditions(count)
+        self.real, cond = self.data.draw(count, self.generator)
+        return cond
+
+    def step(self, step: int, measure: bool = False) -> StepReport:
+        """Update student, auxiliary and discriminator, in the order of Algorithm 1."""
+        self.steps_done, self.judged = step, []
+        return super().step(step, measure)
+
+    def backward_student(
+        self, generation: Generation, measure: bool
+    ) -> tuple[Tensor, SharedMask | None]:
+        """The gradients of all losses (Eq. 10), in one backward pass through the student."""
+        generation.extra_gradient = self.soft_gradient(generation)
+        if not self.refine.distill_weight:
+            generation.hidden.backward(generation.extra_gradient)
+            return torch.zeros((), device=generation.tokens.device), None
+        found = super().backward_student(generation, measure)
+        self.norms["distill"].see(self.logit_gradient_norm.item())
+        return found
+
+    def sample_weights(self, *args: Any) -> Tensor:
+        """w(t) of each sample, times the weight of the Di[M]O loss."""
+        return super().sample_weights(*args) * self.refine.distill_weight
+
+    def soft_gradient(self, generation: Generation) -> Tensor:
+        """What GAN and rewards ask of the hidden states [B, L, D]; the head gets its share too.
+
+        Each loss is differentiated to the logits alone, which also gives its norm there.
+        """
+        leaf = generation.hidden.detach().requires_grad_()
+        with self.autocast():
+            logits = self.student.head(leaf).float()
+            flat = logits.detach().requires_grad_()
+            if self.discriminator is not None and self.real is not None:
+                fake = relaxed("soft", flat.detach(), self.generator)
+                self.judged.append(Judged(self.real, fake, generation.cond))
+            total = torch.zeros_like(flat)
+            for name, objective in self.objectives(generation.cond).items():
+                surrogate, values = estimate(
+                    self.refine.relax.kind,
+                    flat,
+                    objective,
+                    self.generator,
+                    self.refine.relax.temperature,
+                )
+                (gradient,) = torch.autograd.grad(surrogate / len(flat), flat)
+                self.norms[name].see(gradient.norm().item())
+                self.seen[f"{name}_loss"] = values.mean().item()
+                total += self.weight_of(name) * gradient
+            logits.backward(total / self.spec.train.accumulate)
+        assert leaf.grad is not None
+        return leaf.grad
+
+    def objectives(self, cond: Cond) -> dict[str, Callable[[Tensor], Tensor]]:
+        """The losses [B] of token weights [B, L, G, V] that are on at this step."""
+        found: dict[str, Callable[[Tensor], Tensor]] = {}
+        if self.discriminator is not None and self.steps_done >= self.refine.gan.start:
+            found["gan"] = lambda weights: self.gan_loss(weights, cond)
+        if self.rewards:
+            found["reward"] = lambda weights: self.reward_loss(weights, cond)
+        return found
+
+    def weight_of(self, name: str) -> float:
+        """w_GAN or w_reward; automatic: what gives the gradient the norm of Di[M]O's."""
+        weight = self.refine.gan.weight if name == "gan" else self.refine.reward.weight
+        if weight != "auto":
+            return float(weight)
+        distill, gan = self.norms["distill"].value, self.norms["gan"].value
+        return distill / gan if distill and gan else 0.0
+
+    def gan_loss(self, weights: Tensor, cond: Cond) -> Tensor:
+        """Eq. 8 for each sample, under a mask of its own."""
+        assert self.discriminator is not None
+        embeds = self.masked(weights, self.draw_mask(len(weights)))
+        return generator_loss(self.discriminator(embeds, cond, self.generator))
+
+    def reward_loss(self, weights: Tensor, cond: Cond) -> Tensor:
+        """Eq. 9 for each sample: minus the weighted sum of rewards of the decoded image."""
+        images = self.teacher.tokenizer.decode_probs(weights, cond)
+        total = torch.zeros(len(images), device=images.device)
+        for name, (score, factor) in self.rewards.items():
+            scores = score(images, cond.texts)
+            self.seen[f"reward_{name}"] = scores.mean().item()
+            total = total - factor * scores
+        return total
+
+    def draw_mask(self, count: int) -> Tensor:
+        """Slots to be masked before the discriminator looks, r ~ U[mask_low, mask_high]."""
+        gan = self.refine.gan
+        return augmentation_mask(
+            self.teacher.space, count, gan.mask_low, gan.mask_high, self.generator
+        )
+
+    def masked(self, tokens_or_weights: Tensor, mask: Tensor) -> Tensor:
+        """Embeddings with masked slots, as the teacher's backbone knows them."""
+        return masked_embeds(self.teacher.backbone, self.teacher.space, tokens_or_weights, mask)
+
+    def update_others(self, step: int) -> StepReport:
+        """Train the discriminator (Eq. 7): real and fake under the same masks and conditions."""
+        values = dict(self.seen)
+        values |= {
+            f"{name}_norm": norm.value
+            for name, norm in self.norms.items()
+            if norm.value is not None
+        }
+        if self.refine.gan.weight == "auto" and self.discriminator is not None:
+            values["gan_weight"] = self.weight_of("gan")
+        if self.discriminator is None:
+            return StepReport(values)
+        for judged in self.judged:
+            mask = self.draw_mask(len(judged.real))
+            with self.autocast():
+                both = torch.cat([self.masked(judged.real, mask), self.masked(judged.fake, mask)])
+                cond = Cond.cat([judged.cond, judged.cond])
+                real, fake = self.discriminator(both, cond, self.generator).float().chunk(2)
+                loss = discriminator_loss(real, fake)
+                (loss / len(self.judged)).backward()
+        norm = self.discriminator_optimizer.update(step)
+        if not (norm.isfinite() and loss.isfinite()):
+            return StepReport({"discriminator_loss": loss.item()}, skipped="discriminator")
+        values |= {
+            "discriminator_loss": loss.item(),
+            "real_logit": real.mean().item(),
+            "fake_logit": fake.mean().item(),
+        }
+        return StepReport(values)

@@ -1,0 +1,58 @@
+"""Which rewards there are. The only place that maps a name to a reward's file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from dimo_cli.errors import SpecError, did_you_mean
+
+if TYPE_CHECKING:  # names are checked before torch is imported
+    import torch
+
+    from dimo_cli.hub import HubStore
+    from dimo_cli.rewards.protocol import Reward, RewardCard
+    from dimo_cli.specs.base import Spec
+
+MODULES = {
+    "clip": "clip",
+    "pickscore": "clip",
+    "hps_v2.0": "clip",
+    "hps_v2.1": "clip",
+    "image_reward": "image_reward",
+    "aesthetic": "aesthetic",
+}
+
+
+def _loader(name: str) -> Callable[..., Reward]:
+    def load(store: HubStore, sizes: Spec | None = None) -> Reward:
+        module = import_module(f"dimo_cli.rewards.{MODULES[name]}")
+        reward: Reward = module.load(name, store, sizes)
+        return reward
+
+    return load
+
+
+REWARDS: dict[str, Callable[..., Reward]] = {name: _loader(name) for name in MODULES}
+
+
+def check_name(name: str) -> None:
+    """Refuse a reward that does not exist."""
+    if name not in REWARDS:
+        raise SpecError(f"{name!r} is not a known reward.", did_you_mean(name, REWARDS))
+
+
+def reward_card(name: str) -> RewardCard:
+    """Files, license and scale of a reward, without loading it."""
+    check_name(name)
+    card: RewardCard = import_module(f"dimo_cli.rewards.{MODULES[name]}").CARDS[name]
+    return card
+
+
+def load_reward(
+    name: str, store: HubStore, device: torch.device | str = "cpu", sizes: Spec | None = None
+) -> Reward:
+    """A reward with its published weights; `sizes` is for a network of one's own."""
+    check_name(name)
+    return REWARDS[name](store, sizes).to(device)

@@ -1,0 +1,57 @@
+"""What a folder of real images as tokens is, and what a call that makes one is."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from dimo_cli.specs.base import Int, Spec
+
+
+class Recipe(Spec):
+    """How images became tokens: two folders of one recipe may be used alike."""
+
+    teacher: str = Field(..., description="Whose tokenizer it was")
+    revision: str = Field(..., description="Commit of its weights")
+    architecture: dict[str, Any] = Field(
+        default_factory=dict, description="What differs from the published architecture"
+    )
+    image_size: Int = Field(..., description="Side of the images that were encoded, in pixels")
+    resize: str = Field(..., description="How they got that size")
+    length: Int = Field(..., description="Token positions of an image")
+    groups: Int = Field(..., description="Parts of a token")
+    codes: Int = Field(..., description="Ids go from 0 to codes - 1")
+    condition: Literal["labels", "captions"] = Field(..., description="What belongs to each image")
+    shard_size: Int = Field(..., description="Images of a shard")
+
+
+class ShardEntry(Spec):
+    """One finished shard."""
+
+    file: str
+    images: Int
+    sha256: str
+
+
+class DatasetIndex(Spec):
+    """The `index.json` of a finished folder."""
+
+    format: Literal[1] = 1
+    dimo: str = Field(..., description="Version of dimo that wrote it")
+    source: str = Field(..., description="Where the images came from")
+    images: Int = Field(..., description="Images of all shards")
+    recipe: Recipe
+    classes: dict[str, int] = Field(
+        default_factory=dict, description="Class of each word that the source names its classes by"
+    )
+    shards: tuple[ShardEntry, ...]
+
+
+class EncodeSpec(Spec):
+    """One call of `dimo data encode`."""
+
+    source: str = Field(..., min_length=1, description="Folder, .tar file or dataset of the Hub")
+    batch: Int = Field(32, ge=1, le=65_536, description="Images encoded at once")
+    shard_size: Int = Field(10_000, ge=1, le=10_000_000, description="Images of a shard")
+    processes: Int = Field(1, ge=1, le=1024, description="Processes that share the shards")

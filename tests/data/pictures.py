@@ -1,0 +1,61 @@
+"""Digits as image files, in the layouts that people have."""
+
+import io
+import json
+import tarfile
+
+from PIL import Image
+
+from dimo_cli.teachers.digits import CLASS_NAMES, DigitsTokenizer, training_tokens
+
+
+def pictures(count):
+    """`count` images with their labels; their tokens are the first of the training set."""
+    tokens, labels = (part[:count] for part in training_tokens())
+    levels = ((DigitsTokenizer().decode(tokens) + 1) * 127.5).round().byte()
+    return [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in levels], labels.tolist()
+
+
+def png(image):
+    """The bytes of a PNG."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def class_folder(root, count):
+    """A subfolder per class, named in words; returns the indices in the order of names."""
+    images, labels = pictures(count)
+    for index, (image, label) in enumerate(zip(images, labels, strict=True)):
+        folder = root / CLASS_NAMES[label]
+        folder.mkdir(parents=True, exist_ok=True)
+        image.save(folder / f"{index:04d}.png")
+    return sorted(range(count), key=lambda index: (CLASS_NAMES[labels[index]], index))
+
+
+def archive(path, count, words=None):
+    """A webdataset archive: name.png with name.cls, or with what `words` gives per index."""
+    images, labels = pictures(count)
+    with tarfile.open(path, "w") as tar:
+        for index, (image, label) in enumerate(zip(images, labels, strict=True)):
+            suffix, text = ("cls", str(label)) if words is None else words(index)
+            for name, data in ((f"{index:04d}.png", png(image)), (f"{index:04d}.{suffix}", text)):
+                data = data.encode() if isinstance(data, str) else data
+                member = tarfile.TarInfo(f"train/{name}")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+
+
+def captioned_folder(root, count):
+    """Images with captions: half in `captions.jsonl`, half beside the image."""
+    images, labels = pictures(count)
+    root.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for index, (image, label) in enumerate(zip(images, labels, strict=True)):
+        name, caption = f"{index:04d}.png", f"a {CLASS_NAMES[label]}, “ünïcode”"
+        image.save(root / name)
+        if index % 2:
+            (root / name).with_suffix(".txt").write_text(f"{caption}\n", encoding="utf-8")
+        else:
+            lines.append(json.dumps({"file": name, "caption": caption}))
+    (root / "captions.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
