@@ -27,7 +27,8 @@ def relaxed(
     """Weights [..., V] to put into `embed_probs` or `decode_probs`, in float32 at least.
 
     soft: the probabilities themselves, so that embeddings become their expectation (Eq. 3).
-    gumbel_st: a drawn one-hot, whose gradient is that of the Gumbel-softmax (Eq. 14 and 15).
+    gumbel_st: a drawn one-hot, whose gradient is that of the Gumbel-softmax (Eq. 14 and 15), where
+    alone the temperature counts: the draw itself is always at 1.
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if kind == "soft":

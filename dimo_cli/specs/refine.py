@@ -41,7 +41,7 @@ class GanSpec(Spec):
     mask_high: Real = Field(0.95, ge=0, le=1, description="Largest share of masked embeddings")
     heads: Int = Field(4, ge=1, le=64, description="Tapped layers, each with a head of its own")
     width: Int | None = Field(
-        None, ge=8, description="Channels of a head; null: the width of the teacher"
+        None, ge=8, description="Channels of a head; null: twice the teacher's width, up to 1024"
     )
     dropout: Real = Field(0.0, ge=0, lt=1, description="Dropout in the heads")
     feature_noise: Real = Field(

@@ -34,6 +34,7 @@ BACKGROUNDS: dict[str, tuple[int, int, int]] = {
 }
 SHAPES = ("circle", "square", "triangle")
 SIZES: dict[str, int] = {"small": 3, "large": 5}  # half the side of the box around an object
+LATTICE = (6, 10, 14, 18, 22, 26)  # where the centers of objects can be, in both directions
 NUMBERS = ("zero", "one", "two", "three", "four")
 MOST = 4  # objects of one group
 
@@ -159,12 +160,15 @@ def place(scene: Scene, rng: random.Random) -> list[Thing] | None:
 def find_room(
     shape: str, color: str, size: str, others: Sequence[Thing], rng: random.Random
 ) -> Thing | None:
-    """A place for one more object, two pixels away from the others; None if there is none."""
+    """A place for one more object, apart from the others; None if there is none.
+
+    Centers lie on a lattice, so that an object looks the same to the tokenizer wherever it is.
+    """
     half = SIZES[size]
     for _ in range(12):
-        x, y = (rng.randrange(half + 1, SIDE - half - 1, 2) for _ in range(2))
+        x, y = rng.choice(LATTICE), rng.choice(LATTICE)
         if all(
-            max(abs(x - other.x), abs(y - other.y)) > half + SIZES[other.size] + 2
+            max(abs(x - other.x), abs(y - other.y)) > half + SIZES[other.size] + 1
             for other in others
         ):
             return Thing(shape, color, size, x, y)

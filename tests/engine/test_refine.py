@@ -1,0 +1,198 @@
+"""Refinement: all losses meet at the student's hidden states, and each does what it says."""
+
+import contextlib
+
+import pytest
+import torch
+
+from dimo_cli.data.shards import builtin_dataset
+from dimo_cli.engine.guard import Guard
+from dimo_cli.engine.refine import Refinement
+from dimo_cli.refining import LabeledTokens, diversity
+from dimo_cli.specs.refine import RefineSpec
+from tests.conftest import small_spec
+
+
+def brightness(images, texts):
+    """A reward with a simple gradient."""
+    return images.mean((1, 2, 3))
+
+
+def refine_spec(**groups):
+    """A run of seconds."""
+    base = small_spec().model_dump()
+    for name, values in groups.items():
+        base[name] = {**base[name], **values} if isinstance(base.get(name), dict) else values
+    return RefineSpec.model_validate(base)
+
+
+GAN = {"enabled": True, "weight": 1.0, "width": 16, "heads": 2,
+       "optimizer": {"learning_rate": 2e-3, "beta1": 0.0, "warmup_steps": 1}}  # fmt: skip
+
+
+def build(teacher, generator, rewards=None, **groups):
+    spec = refine_spec(**groups)
+    data = LabeledTokens(builtin_dataset("digits"), teacher) if spec.gan.enabled else None
+    return Refinement(
+        teacher,
+        spec,
+        generator,
+        contextlib.nullcontext,
+        start=teacher.backbone,
+        data=data,
+        rewards=rewards,
+    )
+
+
+def snapshot(network):
+    return {name: tensor.clone() for name, tensor in network.state_dict().items()}
+
+
+def changed(network, before):
+    return [n for n, t in network.state_dict().items() if not torch.equal(t, before[n])]
+
+
+def test_a_reward_alone_rises(teacher, generator):
+    run = build(
+        teacher,
+        generator,
+        rewards={"brightness": (brightness, 1.0)},
+        distill_weight=0.0,
+        reward={"terms": {"clip": 1.0}, "weight": 1.0},
+        student={"optimizer": {"learning_rate": 1e-2, "warmup_steps": 0}},
+    )
+    auxiliary = snapshot(run.auxiliary)
+    seen = [run.step(step, measure=True).values["reward_brightness"] for step in range(12)]
+    assert seen[-1] > seen[0] + 0.1
+    assert changed(run.auxiliary, auxiliary) == []
+
+
+def test_the_weight_of_a_reward_multiplies_its_score(teacher, generator):
+    run = build(
+        teacher,
+        generator,
+        rewards={"brightness": (brightness, 3.0)},
+        distill_weight=0.0,
+        reward={"terms": {"clip": 3.0}},
+    )
+    weights = torch.rand(4, 64, 1, 17).softmax(-1)
+    loss = run.reward_loss(weights, teacher.conditioner.labels(torch.arange(4)))
+    images = teacher.tokenizer.decode_probs(weights)
+    torch.testing.assert_close(loss, -3.0 * brightness(images, ()))
+
+
+def test_the_gradient_of_all_soft_losses_is_that_of_their_sum(teacher, generator):
+    """Each loss is differentiated to the logits by itself; together they must be one gradient."""
+    run = build(
+        teacher,
+        generator,
+        rewards={"brightness": (brightness, 2.0)},
+        distill_weight=0.0,
+        gan=GAN,
+        reward={"terms": {"clip": 2.0}, "weight": 5.0},
+    )
+    run.discriminator.eval()
+    mask = torch.rand(8, 64, 1) < 0.3
+    run.draw_mask = lambda count: mask
+    generation = run.generate(0)
+    found = run.soft_gradient(generation)
+    head = [p.grad.clone() for p in run.student.to_logits.parameters()]
+    run.student.zero_grad()
+
+    leaf = generation.hidden.detach().requires_grad_()
+    weights = run.student.head(leaf).softmax(-1)
+    total = run.gan_loss(weights, generation.cond) + 5.0 * run.reward_loss(weights, generation.cond)
+    total.mean().backward()
+    torch.testing.assert_close(found, leaf.grad, atol=1e-7, rtol=1e-4)
+    for mine, parameter in zip(head, run.student.to_logits.parameters(), strict=True):
+        torch.testing.assert_close(mine, parameter.grad, atol=1e-6, rtol=1e-4)
+
+
+def test_one_step_trains_student_auxiliary_and_discriminator_and_nothing_else(teacher, generator):
+    run = build(teacher, generator, gan=GAN)
+    run.step(0)
+    before = {name: snapshot(network) for name, network in run.networks().items()}
+    frozen = snapshot(teacher.backbone)
+    values = run.step(1, measure=True).values
+    for name, network in run.networks().items():
+        assert changed(network, before[name]), name
+    assert changed(teacher.backbone, frozen) == []
+    assert {"gan_loss", "discriminator_loss", "gan_norm", "distill_norm", "divergence"} <= set(
+        values
+    )
+
+
+def test_the_discriminator_learns_to_tell_real_digits_from_the_teachers_one_step(
+    teacher, generator
+):
+    run = build(
+        teacher,
+        generator,
+        gan={**GAN, "start": 1000},
+        student={"optimizer": {"learning_rate": 1e-9}},
+    )
+    values = [run.step(step, measure=True).values for step in range(40)]
+    assert "gan_loss" not in values[-1]
+    assert values[-1]["real_logit"] > values[-1]["fake_logit"] + 0.5
+    assert values[-1]["discriminator_loss"] < values[0]["discriminator_loss"]
+
+
+def test_an_automatic_weight_gives_both_gradients_one_norm(teacher, generator):
+    run = build(teacher, generator, gan={**GAN, "weight": "auto"})
+    for step in range(3):
+        values = run.step(step, measure=True).values
+    assert values["gan_weight"] * values["gan_norm"] == pytest.approx(values["distill_norm"])
+
+
+def test_real_and_generated_digits_share_their_classes(teacher, generator):
+    run = build(teacher, generator, gan=GAN)
+    run.step(0)
+    (judged,) = run.judged
+    dataset = builtin_dataset("digits")
+    everything, labels = dataset.tokens[0].long(), dataset.conditions[0].long()
+    for tokens, label in zip(judged.real, judged.cond.tensors["label"], strict=True):
+        rows = (everything == tokens).flatten(1).all(1).nonzero().flatten()
+        assert int(label) in labels[rows].tolist()
+
+
+@pytest.mark.parametrize("kind", ["soft", "gumbel_st", "reinforce"])
+def test_every_estimator_can_carry_a_refinement(teacher, generator, kind):
+    run = build(
+        teacher,
+        generator,
+        rewards={"brightness": (brightness, 1.0)},
+        relax={"kind": kind},
+        gan=GAN,
+        reward={"terms": {"clip": 1.0}, "weight": 1.0},
+    )
+    for step in range(2):
+        report = run.step(step, measure=True)
+        assert report.skipped is None
+    assert all(torch.isfinite(torch.tensor(v)) for v in report.values.values())
+
+
+def test_without_any_loss_a_spec_is_refused():
+    with pytest.raises(ValueError, match="neither --gan nor --reward"):
+        refine_spec(distill_weight=0.0)
+    with pytest.raises(ValueError, match="auto needs the Di"):
+        refine_spec(distill_weight=0.0, gan={"enabled": True, "weight": "auto"})
+    with pytest.raises(ValueError, match="above mask_high"):
+        refine_spec(gan={"mask_low": 0.9, "mask_high": 0.1})
+
+
+def test_the_guard_stops_when_a_number_stays_low():
+    guard = Guard(patience=2, tolerance=0.1)
+    assert guard.see(0, {"diversity": 1.0, "held_out_reward": -2.0}) is None
+    assert guard.see(1, {"diversity": 0.95, "held_out_reward": -2.1}) is None
+    assert guard.see(2, {"diversity": 0.8, "held_out_reward": -2.0}) is None
+    assert guard.see(3, {"diversity": 1.0, "held_out_reward": -3.0}) is None
+    assert guard.see(4, {"diversity": 1.0, "held_out_reward": -2.0}) is None
+    assert guard.see(5, {"diversity": 0.7, "held_out_reward": -2.0}) is None
+    assert "diversity fell from 1 to 0.6" in guard.see(6, {"diversity": 0.6})
+
+
+def test_diversity_is_the_mean_distance_within_a_prompt():
+    images = torch.zeros(4, 3, 8, 8)
+    assert diversity(images, groups_of=2) == 0
+    images[1] += 1  # 3 channels of 64 pixels, one apart: sqrt(192) within the first pair alone
+    assert diversity(images, groups_of=2) == pytest.approx(192**0.5 / 2)
