@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from dimo_cli import __version__
-from dimo_cli.commands import data, distill, doctor, evaluate, presets, refine, sample, spec
+from dimo_cli.commands import data, distill, doctor, evaluate, presets, refine, sample, spec, tteo
 
 app = typer.Typer(
     name="dimo",
@@ -20,6 +20,7 @@ app = typer.Typer(
 )
 app.command("distill", epilog=distill.EXAMPLES)(distill.distill)
 app.command("refine", epilog=refine.EXAMPLES)(refine.refine)
+app.command("tteo", epilog=tteo.EXAMPLES)(tteo.tteo)
 app.command("sample", epilog=sample.EXAMPLES)(sample.sample)
 app.add_typer(evaluate.app, name="eval")
 app.add_typer(data.app, name="data")

@@ -56,14 +56,15 @@ def real_tokens(spec: RefineSpec, teacher: Teacher) -> RealTokens | None:
     return LabeledTokens(TokenDataset.open(Path(spec.gan.data), teacher), teacher)
 
 
-def load_rewards(names: Sequence[str], teacher: Teacher, store: HubStore) -> dict[str, Reward]:
-    """Reward models by name, on the teacher's device, ready to be differentiated."""
+def load_rewards(
+    names: Sequence[str], teacher: Teacher, store: HubStore, device: torch.device
+) -> dict[str, Reward]:
+    """Reward models by name, ready to be differentiated."""
     if names and not teacher.takes_prompts:
         raise SpecError(
             f"Rewards read prompts, and `{teacher.name}` takes classes.",
             "Refine it with `--gan`.",
         )
-    device = next(teacher.backbone.parameters()).device
     rewards = {name: load_reward(name, store, device) for name in names}
     for reward in rewards.values():
         reward.gradient_checkpointing = True
@@ -127,7 +128,8 @@ def refine(spec: RefineSpec, folder: Path, view: View, resume: bool = False) -> 
         local_dir=Path(spec.teacher.local_dir) if spec.teacher.local_dir else None, say=view.note
     )
     held_out = spec.reward.held_out
-    models = load_rewards([*spec.reward.terms, *([held_out] if held_out else [])], teacher, store)
+    names = [*spec.reward.terms, *([held_out] if held_out else [])]
+    models = load_rewards(names, teacher, store, next(student.backbone.parameters()).device)
     rewards: Rewards = {
         name: (scored(models[name]), weight) for name, weight in spec.reward.terms.items()
     }

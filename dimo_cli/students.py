@@ -134,6 +134,7 @@ def describe_run(spec: DistillSpec, teacher: Teacher, weights_sha256: str) -> St
         init=spec.init,
         temperature=spec.student.temperature,
         training=TrainingFacts(
+            method=spec.method,
             steps=spec.train.steps,
             samples=spec.train.steps * batch,
             seed=spec.train.seed,

@@ -23,13 +23,15 @@ def list_presets(as_json: JsonOption = False) -> None:
     from rich.table import Table
 
     from dimo_cli.console.output import out
-    from dimo_cli.specs.resolve import preset_names, preset_summary
+    from dimo_cli.specs.resolve import preset_names, preset_summary, refine_preset_names
 
-    summaries = {name: preset_summary(name) for name in preset_names()}
-    table = Table("preset", "what it is", box=None, header_style="bold")
-    for name, summary in summaries.items():
-        table.add_row(name, summary)
-    out.result({"presets": summaries}, table)
+    kinds = {"distill": preset_names(), "refine": refine_preset_names()}
+    table = Table("preset", "for", "what it is", box=None, header_style="bold")
+    for kind, names in kinds.items():
+        for name in names:
+            table.add_row(name, f"dimo {kind}", preset_summary(name))
+    summaries = {name: preset_summary(name) for name in [*kinds["distill"], *kinds["refine"]]}
+    out.result({"presets": summaries, "refine": kinds["refine"]}, table)
 
 
 @app.command("show", epilog=example("dimo presets show digits"))
@@ -39,10 +41,12 @@ def show(name: NameArgument, as_json: JsonOption = False) -> None:
     from dimo_cli.commands.plan import flops, size
     from dimo_cli.console.output import out
     from dimo_cli.specs.distill import DistillSpec
+    from dimo_cli.specs.refine import RefineSpec
     from dimo_cli.specs.render import commented_yaml
-    from dimo_cli.specs.resolve import preset_summary, resolve_spec
+    from dimo_cli.specs.resolve import preset_summary, refine_preset_names, resolve_spec
 
-    spec = resolve_spec(DistillSpec, preset=name, environment={}).spec
+    model = RefineSpec if name in refine_preset_names() else DistillSpec
+    spec = resolve_spec(model, preset=name, environment={}).spec
     needs = costs(spec)
     if as_json:
         out.result({"preset": name, "spec": spec.model_dump(mode="json"), **needs})
@@ -80,10 +84,12 @@ def copy(
     """Copy a preset to a file to edit; run it with `dimo distill --spec FILE`."""
     from dimo_cli.console.output import out
     from dimo_cli.errors import SpecError
-    from dimo_cli.specs.resolve import preset_path
+    from dimo_cli.specs.resolve import preset_path, refine_preset_names
 
     source = preset_path(name)
     if file.exists() and not force:
         raise SpecError(f"`{file}` exists already.", "Add `--force` to overwrite it.")
     file.write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
-    out.note(f"Wrote {file}. Run it with `dimo distill --spec {file}`.")
+    of_student = name in refine_preset_names()
+    run = f"dimo refine STUDENT --spec {file}" if of_student else f"dimo distill --spec {file}"
+    out.note(f"Wrote {file}. Run it with `{run}`.")

@@ -166,6 +166,13 @@ class Distillation:
         """Update whatever else is trained, once student and auxiliary are."""
         return StepReport({})
 
+    def state(self) -> dict[str, float]:
+        """Running numbers that decide how training goes on, beside networks and optimizers."""
+        return {}
+
+    def load_state(self, state: dict[str, float]) -> None:
+        """Continue from `state`."""
+
     def networks(self) -> dict[str, nn.Module]:
         """The networks whose weights change."""
         return {"student": self.student, "auxiliary": self.auxiliary}

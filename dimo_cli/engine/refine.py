@@ -102,6 +102,13 @@ class Refinement(Distillation):
         more = {"discriminator": self.discriminator} if self.discriminator else {}
         return {**super().networks(), **more}
 
+    def state(self) -> dict[str, float]:
+        return {name: n.value for name, n in self.norms.items() if n.value is not None}
+
+    def load_state(self, state: dict[str, float]) -> None:
+        for name, norm in self.norms.items():
+            norm.value = state.get(name)
+
     def optimizers(self) -> dict[str, NetworkOptimizer]:
         more = {"discriminator": self.discriminator_optimizer} if self.discriminator else {}
         return {**super().optimizers(), **more}

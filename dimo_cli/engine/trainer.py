@@ -246,6 +246,7 @@ class Trainer:
                 f"{name}_optimizer": optimizer.state_dict()
                 for name, optimizer in self.distillation.optimizers().items()
             },
+            "method": self.distillation.state(),
             "random": random_state(self.generator),
         }
         path = self.checkpoints.save(self.progress.step, self.networks(), state)
@@ -266,6 +267,7 @@ class Trainer:
             )
         for name, optimizer in self.distillation.optimizers().items():
             optimizer.load_state_dict(state[f"{name}_optimizer"])
+        self.distillation.load_state(state.get("method", {}))
         restore_random_state(state["random"], self.generator)
         self.truncate_log()
 

@@ -443,6 +443,11 @@ class DistillSpec(Spec):
     )
     monitor: MonitorSpec = Field(default_factory=MonitorSpec, description="Previews and numbers")
 
+    @property
+    def method(self) -> str:
+        """What this way of training is called."""
+        return "Di[M]O"
+
     @model_validator(mode="after")
     def _sharing_needs_one_schedule(self) -> DistillSpec:
         if self.auxiliary.share_x_tilde and self.masking.student != self.masking.auxiliary:

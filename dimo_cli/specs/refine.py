@@ -98,6 +98,14 @@ class RefineSpec(DistillSpec):
     gan: GanSpec = Field(default_factory=GanSpec, description="Adversarial fine-tuning")
     reward: RewardSpec = Field(default_factory=RewardSpec, description="Reward fine-tuning")
 
+    @property
+    def method(self) -> str:
+        """What this way of training is called, with its losses."""
+        losses = ["Di[M]O"] if self.distill_weight else []
+        losses += [f"GAN weight {self.gan.weight}"] if self.gan.enabled else []
+        losses += [f"reward {name} {weight:g}" for name, weight in self.reward.terms.items()]
+        return f"Soft-Di[M]O ({', '.join(losses)})"
+
     @model_validator(mode="after")
     def _some_loss(self) -> RefineSpec:
         if not (self.distill_weight or self.gan.enabled or self.reward.terms):

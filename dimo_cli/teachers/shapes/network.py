@@ -15,12 +15,12 @@ from dimo_cli.teachers.shapes.tokenizer import CODES, GRID
 from dimo_cli.teachers.shapes.world import vocabulary
 
 LENGTH, MASK_ID = GRID * GRID, CODES
-WORDS = 20
+WORDS = 22
 WIDTH = 128
 
 
 def words_to_ids(prompts: Sequence[str]) -> Tensor:
-    """Prompts as word numbers [B, 20]; a word that the world does not have is refused."""
+    """Prompts as word numbers [B, 22]; a word that the world does not have is refused."""
     known = {word: number for number, word in enumerate(vocabulary())}
     ids = torch.zeros(len(prompts), WORDS, dtype=torch.long)
     for row, prompt in enumerate(prompts):
@@ -40,7 +40,7 @@ def words_to_ids(prompts: Sequence[str]) -> Tensor:
 
 
 class ShapesText(nn.Module):
-    """Words to states [B, 20, D]."""
+    """Words to states [B, 22, D]."""
 
     def __init__(self, width: int = WIDTH, depth: int = 2, heads: int = 4) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class ShapesText(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Map word numbers [B, 20] to [B, 20, D]; the number 0 is no word."""
+        """Map word numbers [B, 22] to [B, 22, D]; the number 0 is no word."""
         x = self.words(ids) + self.position
         for block in self.blocks:
             x = block(x)

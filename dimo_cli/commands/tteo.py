@@ -1,0 +1,151 @@
+"""`dimo tteo`: more compute for one image, spent on the student's input embeddings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dimo_cli.commands.options import (
+    JsonOption,
+    LocalDirOption,
+    QuietOption,
+    SeedOption,
+    command,
+    example,
+)
+
+if TYPE_CHECKING:
+    from dimo_cli.specs.tteo import TteoSpec
+
+# The rows of the paper's Table 6: starts and iterations.
+BUDGETS = {
+    "bon8": (8, 0),
+    "bon16": (16, 0),
+    "bon32": (32, 0),
+    "bon64": (64, 0),
+    "4x2": (4, 2),
+    "8x2": (8, 2),
+    "4x4": (4, 4),
+    "8x4": (8, 4),
+}
+EXAMPLES = example(
+    'dimo tteo you/maskgen-1step --prompt "two red circles above a blue square"',
+    "dimo tteo runs/meissonic --prompts-file prompts.txt --budget 4x2 --out optimized",
+    'dimo tteo runs/meissonic --prompt "a red fox" --budget bon16 --reward clip=1',
+)
+
+
+@command
+def tteo(
+    student: Annotated[str, typer.Argument(help="Run folder, student folder or Hub id.")],
+    prompts: Annotated[
+        list[str] | None, typer.Option("--prompt", help="What to draw; repeatable.")
+    ] = None,
+    prompts_file: Annotated[
+        Path | None, typer.Option("--prompts-file", help="Text file with one prompt per line.")
+    ] = None,
+    folder: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder of results; finished prompts are kept.")
+    ] = Path("tteo"),
+    budget: Annotated[
+        str, typer.Option("--budget", help=f"Starts x iterations: {', '.join(BUDGETS)}.")
+    ] = "4x4",
+    starts: Annotated[int | None, typer.Option("--starts", help="Instead of --budget.")] = None,
+    iterations: Annotated[int | None, typer.Option("--iters", help="Instead of --budget.")] = None,
+    rate: Annotated[float, typer.Option("--rate", help="Step size of SGD.")] = 0.2,
+    rewards: Annotated[
+        list[str] | None,
+        typer.Option("--reward", metavar="NAME=WEIGHT", help="What is to rise; repeatable."),
+    ] = None,
+    decode: Annotated[
+        str, typer.Option("--decode", help="The final image: soft codes, or argmax.")
+    ] = "soft",
+    seed: SeedOption = 0,
+    local_dir: LocalDirOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Optimize the input of a one-step student for a prompt (TTEO), or take the best of N."""
+    from dimo_cli.commands.refine import reward_weight
+    from dimo_cli.errors import SpecError, did_you_mean
+    from dimo_cli.specs.flags import spec_from_flags
+    from dimo_cli.specs.tteo import TteoSpec
+
+    if budget not in BUDGETS:
+        raise SpecError(f"`--budget` is {budget!r}.", did_you_mean(budget, BUDGETS))
+    values = {
+        "starts": BUDGETS[budget][0] if starts is None else starts,
+        "iterations": BUDGETS[budget][1] if iterations is None else iterations,
+        "learning_rate": rate,
+        "rewards": dict(reward_weight(text) for text in rewards or ()),
+        "seed": seed,
+        "decode": decode,
+    }
+    names = {"iterations": "--iters", "learning_rate": "--rate"}
+    spec = spec_from_flags(TteoSpec, values, names)
+    wanted = [*(prompts or ()), *read_prompts(prompts_file)]
+    if not wanted:
+        raise SpecError("There is no prompt.", 'Add `--prompt "..."` or `--prompts-file FILE`.')
+    carry_out(student, wanted, spec, folder, local_dir)
+
+
+def read_prompts(file: Path | None) -> list[str]:
+    """The prompts of a file, one a line."""
+    if file is None:
+        return []
+    return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def carry_out(
+    student_name: str, prompts: list[str], spec: TteoSpec, folder: Path, local_dir: Path | None
+) -> None:
+    """Optimize every prompt that is not finished, and show what came of all of them."""
+    import json
+
+    import numpy as np
+    from rich.console import Group, RenderableType
+    from rich.text import Text
+
+    from dimo_cli.console import images
+    from dimo_cli.console.output import out
+    from dimo_cli.console.progress import counting
+    from dimo_cli.hub import HubStore
+    from dimo_cli.optimizing import folder_name, is_finished, keep, optimize_prompt, reward_weights
+    from dimo_cli.published_students import open_student
+    from dimo_cli.refining import load_rewards
+    from dimo_cli.students import LoadOptions
+
+    place = str(local_dir) if local_dir else None
+    student = open_student(student_name, LoadOptions(local_dir=place, say=out.note), True)
+    weights = reward_weights(student, spec)
+    device = next(student.backbone.parameters()).device
+    models = load_rewards(list(weights), student.teacher, HubStore(local_dir, say=out.note), device)
+    rewards = {name: (models[name], weight) for name, weight in weights.items()}
+    documents: list[dict[str, Any]] = []
+    views: list[RenderableType] = []
+    with counting(out, "optimize", len(prompts) * (spec.iterations + 1)) as advance:
+        for prompt in prompts:
+            target = folder / folder_name(prompt)
+            if is_finished(target):
+                out.note(f"Finished already: {target}")
+            else:
+                outcome = optimize_prompt(student, rewards, prompt, spec, lambda _: advance(1))
+                keep(outcome, student, spec, target)
+                if out.data.is_terminal:
+                    pair = np.stack([outcome.before, outcome.after])
+                    views += [Text(prompt), images.draw(pair, 2, out.data.width)]
+            found = json.loads((target / "outcome.json").read_text(encoding="utf-8"))
+            documents.append({"folder": str(target), **found})
+            views.append(Text(summary(found, spec)))
+    out.result({"tteo": spec.model_dump(), "outcomes": documents}, Group(*views))
+
+
+def summary(found: dict[str, Any], spec: TteoSpec) -> str:
+    """One line about a prompt: scores and cost."""
+    return (
+        f"{found['prompt']}: {found['score_before']:.3f} -> best of {spec.starts} "
+        f"{found['score_best_of_n']:.3f} -> {found['score_after']:.3f} "
+        f"in {found['seconds']:.2f} s, {found['times_a_plain_sample']:.0f} x a plain sample"
+    )
