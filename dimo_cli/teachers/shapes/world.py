@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -46,6 +46,12 @@ RELATION_WORDS: dict[Relation, tuple[str, ...]] = {
     "right": ("right of", "to the right of"),
     "above": ("above", "over"),
     "below": ("below", "under"),
+}
+OPPOSITE: dict[Relation, Relation] = {
+    "left": "right",
+    "right": "left",
+    "above": "below",
+    "below": "above",
 }
 BACKGROUND_WORDS = ("on a {} background", "on {}", "in front of a {} background")
 
@@ -227,3 +233,35 @@ def vocabulary() -> tuple[str, ...]:
     ]
     words = {word for phrase in phrases for word in phrase.replace("{}", "").split()}
     return ("", *sorted(words))
+
+
+def near_miss(scene: Scene, rng: random.Random) -> Scene:
+    """A scene that differs in one thing, and that no picture of the first one can be true of."""
+    first, *rest = scene.groups
+    changes = [Scene((recount(first, rng), *rest), scene.relation, scene.background)]
+    absent = [shape for shape in SHAPES if shape not in {group.shape for group in scene.groups}]
+    if absent:
+        other = replace(first, shape=rng.choice(absent))
+        changes.append(replace(scene, groups=(other, *rest)))
+    if first.color:
+        taken = {group.color for group in scene.groups}
+        free = [color for color in COLORS if color not in taken]
+        other = replace(first, color=rng.choice(free))
+        if None not in taken:  # an unnamed color could be just this one
+            changes.append(replace(scene, groups=(other, *rest)))
+    if scene.relation:
+        changes += [replace(scene, relation=OPPOSITE[scene.relation])] * 2
+    are_swappable = rest and first.shape != rest[0].shape and first.color != rest[0].color
+    if are_swappable and first.color and rest[0].color:
+        swapped = (replace(first, color=rest[0].color), replace(rest[0], color=first.color))
+        changes += [replace(scene, groups=swapped)] * 2
+    if scene.background:
+        others = [name for name in BACKGROUNDS if name != scene.background]
+        changes.append(replace(scene, background=rng.choice(others)))
+    return rng.choice(changes)
+
+
+def recount(group: Group, rng: random.Random) -> Group:
+    """The same objects in another number, at least two."""
+    numbers = [number for number in range(2, MOST + 1) if number != group.count]
+    return replace(group, count=rng.choice(numbers), size=None)
