@@ -216,9 +216,11 @@ class Distillation:
         mask_ratio = self.draw_ratio(self.spec.masking.student, len(generation.tokens))
         x_tilde, mask = self.mask_again(generation.tokens, mask_ratio)
         with self.autocast():
-            teacher_logits = self.teacher_logits(x_tilde, generation.cond, mask_ratio)
+            seen = self.embeds(self.teacher.backbone, generation, x_tilde, mask)
+            teacher_logits = self.teacher_logits(seen, generation.cond, mask_ratio)
             with torch.set_grad_enabled(self.spec.auxiliary.share_x_tilde):
-                aux_hidden = self.hidden(self.auxiliary, x_tilde, generation.cond)
+                seen = self.embeds(self.auxiliary, generation, x_tilde, mask)
+                aux_hidden = self.hidden(self.auxiliary, seen, generation.cond)
             hidden = self.hidden_at_x_tilde(generation, x_tilde)
         aux_flat = aux_hidden.detach().flatten(0, 1)
         rows = mask.any(-1).flatten().nonzero().squeeze(-1)
@@ -274,7 +276,8 @@ class Distillation:
                 ratio = self.draw_ratio(self.spec.masking.auxiliary, len(generation.tokens))
                 x_tilde, mask = self.mask_again(generation.tokens, ratio)
                 with self.autocast():
-                    hidden = self.hidden(self.auxiliary, x_tilde, generation.cond)
+                    seen = self.embeds(self.auxiliary, generation, x_tilde, mask)
+                    hidden = self.hidden(self.auxiliary, seen, generation.cond)
             else:
                 mask, hidden = reuse.mask, reuse.hidden
             losses.append(self.backward_auxiliary(generation, mask, hidden))
@@ -321,11 +324,27 @@ class Distillation:
         exact = self.spec.masking.method == "exact"
         return forward_mask(tokens, ratio, self.teacher.space.mask_id, self.generator, exact)
 
-    def hidden(self, backbone: Backbone, tokens: Tensor, cond: Cond) -> Tensor:
-        """Hidden states of plain tokens: how teacher and auxiliary see x_tilde."""
-        hidden = backbone.hidden(backbone.embed(tokens), cond)
+    def hidden(self, backbone: Backbone, embeds: Tensor, cond: Cond) -> Tensor:
+        """Hidden states of embeddings without noise: how teacher and auxiliary see x_tilde."""
+        hidden = backbone.hidden(embeds, cond)
         assert isinstance(hidden, Tensor)
         return hidden
+
+    def embeds(
+        self, backbone: Backbone, generation: Generation, x_tilde: Tensor, mask: Tensor
+    ) -> Tensor:
+        """x_tilde [B, L, D] for a backbone: of tokens, or of the student's probabilities (I.15)."""
+        if self.spec.masking.content == "tokens":
+            return backbone.embed(x_tilde)
+        B, L, _ = generation.hidden.shape
+        flat, slots = generation.hidden.detach().flatten(0, 1), mask.flatten(0, 1)
+        rows = torch.arange(B * L, device=flat.device)
+        parts = []
+        for part in chunks(B * L, self.spec.loss.chunk_tokens):
+            with torch.no_grad():
+                probs = self.student.head(flat[part], rows[part] % L).float().softmax(-1)
+            parts.append(backbone.embed_probs(probs[:, None], slots[part][:, None]).squeeze(1))
+        return torch.cat(parts).unflatten(0, (B, L))
 
     def hidden_at_x_tilde(self, generation: Generation, x_tilde: Tensor) -> Tensor:
         """The student's stand-in for z_theta(x_tilde): one of the three of Fig. 12."""
@@ -340,18 +359,17 @@ class Distillation:
 
     @torch.no_grad()
     def teacher_logits(
-        self, x_tilde: Tensor, cond: Cond, mask_ratio: Tensor
+        self, embeds: Tensor, cond: Cond, mask_ratio: Tensor
     ) -> Callable[[Tensor], Tensor]:
         """One teacher pass over x_tilde; the result projects flat rows [n] to guided logits."""
         backbone, length = self.teacher.backbone, self.teacher.space.length
         guidance = self.spec.teacher.guidance
         guided = not (guidance.kind == "constant" and guidance.scale == 1.0)
-        tokens = x_tilde
         if guided:
             scale = guidance_scale(guidance, mask_ratio)
-            null = self.teacher.conditioner.null(len(cond)).to(x_tilde.device)
-            tokens, cond = torch.cat([x_tilde, x_tilde]), Cond.cat([cond, null])
-        flat = self.hidden(backbone, tokens, cond).flatten(0, 1)
+            null = self.teacher.conditioner.null(len(cond)).to(embeds.device)
+            embeds, cond = torch.cat([embeds, embeds]), Cond.cat([cond, null])
+        flat = self.hidden(backbone, embeds, cond).flatten(0, 1)
 
         @torch.no_grad()
         def project(rows: Tensor) -> Tensor:

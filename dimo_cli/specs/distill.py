@@ -151,6 +151,11 @@ class MaskingSpec(Spec):
 
     student: MaskSchedule = Field("arccos", description="Mask schedule of the student's update")
     auxiliary: MaskSchedule = Field("arccos", description="Mask schedule of the auxiliary's update")
+    content: Literal["tokens", "soft"] = Field(
+        "tokens",
+        description="What is masked again: the student's sampled tokens, or their soft embeddings, "
+        "which converges faster and ends a little worse (Soft-Di[M]O, I.15)",
+    )
     lowest: Real = Field(0.0, ge=0, lt=1, description="Mask ratios below are raised to this")
     highest: Real = Field(1.0, gt=0, le=1, description="Mask ratios above are lowered to this")
     method: Literal["exact", "bernoulli"] = Field(

@@ -108,7 +108,7 @@ def test_auxiliary_receives_the_cross_entropy_of_equation_1(teacher):
     disturb(di.auxiliary)
     generation = di.generate(0)
     x_tilde, mask = di.mask_again(generation.tokens, torch.full((8,), 0.5))
-    hidden = di.hidden(di.auxiliary, x_tilde, generation.cond)
+    hidden = di.hidden(di.auxiliary, di.auxiliary.embed(x_tilde), generation.cond)
     loss = di.backward_auxiliary(generation, mask, hidden)
     found = gradients(di.auxiliary)
     di.auxiliary.zero_grad()
@@ -126,7 +126,9 @@ def test_adaptive_weight_is_one_over_the_probability_gap(teacher):
     generation = di.generate(0)
     x_init = recorded_x_init(di, generation)
     x_tilde, mask = di.mask_again(generation.tokens, torch.full((8,), 0.5))
-    project = di.teacher_logits(x_tilde, generation.cond, torch.full((8,), 0.5))
+    project = di.teacher_logits(
+        teacher.backbone.embed(x_tilde), generation.cond, torch.full((8,), 0.5)
+    )
     weight = di.sample_weights(generation, generation.hidden, project, mask)
     with torch.no_grad():
         student = di.student(x_init, generation.cond).softmax(-1)
@@ -165,7 +167,8 @@ def test_the_three_approximations_feed_the_student_what_they_say(teacher, studen
         "x_tilde": x_tilde,
         "x_tilde_init": generation.tokens.masked_fill(generation.init_mask, 17),
     }[student_input]
-    torch.testing.assert_close(hidden, di.hidden(di.student, tokens, generation.cond))
+    expected = di.hidden(di.student, di.student.embed(tokens), generation.cond)
+    torch.testing.assert_close(hidden, expected)
     assert hidden.requires_grad
 
 
@@ -277,9 +280,29 @@ def test_soft_targets_use_the_students_distribution(teacher):
     generation = di.generate(0)
     x_init = recorded_x_init(di, generation)
     x_tilde, mask = di.mask_again(generation.tokens, torch.full((8,), 0.5))
-    hidden = di.hidden(di.auxiliary, x_tilde, generation.cond)
+    hidden = di.hidden(di.auxiliary, di.auxiliary.embed(x_tilde), generation.cond)
     loss = di.backward_auxiliary(generation, mask, hidden)
     with torch.no_grad():
         p = di.student(x_init, generation.cond)[mask].log_softmax(-1)
         q = di.auxiliary(x_tilde, generation.cond)[mask].log_softmax(-1)
     torch.testing.assert_close(loss, (p.exp() * (p - q)).mean(), rtol=1e-3, atol=1e-5)
+
+
+def test_soft_content_equals_tokens_where_the_student_is_certain(teacher):
+    """With one-hot probabilities the soft variant of Di[M]O (I.15) sees the very same x_tilde."""
+    run = make(teacher, masking={"content": "soft"})
+    generation = run.generate(0)
+    certain = torch.nn.functional.one_hot(generation.tokens, 17).float() * 200
+    rows = certain.flatten(0, 1)
+    run.student.head = lambda hidden, positions=None: rows
+    x_tilde, mask = run.mask_again(generation.tokens, torch.full((8,), 0.5))
+    soft = run.embeds(teacher.backbone, generation, x_tilde, mask)
+    torch.testing.assert_close(soft, teacher.backbone.embed(x_tilde))
+
+
+def test_the_soft_variant_trains(teacher):
+    run = make(teacher, masking={"content": "soft"}, loss={"chunk_tokens": 100})
+    for step in range(3):
+        report = run.step(step, measure=True)
+    assert report.skipped is None
+    assert report.values["divergence"] > 0
