@@ -262,9 +262,13 @@ class HubStore:
             self.commits[file.repo] = commit
         blob = path.resolve().name  # large files are stored under their sha256
         announced = blob if SHA256.match(blob) else None
-        if self.known_hashes:
+        if self.knows(file):
             check_known_hash(file, announced)
         return Located(path, commit, announced)
+
+    def knows(self, file: HubFile) -> bool:
+        """Whether a file must be the one that dimo knows: not in a repository pinned by hand."""
+        return self.known_hashes and file.repo not in self.revisions
 
     def pinned(self, file: HubFile) -> HubFile:
         """The file at the revision that the user asked for."""
@@ -291,7 +295,7 @@ class HubStore:
 
         new = not is_offline() and cached_path(file) is None
         try:
-            if new and self.known_hashes and file.sha256:
+            if new and self.knows(file) and file.sha256:
                 url = hf_hub_url(file.repo, file.path, revision=file.revision, endpoint=endpoint())
                 check_known_hash(file, get_hf_file_metadata(url).etag)
             if new and file.path.endswith(WEIGHTS):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from dimo_cli import __version__
 from dimo_cli.console.images import Pixels, save_png
 from dimo_cli.engine.tteo import Optimized, optimize_embeddings, render, start_embeddings
 from dimo_cli.errors import SpecError
+from dimo_cli.metrics.fid import clock
 from dimo_cli.rewards.protocol import Reward
 from dimo_cli.samplers import to_pixels
 from dimo_cli.specs.tteo import RENO_WEIGHTS, TteoSpec
@@ -91,8 +92,9 @@ def optimize_prompt(
     @torch.no_grad()
     def told(image: Tensor) -> dict[str, float]:
         """The rewards of one image [1, 3, H, W]."""
-        values = each(image.expand(spec.starts, -1, -1, -1))
-        return {name: float(value[0]) for name, value in values.items()}
+        return {
+            name: float(reward(image, texts[name][:1])) for name, (reward, _) in rewards.items()
+        }
 
     start = start_embeddings(
         backbone,
@@ -102,15 +104,16 @@ def optimize_prompt(
         spec.starts,
         torch.Generator(device).manual_seed(spec.seed),
     )
-    began = time.perf_counter()
     first = slice(0, 1)
+    render(backbone, teacher.tokenizer, cond[first], start[first], spec)  # warm, so not timed
+    began = clock(device)
     before = render(backbone, teacher.tokenizer, cond[first], start[first], spec)
-    plain = time.perf_counter() - began
-    began = time.perf_counter()
+    plain = clock(device) - began
+    began = clock(device)
     found = optimize_embeddings(backbone, teacher.tokenizer, cond, start, score, spec, on_iterate)
     chosen = slice(found.best, found.best + 1)
     after = render(backbone, teacher.tokenizer, cond[chosen], found.embeddings[chosen], spec)
-    seconds = time.perf_counter() - began
+    seconds = clock(device) - began
     return Outcome(
         prompt,
         to_pixels(before)[0],
@@ -129,9 +132,11 @@ def repeated(cond: Cond, count: int) -> Cond:
     return Cond(tensors, cond.texts * count)
 
 
-def folder_name(prompt: str) -> str:
-    """A prompt as a name that any file system takes."""
-    return re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60] or "prompt"
+def folder_name(prompt: str, student: Student, spec: TteoSpec) -> str:
+    """A name that any file system takes, and that no other prompt, student or setting has."""
+    words = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:40] or "prompt"
+    facts = json.dumps([prompt, student.manifest.weights_sha256, spec.model_dump(mode="json")])
+    return f"{words}-{hashlib.sha256(facts.encode()).hexdigest()[:8]}"
 
 
 def keep(outcome: Outcome, student: Student, spec: TteoSpec, folder: Path) -> None:

@@ -76,6 +76,8 @@ def open_student(
     repo, part, revision = match["repo"], match["part"], match["revision"]
     store = HubStore(revisions={repo: revision} if revision else {}, say=options.say)
     if repo in FOREIGN:
+        if options.local_dir:
+            store.local_dir = Path(options.local_dir)
         return open_foreign(repo, part, with_prompts, store, options)
     return open_pushed(repo, part, store, options)
 

@@ -11,13 +11,15 @@ import torch
 from torch import Tensor
 
 from dimo_cli.console.live import View
-from dimo_cli.data.shards import TokenDataset, builtin_dataset
+from dimo_cli.data.shards import TokenDataset, builtin_dataset, read_index
 from dimo_cli.engine.guard import Guard
-from dimo_cli.engine.refine import RealTokens, Refinement, Rewards
+from dimo_cli.engine.refine import Refinement, Rewards
+from dimo_cli.engine.trainer import make_accelerator
 from dimo_cli.errors import MissingError, SpecError
 from dimo_cli.hub import HubStore
 from dimo_cli.published_students import open_student
 from dimo_cli.rewards.protocol import Reward
+from dimo_cli.rewards.registry import check_name as check_reward
 from dimo_cli.rewards.registry import load_reward
 from dimo_cli.runs import (
     RunResult,
@@ -27,12 +29,16 @@ from dimo_cli.runs import (
     check_measurable_run,
     preview_conditions,
 )
-from dimo_cli.samplers import condition
+from dimo_cli.samplers import Target, condition, draw_images
 from dimo_cli.specs.refine import RefineSpec
+from dimo_cli.specs.sample import SamplerSpec
 from dimo_cli.students import LoadOptions, Student
+from dimo_cli.teachers.conditioning import PromptConditioner
 from dimo_cli.teachers.protocol import Backbone, Cond, Teacher
+from dimo_cli.teachers.registry import configured, load_skeleton
 
 GUARD_SEED = 31
+PREVIEW_PROMPTS, SCORED_AT_ONCE = 400, 16
 
 
 class LabeledTokens:
@@ -47,7 +53,7 @@ class LabeledTokens:
         return tokens.to(generator.device), condition(self.teacher, wanted).to(generator.device)
 
 
-def real_tokens(spec: RefineSpec, teacher: Teacher) -> RealTokens | None:
+def real_tokens(spec: RefineSpec, teacher: Teacher) -> LabeledTokens | None:
     """The real images that a run is held against."""
     if not spec.gan.enabled:
         return None
@@ -56,15 +62,8 @@ def real_tokens(spec: RefineSpec, teacher: Teacher) -> RealTokens | None:
     return LabeledTokens(TokenDataset.open(Path(spec.gan.data), teacher), teacher)
 
 
-def load_rewards(
-    names: Sequence[str], teacher: Teacher, store: HubStore, device: torch.device
-) -> dict[str, Reward]:
+def load_rewards(names: Sequence[str], store: HubStore, device: torch.device) -> dict[str, Reward]:
     """Reward models by name, ready to be differentiated."""
-    if names and not teacher.takes_prompts:
-        raise SpecError(
-            f"Rewards read prompts, and `{teacher.name}` takes classes.",
-            "Refine it with `--gan`.",
-        )
     rewards = {name: load_reward(name, store, device) for name in names}
     for reward in rewards.values():
         reward.gradient_checkpointing = True
@@ -83,29 +82,46 @@ class RefineWatcher(RunWatcher):
         self, spec: RefineSpec, teacher: Teacher, folder: Path, view: View, held_out: Reward | None
     ) -> None:
         super().__init__(spec, teacher, folder, view)
-        self.reward = spec.reward
+        self.reward, self.held_out = spec.reward, held_out
         self.guard = Guard(spec.reward.patience, spec.reward.tolerance)
-        self.held_out = held_out
 
-    def should_stop(self, step: int, student: Backbone) -> str | None:
+    def look(self, step: int, student: Backbone) -> dict[str, float]:
         if not self.reward.terms or step % self.reward.watch_every:
-            return None
-        return self.guard.see(step, self.look(student))
+            return {}
+        numbers = self.measure(student)
+        self.guard.see(step, numbers)
+        return numbers
 
-    def look(self, student: Backbone) -> dict[str, float]:
+    def should_stop(self) -> str | None:
+        return self.guard.reason
+
+    def state(self) -> dict[str, Any]:
+        return self.guard.state()
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.guard.load_state(state)
+
+    def measure(self, student: Backbone) -> dict[str, float]:
         """Held-out reward and diversity of images for the same prompts every time."""
         wanted = preview_conditions(self.teacher, max(1, self.reward.watch_images // 4))
-        device = next(student.parameters()).device
         prompts = [str(prompt) for prompt in wanted for _ in range(4)]
-        cond = self.teacher.conditioner.prompts(prompts).to(device)
-        generator = torch.Generator(device).manual_seed(GUARD_SEED)
-        images = self.as_student(student).sample(cond, generator)
+        target = Target(self.teacher, self.as_student(student))
+        images, _ = draw_images(target, prompts, SamplerSpec(seed=GUARD_SEED))
         seen = {"diversity": diversity(images, groups_of=4)}
         if self.held_out is not None:
             with torch.inference_mode():
-                text = self.held_out.prepare(cond.texts)
-                seen["held_out_reward"] = float(self.held_out(images, text).mean())
+                scores = [
+                    self.held_out(part.to(target.device), self.held_out.prepare(texts))
+                    for part, texts in in_parts(images, prompts)
+                ]
+            seen["held_out_reward"] = float(torch.cat(scores).mean())
         return seen
+
+
+def in_parts(images: Tensor, prompts: list[str]) -> list[tuple[Tensor, list[str]]]:
+    """Images and their prompts, a few at a time."""
+    starts = range(0, len(prompts), SCORED_AT_ONCE)
+    return [(images[i : i + SCORED_AT_ONCE], prompts[i : i + SCORED_AT_ONCE]) for i in starts]
 
 
 def diversity(images: Tensor, groups_of: int) -> float:
@@ -118,36 +134,64 @@ def diversity(images: Tensor, groups_of: int) -> float:
 
 def refine(spec: RefineSpec, folder: Path, view: View, resume: bool = False) -> RunResult:
     """Refine the student that the spec starts from; the result is a run folder like any other."""
-    check_measurable_run(spec)
-    student = starting_student(spec, view)
-    teacher = student.teacher
-    if teacher.takes_prompts and not (spec.gan.enabled and spec.condition.prompts is None):
-        attach_prompts(teacher, spec)
+    check_refinable(spec)
+    device = make_accelerator(spec.train).device
+    student = starting_student(spec, view, device)
+    teacher = configured(student.teacher, spec.teacher)
     data = real_tokens(spec, teacher)
+    if data is None or not data.dataset.has_captions:
+        attach_prompts(teacher, spec)
+    elif isinstance(teacher.conditioner, PromptConditioner):
+        teacher.conditioner.dataset = data.dataset.first_captions(PREVIEW_PROMPTS)
     store = HubStore(
         local_dir=Path(spec.teacher.local_dir) if spec.teacher.local_dir else None, say=view.note
     )
     held_out = spec.reward.held_out
-    names = [*spec.reward.terms, *([held_out] if held_out else [])]
-    models = load_rewards(names, teacher, store, next(student.backbone.parameters()).device)
+    models = load_rewards([*spec.reward.terms, *([held_out] if held_out else [])], store, device)
     rewards: Rewards = {
         name: (scored(models[name]), weight) for name, weight in spec.reward.terms.items()
     }
     watcher = RefineWatcher(spec, teacher, folder, view, models[held_out] if held_out else None)
-    method = partial(Refinement, start=student.backbone, data=data, rewards=rewards)
+    start = student.backbone.to("cpu")  # its weights are copied once, and not needed again
+    method = partial(Refinement, start=start, data=data, rewards=rewards)
     return carry_out(spec, teacher, folder, watcher, resume, method)
 
 
-def starting_student(spec: RefineSpec, view: View) -> Student:
-    """The student to refine, with its teacher's backbone beside it."""
+def check_refinable(spec: RefineSpec) -> None:
+    """Refuse what would only fail once everything is downloaded."""
+    check_measurable_run(spec)
     if spec.start is None:
         raise SpecError("`start` is not set: there is no student to refine.")
-    options = LoadOptions(with_teacher=True, local_dir=spec.teacher.local_dir, say=view.note)
-    student = open_student(spec.start, options)
-    if student.teacher.name != spec.teacher.name:
+    names = [*spec.reward.terms, *([spec.reward.held_out] if spec.reward.held_out else [])]
+    for name in names:
+        check_reward(name)
+    if names and not load_skeleton(spec.teacher).takes_prompts:
+        raise SpecError(
+            f"Rewards read prompts, and `{spec.teacher.name}` takes classes.",
+            "Refine it with `--gan`.",
+        )
+    if spec.gan.enabled and spec.gan.data is not None:
+        read_index(Path(spec.gan.data))
+    elif spec.gan.enabled:
+        builtin_dataset(spec.teacher.name)
+
+
+def starting_student(spec: RefineSpec, view: View, device: torch.device) -> Student:
+    """The student to refine, with its teacher's backbone beside it."""
+    options = LoadOptions(
+        with_teacher=True, local_dir=spec.teacher.local_dir, say=view.note, device=device
+    )
+    student = open_student(str(spec.start), options)
+    facts, wanted = student.manifest.teacher, spec.teacher
+    if (facts.name, facts.architecture) != (wanted.name, wanted.architecture):
         raise MissingError(
-            f"`{spec.start}` is a student of `{student.teacher.name}`, not of "
-            f"`{spec.teacher.name}`.",
-            f"Use `--preset {student.teacher.name}`, or leave the preset out.",
+            f"`{spec.start}` is a student of `{facts.name}`, and the spec is for `{wanted.name}` "
+            "or for another architecture of it.",
+            f"Use `--preset {facts.name}`, or leave the preset out.",
+        )
+    if wanted.revision not in (None, facts.revision):
+        raise SpecError(
+            f"`teacher.revision` is {wanted.revision}, but the student is of {facts.revision}.",
+            "Leave it out.",
         )
     return student

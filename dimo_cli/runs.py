@@ -31,7 +31,6 @@ from dimo_cli.teachers.registry import check_name, load_teacher
 # Fields that may differ between a run and its continuation without changing what was trained.
 FREE_ON_RESUME = (
     "train.steps",
-    "train.device",
     "train.log_every",
     "train.checkpoint_every",
     "train.keep_checkpoints",
@@ -75,8 +74,17 @@ class RunWatcher:
         )
         return score.value
 
-    def should_stop(self, step: int, student: Backbone) -> str | None:
+    def look(self, step: int, student: Backbone) -> dict[str, float]:
+        return {}
+
+    def should_stop(self) -> str | None:
         return None
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        pass
 
     def as_student(self, backbone: Backbone) -> Student:
         """The averaged network as a student, though it is not on disk yet."""
@@ -143,7 +151,7 @@ def prepare_folder(spec: DistillSpec, folder: Path) -> None:
     if (folder / "run.yaml").exists():
         raise SpecError(
             f"`{folder}` already holds a run.",
-            f"Continue it with `dimo distill --resume {folder}`, or choose another `--out`.",
+            f"Continue it with `--resume {folder}`, or choose another `--out`.",
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -172,7 +180,7 @@ def check_resume(old: DistillSpec, new: DistillSpec) -> None:
     if changed:
         raise SpecError(
             f"A resumed run cannot change {', '.join(f'`{path}`' for path in sorted(changed))}.",
-            "Only train.steps, train.device, log and checkpoint intervals and monitor.* may "
+            "Only train.steps, log and checkpoint intervals and monitor.* may "
             "change; start a new run for anything else.",
         )
 
@@ -242,7 +250,7 @@ def carry_out(
         prepare_folder(spec, folder)
     try:
         backbone = trainer.run(resume)
-        student = save_student(folder / "student", spec, teacher, backbone)
+        student = save_student(folder / "student", spec, teacher, backbone, trainer.progress.step)
         save_png(
             enlarge(watcher.preview(backbone), 320),
             folder / "student" / "preview.png",

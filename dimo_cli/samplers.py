@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,6 +20,7 @@ from dimo_cli.teachers.plans import heuristic_plan
 from dimo_cli.teachers.protocol import Cond, Plan, Teacher
 
 TOKENS_AT_ONCE = 65_536  # positions per sampling batch: 256 images of 16 x 16, 16 of 64 x 64
+THETA = 0.5  # where a trapezoidal step looks again: in its middle
 SHARED_CHOICE_NOISE = 4.5  # Gumbel noise of the shared confidence sampler, as MaskGit's
 
 
@@ -62,7 +62,7 @@ def teacher_sampler(teacher: Teacher, spec: SamplerSpec) -> tuple[Sampler, dict[
         "temperature": temperature,
     }
     if spec.method == "theta":
-        settings |= {"theta": spec.theta, "schedule": defaults.schedule}
+        settings |= {"theta": THETA, "schedule": defaults.schedule}
 
         def draw(cond: Cond, generator: torch.Generator) -> Tensor:
             return sample_theta_trapezoidal(
@@ -72,7 +72,7 @@ def teacher_sampler(teacher: Teacher, spec: SamplerSpec) -> tuple[Sampler, dict[
                 steps=steps,
                 guidance=guidance,
                 schedule=defaults.schedule,
-                theta=spec.theta,
+                theta=THETA,
                 temperature=temperature,
             )
     else:
@@ -140,15 +140,26 @@ def sample_images(
     progress: Callable[[int], None] = lambda count: None,
 ) -> tuple[Pixels, dict[str, Any]]:
     """Images of these classes or prompts as bytes [N, H, W, 3], with their protocol."""
+    images, protocol = draw_images(target, wanted, spec, progress)
+    return to_pixels(images), protocol
+
+
+def draw_images(
+    target: Target,
+    wanted: Sequence[int] | Sequence[str],
+    spec: SamplerSpec,
+    progress: Callable[[int], None] = lambda count: None,
+) -> tuple[Tensor, dict[str, Any]]:
+    """Images of these classes or prompts [N, 3, H, W] on the CPU, with their protocol."""
     sampler, protocol = build_sampler(target, spec)
     generator = torch.Generator(target.device).manual_seed(spec.seed)
     batch = max(1, min(256, TOKENS_AT_ONCE // target.teacher.space.length))
-    pixels = []
+    images = []
     for start in range(0, len(wanted), batch):
         cond = condition(target.teacher, wanted[start : start + batch]).to(target.device)
-        pixels.append(to_pixels(sampler(cond, generator)))
+        images.append(sampler(cond, generator).cpu())
         progress(len(cond))
-    return np.concatenate(pixels), protocol
+    return torch.cat(images), protocol
 
 
 def provenance(target: Target, spec: SamplerSpec, protocol: dict[str, Any]) -> dict[str, str]:

@@ -11,7 +11,6 @@ Nothing in it depends on the clock or the machine: the same run gives the same b
 from __future__ import annotations
 
 import copy
-import hashlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from dimo_cli import __version__
 from dimo_cli.engine.checkpoint import contiguous
 from dimo_cli.engine.sampling import sample_student
 from dimo_cli.errors import MissingError, SpecError
+from dimo_cli.hub import file_sha256
 from dimo_cli.specs.base import Spec
 from dimo_cli.specs.distill import DistillSpec, Divergence, InitSpec, TeacherSource
 from dimo_cli.teachers.blueprint import StateDict, fill
@@ -79,6 +79,8 @@ class LoadOptions:
     """Also the teacher's backbone, to sample or compare it; else only what the student needs."""
     local_dir: str | None = None
     say: Callable[[str], None] = lambda line: None
+    device: torch.device | str | None = None
+    """Where its networks go; None: the GPU if there is one."""
 
 
 @dataclass(frozen=True)
@@ -119,8 +121,11 @@ class Student:
             return self.teacher.tokenizer.decode(tokens, cond)
 
 
-def describe_run(spec: DistillSpec, teacher: Teacher, weights_sha256: str) -> StudentManifest:
-    """The manifest of the student that a run made."""
+def describe_run(
+    spec: DistillSpec, teacher: Teacher, weights_sha256: str, steps: int | None = None
+) -> StudentManifest:
+    """The manifest of the student that a run made in so many steps (None: all of the spec's)."""
+    steps = spec.train.steps if steps is None else steps
     batch = spec.train.batch_size * spec.train.accumulate
     return StudentManifest(
         dimo_version=__version__,
@@ -135,8 +140,8 @@ def describe_run(spec: DistillSpec, teacher: Teacher, weights_sha256: str) -> St
         temperature=spec.student.temperature,
         training=TrainingFacts(
             method=spec.method,
-            steps=spec.train.steps,
-            samples=spec.train.steps * batch,
+            steps=steps,
+            samples=steps * batch,
             seed=spec.train.seed,
             divergence=spec.loss.divergence,
         ),
@@ -144,12 +149,18 @@ def describe_run(spec: DistillSpec, teacher: Teacher, weights_sha256: str) -> St
     )
 
 
-def save_student(folder: Path, spec: DistillSpec, teacher: Teacher, backbone: Backbone) -> Student:
+def save_student(
+    folder: Path,
+    spec: DistillSpec,
+    teacher: Teacher,
+    backbone: Backbone,
+    steps: int | None = None,
+) -> Student:
     """Write manifest, weights and card; the preview is drawn by whoever can draw."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file(contiguous(backbone), folder / WEIGHTS)
-    digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
-    manifest = describe_run(spec, teacher, digest)
+    digest = file_sha256(folder / WEIGHTS)
+    manifest = describe_run(spec, teacher, digest, steps)
     (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
     (folder / "README.md").write_text(model_card(manifest, teacher.takes_prompts), encoding="utf-8")
     return Student(manifest, teacher, backbone.eval())
@@ -160,6 +171,9 @@ def model_card(manifest: StudentManifest, teacher_takes_prompts: bool) -> str:
     teacher, training = manifest.teacher, manifest.training
     assert training.divergence is not None
     divergence = ", ".join(str(value) for value in training.divergence.model_dump().values())
+    seen = "It was trained without any images, on the teacher alone."
+    if "GAN" in training.method:
+        seen = "It was trained on the teacher and against real images."
     use = '--prompt "a red fox in the snow"' if teacher_takes_prompts else "-n 16"
     return f"""---
 license: {teacher.license.lower()}
@@ -170,8 +184,7 @@ tags: [dimo, one-step, masked-diffusion]
 Distilled with {training.method} ({training.steps} steps, {training.samples or 0:,} generated
 samples, seed {training.seed}, divergence {divergence}) from the masked diffusion teacher
 `{teacher.name}` (revision {teacher.revision}). It turns an initial token sequence into an image in
-a single pass. It was trained without any images, on the teacher alone, and inherits the teacher's
-biases.
+a single pass. {seen} It inherits the teacher's biases.
 
 ![samples](preview.png)
 
@@ -193,7 +206,7 @@ def find_student(target: Path) -> Path:
         )
     state = "holds an unfinished run" if (target / "run.yaml").exists() else "holds no student"
     hint = (
-        f"Finish it with `dimo distill --resume {target}`."
+        f"Finish it with `dimo distill --resume {target}`, or `dimo refine` if it was that."
         if (target / "run.yaml").exists()
         else "A student folder has a dimo.json and a model.safetensors."
     )
@@ -223,8 +236,6 @@ def read_manifest(path: Path) -> StudentManifest:
 
 def read_weights(path: Path, sha256: str) -> StateDict:
     """A student's weights, if they are what its manifest says."""
-    from dimo_cli.hub import file_sha256
-
     try:
         digest = file_sha256(path)
     except OSError as error:
@@ -255,7 +266,7 @@ def assemble_student(
         )
     source = teacher_source(manifest, options.local_dir)
     teacher = load_teacher(source, options.say, with_backbone=options.with_teacher)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     backbone = fill(copy.deepcopy(teacher.backbone), weights, what).to(device)
     if not next(teacher.backbone.parameters()).is_meta:
         teacher.backbone.to(device)

@@ -83,8 +83,17 @@ class Silent:
     def on_note(self, message):
         self.notes.append(message)
 
-    def should_stop(self, step, student):
+    def look(self, step, student):
+        return {}
+
+    def should_stop(self):
         return None
+
+    def state(self):
+        return {}
+
+    def load_state(self, state):
+        pass
 
     def measure_fid(self, step, student):
         return self.fids.pop(0)

@@ -98,7 +98,7 @@ def test_a_text_student_is_refined_for_a_reward(dimo, text_student, toy_reward, 
         dimo("refine", text_student, "--reward", "clip=0.2", *QUICK, *more[2:], "-o", "r", "--json")
     )
     record = last_log(tmp_path / "r")
-    assert {"reward_loss", "reward_clip", "divergence"} <= set(record)
+    assert {"reward_loss", "reward_clip", "divergence", "diversity"} <= set(record)
     spec = (tmp_path / "r" / "run.yaml").read_text()
     assert "clip: 0.2" in spec
     assert run["weights_sha256"]
@@ -115,13 +115,15 @@ def test_tteo_keeps_pictures_trace_and_embeddings_and_goes_on_where_it_stopped(
         assert one["score_after"] >= one["score_best_of_n"] >= one["score_before"]
         assert len(one["trace"]) == 3
         assert len(one["trace"][0]) == 4
-    folder = tmp_path / "tteo" / "a-red-fox"
+    folder, other = (
+        tmp_path / one["folder"] for one in (found["outcomes"][0], found["outcomes"][2])
+    )
     assert {p.name for p in folder.iterdir()} == {
         "before.png", "after.png", "embeddings.safetensors", "outcome.json"}  # fmt: skip
     (folder / "outcome.json").unlink()
-    kept = (tmp_path / "tteo" / "an-old-door" / "after.png").stat().st_mtime_ns
+    kept = (other / "after.png").stat().st_mtime_ns
     again = succeed(dimo(*call))
-    assert (tmp_path / "tteo" / "an-old-door" / "after.png").stat().st_mtime_ns == kept
+    assert (other / "after.png").stat().st_mtime_ns == kept
     first, second = found["outcomes"][0]["trace"], again["outcomes"][0]["trace"]
     torch.testing.assert_close(torch.tensor(first), torch.tensor(second))
 
@@ -139,6 +141,9 @@ def test_tteo_keeps_pictures_trace_and_embeddings_and_goes_on_where_it_stopped(
         (("refine", "digits", "--gan", "--set", "gan.data=nowhere"), 3, "nowhere"),
         (("refine", "--resume", "nothing"), 3, "no run.yaml"),
         (("refine", "digits", "--resume", "x"), 2, "leave out"),
+        (("refine", "--gan", "--resume", "x"), 2, "leave out"),
+        (("refine", "digits", "--gan", "--set", "loss.student_input=x_tilde"), 2, "x_init"),
+        (("refine", "digits", "--gan", "--set", "reward.held_out=clp"), 2, "clip"),
         (("tteo", "digits", "--prompt", "a fox"), 2, "takes classes"),
         (("tteo", "digits"), 2, "no prompt"),
         (("tteo", "digits", "--prompt", "x", "--budget", "5x5"), 2, "4x4"),
@@ -151,3 +156,12 @@ def test_mistakes_are_sentences(dimo, arguments, code, words):
     assert result.exit_code == code, result.stderr
     assert words in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_prompts_never_share_a_folder(dimo, text_student, toy_reward):
+    """Words are not enough for a name: other alphabets, and settings, must tell folders apart."""
+    prompts = [part for word in ("a fox", "a Fox!") for part in ("--prompt", word)]
+    call = ("tteo", text_student, *prompts, "--budget", "bon8", "--reward", "clip=1", "--json")
+    first = succeed(dimo(*call))["outcomes"]
+    other = succeed(dimo(*call, "--seed", 1))["outcomes"]
+    assert len({one["folder"] for one in [*first, *other]}) == 4

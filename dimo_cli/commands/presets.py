@@ -52,8 +52,9 @@ def show(name: NameArgument, as_json: JsonOption = False) -> None:
         out.result({"preset": name, "spec": spec.model_dump(mode="json"), **needs})
         return
     batch = spec.train.batch_size
+    part = "its Di[M]O part: " if name in refine_preset_names() else ""
     cost = (
-        f"about {size(needs['memory_bytes'])} of GPU memory at batch size {batch}, "
+        f"{part}about {size(needs['memory_bytes'])} of GPU memory at batch size {batch}, "
         f"{flops(needs['flops_per_step'])} per step"
     )
     out.text(f"# {name}: {preset_summary(name)}\n# {cost}\n{commented_yaml(spec)}")

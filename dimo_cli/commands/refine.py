@@ -59,7 +59,7 @@ def refine(
     if resume is None:
         plan, target = new_run(student, gan, rewards or [], preset, spec, given, folder)
     else:
-        plan, target = continued_run(resume, given, student, preset, spec, folder)
+        plan, target = continued_run(resume, given, student, gan, rewards, preset, spec, folder)
     train(plan, target, resuming=resume is not None)
 
 
@@ -134,7 +134,8 @@ def continued_run(folder: Path, sets: list[str], *others: object) -> tuple[Plan[
 
     if any(other for other in others):
         raise SpecError(
-            "`--resume` takes everything from the run: leave out STUDENT, --preset, --spec, --out."
+            "`--resume` takes everything from the run: leave out STUDENT, --gan, --reward, "
+            "--preset, --spec and --out."
         )
     if not (folder / "run.yaml").is_file():
         raise MissingError(f"`{folder}` holds no run to resume: it has no run.yaml.")

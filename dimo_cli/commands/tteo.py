@@ -93,9 +93,15 @@ def tteo(
 
 def read_prompts(file: Path | None) -> list[str]:
     """The prompts of a file, one a line."""
+    from dimo_cli.errors import SpecError
+
     if file is None:
         return []
-    return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise SpecError(f"`--prompts-file` is {file}, which is no UTF-8 text.") from None
+    return [line.strip() for line in lines if line.strip()]
 
 
 def carry_out(
@@ -121,13 +127,13 @@ def carry_out(
     student = open_student(student_name, LoadOptions(local_dir=place, say=out.note), True)
     weights = reward_weights(student, spec)
     device = next(student.backbone.parameters()).device
-    models = load_rewards(list(weights), student.teacher, HubStore(local_dir, say=out.note), device)
+    models = load_rewards(list(weights), HubStore(local_dir, say=out.note), device)
     rewards = {name: (models[name], weight) for name, weight in weights.items()}
     documents: list[dict[str, Any]] = []
     views: list[RenderableType] = []
     with counting(out, "optimize", len(prompts) * (spec.iterations + 1)) as advance:
         for prompt in prompts:
-            target = folder / folder_name(prompt)
+            target = folder / folder_name(prompt, student, spec)
             if is_finished(target):
                 out.note(f"Finished already: {target}")
             else:

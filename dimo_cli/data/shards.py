@@ -152,6 +152,11 @@ class TokenDataset:
         """Whether images come with captions; otherwise with labels."""
         return bool(self.conditions) and not isinstance(self.conditions[0], Tensor)
 
+    def first_captions(self, count: int) -> list[str]:
+        """Some captions, from the first on."""
+        parts = [part for part in self.conditions if not isinstance(part, Tensor)]
+        return [caption for part in parts for caption in part[:count]][:count]
+
     def rows(self, indices: Tensor) -> tuple[Tensor, Tensor | Captions]:
         """Tokens [B, L, G] of some images, with their labels [B] or captions, on their device."""
         places = indices.cpu()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -93,10 +94,11 @@ class CheckpointFolder:
                 save_file(contiguous(network), temporary / f"{name}.safetensors")
             torch.save(state, temporary / "state.pt")
             replace_folder(temporary, self.path(step))
-        except OSError as error:
+        except (OSError, SafetensorError, RuntimeError) as error:  # as they say a full disk
             shutil.rmtree(temporary, ignore_errors=True)
+            reason = getattr(error, "strerror", None) or error
             raise MissingError(
-                f"Cannot write the checkpoint of step {step}: {error.strerror or error}.",
+                f"Cannot write the checkpoint of step {step}: {reason}.",
                 f"Check space and permissions of {self.root}; the older checkpoints are whole.",
             ) from error
         return self.path(step)

@@ -111,10 +111,12 @@ class Distillation:
         self.divergence = build_divergence(spec.loss.divergence)
         teacher.backbone.train(spec.train.dropout)
         self.student = trainable_copy(teacher, spec)
-        self.auxiliary = trainable_copy(teacher, spec)
+        # Where nothing needs an auxiliary, none takes up memory: its place is held by the student.
+        self.auxiliary = trainable_copy(teacher, spec) if self.uses_auxiliary else self.student
         self.logit_gradient_norm = torch.zeros(())
         self.student_optimizer = NetworkOptimizer(self.student, spec.student.optimizer)
-        self.auxiliary_optimizer = NetworkOptimizer(self.auxiliary, spec.auxiliary.optimizer)
+        if self.uses_auxiliary:
+            self.auxiliary_optimizer = NetworkOptimizer(self.auxiliary, spec.auxiliary.optimizer)
 
     def step(self, step: int, measure: bool = False) -> StepReport:
         """Update the student once, then the auxiliary; `measure` also fills the slower numbers."""
@@ -128,7 +130,7 @@ class Distillation:
         if not norm.isfinite():
             return StepReport({"student_gradient": norm.item()}, skipped="student")
         losses = []
-        for update in range(self.auxiliary_updates):
+        for update in range(self.spec.auxiliary.updates if self.uses_auxiliary else 0):
             loss, aux_norm = self.update_auxiliary(step, update, generations, shared)
             if not (loss.isfinite() and aux_norm.isfinite()):
                 return StepReport({"auxiliary_loss": loss.item()}, skipped="auxiliary")
@@ -154,9 +156,9 @@ class Distillation:
         return StepReport(values)
 
     @property
-    def auxiliary_updates(self) -> int:
-        """Updates of the auxiliary per step."""
-        return self.spec.auxiliary.updates
+    def uses_auxiliary(self) -> bool:
+        """Whether there is a Di[M]O loss, which an auxiliary serves."""
+        return True
 
     def draw_conditions(self, count: int) -> Cond:
         """The conditions of a batch."""
@@ -175,11 +177,13 @@ class Distillation:
 
     def networks(self) -> dict[str, nn.Module]:
         """The networks whose weights change."""
-        return {"student": self.student, "auxiliary": self.auxiliary}
+        auxiliary = {"auxiliary": self.auxiliary} if self.uses_auxiliary else {}
+        return {"student": self.student, **auxiliary}
 
     def optimizers(self) -> dict[str, NetworkOptimizer]:
         """Their optimizers."""
-        return {"student": self.student_optimizer, "auxiliary": self.auxiliary_optimizer}
+        auxiliary = {"auxiliary": self.auxiliary_optimizer} if self.uses_auxiliary else {}
+        return {"student": self.student_optimizer, **auxiliary}
 
     def generate(self, step: int, measure: bool = False, gradients: bool = True) -> Generation:
         """x_init -> x_theta in one pass of the student, which keeps its graph for the update."""
@@ -225,9 +229,9 @@ class Distillation:
         aux_flat = aux_hidden.detach().flatten(0, 1)
         rows = mask.any(-1).flatten().nonzero().squeeze(-1)
         slots = mask.flatten(0, 1)[rows]
-        weight = self.sample_weights(generation, hidden, teacher_logits, mask)[
-            rows.div(space.length, rounding_mode="floor")
-        ]
+        with self.autocast():
+            weight = self.sample_weights(generation, hidden, teacher_logits, mask)
+        weight = weight[rows.div(space.length, rounding_mode="floor")]
         divergence = torch.zeros((), device=rows.device)
         square = torch.zeros((), device=rows.device)
 

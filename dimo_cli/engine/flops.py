@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -37,7 +39,7 @@ def mean_ratio(schedule: str) -> float:
 
 def flops_per_step(teacher: Teacher, spec: DistillSpec) -> float:
     """FLOPs of one step on one process: forwards, and backwards at twice a forward."""
-    body, head = forward_flops(teacher.backbone.to("meta"), teacher)
+    body, head = forward_flops(copy.deepcopy(teacher.backbone).to("meta"), teacher)
     seen = head * mean_ratio(spec.masking.student)  # only masked positions reach the vocabulary
     seen_by_auxiliary = head * mean_ratio(spec.masking.auxiliary)
     training = 3 + spec.train.gradient_checkpointing  # forward, backward, and the forward again

@@ -171,7 +171,7 @@ def sample_theta_trapezoidal(
     null = teacher.conditioner.null(batch).to(generator.device)
     tokens = torch.full((batch, space.length, space.groups), space.mask_id, device=generator.device)
     masked = torch.ones_like(tokens, dtype=torch.bool)
-    ratios = SCHEDULES[schedule](mask_progress(schedule, steps)).tolist()
+    ratios = [*SCHEDULES[schedule](mask_progress(schedule, steps)).tolist()[:-1], 0.0]
 
     def rates() -> Callable[[Tensor], Tensor]:
         project = guided_head(teacher.backbone, tokens, cond, null, guidance)

@@ -7,6 +7,7 @@ student's one backward pass.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -24,7 +25,8 @@ from dimo_cli.engine.gan import (
     masked_embeds,
 )
 from dimo_cli.engine.optimizer import NetworkOptimizer
-from dimo_cli.engine.relax import estimate, relaxed
+from dimo_cli.engine.relax import estimate, one_hots, relaxed
+from dimo_cli.engine.sampling import draw_tokens
 from dimo_cli.specs.refine import RefineSpec
 from dimo_cli.teachers.protocol import Backbone, Cond, Teacher
 
@@ -59,7 +61,9 @@ class RunningNorm:
         self.value: float | None = None
 
     def see(self, norm: float) -> None:
-        """Blend in the norm of this step."""
+        """Blend in the norm of this step; what is not finite is not remembered."""
+        if not math.isfinite(norm):
+            return
         before = norm if self.value is None else self.value
         self.value = NORM_MEMORY * before + (1 - NORM_MEMORY) * norm
 
@@ -79,8 +83,8 @@ class Refinement(Distillation):
         rewards: Rewards | None = None,
     ) -> None:
         """The student starts from `start`; the auxiliary starts from the teacher, as in Di[M]O."""
-        super().__init__(teacher, spec, generator, autocast)
         self.refine, self.data, self.rewards = spec, data, rewards or {}
+        super().__init__(teacher, spec, generator, autocast)
         self.student.load_state_dict(start.state_dict())
         self.steps_done = 0
         self.norms = {name: RunningNorm() for name in ("distill", "gan", "reward")}
@@ -114,9 +118,8 @@ class Refinement(Distillation):
         return {**super().optimizers(), **more}
 
     @property
-    def auxiliary_updates(self) -> int:
-        """The auxiliary only serves the Di[M]O loss."""
-        return super().auxiliary_updates if self.refine.distill_weight else 0
+    def uses_auxiliary(self) -> bool:
+        return bool(self.refine.distill_weight)
 
     def draw_conditions(self, count: int) -> Cond:
         """Real and generated images share their conditions (H.3), so the data decides them."""
@@ -139,7 +142,8 @@ class Refinement(Distillation):
             generation.hidden.backward(generation.extra_gradient)
             return torch.zeros((), device=generation.tokens.device), None
         found = super().backward_student(generation, measure)
-        self.norms["distill"].see(self.logit_gradient_norm.item())
+        # Of one pass: its share of an accumulated step is not part of the comparison.
+        self.norms["distill"].see(self.logit_gradient_norm.item() * self.spec.train.accumulate)
         return found
 
     def sample_weights(self, *args: Any) -> Tensor:
@@ -156,8 +160,7 @@ class Refinement(Distillation):
             logits = self.student.head(leaf).float()
             flat = logits.detach().requires_grad_()
             if self.discriminator is not None and self.real is not None:
-                fake = relaxed("soft", flat.detach(), self.generator)
-                self.judged.append(Judged(self.real, fake, generation.cond))
+                self.judged.append(Judged(self.real, self.fake(flat.detach()), generation.cond))
             total = torch.zeros_like(flat)
             for name, objective in self.objectives(generation.cond).items():
                 surrogate, values = estimate(
@@ -174,6 +177,16 @@ class Refinement(Distillation):
             logits.backward(total / self.spec.train.accumulate)
         assert leaf.grad is not None
         return leaf.grad
+
+    def fake(self, logits: Tensor) -> Tensor:
+        """The token weights that the discriminator is to tell from real tokens.
+
+        They are relaxed as for the student: else it would learn what relaxing looks like.
+        """
+        relax = self.refine.relax
+        if relax.kind == "reinforce":
+            return one_hots(draw_tokens(logits / relax.temperature, self.generator), logits)
+        return relaxed(relax.kind, logits, self.generator, relax.temperature)
 
     def objectives(self, cond: Cond) -> dict[str, Callable[[Tensor], Tensor]]:
         """The losses [B] of token weights [B, L, G, V] that are on at this step."""

@@ -51,8 +51,17 @@ class Watcher(Protocol):
     def measure_fid(self, step: int, student: Backbone) -> float:
         """FID of the averaged student."""
 
-    def should_stop(self, step: int, student: Backbone) -> str | None:
-        """Why to end the run after this step, if there is a reason to."""
+    def look(self, step: int, student: Backbone) -> dict[str, float]:
+        """Further numbers for the log, where it is time for them; called at step 0 as well."""
+
+    def should_stop(self) -> str | None:
+        """Why to end the run, if there is a reason to."""
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint is to keep of the watcher."""
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continue from `state`."""
 
     def on_note(self, message: str) -> None:
         """Something happened that the user should know: a skipped step, a rollback."""
@@ -114,6 +123,11 @@ class Trainer:
         """`method` builds what is trained: Di[M]O alone, or a refinement."""
         self.spec, self.folder, self.watcher = spec, folder, watcher
         self.accelerator = make_accelerator(spec.train, spec.monitor.tracker, folder)
+        if self.accelerator.num_processes > 1:
+            raise SpecError(
+                "Training in several processes is not supported yet.",
+                "Run one process and raise `train.accumulate` instead.",
+            )
         device = self.accelerator.device
         self.generator = torch.Generator(device)
         self.generator.manual_seed(spec.train.seed + self.accelerator.process_index)
@@ -143,6 +157,7 @@ class Trainer:
         if resume:
             self.restore()
         else:
+            self.watcher.look(0, self.averaged)
             self.save()
         self.accelerator.init_trackers("dimo")
         self.watcher.on_start(self.progress.step)
@@ -152,7 +167,7 @@ class Trainer:
                     self.train_one_step()
                     if self.stop_signal is not None:
                         raise Interrupted(self.stop_signal, self.progress.step, self.save())
-                    reason = self.watcher.should_stop(self.progress.step, self.averaged)
+                    reason = self.watcher.should_stop()
                     if reason is not None:
                         self.watcher.on_note(reason)
                         break
@@ -188,7 +203,9 @@ class Trainer:
             if progress.best_fid is None or values["fid"] < progress.best_fid:
                 progress.best_fid, progress.best_step = values["fid"], done
                 save_due = True
-        if log_due or "fid" in values:
+        looked = self.watcher.look(done, self.averaged)
+        values |= looked
+        if log_due or looked or "fid" in values:
             self.log(values, seconds)
         if done % monitor.preview_every == 0 or last:
             self.watcher.on_preview(done, self.averaged)
@@ -218,9 +235,9 @@ class Trainer:
             raise DivergedError(
                 f"Training diverged: after {progress.rollbacks} rollbacks the {network} is still "
                 f"not finite at step {progress.step + 1}.",
-                f"Lower `{network}.optimizer.learning_rate` (it had fallen to "
+                f"Lower `{optimizer_path(network)}.learning_rate` (it had fallen to "
                 f"{self.distillation.student_optimizer.scale:g} of its value), set "
-                f"`{network}.optimizer.clip_norm=1`, or move `loss.divergence` towards fkl. "
+                f"`{optimizer_path(network)}.clip_norm=1`, or move `loss.divergence` towards fkl. "
                 f"The last good checkpoint is kept in {self.checkpoints.root}.",
             )
         failed_at, rollbacks, skipped = progress.step + 1, progress.rollbacks, progress.skipped
@@ -247,6 +264,7 @@ class Trainer:
                 for name, optimizer in self.distillation.optimizers().items()
             },
             "method": self.distillation.state(),
+            "watcher": self.watcher.state(),
             "random": random_state(self.generator),
         }
         path = self.checkpoints.save(self.progress.step, self.networks(), state)
@@ -268,6 +286,7 @@ class Trainer:
         for name, optimizer in self.distillation.optimizers().items():
             optimizer.load_state_dict(state[f"{name}_optimizer"])
         self.distillation.load_state(state.get("method", {}))
+        self.watcher.load_state(state.get("watcher", {}))
         restore_random_state(state["random"], self.generator)
         self.truncate_log()
 
@@ -316,6 +335,11 @@ class Trainer:
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
+
+
+def optimizer_path(network: str) -> str:
+    """Where a network's optimizer is in the spec."""
+    return "gan.optimizer" if network == "discriminator" else f"{network}.optimizer"
 
 
 def _step_of(line: str) -> float:

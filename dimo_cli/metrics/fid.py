@@ -53,6 +53,13 @@ def file_hash(name: str) -> str:
     return hashlib.sha256(Path(builtin_path(name)).read_bytes()).hexdigest()[:16]
 
 
+def clock(device: torch.device) -> float:
+    """The time, once the device has done all it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
 def check_measurable(name: str) -> None:
     """Refuse a teacher whose images no feature network here knows."""
     if name != "digits":
@@ -88,9 +95,9 @@ class FidMeter:
         running, correct, seconds = RunningGaussian(network.dimensions), 0, 0.0
         for labels in label_batches(images, len(self.teacher.class_names)):
             labels = labels.to(device)
-            started = time.perf_counter()
+            started = clock(device)
             pictures = sampler(self.teacher.conditioner.labels(labels), generator)
-            seconds += time.perf_counter() - started
+            seconds += clock(device) - started
             with torch.inference_mode():
                 features, logits = network(pictures)
             running.add(features)

@@ -47,7 +47,7 @@ class GanSpec(Spec):
     feature_noise: Real = Field(
         0.0, ge=0, description="Gaussian noise on the teacher's features, in units of their spread"
     )
-    start: Int = Field(0, ge=0, description="Steps that the discriminator trains alone")
+    start: Int = Field(0, ge=0, description="Steps before the adversarial loss reaches the student")
     optimizer: OptimizerSpec = Field(
         default_factory=lambda: OptimizerSpec(beta1=0.0), description="Optimizer of the heads"
     )
@@ -69,7 +69,7 @@ class RewardSpec(Spec):
     )
     weight: Real = Field(2000.0, gt=0, description="Weight of the weighted sum of rewards")
     held_out: str | None = Field(
-        None, min_length=1, description="A reward that is only watched; null: the teacher's own"
+        None, min_length=1, description="A reward that is only watched, not trained for"
     )
     watch_every: Int = Field(50, ge=1, description="Steps between two looks at it")
     watch_images: Int = Field(64, ge=4, description="Images of such a look")
@@ -110,6 +110,8 @@ class RefineSpec(DistillSpec):
     def _some_loss(self) -> RefineSpec:
         if not (self.distill_weight or self.gan.enabled or self.reward.terms):
             raise ValueError("distill_weight is 0, and neither --gan nor --reward is given")
+        if self.loss.student_input != "x_init":
+            raise ValueError("loss.student_input must be x_init in a refinement")
         if self.gan.weight == "auto" and not self.distill_weight:
             raise ValueError("gan.weight auto needs the Di[M]O loss: set distill_weight above 0")
         return self

@@ -24,7 +24,6 @@ class SamplerSpec(Spec):
         description="Sampler of a teacher: the one its authors published, or one that all "
         "families share (random or confident tokens first, Halton order, theta-trapezoidal)",
     )
-    theta: Real = Field(0.5, gt=0, lt=1, description="Where the theta sampler looks again")
     steps: Int | None = Field(None, ge=1, le=4096, description="Steps of a teacher")
     guidance: Real | None = Field(
         None, ge=0, le=100, description="Guidance s of a teacher: z_u + s (z_c - z_u)"

@@ -157,7 +157,10 @@ class PromptConditioner(Conditioner):
         path = self._path(prompt)
         if path is None:
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        save_file(row, temporary)
-        temporary.replace(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_file(row, temporary)
+            temporary.replace(path)
+        except (OSError, SafetensorError):  # no room for a cache is no reason to stop
+            temporary.unlink(missing_ok=True)

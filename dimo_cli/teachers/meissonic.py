@@ -112,7 +112,7 @@ VARIANTS: dict[str, Variant] = {
     ),
     "monetico": Variant(
         "Collov-Labs/Monetico",
-        "see the model card",
+        "other",
         "prompts to 512x512, 1.0B parameters",
         image_size=512,
         resamples=False,

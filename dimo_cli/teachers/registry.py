@@ -86,7 +86,7 @@ def store_for(source: TeacherSource, say: Callable[[str], None] = lambda line: N
     return HubStore(
         local_dir=Path(source.local_dir) if source.local_dir else None,
         revisions={repository: source.revision} if source.revision else {},
-        known_hashes=not (source.revision or source.architecture),
+        known_hashes=not source.architecture,
         say=say,
     )
 

@@ -7,6 +7,7 @@ after the hash of its source.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 import re
@@ -40,12 +41,14 @@ def read_published(
         if located.path.suffix == ".safetensors":
             return convert(published, load_file(located.path))
         digest = located.sha256 or file_sha256(located.path)
-        cached = dimo_cache() / "weights" / f"{digest[:32]}-{__version__}.safetensors"
-        if not cached.is_file():
+        cached = dimo_cache() / "weights" / f"{digest[:32]}-{conversion_id(published)}.safetensors"
+        found = read_cached(cached)
+        if found is None:
             weights = convert(published, state_dict_in(read_pickle(located.path), published.inside))
             about = {"source": f"{file}@{located.commit or 'local'}", "sha256": digest}
             write_whole(cached, weights, about)
-        return load_file(cached)
+            found = load_file(cached)
+        return found
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
         store.forget(located.path)
         reason = re.sub(r"\s+", " ", str(error))[:160]
@@ -55,6 +58,24 @@ def read_published(
             if store.local_dir is None
             else "Copy the file into the local folder again.",
         ) from error
+
+
+def conversion_id(published: Published) -> str:
+    """What tells one conversion of a file from another."""
+    how = f"{__version__} {published.inside} {published.convert.__module__} "
+    how += getattr(published.convert, "__qualname__", "")
+    return hashlib.sha256(how.encode()).hexdigest()[:12]
+
+
+def read_cached(path: Path) -> StateDict | None:
+    """A converted file; None where there is none, or none that can be read."""
+    if not path.is_file():
+        return None
+    try:
+        return load_file(path)
+    except SafetensorError:
+        path.unlink(missing_ok=True)
+        return None
 
 
 def read_pickle(path: Path) -> dict[str, Any]:
@@ -80,6 +101,8 @@ def state_dict_in(content: dict[str, Any], inside: str | None) -> StateDict:
         if inside not in content:
             raise pickle.UnpicklingError(f"it has no `{inside}`")
         content = content[inside]
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
+        raise pickle.UnpicklingError("it holds no state dict")
     others = [name for name, value in content.items() if not isinstance(value, Tensor)]
     if others:
         raise pickle.UnpicklingError(f"`{others[0]}` is not a tensor")

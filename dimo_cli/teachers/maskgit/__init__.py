@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from dimo_cli.errors import MissingError
 from dimo_cli.teachers import imagenet
 from dimo_cli.teachers.blueprint import (
     Blueprint,
@@ -108,13 +109,16 @@ def vqgan_settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
     Its loss and its dropout were for training; the weights themselves tell of anything else.
     """
-    params = config["model"]["params"]
     names = ("ch", "ch_mult", "num_res_blocks", "attn_resolutions", "resolution", "z_channels")
-    return {
-        "codebook_size": params["n_embed"],
-        "embed_dim": params["embed_dim"],
-        **{name: params["ddconfig"][name] for name in names},
-    }
+    try:
+        params = config["model"]["params"]
+        return {
+            "codebook_size": params["n_embed"],
+            "embed_dim": params["embed_dim"],
+            **{name: params["ddconfig"][name] for name in names},
+        }
+    except (KeyError, TypeError) as error:
+        raise MissingError(f"`{VQGAN_CONFIG}` is no VQGAN configuration: no {error}.") from None
 
 
 def without_training_losses(weights: StateDict) -> StateDict:
