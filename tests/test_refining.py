@@ -165,3 +165,10 @@ def test_prompts_never_share_a_folder(dimo, text_student, toy_reward):
     first = succeed(dimo(*call))["outcomes"]
     other = succeed(dimo(*call, "--seed", 1))["outcomes"]
     assert len({one["folder"] for one in [*first, *other]}) == 4
+
+
+def test_a_refinement_spec_is_checked_as_one(dimo):
+    assert dimo("presets", "cp", "digits-gan", "mine.yaml").exit_code == 0
+    assert dimo("spec", "check", "mine.yaml", "--refine").exit_code == 0
+    assert dimo("spec", "check", "mine.yaml").exit_code == 2
+    assert "gan" in json.loads(dimo("spec", "schema", "--refine").stdout)["properties"]

@@ -10,6 +10,9 @@ import typer
 
 from dimo_cli.commands.options import JsonOption, PresetOption, SetOption, command, example
 
+RefineOption = Annotated[
+    bool, typer.Option("--refine", help="Of `dimo refine` instead of `dimo distill`.")
+]
 app = typer.Typer(no_args_is_help=True, help="Check spec files and print their schema.")
 
 
@@ -21,16 +24,19 @@ def check(
     file: Annotated[Path, typer.Argument(help="The spec file.")],
     preset: PresetOption = None,
     sets: SetOption = None,
+    refine: RefineOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Validate a spec file and show where every value that is not the default comes from."""
     from dimo_cli.commands.plan import origins_table
     from dimo_cli.console.output import out
     from dimo_cli.specs.distill import DistillSpec
+    from dimo_cli.specs.refine import RefineSpec
     from dimo_cli.specs.render import changed_values
     from dimo_cli.specs.resolve import resolve_spec
 
-    plan = resolve_spec(DistillSpec, preset=preset, file=file, sets=sets or ())
+    model = RefineSpec if refine else DistillSpec
+    plan = resolve_spec(model, preset=preset, file=file, sets=sets or ())
     changed = changed_values(plan.spec, plan.origins)
     document = {
         "valid": True,
@@ -43,12 +49,13 @@ def check(
 
 @app.command("schema", epilog=example("dimo spec schema > dimo.schema.json"))
 @command
-def schema() -> None:
+def schema(refine: RefineOption = False) -> None:
     """Print the JSON Schema of a spec file, for editors."""
     from dimo_cli.console.output import out
     from dimo_cli.specs.distill import DistillSpec
+    from dimo_cli.specs.refine import RefineSpec
 
-    document = DistillSpec.model_json_schema()
+    document = (RefineSpec if refine else DistillSpec).model_json_schema()
     document["properties"]["preset"] = {
         "type": "string",
         "description": "Preset that this file is laid over",

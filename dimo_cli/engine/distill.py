@@ -347,7 +347,9 @@ class Distillation:
         for part in chunks(B * L, self.spec.loss.chunk_tokens):
             with torch.no_grad():
                 probs = self.student.head(flat[part], rows[part] % L).float().softmax(-1)
-            parts.append(backbone.embed_probs(probs[:, None], slots[part][:, None]).squeeze(1))
+            # A sum over thousands of small probabilities is not for half precision.
+            with torch.autocast(flat.device.type, enabled=False):
+                parts.append(backbone.embed_probs(probs[:, None], slots[part][:, None]).squeeze(1))
         return torch.cat(parts).unflatten(0, (B, L))
 
     def hidden_at_x_tilde(self, generation: Generation, x_tilde: Tensor) -> Tensor:

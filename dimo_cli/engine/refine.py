@@ -230,7 +230,9 @@ class Refinement(Distillation):
 
     def masked(self, tokens_or_weights: Tensor, mask: Tensor) -> Tensor:
         """Embeddings with masked slots, as the teacher's backbone knows them."""
-        return masked_embeds(self.teacher.backbone, self.teacher.space, tokens_or_weights, mask)
+        # A sum over thousands of small probabilities is not for half precision.
+        with torch.autocast(mask.device.type, enabled=False):
+            return masked_embeds(self.teacher.backbone, self.teacher.space, tokens_or_weights, mask)
 
     def update_others(self, step: int) -> StepReport:
         """Train the discriminator (Eq. 7): real and fake under the same masks and conditions."""

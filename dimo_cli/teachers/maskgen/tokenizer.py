@@ -77,7 +77,9 @@ class TATiTok(Tokenizer):
         return self._paint(self.quantize.embedding(tokens.squeeze(-1)), cond)
 
     def decode_probs(self, probs: Tensor, cond: Cond | None = None) -> Tensor:
-        return self._paint(probs.squeeze(-2) @ self.quantize.embedding.weight, cond)
+        with torch.autocast(probs.device.type, enabled=False):  # 8,192 terms: not in half precision
+            vectors = probs.squeeze(-2) @ self.quantize.embedding.weight
+        return self._paint(vectors, cond)
 
     def _paint(self, latents: Tensor, cond: Cond | None) -> Tensor:
         if cond is None:

@@ -1,0 +1,144 @@
+"""The world of `shapes`: what captions say is on the pictures, and the verifier knows."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from dimo_cli.errors import SpecError
+from dimo_cli.metrics.shapes import TASKS, benchmark, is_true, read_picture, scores
+from dimo_cli.rewards.shapes import CARDS, ShapesClip, ShapesJudge, ShapesReward
+from dimo_cli.teachers.protocol import Cond
+from dimo_cli.teachers.shapes import world
+from dimo_cli.teachers.shapes.network import (
+    WIDTH,
+    WORDS,
+    ShapesBackbone,
+    ShapesText,
+    words_to_ids,
+)
+from dimo_cli.teachers.shapes.tokenizer import CODES, ShapesTokenizer
+
+
+@pytest.fixture
+def rng():
+    return random.Random(0)
+
+
+def draw(scene, rng):
+    return world.render(*world.compose(scene, rng))
+
+
+def test_every_picture_is_true_of_its_own_scene(rng):
+    for _ in range(150):
+        scene = world.random_scene(rng)
+        assert is_true(scene, draw(scene, rng)), scene
+
+
+def test_no_picture_is_true_of_a_near_miss(rng):
+    for _ in range(150):
+        scene = world.random_scene(rng)
+        assert not is_true(world.near_miss(scene, rng), draw(scene, rng)), scene
+
+
+def test_the_verifier_reads_every_object_exactly(rng):
+    for _ in range(60):
+        things, background = world.compose(world.random_scene(rng), rng)
+        found, seen = read_picture(world.render(things, background))
+        assert seen == background
+        assert sorted(map(repr, found)) == sorted(map(repr, things))
+
+
+def test_rendered_truth_scores_one_on_all_six_tasks(rng):
+    tasks = benchmark(8)
+    found = scores(tasks, [draw(task.scene, rng) for task in tasks])
+    assert found == {**dict.fromkeys(TASKS, 1.0), "overall": 1.0}
+
+
+def test_an_empty_or_noisy_picture_scores_nothing():
+    tasks = benchmark(4)
+    flat = np.full((32, 32, 3), 128, np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    for picture in (flat, noise):
+        assert scores(tasks, [picture] * len(tasks))["overall"] == 0
+
+
+def test_counting_is_exact_but_one_object_may_have_company(rng):
+    two = world.Scene((world.Group("circle", 2, "red"),))
+    picture = draw(two, rng)
+    assert is_true(world.Scene((world.Group("circle", 1, "red"),)), picture)
+    assert not is_true(world.Scene((world.Group("circle", 3, "red"),)), picture)
+
+
+def test_captions_vary_use_known_words_and_fit(rng):
+    captions = set()
+    for _ in range(400):
+        words = world.caption(world.random_scene(rng), rng)
+        captions.add(words)
+        assert set(words.split()) <= set(world.vocabulary())
+    assert len(captions) > 300
+    assert int((words_to_ids(list(captions)) > 0).sum(1).max()) <= WORDS
+
+
+def test_a_word_that_the_world_does_not_have_is_refused_by_name():
+    with pytest.raises(SpecError, match="does not know the word `dog`") as caught:
+        words_to_ids(["two red circles", "a dog"])
+    assert "triangle" in caught.value.hint
+    with pytest.raises(SpecError, match="at most 22 words"):
+        words_to_ids(["a " * 23])
+
+
+def test_the_benchmark_is_the_same_for_a_seed_and_asks_for_one_thing_each():
+    assert benchmark(3, seed=1) == benchmark(3, seed=1) != benchmark(3, seed=2)
+    for task in benchmark(5):
+        assert (task.scene.relation is not None) == (task.name == "position")
+
+
+@pytest.fixture
+def networks():
+    torch.manual_seed(0)
+    return ShapesBackbone().eval(), ShapesTokenizer().eval(), ShapesText().eval()
+
+
+def test_soft_embeddings_and_soft_decoding_equal_the_hard_ones_on_one_hots(networks):
+    backbone, tokenizer, _ = networks
+    tokens = torch.randint(CODES, (2, 64, 1))
+    sure = torch.nn.functional.one_hot(tokens, CODES).float()
+    torch.testing.assert_close(backbone.embed_probs(sure), backbone.embed(tokens))
+    torch.testing.assert_close(
+        tokenizer.decode_probs(sure), tokenizer.decode(tokens), atol=1e-5, rtol=1e-4
+    )
+    mask = torch.rand(2, 64, 1) < 0.5
+    hidden = tokens.masked_fill(mask, CODES)
+    torch.testing.assert_close(backbone.embed_probs(sure, mask), backbone.embed(hidden))
+
+
+def test_a_flat_patch_has_one_code_wherever_it_is(networks):
+    _, tokenizer, _ = networks
+    picture = torch.zeros(1, 3, 32, 32)
+    picture[..., 8:20, 8:20] = 0.7
+    codes = tokenizer.encode(picture)[0, :, 0].view(8, 8)
+    assert len(codes[:, :2].unique()) == 1
+    assert codes[0, 0] == codes[7, 7]
+
+
+def test_text_and_image_tokens_reach_each_other(networks):
+    backbone, _, text = networks
+    tokens = torch.full((2, 64, 1), CODES)
+    states = text(words_to_ids(["a red circle", "a blue square"]))
+    assert states.shape == (2, WORDS, WIDTH)
+    logits = backbone(tokens, Cond({"text": states}))
+    assert logits.shape == (2, 64, 1, CODES)
+    assert not torch.allclose(logits[0], logits[1])
+
+
+@pytest.mark.parametrize("network", [ShapesClip, ShapesJudge])
+def test_embedded_rewards_are_differentiable_to_the_pixels(network):
+    name = "shapes_clip" if network is ShapesClip else "shapes_preference"
+    reward = ShapesReward(CARDS[name], network())
+    images = torch.rand(3, 3, 32, 32).mul(1.8).sub(0.9).requires_grad_()
+    scores_seen = reward(images, reward.prepare(["a red circle", "two squares", "a red circle"]))
+    assert scores_seen.shape == (3,)
+    (gradient,) = torch.autograd.grad(scores_seen.sum(), images)
+    assert bool((gradient.flatten(1).abs().sum(1) > 0).all())
