@@ -172,3 +172,10 @@ def test_a_refinement_spec_is_checked_as_one(dimo):
     assert dimo("spec", "check", "mine.yaml", "--refine").exit_code == 0
     assert dimo("spec", "check", "mine.yaml").exit_code == 2
     assert "gan" in json.loads(dimo("spec", "schema", "--refine").stdout)["properties"]
+
+
+def test_a_dry_run_of_a_refinement_shows_where_every_setting_is_from(dimo):
+    document = succeed(dimo("refine", "digits", "--gan", "--dry-run", "--json"))
+    assert document["spec"]["gan"]["enabled"] is True
+    assert document["origins"]["start"] == "student digits"
+    assert document["fits"] is True

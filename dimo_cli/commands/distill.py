@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dimo_cli.commands.options import (
+    DryRunOption,
     JsonOption,
     LocalDirOption,
     PresetOption,
@@ -45,29 +46,32 @@ def distill(
         Path | None, typer.Option("--resume", help="Continue the run in this folder.")
     ] = None,
     local_dir: LocalDirOption = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show spec, memory estimate and plan; train nothing.")
-    ] = False,
+    dry_run: DryRunOption = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Distill a masked diffusion teacher into a one-step student (Di[M]O)."""
+    given = [*(sets or []), *([f"teacher.local_dir={local_dir}"] if local_dir else [])]
+    plan, target = resolve_run(preset, spec, given, folder, resume)
+    if dry_run:
+        show_plan(plan, target)
+        return
+    train(plan, target, resuming=resume is not None)
+
+
+def show_plan(plan: Plan[Any], folder: Path) -> None:
+    """Spec, estimates and plan of a run; refused if it does not fit the machine."""
     from dimo_cli.commands.plan import describe, size
     from dimo_cli.console.output import out
     from dimo_cli.errors import MissingError
 
-    given = [*(sets or []), *([f"teacher.local_dir={local_dir}"] if local_dir else [])]
-    plan, target = resolve_run(preset, spec, given, folder, resume)
-    if dry_run:
-        document, view = describe(plan, target)
-        out.result(document, view)
-        if not document["fits"]:
-            needed, there = document["memory_bytes"]["total"], document["available_bytes"]
-            out.note(f"This run needs about {size(needed)}, and there are {size(there)}.")
-            out.hint(document["advice"])
-            raise typer.Exit(MissingError.exit_code)
-        return
-    train(plan, target, resuming=resume is not None)
+    document, view = describe(plan, folder)
+    out.result(document, view)
+    if not document["fits"]:
+        needed, there = document["memory_bytes"]["total"], document["available_bytes"]
+        out.note(f"This run needs about {size(needed)}, and there are {size(there)}.")
+        out.hint(document["advice"])
+        raise typer.Exit(MissingError.exit_code)
 
 
 def resolve_run(

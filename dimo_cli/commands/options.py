@@ -50,6 +50,9 @@ TemperatureOption = Annotated[
 TopKOption = Annotated[int, typer.Option("--top-k", help="Keep the k likeliest tokens; 0: all.")]
 TopPOption = Annotated[float, typer.Option("--top-p", help="Keep the likeliest mass p; 0: all.")]
 SeedOption = Annotated[int, typer.Option("--seed", help="Fixes the images.")]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Show spec, memory estimate and plan; train nothing.")
+]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but the result.")]
 
 

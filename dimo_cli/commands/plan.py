@@ -94,7 +94,8 @@ def describe(plan: Plan[DistillSpec], folder: Path) -> tuple[dict[str, Any], Ren
         f"{steps['forwards_per_step']:g} forward passes of the backbone, about {flops(arithmetic)}",
     )
     shares = [f"{name.replace('_', ' ')} {size(parts[name])}" for name in parts if name != "total"]
-    table.add_row("memory", f"about {size(memory.total)}: {', '.join(shares)}")
+    part = "" if type(spec) is DistillSpec else " for its Di[M]O part"
+    table.add_row("memory", f"about {size(memory.total)}{part}: {', '.join(shares)}")
     table.add_row("available", f"{size(available)}, {place}")
     table.add_row("writes to", str(folder))
     view = Group(

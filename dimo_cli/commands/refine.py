@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dimo_cli.commands.options import (
+    DryRunOption,
     JsonOption,
     LocalDirOption,
     PresetOption,
@@ -51,6 +52,7 @@ def refine(
         Path | None, typer.Option("--resume", help="Continue the run in this folder.")
     ] = None,
     local_dir: LocalDirOption = None,
+    dry_run: DryRunOption = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -60,6 +62,11 @@ def refine(
         plan, target = new_run(student, gan, rewards or [], preset, spec, given, folder)
     else:
         plan, target = continued_run(resume, given, student, gan, rewards, preset, spec, folder)
+    if dry_run:
+        from dimo_cli.commands.distill import show_plan
+
+        show_plan(plan, target)
+        return
     train(plan, target, resuming=resume is not None)
 
 
