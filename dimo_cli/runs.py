@@ -205,6 +205,8 @@ def attach_prompts(teacher: Teacher, spec: DistillSpec) -> None:
                 f"`condition.prompts` is set, but `{teacher.name}` takes classes.", "Leave it out."
             )
         return
+    if name is None and teacher.conditioner.dataset:
+        return  # the teacher brings prompts along
     if name is None:
         raise SpecError(
             f"`{teacher.name}` is conditioned on prompts, and the run has none.",

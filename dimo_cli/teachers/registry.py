@@ -10,13 +10,16 @@ from typing import Any
 from dimo_cli.errors import SpecError, did_you_mean
 from dimo_cli.hub import HubStore
 from dimo_cli.specs.distill import TeacherSource
-from dimo_cli.teachers import digits
+from dimo_cli.teachers import digits, shapes
 from dimo_cli.teachers.blueprint import Blueprint, HubFile, assemble, skeleton
 from dimo_cli.teachers.conditioning import PromptConditioner
 from dimo_cli.teachers.protocol import Teacher
 
 # Teachers that bring their weights along: those inside the package, and users' own.
-EMBEDDED: dict[str, Callable[[], Teacher]] = {"digits": digits.load_teacher}
+EMBEDDED: dict[str, Callable[[], Teacher]] = {
+    "digits": digits.load_teacher,
+    "shapes": shapes.load_teacher,
+}
 
 # Families are imported when one of their teachers is asked for: some bring heavy packages.
 FAMILIES: dict[str, str] = {

@@ -22,8 +22,17 @@ def tokens(generator):
 
 
 def test_what_ships_for_digits_is_at_most_two_megabytes():
-    files = [path for path in BUILTIN.rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) <= 2 * 10**6
+    assert size_of("digits*") <= 2 * 10**6
+
+
+def test_all_that_ships_with_the_embedded_teachers_is_at_most_twelve_megabytes():
+    assert size_of("*") <= 12 * 10**6
+
+
+def size_of(pattern):
+    """Bytes of the built-in files and folders that match."""
+    found = [path for top in BUILTIN.glob(pattern) for path in [top, *top.rglob("*")]]
+    return sum(path.stat().st_size for path in found if path.is_file())
 
 
 def test_all_1797_training_images_are_there_with_their_labels():

@@ -142,3 +142,34 @@ def test_embedded_rewards_are_differentiable_to_the_pixels(network):
     assert scores_seen.shape == (3,)
     (gradient,) = torch.autograd.grad(scores_seen.sum(), images)
     assert bool((gradient.flatten(1).abs().sum(1) > 0).all())
+
+
+def test_the_embedded_teacher_draws_from_plain_english(dimo):
+    call = ("sample", "--preset", "shapes", "--teacher", "--steps", "4", "-n", "2", "--json")
+    result = dimo(*call, "--prompt", "two red circles above a blue square")
+    assert result.exit_code == 0, result.stderr
+    assert dimo(*call, "--prompt", "a dog").exit_code == 2
+    assert dimo(*call, "--class", "3").exit_code == 2
+
+
+def test_the_embedded_teacher_is_distilled_without_any_settings(dimo):
+    quick = [part for value in ("train.steps=2", "train.batch_size=2", "monitor.preview_images=2")
+             for part in ("--set", value)]  # fmt: skip
+    result = dimo("distill", "--preset", "shapes", *quick, "--json")
+    assert result.exit_code == 0, result.stderr
+
+
+@pytest.mark.slow
+def test_the_embedded_teacher_needs_its_steps():
+    """Many steps draw what is asked far more often than one: what distillation is for."""
+    from dimo_cli.samplers import Target, sample_images
+    from dimo_cli.specs.sample import SamplerSpec
+    from dimo_cli.teachers.registry import load_teacher
+
+    target, tasks = Target(load_teacher("shapes")), benchmark(20, seed=7)
+    overall = []
+    for steps in (1, 16):
+        spec = SamplerSpec(teacher=True, steps=steps)
+        pictures, _ = sample_images(target, [task.prompt for task in tasks], spec)
+        overall.append(scores(tasks, list(pictures))["overall"])
+    assert overall[1] > overall[0] + 0.2

@@ -7,9 +7,9 @@ Everything here is trained by `examples/train_shapes.py` on pictures that `world
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
-import torch
 from safetensors.torch import load_file
 from torch import nn
 
@@ -27,7 +27,7 @@ from dimo_cli.teachers.shapes.network import (
     ShapesTextEncoder,
 )
 from dimo_cli.teachers.shapes.tokenizer import CODES, GRID, ShapesTokenizer
-from dimo_cli.teachers.shapes.world import SIDE
+from dimo_cli.teachers.shapes.world import SIDE, caption, random_scene
 
 SPACE = TokenSpace(
     length=LENGTH,
@@ -38,7 +38,8 @@ SPACE = TokenSpace(
     image_size=SIDE,
     grid=(GRID, GRID),
 )
-STEPS, GUIDANCE = 16, 3.0
+STEPS, GUIDANCE = 16, 2.0
+CAPTIONS = 4000
 
 
 def fill_from(network: nn.Module, path: Path) -> nn.Module:
@@ -57,6 +58,7 @@ def load_from(folder: Path) -> Teacher:
     conditioner = PromptConditioner(
         {"text": (WORDS, WIDTH)}, lambda: ShapesTextEncoder(text), key="shapes 1"
     )
+    conditioner.dataset = captions(CAPTIONS, seed=1)
     return Teacher(
         name="shapes",
         family="shapes",
@@ -66,14 +68,17 @@ def load_from(folder: Path) -> Teacher:
         backbone=backbone,
         tokenizer=tokenizer,
         conditioner=conditioner,
-        sampler=SamplerDefaults(
-            steps=STEPS, guidance=GUIDANCE, plan=heuristic_plan("log_prob"), choice_noise=4.5
-        ),
+        sampler=SamplerDefaults(steps=STEPS, guidance=GUIDANCE, plan=heuristic_plan("random")),
         takes_prompts=True,
     )
 
 
+def captions(count: int, seed: int) -> list[str]:
+    """Random captions of the world: what students train on when nobody says otherwise."""
+    rng = random.Random(seed)
+    return [caption(random_scene(rng), rng) for _ in range(count)]
+
+
 def load_teacher() -> Teacher:
     """The teacher with the weights that ship in the package."""
-    with torch.device("cpu"):
-        return load_from(Path(builtin_path("")))
+    return load_from(Path(builtin_path("")))
