@@ -38,7 +38,7 @@ SPACE = TokenSpace(
     image_size=SIDE,
     grid=(GRID, GRID),
 )
-STEPS, GUIDANCE = 16, 2.0
+STEPS, GUIDANCE = 16, 1.5
 CAPTIONS = 4000
 
 
