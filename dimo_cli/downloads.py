@@ -9,7 +9,8 @@ from torch import nn
 from dimo_cli.errors import MissingError
 from dimo_cli.hub import HubStore, Unreachable, cached_path, endpoint, explain, is_offline
 from dimo_cli.specs.distill import TeacherSource
-from dimo_cli.teachers.blueprint import HubFile, skeleton
+from dimo_cli.teachers.blueprint import HubFile
+from dimo_cli.teachers.protocol import Teacher
 from dimo_cli.teachers.registry import EMBEDDED, blueprint_of, store_for
 
 HERE, TO_DOWNLOAD, UNREACHABLE = "here", "to download", "the Hub cannot be reached"
@@ -31,12 +32,11 @@ class Need:
         return self.state in (HERE, TO_DOWNLOAD)
 
 
-def needs_of(source: TeacherSource, ask_hub: bool = True) -> list[Need]:
-    """Every file of a teacher; nothing for one that ships inside dimo."""
+def needs_of(source: TeacherSource, teacher: Teacher, ask_hub: bool = True) -> list[Need]:
+    """Every file of a teacher, whose skeleton will do; nothing for one that ships inside dimo."""
     if source.name in EMBEDDED:
         return []
     blueprint, store = blueprint_of(source), store_for(source)
-    teacher = skeleton(blueprint)
     networks: list[tuple[tuple[HubFile, ...], nn.Module | None]] = [
         (blueprint.backbone.files, teacher.backbone),
         (blueprint.tokenizer.files, teacher.tokenizer),

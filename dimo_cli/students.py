@@ -252,6 +252,11 @@ def read_weights(path: Path, sha256: str) -> StateDict:
         raise MissingError(f"`{path}` does not fit its teacher: {problem}") from None
 
 
+def best_device() -> str:
+    """The GPU if there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def assemble_student(
     manifest: StudentManifest, weights: StateDict, what: str, options: LoadOptions
 ) -> Student:
@@ -266,7 +271,7 @@ def assemble_student(
         )
     source = teacher_source(manifest, options.local_dir)
     teacher = load_teacher(source, options.say, with_backbone=options.with_teacher)
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = options.device or best_device()
     backbone = fill(copy.deepcopy(teacher.backbone), weights, what).to(device)
     if not next(teacher.backbone.parameters()).is_meta:
         teacher.backbone.to(device)

@@ -1,4 +1,4 @@
-"""Trains the networks behind the teacher `shapes`: tokenizer, then text encoder and transformer.
+"""Trains the networks behind the teacher `shapes`: tokenizer, text encoder, then transformer.
 
     python examples/train_shapes.py --out runs/shapes-teacher          (some hours on 2 CPU cores)
 
@@ -17,18 +17,24 @@ from safetensors.torch import load_file, save_file
 from dimo_cli.engine.masking import draw_ratio, forward_mask
 from dimo_cli.teachers.protocol import Cond
 from dimo_cli.teachers.shapes import world
-from dimo_cli.teachers.shapes.network import MASK_ID, ShapesBackbone, ShapesText, words_to_ids
+from dimo_cli.teachers.shapes.network import (
+    MASK_ID,
+    WIDTH,
+    ShapesBackbone,
+    ShapesText,
+    words_to_ids,
+)
 from dimo_cli.teachers.shapes.tokenizer import CODE_WIDTH, CODES, ShapesTokenizer, move_codebook
 
 
-def pictures_and_captions(count, seed):
-    """Random scenes as pictures [N, 32, 32, 3] (bytes) and captions."""
-    rng, pictures, captions = random.Random(seed), [], []
+def draw_world(count, seed):
+    """Random scenes, their pictures [N, 32, 32, 3] (bytes) and their captions."""
+    rng, scenes, pictures, captions = random.Random(seed), [], [], []
     for _ in range(count):
-        scene = world.random_scene(rng)
-        pictures.append(torch.from_numpy(world.render(*world.compose(scene, rng))))
-        captions.append(world.caption(scene, rng))
-    return torch.stack(pictures), captions
+        scenes.append(world.random_scene(rng))
+        pictures.append(torch.from_numpy(world.render(*world.compose(scenes[-1], rng))))
+        captions.append(world.caption(scenes[-1], rng))
+    return scenes, torch.stack(pictures), captions
 
 
 def as_images(pictures):
@@ -82,16 +88,60 @@ def encode_all(tokenizer, pictures):
     return torch.cat([tokenizer.encode(as_images(part)) for part in pictures.split(256)])
 
 
-def train_teacher(tokens, words, steps, folder):
+def facts_of(scene):
+    """What the state of each group's noun should tell: count, color, size, side and background."""
+    sides = {None: 0, **{side: number for number, side in enumerate(world.OPPOSITE, start=1)}}
+    seen_from_second = (scene.relation, world.OPPOSITE.get(scene.relation))
+    return [
+        [
+            group.count - 1,
+            (None, *world.COLORS).index(group.color),
+            (None, *world.SIZES).index(group.size),
+            sides[side],
+            (None, *world.BACKGROUNDS).index(scene.background),
+        ]
+        for group, side in zip(scene.groups, seen_from_second, strict=False)
+    ]
+
+
+def train_text(words, scenes, steps):
+    """A text encoder that reads: each noun's state tells all that the caption says of its group."""
+    nouns = words_to_ids([f"{shape} {shape}s" for shape in world.SHAPES])[:, :2].flatten()
+    is_noun = torch.isin(words, nouns)
+    facts = torch.tensor([fact for scene in scenes for fact in facts_of(scene)])
+    first_fact = is_noun.sum(1).cumsum(0) - is_noun.sum(1)
+    sizes = (world.MOST, len(world.COLORS) + 1, 3, 5, len(world.BACKGROUNDS) + 1)
+    text = ShapesText()
+    heads = torch.nn.ModuleList(torch.nn.Linear(WIDTH, size) for size in sizes)
+    optimizer = torch.optim.AdamW([*text.parameters(), *heads.parameters()], betas=(0.9, 0.98))
+    for step in range(steps):
+        rows = torch.randint(len(words), (128,))
+        states = text(words[rows])[is_noun[rows]]
+        wanted = torch.cat([facts[first_fact[r] : first_fact[r] + is_noun[r].sum()] for r in rows])
+        answers = [head(states) for head in heads]
+        loss = sum(F.cross_entropy(answer, wanted[:, i]) for i, answer in enumerate(answers))
+        optimizer.zero_grad()
+        loss.backward()
+        for group in optimizer.param_groups:
+            group["lr"] = decaying_rate(step, steps, 1e-3)
+        optimizer.step()
+        if step % 100 == 0:
+            right = torch.stack([a.argmax(1) == wanted[:, i] for i, a in enumerate(answers)])
+            print(
+                f"text {step}: loss {loss:.4f}, {right.all(0).float().mean():.1%} read", flush=True
+            )
+    return text
+
+
+def train_backbone(text, tokens, words, steps, folder):
     """Masked tokens from the rest and the caption; one caption in ten is left out."""
-    text, backbone = ShapesText(), ShapesBackbone()
-    both = torch.nn.ModuleDict({"text": text, "backbone": backbone})
-    average = {name: tensor.clone() for name, tensor in both.state_dict().items()}
-    optimizer = torch.optim.AdamW(both.parameters(), betas=(0.9, 0.98), weight_decay=0.02)
-    first, checkpoint = 0, folder / "teacher.pt"
+    backbone = ShapesBackbone()
+    average = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
+    optimizer = torch.optim.AdamW(backbone.parameters(), betas=(0.9, 0.98), weight_decay=0.02)
+    first, checkpoint = 0, folder / "backbone.pt"
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
-        both.load_state_dict(state["both"])
+        backbone.load_state_dict(state["backbone"])
         optimizer.load_state_dict(state["optimizer"])
         first, average = state["step"], state["average"]
     generator = torch.Generator().manual_seed(first)
@@ -101,29 +151,38 @@ def train_teacher(tokens, words, steps, folder):
             tokens[rows], draw_ratio("arccos", 64, generator), MASK_ID, generator
         )
         ids = words[rows].masked_fill(torch.rand(64, 1, generator=generator) < 0.1, 0)
-        logits = backbone(x_tilde, Cond({"text": text(ids)}))
+        with torch.no_grad():
+            cond = Cond({"text": text(ids)})
+        logits = backbone(x_tilde, cond)
         loss = F.cross_entropy(logits[mask], tokens[rows][mask])
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(both.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(backbone.parameters(), 1.0)
         for group in optimizer.param_groups:
             group["lr"] = decaying_rate(step, steps, 1e-3, 300)
         optimizer.step()
-        for name, tensor in both.state_dict().items():
+        for name, tensor in backbone.state_dict().items():
             average[name].lerp_(tensor, 1 - min(0.999, (1 + step) / (10 + step)))
         if step % 100 == 0:
             print(f"teacher {step}: cross-entropy {loss:.4f}", flush=True)
         if (step + 1) % 500 == 0 or step + 1 == steps:
-            state = {"both": both.state_dict(), "optimizer": optimizer.state_dict()}
+            state = {"backbone": backbone.state_dict(), "optimizer": optimizer.state_dict()}
             torch.save({**state, "average": average, "step": step + 1}, folder / "new.pt")
             (folder / "new.pt").replace(checkpoint)
-            for part in ("text", "backbone"):
-                weights = {
-                    name.removeprefix(f"{part}."): tensor.half()
-                    for name, tensor in average.items()
-                    if name.startswith(f"{part}.")
-                }
-                save_file(weights, folder / f"shapes_{part}.safetensors")
+            save_half(average, folder / "shapes_backbone.safetensors")
+
+
+def save_half(weights, path):
+    """Weights in half precision, as they ship."""
+    save_file({name: tensor.half() for name, tensor in weights.items()}, path)
+
+
+def once(path, network, train):
+    """The network that an earlier run left at this path, or else the one that is trained now."""
+    if not path.exists():
+        save_half(train().state_dict(), path)
+    network.load_state_dict({name: tensor.float() for name, tensor in load_file(path).items()})
+    return network
 
 
 def main():
@@ -131,19 +190,25 @@ def main():
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--pictures", type=int, default=120_000)
     parser.add_argument("--tokenizer-steps", type=int, default=4000)
+    parser.add_argument("--text-steps", type=int, default=1500)
     parser.add_argument("--steps", type=int, default=14_000)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
-    pictures, captions = pictures_and_captions(options.pictures, seed=0)
-    path = options.out / "shapes_tokenizer.safetensors"
-    if not path.exists():
-        tokenizer = train_tokenizer(pictures, options.tokenizer_steps)
-        save_file({name: t.half() for name, t in tokenizer.state_dict().items()}, path)
-    tokenizer = ShapesTokenizer()
-    tokenizer.load_state_dict({name: t.float() for name, t in load_file(path).items()})
+    scenes, pictures, captions = draw_world(options.pictures, seed=0)
+    words = words_to_ids(captions)
+    tokenizer = once(
+        options.out / "shapes_tokenizer.safetensors",
+        ShapesTokenizer(),
+        lambda: train_tokenizer(pictures, options.tokenizer_steps),
+    )
+    text = once(
+        options.out / "shapes_text.safetensors",
+        ShapesText(),
+        lambda: train_text(words, scenes, options.text_steps),
+    )
     tokens = encode_all(tokenizer, pictures)
-    train_teacher(tokens, words_to_ids(captions), options.steps, options.out)
+    train_backbone(text, tokens, words, options.steps, options.out)
 
 
 if __name__ == "__main__":

@@ -95,12 +95,12 @@ def test_advice_turns_to_checkpointing_and_then_to_another_machine(teacher):
     spec = small_spec(train={"steps": 1, "batch_size": 64})
     needed = estimate_memory(teacher, spec)
     fixed = needed.total - needed.activations
-    assert advice_to_fit(teacher, spec, needed.total) is None
+    assert advice_to_fit(teacher, spec, needed, needed.total) is None
     one_sample = needed.activations // 64
-    assert "batch_size=1 " in advice_to_fit(teacher, spec, fixed + int(1.5 * one_sample))
-    tight = advice_to_fit(teacher, spec, fixed + one_sample // 2)
+    assert "batch_size=1 " in advice_to_fit(teacher, spec, needed, fixed + int(1.5 * one_sample))
+    tight = advice_to_fit(teacher, spec, needed, fixed + one_sample // 2)
     assert "gradient_checkpointing=true" in tight
-    assert "larger GPU" in advice_to_fit(teacher, spec, fixed // 2)
+    assert "larger GPU" in advice_to_fit(teacher, spec, needed, fixed // 2)
 
 
 def test_arithmetic_grows_as_the_step_does(teacher):

@@ -14,6 +14,7 @@ from dimo_cli.commands.options import (
     SetOption,
     command,
     example,
+    with_local_dir,
 )
 
 app = typer.Typer(no_args_is_help=True, help="Encode real images into tokens.")
@@ -66,8 +67,8 @@ def encode(
 
     values = {"source": source, "batch": batch, "shard_size": shard_size, "processes": processes}
     spec = spec_from_flags(EncodeSpec, values, {"source": "SOURCE"})
-    sets = [*(sets or []), f"teacher.local_dir={local_dir}"] if local_dir else sets or []
-    teacher_source = resolve_spec(DistillSpec, preset=preset, sets=sets).spec.teacher
+    plan = resolve_spec(DistillSpec, preset=preset, sets=with_local_dir(sets, local_dir))
+    teacher_source = plan.spec.teacher
 
     from dimo_cli.data.encode import encode as encode_images  # torch starts here
     from dimo_cli.data.images import open_source

@@ -17,6 +17,7 @@ from dimo_cli.commands.options import (
     SpecOption,
     command,
     example,
+    with_local_dir,
 )
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def distill(
     quiet: QuietOption = False,
 ) -> None:
     """Distill a masked diffusion teacher into a one-step student (Di[M]O)."""
-    given = [*(sets or []), *([f"teacher.local_dir={local_dir}"] if local_dir else [])]
+    given = with_local_dir(sets, local_dir)
     plan, target = resolve_run(preset, spec, given, folder, resume)
     if dry_run:
         show_plan(plan, target)

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dimo_cli.commands.options import JsonOption, LocalDirOption, SetOption, command, example
+from dimo_cli.commands.options import (
+    JsonOption,
+    LocalDirOption,
+    SetOption,
+    command,
+    example,
+    with_local_dir,
+)
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -65,7 +72,7 @@ def doctor(
         from dimo_cli.specs.distill import DistillSpec
         from dimo_cli.specs.resolve import resolve_spec
 
-        given = [*(sets or []), *([f"teacher.local_dir={local_dir}"] if local_dir else [])]
+        given = with_local_dir(sets, local_dir)
         spec = resolve_spec(DistillSpec, preset=preset, sets=given).spec
         facts, view = examine(spec, offline)
         problems += facts["problems"]
@@ -92,13 +99,14 @@ def examine(spec: DistillSpec, offline: bool) -> tuple[dict[str, Any], Renderabl
     from dimo_cli.hub import dimo_cache, download_cache
     from dimo_cli.teachers.registry import load_skeleton
 
-    needs = needs_of(spec.teacher, ask_hub=not offline)
     teacher = load_skeleton(spec.teacher)
+    needs = needs_of(spec.teacher, teacher, ask_hub=not offline)
     to_fetch = sum(need.size or 0 for need in needs if need.state == TO_DOWNLOAD)
     free = shutil.disk_usage(existing_parent(download_cache())).free
     place, available = machine_memory()
     to_sample = bytes_of(teacher.backbone) + bytes_of(teacher.tokenizer)
-    memory, advice = estimate_memory(teacher, spec).total, advice_to_fit(teacher, spec, available)
+    estimate = estimate_memory(teacher, spec)
+    memory, advice = estimate.total, advice_to_fit(teacher, spec, estimate, available)
     problems = [f"{need.file.path}" for need in needs if not need.can_be_had]
     # A pickle is converted once, so it takes its size twice.
     if 2 * to_fetch > free:

@@ -56,6 +56,11 @@ DryRunOption = Annotated[
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but the result.")]
 
 
+def with_local_dir(sets: list[str] | None, local_dir: Path | None) -> list[str]:
+    """The `--set` values, with that of `--local-dir` behind them."""
+    return [*(sets or []), *([f"teacher.local_dir={local_dir}"] if local_dir else [])]
+
+
 def example(*lines: str) -> str:
     """The examples at the foot of a help page."""
     return "\n\n".join(["Examples:", *lines])

@@ -56,7 +56,7 @@ def describe(plan: Plan[DistillSpec], folder: Path) -> tuple[dict[str, Any], Ren
     build_divergence(spec.loss.divergence)
     memory = estimate_memory(teacher, spec)
     place, available = machine_memory()
-    advice = advice_to_fit(teacher, spec, available)
+    advice = advice_to_fit(teacher, spec, memory, available)
     arithmetic = flops_per_step(teacher, spec)
     parameters = sum(p.numel() for p in teacher.backbone.parameters())
     samples = spec.train.steps * spec.train.batch_size * spec.train.accumulate
@@ -112,6 +112,6 @@ def forwards_per_step(spec: DistillSpec) -> float:
     """Backbone forwards of one step: student, guided teacher, auxiliary, auxiliary updates."""
     guidance, auxiliary = spec.teacher.guidance, spec.auxiliary
     student = 1 if spec.loss.student_input == "x_init" else 2
-    teacher = 1 if guidance.kind == "constant" and guidance.scale == 1 else 2
+    teacher = 2 if guidance.needs_null else 1
     updates = auxiliary.updates * (2 if auxiliary.fresh_samples else 1)
     return (student + teacher + 1 + updates - auxiliary.share_x_tilde) * spec.train.accumulate

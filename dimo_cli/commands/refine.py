@@ -17,6 +17,7 @@ from dimo_cli.commands.options import (
     SpecOption,
     command,
     example,
+    with_local_dir,
 )
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def refine(
     quiet: QuietOption = False,
 ) -> None:
     """Refine a one-step student with a GAN, with rewards, or with both."""
-    given = [*(sets or []), *([f"teacher.local_dir={local_dir}"] if local_dir else [])]
+    given = with_local_dir(sets, local_dir)
     if resume is None:
         plan, target = new_run(student, gan, rewards or [], preset, spec, given, folder)
     else:

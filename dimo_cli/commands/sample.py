@@ -24,6 +24,7 @@ from dimo_cli.commands.options import (
     TopPOption,
     command,
     example,
+    with_local_dir,
 )
 
 if TYPE_CHECKING:
@@ -122,15 +123,14 @@ def open_target(spec: SampleSpec, local_dir: Path | None, sets: list[str]) -> Ta
     from dimo_cli.errors import SpecError
     from dimo_cli.samplers import Target  # torch starts here
 
-    folder = str(local_dir) if local_dir else None
     if spec.preset:
         from dimo_cli.specs.distill import DistillSpec
         from dimo_cli.specs.resolve import resolve_spec
+        from dimo_cli.students import best_device
         from dimo_cli.teachers.registry import load_teacher
 
-        if folder:
-            sets = [*sets, f"teacher.local_dir={folder}"]
-        source = resolve_spec(DistillSpec, preset=spec.preset, sets=sets).spec.teacher
+        given = with_local_dir(sets, local_dir)
+        source = resolve_spec(DistillSpec, preset=spec.preset, sets=given).spec.teacher
         teacher = load_teacher(source, out.note)
         return Target(teacher.to(best_device()))
     if sets:
@@ -138,16 +138,10 @@ def open_target(spec: SampleSpec, local_dir: Path | None, sets: list[str]) -> Ta
     from dimo_cli.published_students import open_student
     from dimo_cli.students import BUILTIN, LoadOptions
 
+    folder = str(local_dir) if local_dir else None
     options = LoadOptions(spec.sampler.teacher, folder, out.note)
     student = open_student(spec.student or BUILTIN, options, bool(spec.prompts))
     return Target(student.teacher, student)
-
-
-def best_device() -> str:
-    """The GPU if there is one."""
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def draw(spec: SampleSpec, target: Target, grid_file: Path, folder: Path | None) -> None:

@@ -113,7 +113,6 @@ class Distillation:
         self.student = trainable_copy(teacher, spec)
         # Where nothing needs an auxiliary, none takes up memory: its place is held by the student.
         self.auxiliary = trainable_copy(teacher, spec) if self.uses_auxiliary else self.student
-        self.logit_gradient_norm = torch.zeros(())
         self.student_optimizer = NetworkOptimizer(self.student, spec.student.optimizer)
         if self.uses_auxiliary:
             self.auxiliary_optimizer = NetworkOptimizer(self.auxiliary, spec.auxiliary.optimizer)
@@ -163,6 +162,9 @@ class Distillation:
     def draw_conditions(self, count: int) -> Cond:
         """The conditions of a batch."""
         return self.teacher.conditioner.draw(count, self.generator)
+
+    def see_logit_gradient(self, gradient: Tensor) -> None:
+        """Look at a chunk of what Di[M]O asks of the student's logits."""
 
     def update_others(self, step: int) -> StepReport:
         """Update whatever else is trained, once student and auxiliary are."""
@@ -233,17 +235,16 @@ class Distillation:
             weight = self.sample_weights(generation, hidden, teacher_logits, mask)
         weight = weight[rows.div(space.length, rounding_mode="floor")]
         divergence = torch.zeros((), device=rows.device)
-        square = torch.zeros((), device=rows.device)
 
         def loss_of(logits: Tensor, part: slice) -> Tensor:
-            nonlocal divergence, square
+            nonlocal divergence
             with torch.no_grad():
                 log_p = teacher_logits(rows[part]).div(loss.teacher_temperature).log_softmax(-1)
                 log_q = self.auxiliary.head(aux_flat[rows[part]], rows[part] % space.length)
                 log_q = log_q.float().div(loss.auxiliary_temperature).log_softmax(-1)
                 gradient = self.divergence.logit_gradient(log_p, log_q)
                 gradient = gradient * slots[part][..., None] * weight[part][:, None, None]
-                square = square + gradient.square().sum()
+                self.see_logit_gradient(gradient)
                 if measure:
                     divergence += (self.divergence.value(log_p, log_q) * slots[part]).sum()
             return surrogate_loss(logits, gradient)
@@ -259,7 +260,6 @@ class Distillation:
                 loss_of,
                 generation.extra_gradient,
             )
-        self.logit_gradient_norm = square.sqrt()
         reuse = SharedMask(mask, aux_hidden) if self.spec.auxiliary.share_x_tilde else None
         return divergence / mask.sum(), reuse
 
@@ -370,7 +370,7 @@ class Distillation:
         """One teacher pass over x_tilde; the result projects flat rows [n] to guided logits."""
         backbone, length = self.teacher.backbone, self.teacher.space.length
         guidance = self.spec.teacher.guidance
-        guided = not (guidance.kind == "constant" and guidance.scale == 1.0)
+        guided = guidance.needs_null
         if guided:
             scale = guidance_scale(guidance, mask_ratio)
             null = self.teacher.conditioner.null(len(cond)).to(embeds.device)

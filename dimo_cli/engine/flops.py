@@ -8,15 +8,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from dimo_cli.engine.memory import blank_cond
-from dimo_cli.engine.schedules import guidance_scale
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.teachers.plans import SCHEDULES
 from dimo_cli.teachers.protocol import Backbone, Teacher
-
-
-def is_guided(spec: DistillSpec) -> bool:
-    """Whether the teacher needs its null half as well."""
-    return not bool((guidance_scale(spec.teacher.guidance, torch.ones(1)) == 1).all())
 
 
 def forward_flops(backbone: Backbone, teacher: Teacher) -> tuple[int, int]:
@@ -43,7 +37,7 @@ def flops_per_step(teacher: Teacher, spec: DistillSpec) -> float:
     seen = head * mean_ratio(spec.masking.student)  # only masked positions reach the vocabulary
     seen_by_auxiliary = head * mean_ratio(spec.masking.auxiliary)
     training = 3 + spec.train.gradient_checkpointing  # forward, backward, and the forward again
-    teacher_passes = 2 if is_guided(spec) else 1
+    teacher_passes = 2 if spec.teacher.guidance.needs_null else 1
     student = training * body + head + 3 * seen
     judges = (teacher_passes + 1) * (body + seen)
     update = training * body + 3 * seen_by_auxiliary

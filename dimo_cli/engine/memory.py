@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dimo_cli.engine.schedules import guidance_scale
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.teachers.protocol import Backbone, Cond, Teacher
 
@@ -66,9 +65,10 @@ def machine_memory() -> tuple[str, int]:
     return "this machine's memory", os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def advice_to_fit(teacher: Teacher, spec: DistillSpec, available: int) -> str | None:
+def advice_to_fit(
+    teacher: Teacher, spec: DistillSpec, estimate: MemoryEstimate, available: int
+) -> str | None:
     """What to change so that a run fits into `available` bytes; None if it fits as it is."""
-    estimate = estimate_memory(teacher, spec)
     if estimate.total <= available:
         return None
     for checkpointing in sorted({spec.train.gradient_checkpointing, True}):
@@ -95,10 +95,9 @@ def estimate_memory(teacher: Teacher, spec: DistillSpec) -> MemoryEstimate:
     trained = count - sum(parameter.numel() for parameter in frozen)
     space, batch = teacher.space, spec.train.batch_size
     activations = saved_bytes(backbone, teacher, batch)
-    guided = not bool((guidance_scale(spec.teacher.guidance, torch.ones(1)) == 1).all())
     rows = min(spec.loss.chunk_tokens, batch * space.length)
     # A chunk of logits is held as teacher, auxiliary and student logits, their logs and gradient.
-    copies = 7 if guided else 6
+    copies = 7 if spec.teacher.guidance.needs_null else 6
     return MemoryEstimate(
         weights=4 * count * FLOAT,
         gradients_and_optimizers=2 * 3 * trained * FLOAT,

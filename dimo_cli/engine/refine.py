@@ -90,6 +90,7 @@ class Refinement(Distillation):
         self.norms = {name: RunningNorm() for name in ("distill", "gan", "reward")}
         self.seen: dict[str, float] = {}
         self.judged: list[Judged] = []
+        self.squares = torch.zeros(())
         self.real: Tensor | None = None
         self.discriminator: Discriminator | None = None
         if spec.gan.enabled:
@@ -141,10 +142,14 @@ class Refinement(Distillation):
         if not self.refine.distill_weight:
             generation.hidden.backward(generation.extra_gradient)
             return torch.zeros((), device=generation.tokens.device), None
+        self.squares = torch.zeros((), device=generation.tokens.device)
         found = super().backward_student(generation, measure)
         # Of one pass: its share of an accumulated step is not part of the comparison.
-        self.norms["distill"].see(self.logit_gradient_norm.item() * self.spec.train.accumulate)
+        self.norms["distill"].see(self.squares.sqrt().item() * self.spec.train.accumulate)
         return found
+
+    def see_logit_gradient(self, gradient: Tensor) -> None:
+        self.squares += gradient.square().sum()
 
     def sample_weights(self, *args: Any) -> Tensor:
         """w(t) of each sample, times the weight of the Di[M]O loss."""

@@ -100,6 +100,26 @@ def student_hidden(
     return hidden
 
 
+def student_input(
+    space: TokenSpace,
+    tokenizer: Tokenizer,
+    init: InitSpec,
+    count: int,
+    generator: torch.Generator,
+) -> Tensor:
+    """x_init [B, L, G] of a finished student."""
+    tokens, _ = initial_tokens(
+        space,
+        count,
+        middle_mask_ratio(init.mask_ratio),
+        generator,
+        init.control,
+        init.control_token,
+        tokenizer,
+    )
+    return tokens
+
+
 @torch.inference_mode()
 def sample_student(
     backbone: Backbone,
@@ -114,15 +134,7 @@ def sample_student(
     top_p: float = 0.0,
 ) -> Tensor:
     """One pass from x_init to tokens [B, L, G], ready to decode."""
-    x_init, _ = initial_tokens(
-        space,
-        len(cond),
-        middle_mask_ratio(init.mask_ratio),
-        generator,
-        init.control,
-        init.control_token,
-        tokenizer,
-    )
+    x_init = student_input(space, tokenizer, init, len(cond), generator)
     hidden = student_hidden(backbone, x_init, cond, init.embed_noise.sigma, generator)
     drawn = draw_from_hidden(
         backbone, hidden, generator, temperature=temperature, top_k=top_k, top_p=top_p

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dimo_cli.engine.masking import initial_tokens
-from dimo_cli.engine.schedules import middle_mask_ratio, perturb_embeddings
+from dimo_cli.engine.sampling import student_input
+from dimo_cli.engine.schedules import perturb_embeddings
 from dimo_cli.specs.distill import InitSpec
 from dimo_cli.specs.tteo import TteoSpec
 from dimo_cli.teachers.protocol import Backbone, Cond, Tokenizer, TokenSpace
@@ -46,15 +46,7 @@ def start_embeddings(
     generator: torch.Generator,
 ) -> Tensor:
     """The embeddings [N, L, D] that the student would start from."""
-    tokens, _ = initial_tokens(
-        space,
-        count,
-        middle_mask_ratio(init.mask_ratio),
-        generator,
-        init.control,
-        init.control_token,
-        tokenizer,
-    )
+    tokens = student_input(space, tokenizer, init, count, generator)
     with torch.no_grad():
         return perturb_embeddings(backbone.embed(tokens), init.embed_noise.sigma, generator)
 

@@ -9,6 +9,7 @@ trained by `examples/train_shapes_rewards.py`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ from dimo_cli.rewards.protocol import Reward, RewardCard, RewardText
 from dimo_cli.teachers.blocks import Block
 from dimo_cli.teachers.blueprint import Published
 from dimo_cli.teachers.digits import builtin_path
-from dimo_cli.teachers.shapes.network import WORDS, words_to_ids
-from dimo_cli.teachers.shapes.world import SIDE, vocabulary
+from dimo_cli.teachers.shapes.network import WordTower, words_to_ids
+from dimo_cli.teachers.shapes.world import SIDE
 
 
 def card(name: str, summary: str, scale_note: str, parameters: int) -> RewardCard:
@@ -35,38 +36,21 @@ CARDS = {
         "shapes_clip",
         "how well a picture of `shapes` fits its words, by two towers",
         "scale x cosine, usually -5 to 15",
-        0,
+        834_049,
     ),
     "shapes_preference": card(
         "shapes_preference",
         "whether a picture of `shapes` is whole and as asked, by one network",
         "log odds, usually -8 to 8",
-        0,
+        592_833,
     ),
 }
-
-
-class WordTower(nn.Module):
-    """Words to states [B, T, D]."""
-
-    def __init__(self, width: int, depth: int, heads: int) -> None:
-        super().__init__()
-        self.words = nn.Embedding(len(vocabulary()), width)
-        self.position = nn.Parameter(0.02 * torch.randn(WORDS, width))
-        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
-
-    def forward(self, ids: Tensor) -> Tensor:
-        """Map word numbers [B, T] to [B, T, D]."""
-        x = self.words(ids) + self.position
-        for block in self.blocks:
-            x = block(x)
-        return x
 
 
 def picture_tower(widths: Sequence[int], strides: Sequence[int]) -> nn.Sequential:
     """Convolutions with SiLU behind each."""
     parts: list[nn.Module] = []
-    for before, after, stride in zip([3, *widths], widths, strides, strict=False):
+    for (before, after), stride in zip(pairwise([3, *widths]), strides, strict=True):
         size = 4 if stride == 2 else 3
         parts += [nn.Conv2d(before, after, size, stride=stride, padding=1), nn.SiLU()]
     return nn.Sequential(*parts)

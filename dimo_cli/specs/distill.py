@@ -40,6 +40,11 @@ class TeacherGuidance(Spec):
     )
     scale: Real = Field(1.0, ge=0, le=100, description="Guidance s; 1 needs no null forward")
 
+    @property
+    def needs_null(self) -> bool:
+        """Whether the teacher looks at the null condition as well."""
+        return not (self.kind == "constant" and self.scale == 1.0)
+
 
 class TeacherSource(Spec):
     """Which teacher, and where its weights come from."""

@@ -202,7 +202,7 @@ class Variant:
 
 def read_networks(
     model: type[A],
-    repo: str,
+    facts: Variant,
     published: Mapping[str, Any],
     unused: tuple[str, ...],
     architecture: Mapping[str, Any],
@@ -212,7 +212,9 @@ def read_networks(
 
     `unused` names the entries of the transformer's config file that change nothing.
     """
-    transformer, vqvae = dict(published), dict(vq_model.PUBLISHED)
+    repo, vqvae = facts.repo, dict(vq_model.PUBLISHED)
+    resamples = {"downsample": facts.resamples, "upsample": facts.resamples}
+    transformer = {**published, **resamples, "image_size": facts.image_size}
     if read_config is not None:
         transformer |= settings(read_config(HubFile(repo, "transformer/config.json")), unused)
         vqvae |= settings(read_config(HubFile(repo, "vqvae/config.json")), vq_model.UNUSED_SETTINGS)

@@ -1,9 +1,14 @@
-"""The transformer block of the embedded teachers."""
+"""What the networks of the embedded teachers are made of."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from dimo_cli.teachers.protocol import Backbone
 
 
 class Block(nn.Module):
@@ -27,3 +32,43 @@ class Block(nn.Module):
         attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(B, S, D)
         x = x + self.out(attended)
         return x + self.down(F.gelu(self.up(self.norm_mlp(x)), approximate="tanh"))
+
+
+class EmbeddedBackbone(Backbone):
+    """A small transformer over one embedding table, whose row behind the codes is the mask.
+
+    A subclass makes the parts, and says how tokens and condition become one sequence.
+    """
+
+    token_embedding: nn.Embedding
+    blocks: nn.ModuleList
+    norm: nn.LayerNorm
+    to_logits: nn.Linear
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        return self.token_embedding(tokens.squeeze(-1))
+
+    def embed_probs(self, probs: Tensor, mask: Tensor | None = None) -> Tensor:
+        codes = self.to_logits.out_features
+        embeds = probs.squeeze(-2) @ self.token_embedding.weight[:codes]
+        if mask is None:
+            return embeds
+        return torch.where(mask, self.token_embedding.weight[codes], embeds)
+
+    def through_blocks(
+        self, x: Tensor, length: int, taps: Sequence[int]
+    ) -> Tensor | tuple[Tensor, list[Tensor]]:
+        """What `hidden` returns, for a sequence [B, S, D] whose first `length` are image tokens."""
+        tapped = []
+        for index, block in enumerate(self.blocks):
+            x = self.run_block(block, x)
+            if index in taps:
+                tapped.append(x[:, :length])
+        x = self.norm(x[:, :length])
+        return (x, tapped) if taps else x
+
+    def head(self, hidden: Tensor, positions: Tensor | None = None) -> Tensor:
+        return self.to_logits(hidden)[..., None, :]
+
+    def embedding_parameters(self) -> list[nn.Parameter]:
+        return list(self.token_embedding.parameters())

@@ -1,4 +1,4 @@
-"""The embedded teacher `digits`: 8x8 handwritten digits, each pixel a token of 17 grey levels.
+"""The embedded teacher `digits`: 8x8 handwritten digits, each pixel a token of 17 gray levels.
 
 Small enough for a laptop CPU, and real enough to show what the papers are about. The images are
 the UCI "Optical Recognition of Handwritten Digits" test set (Alpaydin and Kaynak, CC BY 4.0).
@@ -14,11 +14,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from dimo_cli.teachers.blocks import Block
+from dimo_cli.teachers.blocks import Block, EmbeddedBackbone
 from dimo_cli.teachers.conditioning import ClassConditioner
 from dimo_cli.teachers.plans import heuristic_plan
 from dimo_cli.teachers.protocol import (
-    Backbone,
     Cond,
     SamplerDefaults,
     Teacher,
@@ -43,8 +42,8 @@ SPACE = TokenSpace(
 )
 
 
-class DigitsBackbone(Backbone):
-    """A MaskGit-style transformer: one embedding table for grey levels, mask, classes and null.
+class DigitsBackbone(EmbeddedBackbone):
+    """A MaskGit-style transformer: one embedding table for gray levels, mask, classes and null.
 
     The class token is appended last; its output is not used.
     """
@@ -57,37 +56,16 @@ class DigitsBackbone(Backbone):
         self.norm = nn.LayerNorm(width)
         self.to_logits = nn.Linear(width, LEVELS)
 
-    def embed(self, tokens: Tensor) -> Tensor:
-        return self.token_embedding(tokens.squeeze(-1))
-
-    def embed_probs(self, probs: Tensor, mask: Tensor | None = None) -> Tensor:
-        embeds = probs.squeeze(-2) @ self.token_embedding.weight[:LEVELS]
-        if mask is None:
-            return embeds
-        return torch.where(mask, self.token_embedding.weight[MASK_ID], embeds)
-
     def hidden(
         self, embeds: Tensor, cond: Cond, taps: Sequence[int] = ()
     ) -> Tensor | tuple[Tensor, list[Tensor]]:
         class_token = self.token_embedding(FIRST_CLASS_ID + cond.tensors["label"])
         x = torch.cat([embeds, class_token[:, None]], dim=1) + self.position
-        tapped = []
-        for index, block in enumerate(self.blocks):
-            x = self.run_block(block, x)
-            if index in taps:
-                tapped.append(x[:, :-1])
-        x = self.norm(x[:, :-1])
-        return (x, tapped) if taps else x
-
-    def head(self, hidden: Tensor, positions: Tensor | None = None) -> Tensor:
-        return self.to_logits(hidden)[..., None, :]
-
-    def embedding_parameters(self) -> list[nn.Parameter]:
-        return list(self.token_embedding.parameters())
+        return self.through_blocks(x, SPACE.length, taps)
 
 
 class DigitsTokenizer(Tokenizer):
-    """Grey level k of 0..16 is the token k: the tokenizer has no weights and loses nothing."""
+    """Gray level k of 0..16 is the token k: the tokenizer has no weights and loses nothing."""
 
     def encode(self, images: Tensor) -> Tensor:
         levels = (images.mean(1) + 1) * (LEVELS - 1) / 2

@@ -248,11 +248,7 @@ def blueprint(
 ) -> Blueprint:
     """The blueprint of a published variant."""
     facts = VARIANTS[variant]
-    resamples = {"downsample": facts.resamples, "upsample": facts.resamples}
-    published = {**PUBLISHED, **resamples, "image_size": facts.image_size}
-    arch = read_networks(
-        Architecture, facts.repo, published, UNUSED_SETTINGS, architecture, read_config
-    )
+    arch = read_networks(Architecture, facts, PUBLISHED, UNUSED_SETTINGS, architecture, read_config)
     return build_blueprint(
         variant,
         "meissonic",

@@ -81,9 +81,8 @@ def read_cached(path: Path) -> StateDict | None:
 def read_pickle(path: Path) -> dict[str, Any]:
     """The plain containers and tensors of a torch file; anything that could run code is refused."""
     try:
-        content = torch.load(
-            path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
-        )
+        mapped = zipfile.is_zipfile(path)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         raise pickle.UnpicklingError(
             "it holds objects other than tensors, which dimo never loads"

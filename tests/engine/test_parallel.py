@@ -1,5 +1,7 @@
 """Sampling a teacher in many steps: the published schedules, and nothing left masked."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -41,7 +43,7 @@ def test_masked_counts_fall_until_one_slot_is_left_for_the_last_step(steps):
     counts = masked_counts(ratios, 64)
     assert len(counts) == steps
     assert counts[-1] == 0
-    for before, after in zip([64, *counts], counts[:-1], strict=False):
+    for before, after in itertools.pairwise([64, *counts[:-1]]):
         assert after == 1 or after < before
 
 

@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -356,7 +357,7 @@ def test_every_step_of_the_sampler_is_the_published_one(
     mask_id = teacher.space.mask_id
     assert all(step.token_noise == 0 for step in golden_plan)  # nothing is drawn
     assert (states[0] == mask_id).all()
-    for before, after, step in zip(states, states[1:], golden_plan, strict=False):
+    for (before, after), step in zip(pairwise(states), golden_plan, strict=True):
         project = guided_head(teacher.backbone, before[..., None], cond, null, step.guidance)
         logits = project(torch.arange(before.numel()))
         drawn, scores = draw_with_scores(logits, step, generator)

@@ -133,6 +133,13 @@ def test_text_and_image_tokens_reach_each_other(networks):
     assert not torch.allclose(logits[0], logits[1])
 
 
+@pytest.mark.parametrize(
+    ("name", "network"), [("shapes_clip", ShapesClip), ("shapes_preference", ShapesJudge)]
+)
+def test_the_cards_of_embedded_rewards_count_their_parameters(name, network):
+    assert CARDS[name].parameters == sum(p.numel() for p in network().parameters())
+
+
 @pytest.mark.parametrize("network", [ShapesClip, ShapesJudge])
 def test_embedded_rewards_are_differentiable_to_the_pixels(network):
     name = "shapes_clip" if network is ShapesClip else "shapes_preference"

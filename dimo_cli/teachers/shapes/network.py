@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from dimo_cli.errors import SpecError
-from dimo_cli.teachers.blocks import Block
+from dimo_cli.teachers.blocks import Block, EmbeddedBackbone
 from dimo_cli.teachers.conditioning import TextEncoder
-from dimo_cli.teachers.protocol import Backbone, Cond
+from dimo_cli.teachers.protocol import Cond
 from dimo_cli.teachers.shapes.tokenizer import CODES, GRID
 from dimo_cli.teachers.shapes.world import vocabulary
 
@@ -39,22 +39,33 @@ def words_to_ids(prompts: Sequence[str]) -> Tensor:
     return ids
 
 
-class ShapesText(nn.Module):
+class WordTower(nn.Module):
     """Words to states [B, 22, D]."""
 
-    def __init__(self, width: int = WIDTH, depth: int = 2, heads: int = 4) -> None:
+    def __init__(self, width: int, depth: int, heads: int) -> None:
         super().__init__()
         self.words = nn.Embedding(len(vocabulary()), width)
         self.position = nn.Parameter(0.02 * torch.randn(WORDS, width))
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
-        self.norm = nn.LayerNorm(width)
 
     def forward(self, ids: Tensor) -> Tensor:
         """Map word numbers [B, 22] to [B, 22, D]; the number 0 is no word."""
         x = self.words(ids) + self.position
         for block in self.blocks:
             x = block(x)
-        return self.norm(x)
+        return x
+
+
+class ShapesText(WordTower):
+    """The text encoder: a tower with a norm at its top."""
+
+    def __init__(self, width: int = WIDTH, depth: int = 2, heads: int = 4) -> None:
+        super().__init__(width, depth, heads)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Map word numbers [B, 22] to [B, 22, D]."""
+        return self.norm(super().forward(ids))
 
 
 class ShapesTextEncoder(TextEncoder):
@@ -72,7 +83,7 @@ class ShapesTextEncoder(TextEncoder):
         self.device = device
 
 
-class ShapesBackbone(Backbone):
+class ShapesBackbone(EmbeddedBackbone):
     """Image tokens first, then words, as one sequence through all blocks."""
 
     def __init__(self, width: int = WIDTH, depth: int = 6, heads: int = 4) -> None:
@@ -85,30 +96,9 @@ class ShapesBackbone(Backbone):
         self.norm = nn.LayerNorm(width)
         self.to_logits = nn.Linear(width, CODES)
 
-    def embed(self, tokens: Tensor) -> Tensor:
-        return self.token_embedding(tokens.squeeze(-1))
-
-    def embed_probs(self, probs: Tensor, mask: Tensor | None = None) -> Tensor:
-        embeds = probs.squeeze(-2) @ self.token_embedding.weight[:CODES]
-        if mask is None:
-            return embeds
-        return torch.where(mask, self.token_embedding.weight[MASK_ID], embeds)
-
     def hidden(
         self, embeds: Tensor, cond: Cond, taps: Sequence[int] = ()
     ) -> Tensor | tuple[Tensor, list[Tensor]]:
         image = embeds + (self.row + self.column).flatten(0, 1)
         x = torch.cat([image, self.text(cond.tensors["text"])], dim=1)
-        tapped = []
-        for index, block in enumerate(self.blocks):
-            x = self.run_block(block, x)
-            if index in taps:
-                tapped.append(x[:, :LENGTH])
-        x = self.norm(x[:, :LENGTH])
-        return (x, tapped) if taps else x
-
-    def head(self, hidden: Tensor, positions: Tensor | None = None) -> Tensor:
-        return self.to_logits(hidden)[..., None, :]
-
-    def embedding_parameters(self) -> list[nn.Parameter]:
-        return list(self.token_embedding.parameters())
+        return self.through_blocks(x, LENGTH, taps)
