@@ -49,7 +49,7 @@ def run_checks(folder: Path, offline: bool) -> list[Check]:
         ("cache", check_cache),
         ("Hub", hub),
         ("login", check_login),
-        ("built-in teacher", check_builtin),
+        ("built-in students", check_builtin),
     ]
     return [_safely(name, check) for name, check in checks]
 
@@ -191,6 +191,10 @@ def check_login() -> Check:
 def check_builtin() -> Check:
     from dimo_cli.students import BUILTIN, load_student
 
-    student = load_student(BUILTIN)
-    count = sum(p.numel() for p in student.backbone.parameters())
-    return Check("built-in teacher", "ok", f"digits, {count:,} parameters, student loads")
+    students = {name: load_student(folder) for name, folder in BUILTIN.items()}
+    counts = {
+        name: sum(p.numel() for p in student.backbone.parameters())
+        for name, student in students.items()
+    }
+    told = ", ".join(f"{name} ({count:,} parameters)" for name, count in counts.items())
+    return Check("built-in students", "ok", f"{told} load")

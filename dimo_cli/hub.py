@@ -88,15 +88,16 @@ def explain(error: Exception, file: HubFile) -> MissingError:
     ):
         error = error.__cause__  # the Hub did answer; the client looked in its cache after that
     repo, where = f"`{file.repo}`", endpoint()
+    kind, folder = ("dataset", "datasets/") if file.repo_type == "dataset" else ("repository", "")
     status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(error, errors.GatedRepoError):
         return MissingError(
             f"{repo} is gated: its authors ask you to accept their terms first.",
-            f"Accept them at {where}/{file.repo}, then run `hf auth login`.",
+            f"Accept them at {where}/{folder}{file.repo}, then run `hf auth login`.",
         )
     if isinstance(error, errors.RepositoryNotFoundError):
         return NotThere(
-            f"There is no repository {repo} at {where}, or it is private.",
+            f"There is no {kind} {repo} at {where}, or it is private.",
             "Check the name; for a private repository run `hf auth login`.",
         )
     if isinstance(error, errors.RevisionNotFoundError):
@@ -166,7 +167,11 @@ def cached_path(file: HubFile) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
 
     found = try_to_load_from_cache(
-        file.repo, file.path, cache_dir=download_cache(), revision=file.revision
+        file.repo,
+        file.path,
+        cache_dir=download_cache(),
+        revision=file.revision,
+        repo_type=file.repo_type,
     )
     return Path(found) if isinstance(found, str) else None
 
@@ -296,7 +301,13 @@ class HubStore:
         new = not is_offline() and cached_path(file) is None
         try:
             if new and self.knows(file) and file.sha256:
-                url = hf_hub_url(file.repo, file.path, revision=file.revision, endpoint=endpoint())
+                url = hf_hub_url(
+                    file.repo,
+                    file.path,
+                    repo_type=file.repo_type,
+                    revision=file.revision,
+                    endpoint=endpoint(),
+                )
                 check_known_hash(file, get_hf_file_metadata(url).etag)
             if new and file.path.endswith(WEIGHTS):
                 size = f" ({file.size / 2**20:,.0f} MiB)" if file.size else ""
@@ -304,6 +315,7 @@ class HubStore:
             name = hf_hub_download(
                 file.repo,
                 file.path,
+                repo_type=file.repo_type,
                 revision=file.revision,
                 cache_dir=download_cache(),
                 endpoint=endpoint(),

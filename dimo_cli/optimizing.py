@@ -21,7 +21,7 @@ from dimo_cli.errors import SpecError
 from dimo_cli.metrics.fid import clock
 from dimo_cli.rewards.protocol import Reward
 from dimo_cli.samplers import to_pixels
-from dimo_cli.specs.tteo import RENO_WEIGHTS, TteoSpec
+from dimo_cli.specs.tteo import RENO_WEIGHTS, SHAPES_WEIGHTS, TteoSpec
 from dimo_cli.students import Student
 from dimo_cli.teachers.protocol import Cond
 
@@ -66,7 +66,8 @@ def reward_weights(student: Student, spec: TteoSpec) -> Mapping[str, float]:
             f"`{student.teacher.name}` takes classes, and rewards read prompts.",
             "Optimize a student of a text teacher.",
         )
-    return spec.rewards or RENO_WEIGHTS
+    suited = SHAPES_WEIGHTS if student.teacher.name == "shapes" else RENO_WEIGHTS
+    return spec.rewards or suited
 
 
 def optimize_prompt(

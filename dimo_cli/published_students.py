@@ -84,7 +84,8 @@ def open_student(
 
 def builtin_or(target: str | Path) -> str:
     """The folder of a built-in student, which goes by its teacher's name; else what was given."""
-    return str(BUILTIN) if str(target) == "digits" and not Path(target).exists() else str(target)
+    name = str(target)
+    return str(BUILTIN[name]) if name in BUILTIN and not Path(target).exists() else name
 
 
 def look_at_student(target: str) -> StudentManifest:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -13,11 +13,13 @@ from torch import Tensor
 from dimo_cli import __version__
 from dimo_cli.console.images import Pixels
 from dimo_cli.engine.parallel import sample_by_plan, sample_theta_trapezoidal
-from dimo_cli.metrics.fid import Sampler
 from dimo_cli.specs.sample import SamplerSpec
 from dimo_cli.students import Student
 from dimo_cli.teachers.plans import heuristic_plan
 from dimo_cli.teachers.protocol import Cond, Plan, Teacher
+
+if TYPE_CHECKING:  # the metrics take longer to import than an image takes
+    from dimo_cli.metrics.fid import Sampler
 
 TOKENS_AT_ONCE = 65_536  # positions per sampling batch: 256 images of 16 x 16, 16 of 64 x 64
 THETA = 0.5  # where a trapezoidal step looks again: in its middle
@@ -38,14 +40,14 @@ class Target:
         return next(network.parameters()).device
 
 
+def to_bytes(images: Tensor) -> Tensor:
+    """Images [B, 3, H, W] in [-1, 1] as bytes, rounded."""
+    return images.float().mul(127.5).add(127.5).round().clamp(0, 255).byte()
+
+
 def to_pixels(images: Tensor) -> Pixels:
     """Images [B, 3, H, W] in [-1, 1] as bytes [B, H, W, 3]."""
-    pixels: Pixels = (
-        (images.float().mul(127.5).add(127.5).round().clamp(0, 255).byte())
-        .permute(0, 2, 3, 1)
-        .cpu()
-        .numpy()
-    )
+    pixels: Pixels = to_bytes(images).permute(0, 2, 3, 1).cpu().numpy()
     return pixels
 
 

@@ -36,7 +36,8 @@ from dimo_cli.teachers.protocol import Backbone, Cond, Teacher
 from dimo_cli.teachers.registry import EMBEDDED, load_plugins, load_teacher, teacher_names
 
 MANIFEST, WEIGHTS = "dimo.json", "model.safetensors"
-BUILTIN = Path(builtin_path("digits-student"))
+BUILTIN = {name: Path(builtin_path(f"{name}-student")) for name in ("digits", "shapes")}
+"""Students that ship in the package, by the teacher's name."""
 
 
 class TeacherFacts(Spec):

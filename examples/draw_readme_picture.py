@@ -19,7 +19,7 @@ ROWS = {
     "teacher, 16 steps": SamplerSpec(teacher=True, steps=16, seed=1),
     "student, 1 step": SamplerSpec(seed=1),
 }
-student = load_student(BUILTIN)
+student = load_student(BUILTIN["digits"])
 target = Target(student.teacher, student)
 bands = []
 for title, sampler in ROWS.items():

@@ -1,6 +1,6 @@
 """Trains the networks behind the teacher `shapes`: tokenizer, text encoder, then transformer.
 
-    python examples/train_shapes.py --out runs/shapes-teacher          (some hours on 2 CPU cores)
+    python examples/train_shapes.py --out runs/shapes-teacher          (an hour on 2 CPU cores)
 
 Stopped and started again with the same --out, it goes on from its last checkpoint.
 """
@@ -19,6 +19,7 @@ from dimo_cli.teachers.protocol import Cond
 from dimo_cli.teachers.shapes import world
 from dimo_cli.teachers.shapes.network import (
     MASK_ID,
+    SUMMARY,
     WIDTH,
     ShapesBackbone,
     ShapesText,
@@ -89,12 +90,13 @@ def encode_all(tokenizer, pictures):
 
 
 def facts_of(scene):
-    """What the state of each group's noun should tell: count, color, size, side and background."""
+    """What a caption says of each of two groups: numbers from 0, which stands for unsaid."""
     sides = {None: 0, **{side: number for number, side in enumerate(world.OPPOSITE, start=1)}}
     seen_from_second = (scene.relation, world.OPPOSITE.get(scene.relation))
-    return [
+    facts = [
         [
-            group.count - 1,
+            1 + world.SHAPES.index(group.shape),
+            group.count,
             (None, *world.COLORS).index(group.color),
             (None, *world.SIZES).index(group.size),
             sides[side],
@@ -102,22 +104,18 @@ def facts_of(scene):
         ]
         for group, side in zip(scene.groups, seen_from_second, strict=False)
     ]
+    return [*facts, *[[0] * len(facts[0])] * (SUMMARY - len(facts))]
 
 
 def train_text(words, scenes, steps):
-    """A text encoder that reads: each noun's state tells all that the caption says of its group."""
-    nouns = words_to_ids([f"{shape} {shape}s" for shape in world.SHAPES])[:, :2].flatten()
-    is_noun = torch.isin(words, nouns)
-    facts = torch.tensor([fact for scene in scenes for fact in facts_of(scene)])
-    first_fact = is_noun.sum(1).cumsum(0) - is_noun.sum(1)
-    sizes = (world.MOST, len(world.COLORS) + 1, 3, 5, len(world.BACKGROUNDS) + 1)
+    """A text encoder that reads: each of its states tells all that is said of one group."""
+    facts = torch.tensor([facts_of(scene) for scene in scenes])
     text = ShapesText()
-    heads = torch.nn.ModuleList(torch.nn.Linear(WIDTH, size) for size in sizes)
+    heads = torch.nn.ModuleList(torch.nn.Linear(WIDTH, most + 1) for most in facts.amax((0, 1)))
     optimizer = torch.optim.AdamW([*text.parameters(), *heads.parameters()], betas=(0.9, 0.98))
     for step in range(steps):
         rows = torch.randint(len(words), (128,))
-        states = text(words[rows])[is_noun[rows]]
-        wanted = torch.cat([facts[first_fact[r] : first_fact[r] + is_noun[r].sum()] for r in rows])
+        states, wanted = text(words[rows]).flatten(0, 1), facts[rows].flatten(0, 1)
         answers = [head(states) for head in heads]
         loss = sum(F.cross_entropy(answer, wanted[:, i]) for i, answer in enumerate(answers))
         optimizer.zero_grad()
@@ -127,15 +125,15 @@ def train_text(words, scenes, steps):
         optimizer.step()
         if step % 100 == 0:
             right = torch.stack([a.argmax(1) == wanted[:, i] for i, a in enumerate(answers)])
-            print(
-                f"text {step}: loss {loss:.4f}, {right.all(0).float().mean():.1%} read", flush=True
-            )
+            read = right.all(0).float().mean()
+            print(f"text {step}: loss {loss:.4f}, {read:.1%} read", flush=True)
     return text
 
 
-def train_backbone(text, tokens, words, steps, folder):
+def train_backbone(text, tokens, words, steps, folder, compiled=False):
     """Masked tokens from the rest and the caption; one caption in ten is left out."""
     backbone = ShapesBackbone()
+    network = torch.compile(backbone) if compiled else backbone
     average = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
     optimizer = torch.optim.AdamW(backbone.parameters(), betas=(0.9, 0.98), weight_decay=0.02)
     first, checkpoint = 0, folder / "backbone.pt"
@@ -153,7 +151,7 @@ def train_backbone(text, tokens, words, steps, folder):
         ids = words[rows].masked_fill(torch.rand(64, 1, generator=generator) < 0.1, 0)
         with torch.no_grad():
             cond = Cond({"text": text(ids)})
-        logits = backbone(x_tilde, cond)
+        logits = network(x_tilde, cond)
         loss = F.cross_entropy(logits[mask], tokens[rows][mask])
         optimizer.zero_grad()
         loss.backward()
@@ -191,7 +189,8 @@ def main():
     parser.add_argument("--pictures", type=int, default=120_000)
     parser.add_argument("--tokenizer-steps", type=int, default=4000)
     parser.add_argument("--text-steps", type=int, default=1500)
-    parser.add_argument("--steps", type=int, default=14_000)
+    parser.add_argument("--steps", type=int, default=7000)
+    parser.add_argument("--compile", action="store_true", help="faster; needs a C++ compiler")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
@@ -208,7 +207,7 @@ def main():
         lambda: train_text(words, scenes, options.text_steps),
     )
     tokens = encode_all(tokenizer, pictures)
-    train_backbone(text, tokens, words, options.steps, options.out)
+    train_backbone(text, tokens, words, options.steps, options.out, options.compile)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """Trains the two embedded rewards of `shapes` (minutes each on 2 CPU cores).
 
-python examples/train_shapes_rewards.py --tokenizer FOLDER --out FOLDER
+python examples/train_shapes_rewards.py --teacher FOLDER --out FOLDER
 """
 
 import argparse
 import random
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from train_shapes import as_images, decaying_rate
 
 from dimo_cli.rewards.shapes import ShapesClip, ShapesJudge
 from dimo_cli.teachers.shapes import world
-from dimo_cli.teachers.shapes.network import words_to_ids
+from dimo_cli.teachers.shapes.network import ShapesText, words_to_ids
 from dimo_cli.teachers.shapes.tokenizer import ShapesTokenizer
 
 
@@ -71,9 +72,11 @@ def train_clip(data, roughen, steps):
     return network
 
 
-def train_judge(data, roughen, steps):
+def train_judge(data, roughen, steps, reader):
     """Right pictures against near misses and against broken pictures."""
     pictures, true, false = data
+    with torch.no_grad():
+        true, false = (torch.cat([reader(p) for p in ids.split(500)]) for ids in (true, false))
     network = ShapesJudge()
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.02)
     for step in range(steps):
@@ -81,9 +84,12 @@ def train_judge(data, roughen, steps):
         images = torch.cat(
             [roughen(pictures[rows]), roughen(pictures[rows]), roughen.broken(pictures[rows])]
         )
-        ids = torch.cat([true[rows], false[rows], true[rows]])
+        # Captions of other pictures are easy to tell and teach to read; near misses come beside.
+        is_near = torch.rand(48, 1, 1) < 0.5
+        wrong = torch.where(is_near, false[rows], true[rows].roll(1, 0))
+        states = torch.cat([true[rows], wrong, true[rows]])
         target = torch.cat([torch.full((48,), 0.98), torch.full((96,), 0.02)])
-        logits = network(images, ids)
+        logits = network(images, states)
         weight = torch.where(target > 0.5, 1.0, 0.5)
         loss = F.binary_cross_entropy_with_logits(logits, target, weight)
         take_step(optimizer, loss, step, steps)
@@ -102,20 +108,23 @@ def take_step(optimizer, loss, step, steps):
     optimizer.step()
 
 
+def filled(network, path):
+    """A frozen network with the weights of a file."""
+    network.load_state_dict({name: tensor.float() for name, tensor in load_file(path).items()})
+    return network.requires_grad_(False).eval()
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tokenizer", type=Path, required=True)
+    parser.add_argument("--teacher", type=Path, required=True, help="folder of train_shapes.py")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--pictures", type=int, default=60_000)
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=2500)
     options = parser.parse_args()
-    tokenizer = ShapesTokenizer()
-    weights = load_file(options.tokenizer / "shapes_tokenizer.safetensors")
-    tokenizer.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
-    roughen = Roughen(tokenizer)
-    for number, (name, train) in enumerate(
-        {"shapes_clip": train_clip, "shapes_preference": train_judge}.items()
-    ):
+    roughen = Roughen(filled(ShapesTokenizer(), options.teacher / "shapes_tokenizer.safetensors"))
+    reader = filled(ShapesText(), options.teacher / "shapes_text.safetensors")
+    jobs = {"shapes_clip": train_clip, "shapes_preference": partial(train_judge, reader=reader)}
+    for number, (name, train) in enumerate(jobs.items()):
         path = options.out / f"{name}.safetensors"
         if not path.exists():
             torch.manual_seed(10 + number)

@@ -38,7 +38,10 @@ class FakeHub:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """`/owner/name/resolve/revision/path`, as the Hub's own client asks for it."""
+    """`/owner/name/resolve/revision/path`, as the Hub's own client asks for it.
+
+    The repository of a dataset is `datasets/owner/name`.
+    """
 
     hub: FakeHub
 
@@ -54,9 +57,11 @@ class Handler(BaseHTTPRequestHandler):
     def answer(self, send_body):
         path = unquote(urlparse(self.path).path).strip("/")
         parts = path.split("/")
-        if len(parts) < 5 or parts[2] != "resolve":
+        depth = 3 if parts[0] == "datasets" else 2
+        if len(parts) < depth + 3 or parts[depth] != "resolve":
             return self.fail(404, "RepoNotFound")
-        repo, revision, name = "/".join(parts[:2]), parts[3], "/".join(parts[4:])
+        repo, revision = "/".join(parts[:depth]), parts[depth + 1]
+        name = "/".join(parts[depth + 2 :])
         self.hub.requests.append((self.command, f"{repo}/{name}"))
         fault = (self.hub.fault_for(f"{repo}/{name}") or "").removeprefix("always ")
         if fault.isdigit():

@@ -165,7 +165,7 @@ def test_what_is_not_there_is_said_with_exit_3(dimo, fake_hub):
         (("sample", "--preset", "maskgit"), "add --teacher"),
         (("distill", "--preset", "maskgit", "--set", "condition.prompts=x.txt"), "takes classes"),
         (("distill", "--preset", "maskgit", "--set", "teacher.negative_prompt=x"), "takes classes"),
-        (("sample", "--prompt", "a fox"), "takes classes"),
+        (("sample", "--student", "digits", "--prompt", "a fox"), "takes classes"),
     ],
 )
 def test_a_condition_of_the_wrong_kind_is_refused(dimo, fake_hub, golden, arguments, words):

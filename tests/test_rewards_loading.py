@@ -297,7 +297,7 @@ def test_every_reward_says_what_it_needs(name):
     assert card.name == name
     assert card.license
     assert card.scale_note
-    assert card.parameters > 10**8
+    assert card.parameters > (10**8 if card.weights.files else 10**5)  # embedded ones are small
     assert all(file.repo.count("/") == 1 for file in (*card.weights.files, *card.other_files))
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dimo_cli.commands.options import (
     GuidanceOption,
     JsonOption,
+    LocalDirOption,
     QuietOption,
     SamplerOption,
     SeedOption,
@@ -21,90 +24,330 @@ from dimo_cli.commands.options import (
     example,
 )
 
-app = typer.Typer(no_args_is_help=True, help="Measure students and teachers.")
+if TYPE_CHECKING:
+    from dimo_cli.evaluating import Evaluation
+    from dimo_cli.hub import HubStore
+    from dimo_cli.specs.evaluate import EvalSpec
+
+app = typer.Typer(no_args_is_help=True, help="Measure students, teachers and folders of images.")
+ref_app = typer.Typer(no_args_is_help=True, help="Statistics of real images, to compare with.")
+app.add_typer(ref_app, name="ref")
+
+COMMANDS = {
+    "fid": (("fid",), "Frechet distance to real images, in the features of Inception."),
+    "is": (("is",), "Inception Score."),
+    "pr": (("pr",), "Precision, recall, density and coverage."),
+    "kid": (("kid",), "Kernel distance to real images, unbiased."),
+    "fdd": (("fdd",), "Frechet distance in the features of DINOv2."),
+    "clip": (("clip",), "CLIP score of images and prompts."),
+    "hps": (("hps",), "HPSv2.1 on its benchmark of four styles."),
+    "image-reward": (("image_reward",), "Mean ImageReward."),
+    "pickscore": (("pickscore",), "Mean PickScore."),
+    "geneval": (("geneval",), "Six tasks of prompt following, and overall."),
+    "all": ((), "Everything that suits the target."),
+}
+RENAMED = {
+    "target": "TARGET",
+    "reference": "--ref",
+    "neighbors": "--k",
+    "temperatures": "--sweep",
+    "sampler.method": "--sampler",
+}
 
 
 @app.callback()
 def metrics() -> None:
-    """Measure students and teachers."""
+    """Measure students, teachers and folders of images."""
+
+
+def measuring(metrics: tuple[str, ...]) -> Callable[..., None]:
+    """The command of some metrics; all of them have the same options."""
+
+    def measure(
+        target: Annotated[
+            str,
+            typer.Argument(
+                help="Run or student folder, Hub id, `digits` or `shapes` (built-in students), a "
+                "preset with --teacher, or a folder, .zip or .npz of images."
+            ),
+        ],
+        samples: Annotated[
+            int | None,
+            typer.Option("--samples", "-n", help="Number of images; 5,000 of embedded teachers."),
+        ] = None,
+        reference: Annotated[
+            str | None,
+            typer.Option("--ref", help="Real images: statistics (.npz, .pkl), or a folder."),
+        ] = None,
+        features: Annotated[
+            str | None, typer.Option(help="inception, dinov2, digits or shapes.")
+        ] = None,
+        resize: Annotated[
+            str | None, typer.Option(help="clean, legacy_tensorflow or legacy_pytorch.")
+        ] = None,
+        inception: Annotated[
+            str | None, typer.Option(help="File of Inception's weights; else cache or download.")
+        ] = None,
+        neighbors: Annotated[int, typer.Option("--k", help="Neighbors of precision/recall.")] = 3,
+        prompts: Annotated[
+            str | None,
+            typer.Option(help="coco-30k=FILE, mjhq-30k, hpsv2, geneval=FILE, shapes, or a file."),
+        ] = None,
+        crop: Annotated[
+            int | None, typer.Option(help="Center crop and Lanczos to this side (COCO: 256).")
+        ] = None,
+        maximum: Annotated[
+            list[str] | None,
+            typer.Option("--max", metavar="NAME=VALUE", help="Gate: exit 1 if above; repeatable."),
+        ] = None,
+        minimum: Annotated[
+            list[str] | None,
+            typer.Option("--min", metavar="NAME=VALUE", help="Gate: exit 1 if below; repeatable."),
+        ] = None,
+        save: Annotated[
+            str | None, typer.Option("--save-images", help="Keep the images in this folder.")
+        ] = None,
+        sweep: Annotated[
+            str | None,
+            typer.Option(metavar="temperature=A..B", help="Try temperatures; best and curve."),
+        ] = None,
+        plot: Annotated[Path, typer.Option(help="PNG of the curve of --sweep.")] = Path(
+            "sweep.png"
+        ),
+        seed: SeedOption = 20_000,
+        teacher: TeacherOption = False,
+        method: SamplerOption = "published",
+        steps: StepsOption = None,
+        guidance: GuidanceOption = None,
+        temperature: TemperatureOption = None,
+        top_k: TopKOption = 0,
+        top_p: TopPOption = 0.0,
+        local_dir: LocalDirOption = None,
+        no_cache: Annotated[
+            bool, typer.Option("--no-cache", help="Measure again what was measured before.")
+        ] = False,
+        github: Annotated[
+            bool, typer.Option("--github", help="Write a step summary and annotations.")
+        ] = False,
+        as_json: JsonOption = False,
+        quiet: QuietOption = False,
+    ) -> None:
+        from dimo_cli.gates import read_limits
+        from dimo_cli.specs.evaluate import EvalSpec
+        from dimo_cli.specs.flags import spec_from_flags
+
+        values = {
+            "metrics": metrics,
+            "target": target,
+            "samples": samples,
+            "reference": reference,
+            "features": features,
+            "resize": resize,
+            "inception": inception,
+            "neighbors": neighbors,
+            "prompts": prompts,
+            "crop": crop,
+            "maximum": read_limits(maximum or (), metrics, "--max"),
+            "minimum": read_limits(minimum or (), metrics, "--min"),
+            "save_images": save,
+            "temperatures": temperatures(sweep),
+            "sampler": {
+                "teacher": teacher,
+                "seed": seed,
+                "temperature": temperature,
+                "top_k": top_k,
+                "top_p": top_p,
+                "method": method,
+                "steps": steps,
+                "guidance": guidance,
+            },
+        }
+        spec = spec_from_flags(EvalSpec, values, RENAMED)
+
+        from dimo_cli.console.output import out
+        from dimo_cli.hub import HubStore
+
+        store = HubStore(local_dir, say=out.note)
+        if spec.temperatures:
+            show_sweep(spec, store, plot, not no_cache)
+        else:
+            show(spec, store, not no_cache, github)
+
+    return measure
+
+
+for _name, (_metrics, _help) in COMMANDS.items():
+    _measure = measuring(_metrics)
+    _measure.__doc__ = _help
+    app.command(
+        _name,
+        epilog=example(
+            f"dimo eval {_name} runs/digits",
+            f"dimo eval {_name} digits --teacher --steps 8 --json",
+        ),
+    )(command(_measure))
+
+
+def temperatures(text: str | None) -> tuple[float, ...]:
+    """The temperatures of `temperature=A..B` (whole steps) or `temperature=A,B,C`."""
+    from dimo_cli.errors import SpecError
+
+    if text is None:
+        return ()
+    name, _, values = text.partition("=")
+    first, dots, last = values.partition("..")
+    try:
+        if name != "temperature":
+            raise ValueError
+        if not dots:
+            return tuple(float(value) for value in values.split(","))
+        found = tuple(float(first) + step for step in range(int(float(last) - float(first)) + 1))
+    except ValueError:
+        found = ()
+    if not found:
+        raise SpecError(
+            f"`--sweep {text}` is not understood.",
+            "Write `--sweep temperature=1..12` or `--sweep temperature=0.5,1,2`.",
+        )
+    return found
+
+
+def measured(spec: EvalSpec, store: HubStore, use_cache: bool) -> Evaluation:
+    """An evaluation with a progress bar."""
+    from dimo_cli.console.output import out
+    from dimo_cli.console.progress import tracking
+    from dimo_cli.evaluating import evaluate  # torch starts here
+
+    with tracking(out, "measure") as progress:
+        return evaluate(spec, store, out.note, progress, use_cache)
+
+
+def show(spec: EvalSpec, store: HubStore, use_cache: bool, github: bool) -> None:
+    """Measure, show, and let the gates decide."""
+    from dimo_cli.console.output import out
+    from dimo_cli.console.scores import results_view, write_github
+    from dimo_cli.gates import check_gates
+    from dimo_cli.metrics.expected import expected_value
+
+    evaluation = measured(spec, store, use_cache)
+    gates = check_gates(evaluation.results, spec.maximum, spec.minimum)
+    expected = [expected_value(result, evaluation.subject) for result in evaluation.results]
+    document = {
+        **evaluation.document(),
+        "passed": all(gate.passed for gate in gates),
+        "gates": [gate.sentence for gate in gates],
+        "published": {
+            known.metric: {"value": known.value, "source": known.source}
+            for known in expected
+            if known is not None
+        },
+    }
+    out.result(document, results_view(evaluation, expected, gates))
+    if github:
+        for line in write_github(evaluation, gates):
+            typer.echo(line, err=True)
+    if not document["passed"]:
+        for gate in gates:
+            if not gate.passed:
+                out.note(gate.sentence)
+        raise typer.Exit(1)
+
+
+def show_sweep(spec: EvalSpec, store: HubStore, plot: Path, use_cache: bool) -> None:
+    """Measure at every temperature; the papers report the best one of each metric."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from dimo_cli.console.output import out
+    from dimo_cli.console.scores import draw_curve
+
+    rows: list[tuple[float, Evaluation]] = []
+    for temperature in spec.temperatures:
+        sampler = spec.sampler.model_copy(update={"temperature": temperature})
+        one = spec.model_copy(update={"sampler": sampler, "temperatures": ()})
+        rows.append((temperature, measured(one, store, use_cache)))
+    names = [result.metric for result in rows[0][1].results]
+    table = Table("temperature", *names, box=None, header_style="bold")
+    best: dict[str, Any] = {}
+    for index, name in enumerate(names):
+        values = [(evaluation.results[index].value, t) for t, evaluation in rows]
+        falls = name.startswith(("fid", "kid", "fdd"))
+        value, temperature = min(values) if falls else max(values)
+        best[name] = {"value": value, "temperature": temperature}
+    for temperature, evaluation in rows:
+        cells = [
+            Text(
+                f"{result.value:.4f}",
+                style="bold" if best[result.metric]["temperature"] == temperature else "",
+            )
+            for result in evaluation.results
+        ]
+        table.add_row(f"{temperature:g}", *cells)
+    draw_curve([(t, e.results[0].value) for t, e in rows], plot, f"{names[0]} by temperature")
+    document = {
+        "best": best,
+        "curve": [{"temperature": t, **e.document()} for t, e in rows],
+        "plot": str(plot),
+    }
+    out.result(document, table)
 
 
 @app.command(
-    "fid",
-    epilog=example(
-        "dimo eval fid runs/digits",
-        "dimo eval fid runs/digits --json --max 1.0     (exit 1 if above)",
-        "dimo eval fid runs/digits --teacher --steps 8",
-    ),
+    "compare",
+    epilog=example("dimo eval fid A --json > a.json; dimo eval compare a.json b.json"),
 )
 @command
-def fid(
-    target: Annotated[
-        str, typer.Argument(help="Run folder or student folder; `digits`: the built-in student.")
-    ],
-    samples: Annotated[int, typer.Option("--samples", "-n", help="Number of images.")] = 5000,
-    maximum: Annotated[
-        float | None, typer.Option("--max", help="Gate: exit 1 if the FID is above.")
-    ] = None,
-    seed: SeedOption = 20_000,
-    teacher: TeacherOption = False,
-    method: SamplerOption = "published",
-    steps: StepsOption = None,
-    guidance: GuidanceOption = None,
-    temperature: TemperatureOption = None,
-    top_k: TopKOption = 0,
-    top_p: TopPOption = 0.0,
+def compare(
+    first: Annotated[Path, typer.Argument(help="Output of `dimo eval ... --json`.")],
+    second: Annotated[Path, typer.Argument(help="Another one.")],
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Frechet distance of generated images to the teacher's training data."""
+    """Put two results side by side; refused if their protocols differ."""
+    from dimo_cli.comparing import compare_documents
     from dimo_cli.console.output import out
-    from dimo_cli.specs.flags import spec_from_flags
-    from dimo_cli.specs.sample import EvalSpec
 
-    values = {
-        "target": target,
-        "samples": samples,
-        "maximum": maximum,
-        "sampler": {
-            "teacher": teacher,
-            "seed": seed,
-            "temperature": temperature,
-            "top_k": top_k,
-            "top_p": top_p,
-            "method": method,
-            "steps": steps,
-            "guidance": guidance,
-        },
-    }
-    spec = spec_from_flags(
-        EvalSpec, values, {"maximum": "--max", "target": "TARGET", "sampler.method": "--sampler"}
-    )
+    rows, view = compare_documents(first, second)
+    out.result({"first": str(first), "second": str(second), "metrics": rows}, view)
 
-    from dimo_cli.console.progress import counting
-    from dimo_cli.console.tables import score_table
-    from dimo_cli.metrics.fid import FidMeter  # torch starts here
-    from dimo_cli.published_students import open_student
-    from dimo_cli.samplers import Target, build_sampler
-    from dimo_cli.students import LoadOptions
 
-    options = LoadOptions(with_teacher=spec.sampler.teacher, say=out.note)
-    student = open_student(spec.target, options)
-    sampler, protocol = build_sampler(Target(student.teacher, student), spec.sampler)
-    meter = FidMeter(student.teacher)
-    with counting(out, "sample and measure", spec.samples) as advance:
-        score = meter.measure(
-            sampler,
-            images=spec.samples,
-            seed=spec.sampler.seed,
-            protocol=protocol,
-            progress=advance,
-        )
-    passed = spec.maximum is None or score.value <= spec.maximum
-    document = score.as_dict()
-    if spec.maximum is not None:
-        document |= {"max": spec.maximum, "passed": passed}
-    out.result(document, score_table(score))
-    if not passed:
-        out.note(f"Gate failed: {score.metric} {score.value:.4f} is above {spec.maximum:g}.")
-        raise typer.Exit(1)
+@ref_app.callback()
+def references() -> None:
+    """Statistics of real images, to compare with."""
+
+
+@ref_app.command("build", epilog=example("dimo eval ref build photos --out photos.npz --crop 256"))
+@command
+def build(
+    folder: Annotated[Path, typer.Argument(help="Folder, .zip or .npz of real images.")],
+    file: Annotated[Path, typer.Option("--out", "-o", help="The npz file to write.")],
+    features: Annotated[
+        list[str] | None, typer.Option(help="inception (default), dinov2, digits or shapes.")
+    ] = None,
+    resize: Annotated[
+        str, typer.Option(help="clean, legacy_tensorflow or legacy_pytorch.")
+    ] = "clean",
+    crop: Annotated[int | None, typer.Option(help="Crop to a square of this side.")] = None,
+    recipe: Annotated[
+        str, typer.Option(help="How: lanczos (COCO), adm (ImageNet) or center.")
+    ] = "lanczos",
+    keep: Annotated[
+        int, typer.Option(help="Keep the features of so many images, for KID and PR.")
+    ] = 10_000,
+    inception: Annotated[str | None, typer.Option(help="File of Inception's weights.")] = None,
+    local_dir: LocalDirOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Measure real images once, with everything that was done to them in the file."""
+    from dimo_cli.console.output import out
+    from dimo_cli.console.progress import tracking
+    from dimo_cli.hub import HubStore
+    from dimo_cli.real_images import ReferencePlan, build_file  # torch starts here
+
+    plan = ReferencePlan(folder, tuple(features or ["inception"]), resize, crop, recipe, keep)
+    store = HubStore(local_dir, say=out.note)
+    with tracking(out, "measure") as progress:
+        document = build_file(plan, file, inception, store, out.note, progress)
+    lines = [f"{key}: {value}" for key, value in document.items()]
+    out.result(document, "\n".join(lines))

@@ -36,6 +36,7 @@ SHOWN = 40  # images drawn in the terminal at most; the PNG has all
 
 EXAMPLES = example(
     "dimo sample --class 7 -n 16 --seed 3 --grid out.png",
+    'dimo sample --prompt "two red circles above a blue square"',
     "dimo sample --student runs/digits --class seven --class 3",
     "dimo sample --teacher --steps 16 --class 7",
     'dimo sample --student Yuanzhi/DiMO --class "golden retriever"',
@@ -48,7 +49,10 @@ def sample(
     student: Annotated[
         str | None,
         typer.Option(
-            "--student", "-s", help="Run folder, student folder or Hub id; default: built in."
+            "--student",
+            "-s",
+            help="Run folder, student folder or Hub id; default: a built-in one, `shapes` for "
+            "prompts and `digits` for classes.",
         ),
     ] = None,
     preset: Annotated[
@@ -140,7 +144,8 @@ def open_target(spec: SampleSpec, local_dir: Path | None, sets: list[str]) -> Ta
 
     folder = str(local_dir) if local_dir else None
     options = LoadOptions(spec.sampler.teacher, folder, out.note)
-    student = open_student(spec.student or BUILTIN, options, bool(spec.prompts))
+    builtin = "shapes" if spec.prompts else "digits"
+    student = open_student(spec.student or BUILTIN[builtin], options, bool(spec.prompts))
     return Target(student.teacher, student)
 
 

@@ -10,11 +10,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from dimo_cli.console.output import Output
 
 
-@contextmanager
-def counting(out: Output, title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Yield a function that reports how many more are done."""
+def progress_bar(out: Output) -> Progress:
+    """A bar for terminals alone."""
     talk = out.talk
-    bar = Progress(
+    return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
@@ -23,6 +22,19 @@ def counting(out: Output, title: str, total: int) -> Iterator[Callable[[int], No
         transient=True,
         disable=out.quiet or not talk.is_terminal,
     )
-    with bar:
+
+
+@contextmanager
+def counting(out: Output, title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Yield a function that reports how many more are done."""
+    with progress_bar(out) as bar:
         task = bar.add_task(title, total=total)
         yield lambda count: bar.advance(task, count)
+
+
+@contextmanager
+def tracking(out: Output, title: str) -> Iterator[Callable[[int, int], None]]:
+    """Yield a function that reports how many are done, and of how many."""
+    with progress_bar(out) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

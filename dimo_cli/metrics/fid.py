@@ -15,6 +15,9 @@ from torch import Tensor
 from dimo_cli.errors import MissingError
 from dimo_cli.metrics.features import load_digits_features, load_digits_reference
 from dimo_cli.metrics.frechet import RunningGaussian, frechet_distance
+from dimo_cli.metrics.manifold import short_count
+from dimo_cli.metrics.protocol import Batch, FeatureNetwork, Features, Metric, Result
+from dimo_cli.metrics.references import Reference, network_facts
 from dimo_cli.teachers.digits import builtin_path
 from dimo_cli.teachers.protocol import Cond, Teacher
 
@@ -117,6 +120,36 @@ class FidMeter:
             seed=seed,
             sampler=protocol,
         )
+
+
+class Fid(Metric):
+    """The Frechet distance of an evaluation's images to a reference, under a network's name."""
+
+    def __init__(self, reference: Reference, network: FeatureNetwork, name: str = "fid") -> None:
+        self.reference, self.network, self.name = reference, network, name
+        self.running = RunningGaussian(network.dimensions)
+
+    def add(self, features: Features, batch: Batch) -> None:
+        """Take in the features of a batch."""
+        self.running.add(features.vectors)
+
+    def reduce(self) -> None:
+        """Make this rank's sums those of all ranks."""
+        self.running.reduce()
+
+    def results(self) -> list[Result]:
+        """One number, such as `fid50k`."""
+        found = self.running.gaussian()
+        protocol = {
+            "images": found.count,
+            "reference": self.reference.name,
+            "reference_sha256": self.reference.sha256,
+            "reference_images": self.reference.gaussian.count,
+            "network": network_facts(self.network),
+        }
+        value = frechet_distance(found, self.reference.gaussian)
+        details = {"warning": found.warning} if found.warning else {}
+        return [Result(f"{self.name}{short_count(found.count)}", value, protocol, details)]
 
 
 def label_batches(images: int, classes: int) -> Iterator[Tensor]:

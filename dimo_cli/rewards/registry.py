@@ -22,6 +22,7 @@ MODULES = {
     "hps_v2.1": "clip",
     "image_reward": "image_reward",
     "aesthetic": "aesthetic",
+    "shapes_clip": "shapes",
 }
 
 

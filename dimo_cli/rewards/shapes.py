@@ -1,9 +1,9 @@
 """The embedded rewards of `shapes`: one compares picture and words, one judges them together.
 
-`shapes_clip` is trained like CLIP, on pictures and captions in pairs. `shapes_preference` reads
-both at once and says whether a picture is whole and is what the words ask for. They share neither
-weights nor training draws, so that one can watch while a student is trained for the other. Both are
-trained by `examples/train_shapes_rewards.py`.
+`shapes_clip` is trained like CLIP, on pictures and captions in pairs, with its own text tower.
+`shapes_preference` says whether a picture is whole and is what the words ask for, which it reads
+with the teacher's text encoder. They share neither weights nor training draws, so that one can
+watch while a student is trained for the other. `examples/train_shapes_rewards.py` trains both.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -22,8 +22,10 @@ from dimo_cli.rewards.protocol import Reward, RewardCard, RewardText
 from dimo_cli.teachers.blocks import Block
 from dimo_cli.teachers.blueprint import Published
 from dimo_cli.teachers.digits import builtin_path
-from dimo_cli.teachers.shapes.network import WordTower, words_to_ids
+from dimo_cli.teachers.shapes.network import WIDTH, ShapesText, WordTower, words_to_ids
 from dimo_cli.teachers.shapes.world import SIDE
+
+N = TypeVar("N", bound=nn.Module)
 
 
 def card(name: str, summary: str, scale_note: str, parameters: int) -> RewardCard:
@@ -42,7 +44,7 @@ CARDS = {
         "shapes_preference",
         "whether a picture of `shapes` is whole and as asked, by one network",
         "log odds, usually -8 to 8",
-        592_833,
+        892_449,
     ),
 }
 
@@ -79,36 +81,33 @@ class ShapesClip(nn.Module):
 
 
 class ShapesJudge(nn.Module):
-    """Words and patches as one sequence, and one number at its front."""
+    """What the words say and patches as one sequence, and one number at its front."""
 
     def __init__(self, width: int = 96, depth: int = 3, heads: int = 4) -> None:
         super().__init__()
         self.picture = picture_tower((32, 64, width), (1, 2, 2))
         self.place = nn.Parameter(0.02 * torch.randn((SIDE // 4) ** 2, width))
-        self.text = WordTower(width, depth=1, heads=heads)
+        self.read = nn.Linear(WIDTH, width)
         self.verdict = nn.Parameter(0.02 * torch.randn(1, width))
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         self.out = nn.Linear(width, 1)
 
-    def forward(self, pictures: Tensor, ids: Tensor) -> Tensor:
-        """Log odds [B] that a picture is whole and as asked."""
+    def forward(self, pictures: Tensor, states: Tensor) -> Tensor:
+        """Log odds [B] that a picture is whole and as the text encoder's states [B, 2, D] say."""
         patches = self.picture(pictures).flatten(2).transpose(1, 2) + self.place
         verdict = self.verdict.expand(len(pictures), 1, -1)
-        x = torch.cat([verdict, patches, self.text(ids)], dim=1)
+        x = torch.cat([verdict, self.read(states), patches], dim=1)
         for block in self.blocks:
             x = block(x)
         return self.out(self.norm(x[:, 0])).squeeze(-1)
 
 
 class ShapesReward(Reward):
-    """An embedded reward behind the protocol: pictures need no resizing, words no model."""
+    """An embedded reward behind the protocol: pictures need no preparation."""
 
     def __init__(self, card: RewardCard, network: nn.Module) -> None:
         super().__init__(card, network, SIDE)
-
-    def encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        return {"ids": words_to_ids(prompts)}
 
     def forward(self, images: Tensor, text: RewardText) -> Tensor:
         pixels = images.float().clamp(-1, 1)
@@ -116,18 +115,47 @@ class ShapesReward(Reward):
             pixels = F.interpolate(pixels, size=(SIDE, SIDE), mode="bilinear", antialias=True)
         return self.score(pixels, text)
 
+
+class ClipReward(ShapesReward):
+    """How near picture and words are."""
+
+    network: ShapesClip
+
+    def encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        return {"words": self.network.embed_text(words_to_ids(prompts).to(self.device))}
+
     def score(self, pixels: Tensor, text: RewardText) -> Tensor:
-        network, ids = self.network, text.tensors["ids"]
-        if isinstance(network, ShapesClip):
-            cosines = (network.embed_pictures(pixels) * network.embed_text(ids)).sum(-1)
-            return network.logit_scale.exp() * cosines
-        scores: Tensor = network(pixels, ids)
+        cosines = (self.network.embed_pictures(pixels) * text.tensors["words"]).sum(-1)
+        return self.network.logit_scale.exp() * cosines
+
+
+class PreferenceReward(ShapesReward):
+    """A judge that reads with the text encoder of the teacher."""
+
+    network: ShapesJudge
+
+    def __init__(self, card: RewardCard, network: ShapesJudge, reader: ShapesText) -> None:
+        super().__init__(card, network)
+        self.reader = reader.requires_grad_(False).eval()
+
+    def encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        return {"states": self.reader(words_to_ids(prompts).to(self.device))}
+
+    def score(self, pixels: Tensor, text: RewardText) -> Tensor:
+        scores: Tensor = self.network(pixels, text.tensors["states"])
         return scores
 
 
 def load(name: str, store: Any = None, sizes: Any = None) -> ShapesReward:
     """An embedded reward with the weights that ship in the package."""
-    network = ShapesClip() if name == "shapes_clip" else ShapesJudge()
+    if name == "shapes_clip":
+        return ClipReward(CARDS[name], filled(ShapesClip(), name))
+    reader = filled(ShapesText(), "shapes_text")
+    return PreferenceReward(CARDS[name], filled(ShapesJudge(), name), reader)
+
+
+def filled(network: N, name: str) -> N:
+    """A network with the weights of a file that ships in the package."""
     weights = load_file(Path(builtin_path(f"{name}.safetensors")))
     network.load_state_dict({key: tensor.float() for key, tensor in weights.items()})
-    return ShapesReward(CARDS[name], network)
+    return network

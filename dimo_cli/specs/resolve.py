@@ -23,7 +23,7 @@ S = TypeVar("S", bound=Spec)
 Tree = dict[str, Any]
 
 # Variables that steer the program and are no settings of a run.
-PROGRAM_VARIABLES = frozenset({"DIMO_DEBUG", "DIMO_GOLDEN"})
+PROGRAM_VARIABLES = frozenset({"DIMO_DEBUG", "DIMO_GOLDEN", "DIMO_INCEPTION"})
 
 
 @dataclass(frozen=True)

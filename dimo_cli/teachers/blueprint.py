@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import torch
 from pydantic import ValidationError
@@ -42,6 +42,7 @@ class HubFile:
     revision: str = "main"
     size: int | None = None
     sha256: str | None = None
+    repo_type: Literal["model", "dataset"] = "model"
 
     def __str__(self) -> str:
         return f"{self.repo}/{self.path}"

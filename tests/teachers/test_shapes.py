@@ -1,5 +1,6 @@
 """The world of `shapes`: what captions say is on the pictures, and the verifier knows."""
 
+import json
 import random
 
 import numpy as np
@@ -7,11 +8,21 @@ import pytest
 import torch
 
 from dimo_cli.errors import SpecError
+from dimo_cli.hub import HubStore
 from dimo_cli.metrics.shapes import TASKS, benchmark, is_true, read_picture, scores
-from dimo_cli.rewards.shapes import CARDS, ShapesClip, ShapesJudge, ShapesReward
+from dimo_cli.rewards.registry import load_reward
+from dimo_cli.rewards.shapes import (
+    CARDS,
+    ClipReward,
+    PreferenceReward,
+    ShapesClip,
+    ShapesJudge,
+)
 from dimo_cli.teachers.protocol import Cond
+from dimo_cli.teachers.registry import load_teacher
 from dimo_cli.teachers.shapes import world
 from dimo_cli.teachers.shapes.network import (
+    SUMMARY,
     WIDTH,
     WORDS,
     ShapesBackbone,
@@ -127,28 +138,60 @@ def test_text_and_image_tokens_reach_each_other(networks):
     backbone, _, text = networks
     tokens = torch.full((2, 64, 1), CODES)
     states = text(words_to_ids(["a red circle", "a blue square"]))
-    assert states.shape == (2, WORDS, WIDTH)
+    assert states.shape == (2, SUMMARY, WIDTH)
     logits = backbone(tokens, Cond({"text": states}))
     assert logits.shape == (2, 64, 1, CODES)
     assert not torch.allclose(logits[0], logits[1])
 
 
-@pytest.mark.parametrize(
-    ("name", "network"), [("shapes_clip", ShapesClip), ("shapes_preference", ShapesJudge)]
-)
-def test_the_cards_of_embedded_rewards_count_their_parameters(name, network):
-    assert CARDS[name].parameters == sum(p.numel() for p in network().parameters())
+REWARDS = {
+    "shapes_clip": lambda: ClipReward(CARDS["shapes_clip"], ShapesClip()),
+    "shapes_preference": lambda: PreferenceReward(
+        CARDS["shapes_preference"], ShapesJudge(), ShapesText()
+    ),
+}
 
 
-@pytest.mark.parametrize("network", [ShapesClip, ShapesJudge])
-def test_embedded_rewards_are_differentiable_to_the_pixels(network):
-    name = "shapes_clip" if network is ShapesClip else "shapes_preference"
-    reward = ShapesReward(CARDS[name], network())
+@pytest.mark.parametrize("name", REWARDS)
+def test_the_cards_of_embedded_rewards_count_their_parameters(name):
+    reward = REWARDS[name]()
+    assert reward.card.parameters == sum(p.numel() for p in reward.parameters())
+
+
+@pytest.mark.parametrize("name", REWARDS)
+def test_embedded_rewards_are_differentiable_to_the_pixels(name):
+    reward = REWARDS[name]()
     images = torch.rand(3, 3, 32, 32).mul(1.8).sub(0.9).requires_grad_()
     scores_seen = reward(images, reward.prepare(["a red circle", "two squares", "a red circle"]))
     assert scores_seen.shape == (3,)
     (gradient,) = torch.autograd.grad(scores_seen.sum(), images)
     assert bool((gradient.flatten(1).abs().sum(1) > 0).all())
+
+
+@pytest.mark.parametrize("name", ["shapes_clip"])
+def test_embedded_rewards_prefer_what_is_true(name, rng):
+    reward = load_reward(name, HubStore())
+    wins = 0
+    for _ in range(60):
+        scene = world.random_scene(rng)
+        prompts = [world.caption(s, rng) for s in (scene, world.near_miss(scene, rng))]
+        image = torch.from_numpy(draw(scene, rng)).permute(2, 0, 1) / 127.5 - 1
+        true, false = reward(image.expand(2, -1, -1, -1), reward.prepare(prompts)).tolist()
+        wins += true > false
+    assert wins >= 50
+
+
+def test_the_text_encoder_tells_what_is_said_and_not_how():
+    conditioner = load_teacher("shapes").conditioner
+    said, alike, swapped = (
+        conditioner.prompts([prompt]).tensors["text"]
+        for prompt in (
+            "a red circle above a blue square",
+            "an image of one red circle over one blue square",
+            "a blue square above a red circle",
+        )
+    )
+    assert (said - alike).norm() < 0.5 * (said - swapped).norm()
 
 
 def test_the_embedded_teacher_draws_from_plain_english(dimo):
@@ -166,12 +209,18 @@ def test_the_embedded_teacher_is_distilled_without_any_settings(dimo):
     assert result.exit_code == 0, result.stderr
 
 
+def test_prompts_without_a_student_go_to_the_built_in_one(dimo, tmp_path):
+    result = dimo("sample", "--prompt", "two red circles above a blue square", "-n", "2", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["sampler"]["steps"] == 1
+    assert (tmp_path / "samples.png").is_file()
+
+
 @pytest.mark.slow
 def test_the_embedded_teacher_needs_its_steps():
     """Many steps draw what is asked far more often than one: what distillation is for."""
     from dimo_cli.samplers import Target, sample_images
     from dimo_cli.specs.sample import SamplerSpec
-    from dimo_cli.teachers.registry import load_teacher
 
     target, tasks = Target(load_teacher("shapes")), benchmark(20, seed=7)
     overall = []

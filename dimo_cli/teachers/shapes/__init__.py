@@ -20,8 +20,8 @@ from dimo_cli.teachers.protocol import SamplerDefaults, Teacher, TokenSpace
 from dimo_cli.teachers.shapes.network import (
     LENGTH,
     MASK_ID,
+    SUMMARY,
     WIDTH,
-    WORDS,
     ShapesBackbone,
     ShapesText,
     ShapesTextEncoder,
@@ -56,13 +56,13 @@ def load_from(folder: Path) -> Teacher:
     fill_from(text, folder / "shapes_text.safetensors")
     fill_from(tokenizer, folder / "shapes_tokenizer.safetensors")
     conditioner = PromptConditioner(
-        {"text": (WORDS, WIDTH)}, lambda: ShapesTextEncoder(text), key="shapes 1"
+        {"text": (SUMMARY, WIDTH)}, lambda: ShapesTextEncoder(text), key="shapes 2"
     )
     conditioner.dataset = captions(CAPTIONS, seed=1)
     return Teacher(
         name="shapes",
         family="shapes",
-        revision="1",
+        revision="2",
         license="Apache-2.0",
         space=SPACE,
         backbone=backbone,

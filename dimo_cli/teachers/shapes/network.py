@@ -16,6 +16,8 @@ from dimo_cli.teachers.shapes.world import vocabulary
 
 LENGTH, MASK_ID = GRID * GRID, CODES
 WORDS = 22
+SUMMARY = 2
+"""States that a caption is told in, one for each group that a scene can have."""
 WIDTH = 128
 
 
@@ -57,15 +59,15 @@ class WordTower(nn.Module):
 
 
 class ShapesText(WordTower):
-    """The text encoder: a tower with a norm at its top."""
+    """The text encoder: a tower that tells a whole caption in its first states."""
 
     def __init__(self, width: int = WIDTH, depth: int = 2, heads: int = 4) -> None:
         super().__init__(width, depth, heads)
         self.norm = nn.LayerNorm(width)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Map word numbers [B, 22] to [B, 22, D]."""
-        return self.norm(super().forward(ids))
+        """Map word numbers [B, 22] to [B, 2, D]."""
+        return self.norm(super().forward(ids)[:, :SUMMARY])
 
 
 class ShapesTextEncoder(TextEncoder):
@@ -84,7 +86,7 @@ class ShapesTextEncoder(TextEncoder):
 
 
 class ShapesBackbone(EmbeddedBackbone):
-    """Image tokens first, then words, as one sequence through all blocks."""
+    """Image tokens first, then the text, as one sequence through all blocks."""
 
     def __init__(self, width: int = WIDTH, depth: int = 6, heads: int = 4) -> None:
         super().__init__()

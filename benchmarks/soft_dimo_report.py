@@ -1,0 +1,155 @@
+"""The report of `benchmarks.soft_dimo`: measured numbers with the papers' own beside them."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dimo_cli.metrics.shapes import TASKS
+
+HEAD = """# Soft-Di[M]O in the small world
+
+Made by `python -m benchmarks.soft_dimo`. The teachers are the embedded `digits` and `shapes`; the
+papers' figures are of MaskGit on ImageNet and of MaskGen-L, so what compares is the direction and
+the ratio of two numbers, not the numbers.
+"""
+SHORT = ("single", "two", "counting", "colors", "position", "attribution")
+PAPER_ROWS = {  # GenEval in Table 3 of Soft-Di[M]O
+    "paper: MaskGen-L, 16 steps": (0.97, 0.55, 0.38, 0.80, 0.08, 0.14, 0.48),
+}
+
+
+def mean_and_spread(values: Sequence[float]) -> str:
+    """Mean and standard deviation over seeds."""
+    return f"{statistics.mean(values):.3f} ± {statistics.stdev(values):.3f}"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def digits(found: Mapping[str, Any]) -> str:
+    """Adversarial refinement."""
+    before = found["before"]
+    rows = [["Di[M]O (the start)", f"{before:.3f}", "1", "2.89", "1"]]
+    paper = {"Di[M]O and GAN": ("1.96", "0.68")}
+    for name, values in found["after"].items():
+        ratio = statistics.mean(values) / before
+        rows.append([name, mean_and_spread(values), f"{ratio:.2f}", *paper.get(name, ("", ""))])
+    seeds = ", ".join(map(str, found["seeds"]))
+    return (
+        "## `refine --gan` on digits\n\n"
+        f"FID of {found['images']:,} images, seeds {seeds} of the refinement; the start is the "
+        "built-in student.\n\n"
+        + table(["training", "FID", "over the start", "paper: MaskGit, FID", "over"], rows)
+    )
+
+
+def variance(found: Mapping[str, Any]) -> str:
+    """Spread of the adversarial gradient."""
+    rows = [
+        [name, f"{values['relative_variance']:.3g}", f"{values['norm_of_mean']:.3g}"]
+        for name, values in found.items()
+    ]
+    return (
+        "## Spread of the adversarial gradient at the logits\n\n"
+        "Over 64 draws of the estimator's own noise, for one input, condition and mask, against a "
+        "discriminator after 100 steps. Soft embeddings draw nothing, so their spread is zero.\n\n"
+        + table(["estimator", "variance / squared norm of the mean", "norm of the mean"], rows)
+    )
+
+
+def shapes(found: Mapping[str, Any]) -> str:
+    """Verifier scores of teacher and students."""
+    rows = []
+    for name, runs in found["scores"].items():
+        by_task = [f"{statistics.mean(run[task] for run in runs):.2f}" for task in TASKS]
+        rows.append([name, *by_task, mean_and_spread([run["overall"] for run in runs])])
+    for name, numbers in PAPER_ROWS.items():
+        rows.append([name, *(f"{number:.2f}" for number in numbers)])
+    rewards = [
+        [name, *(f"{value:.2f}" for value in told.values())]
+        for name, told in found["rewards"].items()
+    ]
+    names = list(next(iter(found["rewards"].values())))
+    seeds = ", ".join(map(str, found["seeds"]))
+    return (
+        "## One step against many on shapes\n\n"
+        f"Scores of the rule-based verifier on {found['prompts']} prompts, seeds {seeds} of the "
+        "sampling, one seed of the training.\n\n"
+        + table(["network", *SHORT, "overall"], rows)
+        + "\nThe paper's Table 3 has 0.48 for MaskGen-L at 16 steps and 0.51 for its one-step "
+        "student after rewards: a ratio of 1.06.\n\n"
+        + f"Mean rewards; `{names[0]}` is trained for, `{names[1]}` only watches:\n\n"
+        + table(["student", *names], rewards)
+    )
+
+
+def tteo(found: Mapping[str, Any]) -> str:
+    """Test-time optimization against best of N."""
+    paper = {
+        "plain": ("0.51", ""),
+        "best of 16": ("", "2.64"),
+        "best of 64": ("", "8.57"),
+        "TTEO 4x4": ("0.63", "5.66"),
+    }
+    rows = [
+        [name, f"{values['overall']:.3f}", f"{values['seconds']:.3f}", *paper.get(name, ("", ""))]
+        for name, values in found["budgets"].items()
+    ]
+    return (
+        "## Test-time embedding optimization over the refined student of shapes\n\n"
+        f"{found['prompts']} prompts, seed {found['seed']} of the benchmark; both embedded rewards "
+        "select and give the gradient; seconds are the median of a prompt.\n\n"
+        + table(
+            ["budget", "overall", "seconds", "paper: GenEval", "paper: seconds (Table 6)"], rows
+        )
+    )
+
+
+def soft_images(found: Mapping[str, Any]) -> str:
+    """Fidelity of soft embeddings."""
+    rows = [
+        [
+            temperature,
+            f"{values['soft_vs_sampled']:.2e}",
+            f"{values['soft_vs_argmax']:.2e}",
+        ]
+        for temperature, values in found.items()
+    ]
+    one = found["1.0"]
+    return (
+        "## What soft embeddings change of the image\n\n"
+        "Mean squared errors of images in [0, 1], Di[M]O student of shapes, by temperature of the "
+        f"softmax (Fig. 8). The tokenizer itself loses {one['tokenizer']:.2e} of real pictures; "
+        f"the student's entropy is {one['entropy']:.2f} nats a token, its mean top-1 probability "
+        f"{one['top1']:.2f}. The paper (I.2): 6.02e-06 against drawn tokens, 3.84e-06 the "
+        "tokenizer.\n\n" + table(["temperature", "against drawn tokens", "against argmax"], rows)
+    )
+
+
+def cold_start(found: Mapping[str, Any]) -> str:
+    """The command of a newcomer."""
+    return (
+        "## Cold start\n\n`dimo sample --prompt` of a fresh process, offline: "
+        f"{found['seconds']:.2f} s (median of five), {found['slowest']:.2f} s at most.\n"
+    )
+
+
+SECTIONS = {
+    "digits": digits,
+    "variance": variance,
+    "shapes": shapes,
+    "tteo": tteo,
+    "soft_images": soft_images,
+    "cold_start": cold_start,
+}
+
+
+def report(measured: Mapping[str, Mapping[str, Any]]) -> str:
+    """The whole report, of the parts that are measured."""
+    parts = [SECTIONS[name](found) for name, found in measured.items()]
+    return "\n".join([HEAD, *parts])

@@ -1,0 +1,146 @@
+"""One picture of a folder that is to be measured: what its header says, its pixels, its crop."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from dimo_cli.errors import SpecError, did_you_mean
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".npy")
+# Modes that are converted to RGB with a note, and those that need none.
+NOTED = {"L": "grayscale", "LA": "grayscale", "1": "black and white", "CMYK": "CMYK"}
+PLAIN = ("RGB", "RGBA", "P", "PA")
+DEEP = re.compile(r";16[BLN]")  # what PIL calls two bytes per sample in a file
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a file says of its picture before the pixels are read."""
+
+    size: tuple[int, int]
+    """Width and height."""
+    mode: str
+    format: str
+    problem: str = ""
+    """Why it cannot be measured; empty where it can."""
+
+
+def read_header(file: BinaryIO, name: str) -> Header:
+    """The header of a picture, or what is wrong with it."""
+    try:
+        if name.lower().endswith(".npy"):
+            return array_header(file)
+        with Image.open(file) as image:
+            return Header(image.size, image.mode, image.format or "?", problem_of(image))
+    except Exception as error:  # of whichever decoder
+        return Header((0, 0), "", "", reason(error))
+
+
+def problem_of(image: Image.Image) -> str:
+    """Why an image that can be opened cannot be measured."""
+    if getattr(image, "n_frames", 1) > 1:
+        return "several frames"
+    if image.mode.startswith(("I", "F")) or DEEP.search(str(getattr(image, "tile", ""))):
+        return "more than 8 bits per channel"
+    if image.mode not in PLAIN and image.mode not in NOTED:
+        return f"the color mode {image.mode}"
+    return ""
+
+
+def array_header(file: BinaryIO) -> Header:
+    """The header of an array in a .npy file."""
+    array = np.load(file, allow_pickle=False)
+    size = (array.shape[1], array.shape[0]) if array.ndim > 1 else (0, 0)
+    problem = ""
+    if array.dtype.kind == "f" and np.isnan(array).any():
+        problem = "NaN"
+    elif array.dtype != np.uint8:
+        problem = f"an array of {array.dtype}, not of bytes (uint8)"
+    elif array.ndim != 3 or array.shape[2] != 3:
+        problem = f"an array of shape {list(array.shape)}, not [height, width, 3]"
+    return Header(size, "RGB", "NPY", problem)
+
+
+def reason(error: Exception) -> str:
+    """What is wrong with a file that cannot be read."""
+    if isinstance(error, PermissionError):
+        return "it may not be opened"
+    if isinstance(error, FileNotFoundError):
+        return "a link to nothing"
+    if isinstance(error, Image.DecompressionBombError):
+        return "too many pixels for a sample"
+    if isinstance(error, UnidentifiedImageError | EOFError):
+        return "no readable image"
+    first_line = (str(error).splitlines() or [type(error).__name__])[0][:120]
+    return f"no readable image ({first_line})"
+
+
+def read_pixels(file: BinaryIO, name: str, fit: Fit | None = None) -> Pixels:
+    """The picture [H, W, 3]; one that hides something is refused."""
+    if name.lower().endswith(".npy"):
+        array: Pixels = np.load(file, allow_pickle=False)
+        return np.asarray(fit(Image.fromarray(array))) if fit else array
+    with Image.open(file) as image:
+        has_alpha = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
+        if has_alpha:
+            rgba = image.convert("RGBA")
+            if np.asarray(rgba.getchannel("A")).min() < 255:
+                raise SpecError(
+                    f"`{name}` has transparent pixels, which have no color to measure.",
+                    "Paint it onto the background it is meant for and save it without alpha.",
+                )
+            picture = rgba.convert("RGB")
+        else:
+            picture = image.convert("RGB")
+    return np.array(fit(picture) if fit else picture)
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """How pictures of any size become squares of one size, as some protocols ask for."""
+
+    kind: str
+    size: int
+
+    def __post_init__(self) -> None:
+        if self.kind not in FITS:
+            raise SpecError(f"{self.kind!r} is not a known crop.", did_you_mean(self.kind, FITS))
+        if self.size < 1:
+            raise SpecError(f"A crop to {self.size} pixels is impossible: give 1 or more.")
+
+    @property
+    def note(self) -> str:
+        """The recipe in words, for the facts of a reference."""
+        return f"{FITS[self.kind]}, {self.size}x{self.size}"
+
+    def __call__(self, picture: Image.Image) -> Image.Image:
+        """The square."""
+        width, height = picture.size
+        if self.kind == "lanczos":
+            side = min(width, height)
+            left, top = round((width - side) / 2), round((height - side) / 2)
+            square = picture.crop((left, top, left + side, top + side))
+            return square.resize((self.size, self.size), Image.Resampling.LANCZOS)
+        while self.kind == "adm" and min(picture.size) >= 2 * self.size:
+            halved = (picture.size[0] // 2, picture.size[1] // 2)
+            picture = picture.resize(halved, Image.Resampling.BOX)
+        scale = self.size / min(picture.size)
+        width, height = (max(self.size, round(side * scale)) for side in picture.size)
+        picture = picture.resize((width, height), Image.Resampling.BICUBIC)
+        left, top = (width - self.size) // 2, (height - self.size) // 2
+        return picture.crop((left, top, left + self.size, top + self.size))
+
+
+FITS = {
+    "lanczos": "center crop to the shorter side, then PIL Lanczos (COCO-30K)",
+    "bicubic": "shorter side by PIL bicubic, then center crop",
+    "adm": "halved by PIL box while twice too large, shorter side by PIL bicubic, then center crop "
+    "(ADM's ImageNet)",
+}

@@ -1,0 +1,356 @@
+"""An evaluation from spec to results: networks and metrics around one pass over the images."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from dimo_cli import __version__
+from dimo_cli.data.arrays import Images
+from dimo_cli.data.folders import open_images
+from dimo_cli.data.pictures import Fit
+from dimo_cli.errors import MissingError, SpecError
+from dimo_cli.hub import HubStore, dimo_cache, file_sha256
+from dimo_cli.metrics.fid import Fid
+from dimo_cli.metrics.geneval import GenEval, ShapesGenEval
+from dimo_cli.metrics.inception_score import InceptionScore
+from dimo_cli.metrics.kernel import Kid
+from dimo_cli.metrics.manifold import FeatureBank, PrecisionRecall
+from dimo_cli.metrics.networks import NetworkSource, load_network
+from dimo_cli.metrics.prompts import PromptSet, load_prompts
+from dimo_cli.metrics.protocol import FeatureNetwork, Features, Metric, Result
+from dimo_cli.metrics.references import (
+    Reference,
+    build_reference,
+    builtin_features,
+    builtin_reference,
+    read_reference,
+)
+from dimo_cli.specs.evaluate import EvalSpec, MetricName
+from dimo_cli.subjects import ON_DISK, Opened, Subject, chosen_prompts, open_target, subject_of
+
+KEPT_FEATURES = 10_000  # of a reference folder, for metrics that compare neighbors
+ON_FEATURES: tuple[MetricName, ...] = ("fid", "kid", "is", "pr")
+OWN_PROMPTS: Mapping[MetricName, str] = {"hps": "hpsv2", "geneval": "geneval"}
+REWARDS: Mapping[MetricName, str] = {
+    "hps": "hps_v2.1",
+    "image_reward": "image_reward",
+    "pickscore": "pickscore",
+}
+SHAPES_REWARDS: Mapping[MetricName, str] = {"clip": "shapes_clip"}
+SUITED: Mapping[str, tuple[MetricName, ...]] = {
+    "digits": ON_FEATURES,
+    "shapes": (*ON_FEATURES, "clip", "geneval"),
+}
+Readers = list[tuple[FeatureNetwork | None, list[Metric]]]
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The numbers of a target, each with its protocol."""
+
+    results: list[Result]
+    subject: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
+    cached: bool = False
+
+    def document(self) -> dict[str, Any]:
+        """All of it as one JSON document."""
+        return {
+            "dimo": __version__,
+            "subject": self.subject,
+            "values": {result.metric: result.value for result in self.results},
+            "results": [asdict(result) for result in self.results],
+            "notes": self.notes,
+            "cached": self.cached,
+        }
+
+    @classmethod
+    def read(cls, document: Mapping[str, Any]) -> Evaluation:
+        """An evaluation that was written before."""
+        results = [Result(**result) for result in document["results"]]
+        return cls(results, document["subject"], document["notes"], document["cached"])
+
+
+def evaluate(
+    spec: EvalSpec,
+    store: HubStore,
+    say: Say = lambda line: None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    use_cache: bool = True,
+) -> Evaluation:
+    """Measure what a spec asks for; an unchanged target is not measured twice."""
+    opened = open_target(spec, store, say)
+    found: list[Evaluation] = []
+    for prompts, names in groups(spec, opened, store):
+        subject = subject_of(opened, spec, prompts)
+        path = cache_file(spec, subject, names)
+        if use_cache and not spec.save_images and path.is_file():
+            cached = Evaluation.read(json.loads(path.read_text(encoding="utf-8")))
+            found.append(replace(cached, cached=True))
+            continue
+        readers, notes = build_readers(names, subject, spec, store, say)
+        results = one_pass(subject, readers, spec, progress)
+        results = [with_protocol(result, subject) for result in results]
+        found.append(Evaluation(results, subject.facts, [*notes, *subject.images.notes()]))
+        write_cache(path, found[-1])
+    return Evaluation(
+        [result for part in found for result in part.results],
+        found[0].subject,
+        list(dict.fromkeys(note for part in found for note in part.notes)),
+        all(part.cached for part in found),
+    )
+
+
+def groups(
+    spec: EvalSpec, opened: Opened, store: HubStore
+) -> list[tuple[PromptSet | None, list[MetricName]]]:
+    """The metrics by the prompts that they are measured on: one pass for each."""
+    names = spec.metrics or SUITED.get(opened.domain, ("fid", "is", "pr"))
+    given = chosen_prompts(spec.prompts, store)
+    found: dict[str | None, tuple[PromptSet | None, list[MetricName]]] = {}
+    for name in dict.fromkeys(names):
+        if reads_prompts(name) and not opened.takes_prompts:
+            raise SpecError(
+                f"`{name}` compares images with prompts, and `{opened.domain}` takes classes."
+            )
+        own = OWN_PROMPTS.get(name)
+        if opened.domain == "shapes" and own:
+            own = "shapes" if name == "geneval" else None
+        prompts = given
+        if own and opened.path is None and (given is None or given.name != own):
+            prompts = load_prompts(own, store)
+        found.setdefault(prompts.name if prompts else None, (prompts, []))[1].append(name)
+    return list(found.values())
+
+
+def one_pass(
+    subject: Subject, readers: Readers, spec: EvalSpec, progress: Callable[[int, int], None]
+) -> list[Result]:
+    """Send every image of this rank's share through each network once; then the numbers."""
+    start, stop = share(len(subject.images), subject.batch_size)
+    done = 0
+    for batch in subject.images.batches(subject.batch_size, start, stop):
+        images = batch.images.to(subject.device)
+        batch = replace(batch, images=images)
+        with torch.inference_mode():
+            for network, metrics in readers:
+                features = network(images) if network else Features(images.new_empty(0))
+                for metric in metrics:
+                    metric.add(features, batch)
+        if spec.save_images:
+            save_images(Path(spec.save_images), batch.images, batch.first)
+        done += len(batch)
+        progress(done, stop - start)
+    metrics = [metric for _, part in readers for metric in part]
+    for metric in metrics:
+        metric.reduce()
+    return [result for metric in metrics for result in metric.results()]
+
+
+def share(total: int, batch: int) -> tuple[int, int]:
+    """This rank's part of the images: whole batches, so that their seeds do not change."""
+    if not dist.is_initialized():
+        return 0, total
+    batches = math.ceil(total / batch)
+    each = math.ceil(batches / dist.get_world_size()) * batch
+    start = min(total, dist.get_rank() * each)
+    return start, min(total, start + each)
+
+
+def build_readers(
+    names: Sequence[MetricName], subject: Subject, spec: EvalSpec, store: HubStore, say: Say
+) -> tuple[Readers, list[str]]:
+    """The networks and the metrics that read each of them, and what to say beside the numbers."""
+    count = len(subject.images)
+    notes: list[str] = []
+    readers: Readers = []
+    wanted = [name for name in names if name in ON_FEATURES]
+    if wanted:
+        network = feature_network(subject, spec, store, say)
+        metrics: list[Metric] = []
+        if set(wanted) - {"is"}:
+            needs = bool({"kid", "pr"} & set(wanted))
+            reference = find_reference(network, subject, spec, needs, say)
+            notes += reference.warnings
+            if "fid" in wanted:
+                metrics.append(Fid(reference, network))
+            if needs:
+                assert reference.features is not None
+                bank = FeatureBank(count, network.dimensions)
+                if "kid" in wanted:
+                    metrics.append(Kid(reference.features, bank))
+                if "pr" in wanted:
+                    k, device = spec.neighbors, subject.device
+                    metrics.append(PrecisionRecall(reference.features, bank, k=k, device=device))
+        readers.append((network, metrics))
+        if "is" in wanted:
+            metrics.append(InceptionScore(FeatureBank(count, classes_of(network))))
+    if "fdd" in names:
+        dinov2 = load_network("dinov2", NetworkSource(store=store, say=say), subject.device)
+        reference = find_reference(dinov2, subject, spec, False, say)
+        readers.append((dinov2, [Fid(reference, dinov2, "fdd")]))
+    others = [prompt_metric(name, subject, store) for name in names if reads_prompts(name)]
+    if others:
+        readers.append((None, others))
+    return readers, notes
+
+
+def reads_prompts(name: MetricName) -> bool:
+    """Whether a metric compares images with their prompts."""
+    return name not in (*ON_FEATURES, "fdd")
+
+
+def feature_network(subject: Subject, spec: EvalSpec, store: HubStore, say: Say) -> FeatureNetwork:
+    """The network of FID and its kin."""
+    name = spec.features or (subject.domain if subject.domain in SUITED else "inception")
+    default = "clean" if subject.takes_prompts else "legacy_tensorflow"
+    source = NetworkSource(
+        resize=spec.resize or default,
+        inception=Path(spec.inception).expanduser() if spec.inception else None,
+        download=True,
+        store=store,
+        say=say,
+    )
+    return load_network(name, source, subject.device)
+
+
+def classes_of(network: FeatureNetwork) -> int:
+    """How many classes a network tells apart."""
+    if network.classes is None:
+        raise SpecError(
+            f"`{network.name}` has no classes, which the Inception Score needs.",
+            "Use `--features inception`.",
+        )
+    return network.classes
+
+
+def prompt_metric(name: MetricName, subject: Subject, store: HubStore) -> Metric:
+    """A metric that reads prompts, with its network."""
+    if not subject.takes_prompts or not (subject.prompts or subject.images.prompts):
+        raise SpecError(
+            f"`{name}` compares images with prompts, and these have none.",
+            "Add `--prompts FILE`, or put a captions.txt beside the images.",
+        )
+    from dimo_cli.metrics.clip_score import load_clip_score
+    from dimo_cli.metrics.preferences import load_reward_score
+
+    if name == "geneval":
+        return geneval(subject, store)
+    if subject.domain == "shapes" and name in SHAPES_REWARDS:
+        return load_reward_score(SHAPES_REWARDS[name], store, subject.device)
+    if name == "clip":
+        return load_clip_score(store, subject.device)
+    return load_reward_score(REWARDS[name], store, subject.device, subject.prompts)
+
+
+def geneval(subject: Subject, store: HubStore) -> Metric:
+    """The six tasks, read exactly on `shapes` and by a detector elsewhere."""
+    if subject.prompts is None or not subject.prompts.requests:
+        raise SpecError(
+            "GenEval needs its own prompts.", "Add `--prompts geneval=evaluation_metadata.jsonl`."
+        )
+    if subject.prompts.name == "shapes":
+        return ShapesGenEval(subject.prompts)
+    from dimo_cli.metrics.geneval_detector import load_detector
+
+    return GenEval(load_detector(store, subject.device), subject.prompts)
+
+
+def find_reference(
+    network: FeatureNetwork, subject: Subject, spec: EvalSpec, needs_features: bool, say: Say
+) -> Reference:
+    """Real images as this network sees them: given, or what ships with the teacher."""
+    if spec.reference is None:
+        if subject.domain not in SUITED:
+            raise MissingError(
+                f"There is no built-in reference for {subject.domain}.",
+                "Name one: `--ref FILE.npz` (ADM, clean-fid or EDM2 statistics, or made by "
+                "`dimo eval ref build`), or `--ref FOLDER` of real images.",
+            )
+        reference = builtin_reference(subject.domain)
+        if needs_features:
+            reference = replace(reference, features=builtin_features(subject.domain, network))
+        return reference
+    path = Path(spec.reference).expanduser()
+    if path.is_dir() or path.suffix.lower() == ".zip":
+        fit = Fit("lanczos", spec.crop) if spec.crop else None
+        images = open_images(path, fit=fit)
+        return from_images(images, network, path.name, needs_features, say)
+    reference = read_reference(path, network)
+    if not needs_features or reference.features is not None:
+        return reference
+    if reference.images is None:
+        raise SpecError(
+            f"`{path}` has statistics alone: KID and precision/recall need features or images.",
+            "Build a reference that keeps them with `dimo eval ref build FOLDER --keep 10000`.",
+        )
+    kept = from_images(reference.images, network, path.name, True, say)
+    return replace(reference, features=kept.features)
+
+
+def from_images(
+    images: Images, network: FeatureNetwork, name: str, needs_features: bool, say: Say
+) -> Reference:
+    """A reference that is made on the spot."""
+    say(f"Reading {len(images):,} reference images.")
+    with torch.inference_mode():
+        (reference,) = build_reference(
+            images.batches(64), [network], {}, KEPT_FEATURES if needs_features else 0
+        )
+    return replace(reference, name=name, warnings=(*reference.warnings, *images.notes()))
+
+
+def with_protocol(result: Result, subject: Subject) -> Result:
+    """A result with what every protocol has."""
+    protocol: dict[str, Any] = {"images": len(subject.images), **result.protocol}
+    if subject.prompts is not None:
+        protocol |= subject.prompts.protocol()
+    elif subject.takes_prompts and subject.domain != ON_DISK:
+        protocol |= {"prompts": f"captions of {subject.domain}"}
+    return replace(result, protocol=protocol)
+
+
+def save_images(folder: Path, images: torch.Tensor, first: int) -> None:
+    """Keep images as PNG files, named by their numbers."""
+    from dimo_cli.console.images import save_png
+
+    for number, image in enumerate(images.cpu().permute(0, 2, 3, 1).numpy(), start=first):
+        save_png(image, folder / f"{number:06d}.png", {})
+
+
+def cache_file(spec: EvalSpec, subject: Subject, names: Sequence[MetricName]) -> Path:
+    """Where the results of exactly this are kept."""
+    plain = spec.model_dump(mode="json", exclude={"maximum", "minimum", "save_images", "target"})
+    reference = Path(spec.reference).expanduser() if spec.reference else None
+    facts = {
+        "dimo": __version__,
+        "spec": plain,
+        "metrics": list(names),
+        "subject": subject.facts,
+        "images": len(subject.images),
+        "prompts": subject.prompts.sha256 if subject.prompts else None,
+        "reference": file_sha256(reference) if reference and reference.is_file() else None,
+    }
+    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
+    return dimo_cache() / "eval" / f"{key}.json"
+
+
+def write_cache(path: Path, evaluation: Evaluation) -> None:
+    """Keep results; a cache that cannot be written is no reason to fail."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".part")
+        temporary.write_text(json.dumps(evaluation.document()), encoding="utf-8")
+        temporary.replace(path)
+    except OSError:
+        return

@@ -1,0 +1,99 @@
+"""Gates of `dimo eval`: how good a number has to be for CI to pass. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from dimo_cli.errors import SpecError, did_you_mean
+
+# What a gate can be named, by the metric that measures it.
+GATED: Mapping[str, tuple[str, ...]] = {
+    "fid": ("fid",),
+    "kid": ("kid",),
+    "is": ("is",),
+    "pr": ("precision", "recall", "density", "coverage"),
+    "fdd": ("fdd",),
+    "clip": ("clip", "shapes_clip"),
+    "hps": ("hps",),
+    "image_reward": ("image_reward",),
+    "pickscore": ("pickscore",),
+    "geneval": ("geneval",),
+}
+
+
+class Measured(Protocol):
+    """A number by name."""
+
+    @property
+    def metric(self) -> str:
+        """Its name with its convention."""
+
+    @property
+    def value(self) -> float:
+        """The number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """A limit, and whether a number keeps to it."""
+
+    metric: str
+    value: float
+    limit: float
+    is_maximum: bool
+
+    @property
+    def passed(self) -> bool:
+        """Whether the number keeps to the limit; NaN never does."""
+        return self.value <= self.limit if self.is_maximum else self.value >= self.limit
+
+    @property
+    def sentence(self) -> str:
+        """The outcome in words."""
+        verdict = "passed" if self.passed else "failed"
+        side = "at most" if self.is_maximum else "at least"
+        return f"Gate {verdict}: {self.metric} is {self.value:.4f}, {side} {self.limit:g} allowed."
+
+
+def read_limits(texts: Sequence[str], metrics: Sequence[str], flag: str) -> dict[str, float]:
+    """`NAME=VALUE`, or `VALUE` alone where only one number is measured."""
+    names = [name for metric in metrics for name in GATED.get(metric, ())]
+    names = names or [name for known in GATED.values() for name in known]
+    limits = {}
+    for text in texts:
+        name, equals, value = text.rpartition("=")
+        if not equals:
+            if len(metrics) != 1 or metrics[0] == "pr":
+                raise SpecError(
+                    f"`{flag} {text}` does not say which number it is for.",
+                    f"Write `{flag} NAME={text}` with one of {', '.join(names)}.",
+                )
+            name = names[0]
+        if not any(name.startswith(known) for known in names):
+            raise SpecError(
+                f"`{flag} {text}`: {name!r} is not measured.", did_you_mean(name, names)
+            )
+        try:
+            limits[name] = float(value)
+        except ValueError:
+            raise SpecError(
+                f"`{flag} {text}` is not of the form NAME=NUMBER.", f"For example `{flag} fid=7.0`."
+            ) from None
+    return limits
+
+
+def check_gates(
+    results: Sequence[Measured], maximum: Mapping[str, float], minimum: Mapping[str, float]
+) -> list[Gate]:
+    """Every gate against the first number of its name; one without a number is refused."""
+    gates = []
+    for limits, is_maximum in ((maximum, True), (minimum, False)):
+        for name, limit in limits.items():
+            found = next((result for result in results if result.metric.startswith(name)), None)
+            if found is None:
+                told = ", ".join(result.metric for result in results)
+                raise SpecError(f"There is no number `{name}` to gate on, only {told}.")
+            gates.append(Gate(found.metric, found.value, limit, is_maximum))
+    return gates

@@ -1,0 +1,97 @@
+"""Published numbers of the presets' teachers and students, to show beside a measured one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from dimo_cli.metrics.protocol import Result
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """A published value, how far from it is still the same, and where it stands."""
+
+    metric: str
+    """How the name of the measured number begins."""
+    value: float
+    tolerance: float
+    source: str
+    images: int | None = None
+    """Sample count of the published number; another count does not compare."""
+
+    def compare(self, measured: float) -> str:
+        """The difference, and whether it is within the tolerance."""
+        state = "within" if abs(measured - self.value) <= self.tolerance else "beyond"
+        return f"{self.value:g}, {measured - self.value:+.3f} ({state} {self.tolerance:g})"
+
+
+DIMO, SOFT = "Di[M]O", "Soft-Di[M]O"
+TABLE_1, TABLE_2, TABLE_3 = (f"Soft-Di[M]O, Table {n}" for n in (1, 2, 3))
+
+
+def imagenet(source: str, fid: float, score: float, *others: float) -> tuple[Expected, ...]:
+    """FID and IS of 50,000 images, then precision, recall, density and coverage."""
+    names = ("precision", "recall", "density", "coverage")
+    return (
+        Expected("fid", fid, 0.1, source, 50_000),
+        Expected("is", score, 4.0, source, 50_000),
+        *(
+            Expected(name, value, 0.01, source, 50_000)
+            for name, value in zip(names, others, strict=False)
+        ),
+    )
+
+
+def text(fid: float | None, clip: float, geneval: float, hps: float) -> tuple[Expected, ...]:
+    """COCO-30K's FID and CLIP score, GenEval and HPSv2.1."""
+    found = [
+        Expected("clip", clip, 0.003, TABLE_3, 30_000),
+        Expected("geneval", geneval, 0.02, TABLE_3, 2212),
+        Expected("hps_v2.1", hps, 0.2, TABLE_3, 3200),
+    ]
+    return (*([Expected("fid", fid, 0.3, TABLE_3, 30_000)] if fid else []), *found)
+
+
+# By teacher, and then by the method of the student or the steps of the teacher.
+PUBLISHED: Mapping[str, Mapping[str, tuple[Expected, ...]]] = {
+    "maskgit": {
+        "16": imagenet(TABLE_2, 6.60, 224.1, 0.83, 0.40, 1.25, 0.98),
+        "8": imagenet(TABLE_2, 6.66, 221.6, 0.83, 0.40, 1.23, 0.97),
+        "4": imagenet(TABLE_2, 10.73, 192.3, 0.75, 0.31, 1.01, 0.92),
+        "2": imagenet(TABLE_2, 91.35, 13.4, 0.18, 0.16, 0.09, 0.12),
+        DIMO: imagenet(TABLE_2, 6.91, 214.0, 0.83, 0.38, 1.26, 0.97),
+        SOFT: imagenet(TABLE_2, 6.40, 214.8, 0.83, 0.39, 1.27, 0.97),
+    },
+    "maskbit": {
+        "64": imagenet(TABLE_1, 1.66, 320.0, 0.81, 0.60),
+        DIMO: imagenet(TABLE_1, 2.89, 310.1, 0.87, 0.49),
+        SOFT: imagenet(TABLE_1, 1.96, 281.4, 0.84, 0.55),
+    },
+    "maskgen-l": {
+        "16": text(22.64, 0.312, 0.48, 27.60),
+        DIMO: text(24.15, 0.299, 0.42, 27.14),
+        SOFT: text(23.43, 0.321, 0.51, 29.38),
+    },
+    "meissonic": {
+        "32": text(50.13, 0.318, 0.46, 29.63),
+        DIMO: text(38.45, 0.322, 0.43, 28.59),
+        SOFT: text(28.33, 0.319, 0.53, 32.35),
+    },
+}
+
+
+def expected_value(result: Result, subject: Mapping[str, Any]) -> Expected | None:
+    """The published number that a result compares with, if there is one."""
+    teacher = str(subject.get("teacher", "")).partition("@")[0]
+    method = str(subject.get("method") or subject.get("steps", ""))
+    kind = SOFT if method.startswith(SOFT) else method
+    images = result.protocol.get("images")
+    for known in PUBLISHED.get(teacher, {}).get(kind, ()):
+        if re.match(rf"{re.escape(known.metric)}(\d|_|$)", result.metric) and (
+            known.images in (None, images)
+        ):
+            return known
+    return None
