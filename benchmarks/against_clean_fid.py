@@ -7,7 +7,6 @@ nothing, but have to agree all the same. `--network small` leaves mostly reading
 """
 
 import argparse
-import json
 import os
 import platform
 import shutil
@@ -22,6 +21,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from benchmarks.output import emit
 from dimo_cli.data.folders import open_images
 from dimo_cli.metrics.frechet import RunningGaussian, frechet_distance
 from dimo_cli.metrics.inception import (
@@ -257,11 +257,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=1, help="the fastest one counts")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    text = json.dumps(measure(args), indent=2)
-    print(text)
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(text + "\n")
+    emit(measure(args), args.json)
 
 
 if __name__ == "__main__":

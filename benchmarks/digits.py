@@ -4,7 +4,6 @@ python -m benchmarks.digits [--seeds 0 1 2] [--set train.steps=...] [--json FILE
 """
 
 import argparse
-import json
 import platform
 import statistics
 import tempfile
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.output import emit
 from dimo_cli import __version__
 from dimo_cli.console.live import PlainView
 from dimo_cli.runs import distill
@@ -60,8 +60,4 @@ if __name__ == "__main__":
         "mean": {key: statistics.mean(row[key] for row in runs) for key in keys},
         "runs": runs,
     }
-    text = json.dumps(document, indent=2)
-    print(text)
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(text + "\n")
+    emit(document, args.json)

@@ -4,7 +4,6 @@ python -m benchmarks.frechet [--dimensions 2048] [--json FILE]
 """
 
 import argparse
-import json
 import platform
 import statistics
 import time
@@ -14,6 +13,7 @@ import numpy as np
 import scipy.linalg
 import torch
 
+from benchmarks.output import emit
 from dimo_cli.metrics.frechet import Gaussian, RunningGaussian, frechet_distance
 
 REPEATS = 3
@@ -69,8 +69,4 @@ if __name__ == "__main__":
     parser.add_argument("--dimensions", type=int, default=2048)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    text = json.dumps(measure(args.dimensions), indent=2)
-    print(text)
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(text + "\n")
+    emit(measure(args.dimensions), args.json)

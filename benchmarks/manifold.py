@@ -4,7 +4,6 @@ python -m benchmarks.manifold [--real 50000] [--fake 50000] [--whole 5000] [--js
 """
 
 import argparse
-import json
 import platform
 import resource
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from benchmarks.output import emit
 from dimo_cli.metrics.manifold import BLOCK_BUDGET, Manifold, compare_manifolds, manifold_bytes
 
 
@@ -93,8 +93,4 @@ if __name__ == "__main__":
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     found = measure(args.real, args.fake, args.dimensions, args.whole, args.budget, args.device)
-    text = json.dumps(found, indent=2)
-    print(text)
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(text + "\n")
+    emit(found, args.json)

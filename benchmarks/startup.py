@@ -4,7 +4,6 @@ python -m benchmarks.startup [--runs 15] [--json FILE]
 """
 
 import argparse
-import json
 import platform
 import statistics
 import subprocess
@@ -12,6 +11,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+from benchmarks.output import emit
 
 TEN_LINES = '''import typer
 app = typer.Typer(help="A program.")
@@ -64,8 +65,4 @@ if __name__ == "__main__":
     parser.add_argument("--runs", type=int, default=15)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    text = json.dumps(measure(args.runs), indent=2)
-    print(text)
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(text + "\n")
+    emit(measure(args.runs), args.json)

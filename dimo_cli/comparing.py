@@ -40,7 +40,7 @@ def compare_documents(first: Path, second: Path) -> tuple[list[dict[str, Any]], 
         }
         for result in shared
     ]
-    return rows, comparison_view(one, two, (first.stem, second.stem))
+    return rows, comparison_view(rows, (first.stem, second.stem))
 
 
 def differences(first: dict[str, Any], second: dict[str, Any]) -> list[str]:

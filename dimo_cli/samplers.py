@@ -146,6 +146,11 @@ def sample_images(
     return to_pixels(images), protocol
 
 
+def images_at_once(teacher: Teacher) -> int:
+    """As many images as one pass takes well: part of what decides them."""
+    return max(1, min(256, TOKENS_AT_ONCE // teacher.space.length))
+
+
 def draw_images(
     target: Target,
     wanted: Sequence[int] | Sequence[str],
@@ -155,7 +160,7 @@ def draw_images(
     """Images of these classes or prompts [N, 3, H, W] on the CPU, with their protocol."""
     sampler, protocol = build_sampler(target, spec)
     generator = torch.Generator(target.device).manual_seed(spec.seed)
-    batch = max(1, min(256, TOKENS_AT_ONCE // target.teacher.space.length))
+    batch = images_at_once(target.teacher)
     images = []
     for start in range(0, len(wanted), batch):
         cond = condition(target.teacher, wanted[start : start + batch]).to(target.device)

@@ -18,7 +18,7 @@ from dimo_cli.errors import SpecError
 from dimo_cli.hub import HubStore, file_sha256
 from dimo_cli.metrics.prompts import PROMPT_SETS, PromptSet, load_prompts, read_lines
 from dimo_cli.published_students import open_student
-from dimo_cli.samplers import Target
+from dimo_cli.samplers import Target, images_at_once
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.evaluate import EvalSpec
 from dimo_cli.specs.resolve import preset_names, resolve_spec
@@ -119,7 +119,7 @@ def subject_of(opened: Opened, spec: EvalSpec, prompts: PromptSet | None) -> Sub
         facts["student_sha256"] = student.manifest.weights_sha256
     return Subject(
         generated,
-        generated.batch_size,
+        images_at_once(teacher),
         facts,
         opened.domain,
         opened.takes_prompts,

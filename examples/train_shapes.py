@@ -12,11 +12,11 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from dimo_cli.engine.masking import draw_ratio, forward_mask
 from dimo_cli.teachers.protocol import Cond
-from dimo_cli.teachers.shapes import world
+from dimo_cli.teachers.shapes import fill_from, world
 from dimo_cli.teachers.shapes.network import (
     MASK_ID,
     SUMMARY,
@@ -102,7 +102,7 @@ def facts_of(scene):
             sides[side],
             (None, *world.BACKGROUNDS).index(scene.background),
         ]
-        for group, side in zip(scene.groups, seen_from_second, strict=False)
+        for group, side in zip(scene.groups, seen_from_second[: len(scene.groups)], strict=True)
     ]
     return [*facts, *[[0] * len(facts[0])] * (SUMMARY - len(facts))]
 
@@ -179,8 +179,7 @@ def once(path, network, train):
     """The network that an earlier run left at this path, or else the one that is trained now."""
     if not path.exists():
         save_half(train().state_dict(), path)
-    network.load_state_dict({name: tensor.float() for name, tensor in load_file(path).items()})
-    return network
+    return fill_from(network, path)
 
 
 def main():

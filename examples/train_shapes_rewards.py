@@ -10,11 +10,11 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from train_shapes import as_images, decaying_rate
 
 from dimo_cli.rewards.shapes import ShapesClip, ShapesJudge
-from dimo_cli.teachers.shapes import world
+from dimo_cli.teachers.shapes import fill_from, world
 from dimo_cli.teachers.shapes.network import ShapesText, words_to_ids
 from dimo_cli.teachers.shapes.tokenizer import ShapesTokenizer
 
@@ -108,12 +108,6 @@ def take_step(optimizer, loss, step, steps):
     optimizer.step()
 
 
-def filled(network, path):
-    """A frozen network with the weights of a file."""
-    network.load_state_dict({name: tensor.float() for name, tensor in load_file(path).items()})
-    return network.requires_grad_(False).eval()
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--teacher", type=Path, required=True, help="folder of train_shapes.py")
@@ -121,8 +115,10 @@ def main():
     parser.add_argument("--pictures", type=int, default=60_000)
     parser.add_argument("--steps", type=int, default=2500)
     options = parser.parse_args()
-    roughen = Roughen(filled(ShapesTokenizer(), options.teacher / "shapes_tokenizer.safetensors"))
-    reader = filled(ShapesText(), options.teacher / "shapes_text.safetensors")
+    roughen = Roughen(
+        fill_from(ShapesTokenizer(), options.teacher / "shapes_tokenizer.safetensors")
+    )
+    reader = fill_from(ShapesText(), options.teacher / "shapes_text.safetensors")
     jobs = {"shapes_clip": train_clip, "shapes_preference": partial(train_judge, reader=reader)}
     for number, (name, train) in enumerate(jobs.items()):
         path = options.out / f"{name}.safetensors"

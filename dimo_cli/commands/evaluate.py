@@ -22,6 +22,7 @@ from dimo_cli.commands.options import (
     TopPOption,
     command,
     example,
+    sampler_flags,
 )
 
 if TYPE_CHECKING:
@@ -132,6 +133,7 @@ def measuring(metrics: tuple[str, ...]) -> Callable[..., None]:
         as_json: JsonOption = False,
         quiet: QuietOption = False,
     ) -> None:
+        given = dict(locals())  # every argument by name
         from dimo_cli.gates import read_limits
         from dimo_cli.specs.evaluate import EvalSpec
         from dimo_cli.specs.flags import spec_from_flags
@@ -151,16 +153,7 @@ def measuring(metrics: tuple[str, ...]) -> Callable[..., None]:
             "minimum": read_limits(minimum or (), metrics, "--min"),
             "save_images": save,
             "temperatures": temperatures(sweep),
-            "sampler": {
-                "teacher": teacher,
-                "seed": seed,
-                "temperature": temperature,
-                "top_k": top_k,
-                "top_p": top_p,
-                "method": method,
-                "steps": steps,
-                "guidance": guidance,
-            },
+            "sampler": sampler_flags(given),
         }
         spec = spec_from_flags(EvalSpec, values, RENAMED)
 

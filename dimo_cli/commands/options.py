@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ParamSpec, TypeVar
 
@@ -54,6 +54,12 @@ DryRunOption = Annotated[
     bool, typer.Option("--dry-run", help="Show spec, memory estimate and plan; train nothing.")
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but the result.")]
+
+
+def sampler_flags(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The flags of a command that say how images are drawn, out of all of its arguments."""
+    names = ("teacher", "seed", "temperature", "top_k", "top_p", "method", "steps", "guidance")
+    return {name: given[name] for name in names}
 
 
 def with_local_dir(sets: list[str] | None, local_dir: Path | None) -> list[str]:

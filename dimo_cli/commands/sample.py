@@ -24,6 +24,7 @@ from dimo_cli.commands.options import (
     TopPOption,
     command,
     example,
+    sampler_flags,
     with_local_dir,
 )
 
@@ -91,6 +92,7 @@ def sample(
     quiet: QuietOption = False,
 ) -> None:
     """Draw images: one pass of a student, or `--teacher --steps K` for comparison."""
+    given = dict(locals())  # every argument by name
     from dimo_cli.specs.flags import spec_from_flags
     from dimo_cli.specs.sample import SampleSpec
 
@@ -102,16 +104,7 @@ def sample(
         "count": count,
         "columns": columns,
         "pixels": pixels,
-        "sampler": {
-            "teacher": teacher,
-            "seed": seed,
-            "temperature": temperature,
-            "top_k": top_k,
-            "top_p": top_p,
-            "method": method,
-            "steps": steps,
-            "guidance": guidance,
-        },
+        "sampler": sampler_flags(given),
     }
     spec = spec_from_flags(SampleSpec, values, {"count": "-n", "sampler.method": "--sampler"})
     if grid.suffix.lower() != ".png":

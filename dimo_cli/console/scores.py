@@ -74,19 +74,15 @@ def common_facts(protocols: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def comparison_view(first: Evaluation, second: Evaluation, names: tuple[str, str]) -> Table:
-    """Two evaluations under the same protocols, side by side."""
+def comparison_view(rows: Sequence[Mapping[str, Any]], names: tuple[str, str]) -> Table:
+    """Numbers under the same protocols, side by side."""
     table = Table(box=None, header_style="bold")
     table.add_column("metric")
     for title in (*names, "difference"):
         table.add_column(title, justify="right")
-    theirs = {result.metric: result for result in second.results}
-    for mine in first.results:
-        if mine.metric in theirs:
-            other = theirs[mine.metric].value
-            table.add_row(
-                mine.metric, f"{mine.value:.4f}", f"{other:.4f}", f"{other - mine.value:+.4f}"
-            )
+    for row in rows:
+        numbers = f"{row['first']:.4f}", f"{row['second']:.4f}", f"{row['difference']:+.4f}"
+        table.add_row(row["metric"], *numbers)
     return table
 
 

@@ -46,17 +46,3 @@ def comparison_sentence(rows: Sequence[Score]) -> Text:
         f"Student over the teacher at {steps} step{'s' * (steps > 1)}: "
         f"{student.value / first.value:.2f}x its FID."
     )
-
-
-def score_table(score: Score) -> Table:
-    """One score with its protocol."""
-    table = Table.grid(padding=(0, 2))
-    table.add_row(score.metric.upper(), Text(f"{score.value:.4f}", style="bold"))
-    table.add_row("class accuracy", f"{score.accuracy:.2%}")
-    table.add_row("images", f"{score.images:,}, evenly over classes, seed {score.seed}")
-    table.add_row("reference", f"{score.reference} ({score.reference_sha256})")
-    table.add_row("features", f"{score.features} ({score.features_sha256})")
-    settings = ", ".join(f"{key} {value}" for key, value in score.sampler.items())
-    table.add_row("sampler", settings)
-    table.add_row("speed", f"{1000 * score.seconds_per_image:.2f} ms per image")
-    return table

@@ -8,7 +8,7 @@ import torch
 
 from dimo_cli.data.arrays import Images
 from dimo_cli.metrics.protocol import Batch
-from dimo_cli.samplers import TOKENS_AT_ONCE, Target, build_sampler, condition, to_bytes
+from dimo_cli.samplers import Target, build_sampler, condition, to_bytes
 from dimo_cli.specs.sample import SamplerSpec
 
 
@@ -28,11 +28,6 @@ class GeneratedImages(Images):
 
     def __len__(self) -> int:
         return len(self.wanted)
-
-    @property
-    def batch_size(self) -> int:
-        """As many as a pass takes well: part of what decides the images."""
-        return max(1, min(256, TOKENS_AT_ONCE // self.target.teacher.space.length))
 
     def batches(self, size: int, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
         """Batches of at most `size` images, which `start` has to be a multiple of."""

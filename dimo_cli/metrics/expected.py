@@ -40,7 +40,7 @@ def imagenet(source: str, fid: float, score: float, *others: float) -> tuple[Exp
         Expected("is", score, 4.0, source, 50_000),
         *(
             Expected(name, value, 0.01, source, 50_000)
-            for name, value in zip(names, others, strict=False)
+            for name, value in zip(names[: len(others)], others, strict=True)
         ),
     )
 

@@ -48,7 +48,7 @@ class Score:
 
 def metric_name(images: int) -> str:
     """fid5k for 5,000 images: a FID without its sample count says nothing."""
-    return f"fid{images // 1000}k" if images % 1000 == 0 else f"fid{images}"
+    return f"fid{short_count(images)}"
 
 
 def file_hash(name: str) -> str:

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from dimo_cli.errors import SpecError
 from dimo_cli.metrics.frechet import refuse_nonfinite
-from dimo_cli.metrics.manifold import FeatureBank, short_count
-from dimo_cli.metrics.protocol import Batch, Features, Metric, Result
+from dimo_cli.metrics.manifold import BankMetric, FeatureBank, short_count
+from dimo_cli.metrics.protocol import Batch, Features, Result
 
 ROWS = 4096
 
@@ -89,11 +89,11 @@ def _score(logits: Tensor, rows: Tensor) -> float:
     )
 
 
-class InceptionScore(Metric):
+class InceptionScore(BankMetric):
     """Inception Score of an evaluation; `bank` holds the logits of all images."""
 
     def __init__(self, bank: FeatureBank, splits: Splits | None = None) -> None:
-        self.bank = bank
+        super().__init__(bank)
         self.splits = splits or Splits()
 
     def add(self, features: Features, batch: Batch) -> None:
@@ -104,10 +104,6 @@ class InceptionScore(Metric):
                 "Choose the Inception network for it.",
             )
         self.bank.add(features.logits, batch.first)
-
-    def reduce(self) -> None:
-        """Collect the logits of all ranks."""
-        self.bank.reduce()
 
     def results(self) -> list[Result]:
         """One number, with its spread over the splits."""

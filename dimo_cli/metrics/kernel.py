@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dimo_cli.metrics.manifold import FeatureBank, check_sets, short_count
-from dimo_cli.metrics.protocol import Batch, Features, Metric, Result
+from dimo_cli.metrics.manifold import BankMetric, FeatureBank, check_sets, short_count
+from dimo_cli.metrics.protocol import Result
 
 Blocks = tuple[Tensor, Tensor, Tensor]
 """Kernel of real with real, fake with fake, real with fake."""
@@ -103,23 +103,15 @@ def _distances_at_once(kernels: Blocks, draws: list[tuple[Tensor, Tensor]]) -> l
     return (own / (m * (m - 1)) - 2 * between / m**2).tolist()
 
 
-class Kid(Metric):
+class Kid(BankMetric):
     """KID against the features of a reference; `bank` may be shared with other metrics."""
 
     def __init__(
         self, reference: Tensor, bank: FeatureBank, subsets: Subsets | None = None
     ) -> None:
+        super().__init__(bank)
         self.reference = reference
-        self.bank = bank
         self.subsets = subsets or Subsets()
-
-    def add(self, features: Features, batch: Batch) -> None:
-        """Take in the features of a batch."""
-        self.bank.add(features.vectors, batch.first)
-
-    def reduce(self) -> None:
-        """Collect the features of all ranks."""
-        self.bank.reduce()
 
     def results(self) -> list[Result]:
         """One number, with its spread over the subsets."""

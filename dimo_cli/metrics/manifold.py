@@ -189,12 +189,13 @@ class FeatureBank:
 
     def add(self, features: Tensor, first: int) -> None:
         """Keep features [B, D] of the images from number `first` on."""
-        refuse_nonfinite(features)
         end = first + len(features)
         if self.reduced or end > len(self.rows):
             raise ValueError(f"images {first}..{end} for a bank of {len(self.rows)}, or too late")
-        self.rows[first:end] = features.detach().cpu()
-        self.seen[first:end] = 1
+        if not self.seen[first:end].all():  # else another metric has brought the batch already
+            refuse_nonfinite(features)
+            self.rows[first:end] = features.detach().cpu()
+            self.seen[first:end] = 1
 
     def reduce(self) -> None:
         """Collect the images of all ranks on each of them; doing it again changes nothing."""
@@ -212,7 +213,22 @@ class FeatureBank:
         return self.rows
 
 
-class PrecisionRecall(Metric):
+class BankMetric(Metric):
+    """A metric that needs the features of all images at once; metrics may share a bank."""
+
+    def __init__(self, bank: FeatureBank) -> None:
+        self.bank = bank
+
+    def add(self, features: Features, batch: Batch) -> None:
+        """Take in the features of a batch."""
+        self.bank.add(features.vectors, batch.first)
+
+    def reduce(self) -> None:
+        """Collect the features of all ranks."""
+        self.bank.reduce()
+
+
+class PrecisionRecall(BankMetric):
     """Precision, recall, density and coverage against the features of a reference."""
 
     def __init__(
@@ -224,19 +240,11 @@ class PrecisionRecall(Metric):
         closed: bool = False,
         device: torch.device | str = "cpu",
     ) -> None:
+        super().__init__(bank)
         self.reference = reference
-        self.bank = bank
         self.k = k
         self.closed = closed
         self.device = device
-
-    def add(self, features: Features, batch: Batch) -> None:
-        """Take in the features of a batch."""
-        self.bank.add(features.vectors, batch.first)
-
-    def reduce(self) -> None:
-        """Collect the features of all ranks."""
-        self.bank.reduce()
 
     def results(self) -> list[Result]:
         """Four numbers, such as `precision_k3`."""

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dimo_cli.errors import MissingError, SpecError, did_you_mean
@@ -17,6 +16,7 @@ from dimo_cli.metrics.features import DigitsFeatures, load_digits_features
 from dimo_cli.metrics.protocol import FeatureNetwork, Features
 from dimo_cli.teachers.digits import CLASSES, LEVELS, builtin_path
 from dimo_cli.teachers.digits import SIDE as DIGITS_SIDE
+from dimo_cli.teachers.shapes import fill_from
 from dimo_cli.teachers.shapes.world import COLORS, SHAPES
 from dimo_cli.teachers.shapes.world import SIDE as SHAPES_SIDE
 
@@ -132,9 +132,7 @@ def load_shapes(path: Path | None = None) -> ShapesNetwork:
             f"The feature network of `shapes` is not there: `{path}`.",
             "Train it with `python examples/train_shapes_features.py --out FOLDER`.",
         )
-    network = ShapesFeatures()
-    network.load_state_dict({name: tensor.float() for name, tensor in load_file(path).items()})
-    return ShapesNetwork(network, file_sha256(path))
+    return ShapesNetwork(fill_from(ShapesFeatures(), path), file_sha256(path))
 
 
 def load_inception_from(source: NetworkSource) -> FeatureNetwork:

@@ -11,21 +11,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dimo_cli.rewards.protocol import Reward, RewardCard, RewardText
 from dimo_cli.teachers.blocks import Block
 from dimo_cli.teachers.blueprint import Published
 from dimo_cli.teachers.digits import builtin_path
+from dimo_cli.teachers.shapes import fill_from
 from dimo_cli.teachers.shapes.network import WIDTH, ShapesText, WordTower, words_to_ids
 from dimo_cli.teachers.shapes.world import SIDE
-
-N = TypeVar("N", bound=nn.Module)
 
 
 def card(name: str, summary: str, scale_note: str, parameters: int) -> RewardCard:
@@ -148,14 +146,9 @@ class PreferenceReward(ShapesReward):
 
 def load(name: str, store: Any = None, sizes: Any = None) -> ShapesReward:
     """An embedded reward with the weights that ship in the package."""
+    builtin = Path(builtin_path(""))
+    file = builtin / f"{name}.safetensors"
     if name == "shapes_clip":
-        return ClipReward(CARDS[name], filled(ShapesClip(), name))
-    reader = filled(ShapesText(), "shapes_text")
-    return PreferenceReward(CARDS[name], filled(ShapesJudge(), name), reader)
-
-
-def filled(network: N, name: str) -> N:
-    """A network with the weights of a file that ships in the package."""
-    weights = load_file(Path(builtin_path(f"{name}.safetensors")))
-    network.load_state_dict({key: tensor.float() for key, tensor in weights.items()})
-    return network
+        return ClipReward(CARDS[name], fill_from(ShapesClip(), file))
+    reader = fill_from(ShapesText(), builtin / "shapes_text.safetensors")
+    return PreferenceReward(CARDS[name], fill_from(ShapesJudge(), file), reader)

@@ -75,15 +75,3 @@ class SampleSpec(Spec):
         if self.preset and self.student:
             raise ValueError("--preset and --student exclude each other")
         return self
-
-
-class EvalSpec(Spec):
-    """One call of `dimo eval`."""
-
-    metric: Literal["fid"] = Field("fid", description="What to measure")
-    target: str = Field(..., min_length=1, description="Run folder or student folder")
-    samples: Int = Field(5000, ge=100, le=1_000_000, description="Number of images")
-    maximum: Real | None = Field(None, gt=0, description="Gate: exit 1 if the value is above")
-    sampler: SamplerSpec = Field(
-        default_factory=lambda: SamplerSpec(seed=20_000), description="How images are drawn"
-    )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import TypeVar
 
 from safetensors.torch import load_file
 from torch import nn
@@ -38,15 +39,17 @@ SPACE = TokenSpace(
     image_size=SIDE,
     grid=(GRID, GRID),
 )
+N = TypeVar("N", bound=nn.Module)
 STEPS, GUIDANCE = 16, 1.5
 CAPTIONS = 4000
 
 
-def fill_from(network: nn.Module, path: Path) -> nn.Module:
+def fill_from(network: N, path: Path) -> N:
     """The network with the weights of a file, frozen."""
     weights = {name: tensor.float() for name, tensor in load_file(path).items()}
     network.load_state_dict(weights)
-    return network.requires_grad_(False).eval()
+    network.requires_grad_(False).eval()
+    return network
 
 
 def load_from(folder: Path) -> Teacher:
