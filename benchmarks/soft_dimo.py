@@ -23,10 +23,8 @@ import torch.nn.functional as F
 
 from benchmarks.soft_dimo_report import report
 from dimo_cli.console.live import PlainView
-from dimo_cli.engine.fidelity import measure_fidelity
 from dimo_cli.engine.refine import Refinement
 from dimo_cli.engine.relax import estimate
-from dimo_cli.engine.sampling import student_hidden, student_input
 from dimo_cli.engine.trainer import make_accelerator
 from dimo_cli.hub import HubStore
 from dimo_cli.metrics.fid import FidMeter
@@ -38,6 +36,7 @@ from dimo_cli.rewards.protocol import Reward
 from dimo_cli.rewards.registry import load_reward
 from dimo_cli.runs import distill
 from dimo_cli.samplers import Target, draw_images, sample_images, student_sampler
+from dimo_cli.soft_images import measure_softness
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.refine import RefineSpec
 from dimo_cli.specs.resolve import resolve_spec
@@ -222,31 +221,11 @@ def measure_tteo(folder: Path) -> dict[str, object]:
 def measure_soft_images(folder: Path) -> dict[str, object]:
     """Soft images against those of drawn tokens, by softmax temperature."""
     student = shapes_students(folder)["Di[M]O"]
-    teacher, init = student.teacher, student.manifest.init
-    generator = torch.Generator().manual_seed(0)
     tasks = benchmark(21, seed=2)
-    cond = teacher.conditioner.prompts([task.prompt for task in tasks])
-    tokens = student_input(teacher.space, teacher.tokenizer, init, len(cond), generator)
-    with torch.no_grad():
-        logits = student.backbone.head(
-            student_hidden(student.backbone, tokens, cond, init.embed_noise.sigma, generator)
-        )
     drawn = [world.render(*world.compose(task.scene, random.Random(0))) for task in tasks]
     images = torch.from_numpy(np.stack(drawn)).permute(0, 3, 1, 2) / 127.5 - 1
-    return {
-        str(temperature): asdict(
-            measure_fidelity(
-                teacher.tokenizer,
-                teacher.space,
-                logits,
-                generator,
-                cond=cond,
-                images=images,
-                temperature=temperature,
-            )
-        )
-        for temperature in SOFTNESS
-    }
+    found = measure_softness(student, [task.prompt for task in tasks], SOFTNESS, 0, images)
+    return {str(temperature): asdict(part) for temperature, part in found.items()}
 
 
 def measure_cold_start(folder: Path) -> dict[str, object]:

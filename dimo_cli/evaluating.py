@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -18,12 +19,19 @@ from dimo_cli.data.arrays import Images
 from dimo_cli.data.folders import open_images
 from dimo_cli.data.pictures import Fit
 from dimo_cli.errors import MissingError, SpecError
-from dimo_cli.hub import HubStore, dimo_cache, file_sha256
+from dimo_cli.hub import HubStore, dimo_cache
 from dimo_cli.metrics.fid import Fid
 from dimo_cli.metrics.geneval import GenEval, ShapesGenEval
+from dimo_cli.metrics.geneval_folder import (
+    is_geneval_folder,
+    read_folder,
+    save_batch,
+    start_folder,
+)
+from dimo_cli.metrics.inception import VARIABLE
 from dimo_cli.metrics.inception_score import InceptionScore
 from dimo_cli.metrics.kernel import Kid
-from dimo_cli.metrics.manifold import FeatureBank, PrecisionRecall
+from dimo_cli.metrics.manifold import FeatureBank, PrecisionRecall, manifold_bytes
 from dimo_cli.metrics.networks import NetworkSource, load_network
 from dimo_cli.metrics.prompts import PromptSet, load_prompts
 from dimo_cli.metrics.protocol import FeatureNetwork, Features, Metric, Result
@@ -34,8 +42,17 @@ from dimo_cli.metrics.references import (
     builtin_reference,
     read_reference,
 )
+from dimo_cli.ranks import as_first_says, is_first
 from dimo_cli.specs.evaluate import EvalSpec, MetricName
-from dimo_cli.subjects import ON_DISK, Opened, Subject, chosen_prompts, open_target, subject_of
+from dimo_cli.subjects import (
+    ON_DISK,
+    Opened,
+    Subject,
+    chosen_prompts,
+    content_hash,
+    open_target,
+    subject_of,
+)
 
 KEPT_FEATURES = 10_000  # of a reference folder, for metrics that compare neighbors
 ON_FEATURES: tuple[MetricName, ...] = ("fid", "kid", "is", "pr")
@@ -94,15 +111,16 @@ def evaluate(
     for prompts, names in groups(spec, opened, store):
         subject = subject_of(opened, spec, prompts)
         path = cache_file(spec, subject, names)
-        if use_cache and not spec.save_images and path.is_file():
-            cached = Evaluation.read(json.loads(path.read_text(encoding="utf-8")))
-            found.append(replace(cached, cached=True))
+        if use_cache and not spec.save_images and as_first_says(path.is_file()):
+            document = as_first_says(path.read_text(encoding="utf-8") if is_first() else "")
+            found.append(replace(Evaluation.read(json.loads(document)), cached=True))
             continue
         readers, notes = build_readers(names, subject, spec, store, say)
         results = one_pass(subject, readers, spec, progress)
         results = [with_protocol(result, subject) for result in results]
         found.append(Evaluation(results, subject.facts, [*notes, *subject.images.notes()]))
-        write_cache(path, found[-1])
+        if is_first():
+            write_cache(path, found[-1])
     return Evaluation(
         [result for part in found for result in part.results],
         found[0].subject,
@@ -116,7 +134,7 @@ def groups(
 ) -> list[tuple[PromptSet | None, list[MetricName]]]:
     """The metrics by the prompts that they are measured on: one pass for each."""
     names = spec.metrics or SUITED.get(opened.domain, ("fid", "is", "pr"))
-    given = chosen_prompts(spec.prompts, store)
+    given = chosen_prompts(spec.prompts, store) or prompts_within(opened.path)
     found: dict[str | None, tuple[PromptSet | None, list[MetricName]]] = {}
     for name in dict.fromkeys(names):
         if reads_prompts(name) and not opened.takes_prompts:
@@ -131,6 +149,31 @@ def groups(
             prompts = load_prompts(own, store)
         found.setdefault(prompts.name if prompts else None, (prompts, []))[1].append(name)
     return list(found.values())
+
+
+def prompts_within(path: Path | None) -> PromptSet | None:
+    """The prompts of a folder in GenEval's layout."""
+    return read_folder(path)[0] if path and is_geneval_folder(path) else None
+
+
+def export_geneval(
+    spec: EvalSpec, folder: Path, store: HubStore, say: Say, progress: Callable[[int, int], None]
+) -> int:
+    """Draw GenEval's images into the layout of the original tool; returns how many there are."""
+    opened = open_target(spec, store, say)
+    if opened.path is not None:
+        raise SpecError(f"`{opened.path}` has images already: name a student or a teacher.")
+    prompts = chosen_prompts(spec.prompts, store)
+    if prompts is None or not opened.takes_prompts:
+        raise SpecError(
+            f"GenEval's images are drawn from prompts; `{opened.domain}` takes classes."
+        )
+    subject = subject_of(opened, spec, prompts)
+    start_folder(folder, prompts)
+    for batch in subject.images.batches(subject.batch_size):
+        save_batch(folder, prompts, batch)
+        progress(batch.first + len(batch), len(subject.images))
+    return len(subject.images)
 
 
 def one_pass(
@@ -191,6 +234,9 @@ def build_readers(
                     metrics.append(Kid(reference.features, bank))
                 if "pr" in wanted:
                     k, device = spec.neighbors, subject.device
+                    others = len(reference.features)
+                    most = manifold_bytes(others, count, network.dimensions, k=k) / 2**30
+                    say(f"Neighbors among {others:,} and {count:,} images: {most:.2f} GiB at most.")
                     metrics.append(PrecisionRecall(reference.features, bank, k=k, device=device))
         readers.append((network, metrics))
         if "is" in wanted:
@@ -330,8 +376,8 @@ def save_images(folder: Path, images: torch.Tensor, first: int) -> None:
 
 def cache_file(spec: EvalSpec, subject: Subject, names: Sequence[MetricName]) -> Path:
     """Where the results of exactly this are kept."""
-    plain = spec.model_dump(mode="json", exclude={"maximum", "minimum", "save_images", "target"})
-    reference = Path(spec.reference).expanduser() if spec.reference else None
+    paths = {"target", "reference", "inception"}  # what they hold counts, not what they are called
+    plain = spec.model_dump(mode="json", exclude={"maximum", "minimum", "save_images", *paths})
     facts = {
         "dimo": __version__,
         "spec": plain,
@@ -339,10 +385,17 @@ def cache_file(spec: EvalSpec, subject: Subject, names: Sequence[MetricName]) ->
         "subject": subject.facts,
         "images": len(subject.images),
         "prompts": subject.prompts.sha256 if subject.prompts else None,
-        "reference": file_sha256(reference) if reference and reference.is_file() else None,
+        "reference": content_at(spec.reference),
+        "inception": content_at(spec.inception or os.environ.get(VARIABLE)),
     }
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
     return dimo_cache() / "eval" / f"{key}.json"
+
+
+def content_at(path: str | None) -> str | None:
+    """A hash of what is at a path, if it is given and exists."""
+    found = Path(path).expanduser() if path else None
+    return content_hash(found) if found and found.exists() else None
 
 
 def write_cache(path: Path, evaluation: Evaluation) -> None:

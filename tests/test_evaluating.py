@@ -1,12 +1,16 @@
 """`dimo eval` as CI uses it: one pass, protocols, gates, caches, references, bad input."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from dimo_cli.metrics import prompts
 from dimo_cli.metrics.expected import expected_value
+from dimo_cli.metrics.geneval import TAGS
 from dimo_cli.metrics.protocol import Result
 
 QUICK = ("-n", "256", "--json")
@@ -79,6 +83,83 @@ def test_gates_decide_the_exit_code_and_tell_github(dimo, tmp_path, monkeypatch)
     assert "**failed**" in summary
 
 
+def test_what_a_folder_of_references_holds_decides_whether_to_measure_again(dimo):
+    dimo("eval", "fid", "digits", "-n", "64", "--save-images", "real")
+    call = ("eval", "fid", "digits", *QUICK, "--ref", "real")
+    first = read(dimo(*call))
+    assert read(dimo(*call))["cached"]
+    dimo("eval", "fid", "digits", "-n", "64", "--seed", "7", "--save-images", "real")
+    again = read(dimo(*call))
+    assert not again["cached"]
+    assert again["values"] != first["values"]
+
+
+def test_two_processes_find_what_one_finds(dimo, tmp_path):
+    call = ("eval", "all", "digits", "-n", "600", "--json", "--no-cache")
+    alone = read(dimo(*call))
+    launch = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2")
+    told = subprocess.run(
+        [*launch, "-m", "dimo_cli", *call], capture_output=True, text=True, check=True, cwd=tmp_path
+    ).stdout
+    together = json.loads(told)  # one document: the second process is silent
+    assert together["values"] == pytest.approx(alone["values"], rel=1e-8)
+    protocols = [[result["protocol"] for result in d["results"]] for d in (alone, together)]
+    assert protocols[0] == protocols[1]
+
+
+@pytest.fixture
+def benchmark_file(tmp_path, monkeypatch):
+    """GenEval's metadata in small: one prompt of each task, in words that `shapes` knows."""
+    monkeypatch.setattr(prompts, "GENEVAL_COUNTS", dict.fromkeys(TAGS, 1))
+    ask = {"include": [{"class": "dog", "count": 1}], "prompt": "a red circle"}
+    path = tmp_path / "evaluation_metadata.jsonl"
+    path.write_text("".join(json.dumps({"tag": tag, **ask}) + "\n" for tag in TAGS))
+    return path
+
+
+def test_geneval_images_go_out_in_the_original_layout_and_results_come_back(
+    dimo, tmp_path, benchmark_file
+):
+    out = read(dimo("eval", "geneval-export", "shapes", "images", "--json",
+                    "--metadata", str(benchmark_file)))  # fmt: skip
+    assert out["images"] == len(list((tmp_path / "images").glob("0000?/samples/000?.png"))) == 24
+    again = dimo("eval", "geneval-export", "shapes", "images", "--metadata", str(benchmark_file))
+    assert (again.exit_code, "not empty" in again.stderr) == (2, True)
+    classes = dimo("eval", "geneval-export", "digits", "new", "--metadata", str(benchmark_file))
+    assert (classes.exit_code, "takes classes" in classes.stderr) == (2, True)
+    assert not (tmp_path / "new").exists()
+
+    rows = [json.loads(line) for line in benchmark_file.read_text().splitlines()]
+    verdicts = [
+        {
+            "filename": f"images/{number:05d}/samples/0000.png",
+            "tag": row["tag"],
+            "correct": number < 3,
+            "metadata": json.dumps(row),
+        }
+        for number, row in enumerate(rows)
+    ]
+    (tmp_path / "results.jsonl").write_text("\n".join(json.dumps(v) for v in verdicts))
+    found = read(dimo("eval", "geneval-import", "results.jsonl", "--json"))
+    assert found["values"]["geneval"] == pytest.approx(0.5)
+
+
+def test_fidelity_falls_as_soft_embeddings_melt_and_knows_what_the_tokenizer_loses(dimo, tmp_path):
+    dimo("eval", "fid", "shapes", "-n", "16", "--save-images", "real")
+    call = ("eval", "fidelity", "shapes", "-n", "16", "--images", "real", "--json")
+    rows = read(dimo(*call, "--plot", "curve.png"))["fidelity"]
+    errors = {row["temperature"]: row["soft_vs_sampled"] for row in rows}
+    assert errors[4.0] > errors[1.0] > 0
+    assert all(row["tokenizer"] > 0 for row in rows)
+    assert (tmp_path / "curve.png").is_file()
+    for arguments, told in (
+        (("digits", "--softness", "0"), "positive numbers"),
+        (("digits", "--prompt", "a"), "takes classes"),
+    ):
+        refused = dimo("eval", "fidelity", *arguments)
+        assert (refused.exit_code, told in refused.stderr) == (2, True)
+
+
 def test_only_what_was_measured_alike_is_compared(dimo, tmp_path):
     for name, arguments in {
         "student": QUICK,
@@ -87,10 +168,10 @@ def test_only_what_was_measured_alike_is_compared(dimo, tmp_path):
     }.items():
         text = dimo("eval", "all", "digits", *arguments).stdout
         (tmp_path / f"{name}.json").write_text(text)
-    document = read(dimo("eval", "compare", "student.json", "teacher.json", "--json"))
+    document = read(dimo("eval", "--json", "--compare", "student.json", "teacher.json"))
     row = document["metrics"][0]
     assert row["difference"] == pytest.approx(row["second"] - row["first"])
-    refused = dimo("eval", "compare", "student.json", "fewer.json")
+    refused = dimo("eval", "--compare", "student.json", "fewer.json")
     assert refused.exit_code == 2
     assert "images is 256 and 200" in refused.stderr
 
@@ -182,8 +263,8 @@ def test_what_cannot_be_measured_is_refused_with_what_to_do(dimo, tmp_path):
         (("fid", "digits", "--sweep", "temperature=9..1"), 2, "--sweep"),
         (("fid", "digits", "--sweep", "temperature=1,2", "--max", "3"), 2, "no gates"),
         (("fid", "digits", "--sweep", "temperature=1,2", "--temperature", "1"), 2, "exclude"),
-        (("compare", "bad.json", "bad.json"), 2, "not a result"),
-        (("compare", "nowhere.json", "bad.json"), 3, "nowhere.json"),
+        (("--compare", "bad.json", "bad.json"), 2, "not a result"),
+        (("--compare", "nowhere.json", "bad.json"), 3, "nowhere.json"),
         (("ref", "build", "empty", "--out", "r.npz"), 2, "no images"),
         (("ref", "build", "few", "--out", "r.txt"), 2, ".npz"),
         (("ref", "build", "few", "--out", "r.npz", "--features", "resnet"), 2, "resnet"),

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dimo_cli.commands.fidelity import fidelity
+from dimo_cli.commands.geneval import export_images, import_results
 from dimo_cli.commands.options import (
     GuidanceOption,
     JsonOption,
@@ -56,9 +58,29 @@ RENAMED = {
 }
 
 
-@app.callback()
-def metrics() -> None:
+@app.callback(invoke_without_command=True)
+@command
+def side_by_side(
+    context: typer.Context,
+    compare: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(metavar="A B", help="Two results of --json, side by side, if measured alike."),
+    ] = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
     """Measure students, teachers and folders of images."""
+    if compare is None:
+        if context.invoked_subcommand is None:
+            raise context.fail("Name a metric, or --compare A B. `dimo eval --help` lists them.")
+        return
+    from dimo_cli.comparing import compare_documents
+    from dimo_cli.console.output import out
+
+    first, second = compare
+    rows, view = compare_documents(first, second)
+    out.result({"first": str(first), "second": str(second), "metrics": rows}, view)
+    raise typer.Exit
 
 
 def measuring(metrics: tuple[str, ...]) -> Callable[..., None]:
@@ -159,12 +181,16 @@ def measuring(metrics: tuple[str, ...]) -> Callable[..., None]:
 
         from dimo_cli.console.output import out
         from dimo_cli.hub import HubStore
+        from dimo_cli.ranks import is_first, joined_ranks  # torch starts here
 
+        if not is_first():
+            out.silence()
         store = HubStore(local_dir, say=out.note)
-        if spec.temperatures:
-            show_sweep(spec, store, plot, not no_cache)
-        else:
-            show(spec, store, not no_cache, github)
+        with joined_ranks():
+            if spec.temperatures:
+                show_sweep(spec, store, plot, not no_cache)
+            else:
+                show(spec, store, not no_cache, github)
 
     return measure
 
@@ -179,6 +205,16 @@ for _name, (_metrics, _help) in COMMANDS.items():
             f"dimo eval {_name} digits --teacher --steps 8 --json",
         ),
     )(command(_measure))
+
+
+app.command("fidelity", epilog=example("dimo eval fidelity shapes -n 32"))(fidelity)
+app.command(
+    "geneval-export",
+    epilog=example("dimo eval geneval-export STUDENT images --metadata evaluation_metadata.jsonl"),
+)(export_images)
+app.command("geneval-import", epilog=example("dimo eval geneval-import results.jsonl"))(
+    import_results
+)
 
 
 def temperatures(text: str | None) -> tuple[float, ...]:
@@ -209,7 +245,7 @@ def measured(spec: EvalSpec, store: HubStore, use_cache: bool) -> Evaluation:
     """An evaluation with a progress bar."""
     from dimo_cli.console.output import out
     from dimo_cli.console.progress import tracking
-    from dimo_cli.evaluating import evaluate  # torch starts here
+    from dimo_cli.evaluating import evaluate
 
     with tracking(out, "measure") as progress:
         return evaluate(spec, store, out.note, progress, use_cache)
@@ -221,6 +257,7 @@ def show(spec: EvalSpec, store: HubStore, use_cache: bool, github: bool) -> None
     from dimo_cli.console.scores import results_view, write_github
     from dimo_cli.gates import check_gates
     from dimo_cli.metrics.expected import expected_value
+    from dimo_cli.ranks import is_first
 
     evaluation = measured(spec, store, use_cache)
     gates = check_gates(evaluation.results, spec.maximum, spec.minimum)
@@ -236,7 +273,7 @@ def show(spec: EvalSpec, store: HubStore, use_cache: bool, github: bool) -> None
         },
     }
     out.result(document, results_view(evaluation, expected, gates))
-    if github:
+    if github and is_first():
         for line in write_github(evaluation, gates):
             typer.echo(line, err=True)
     if not document["passed"]:
@@ -283,25 +320,6 @@ def show_sweep(spec: EvalSpec, store: HubStore, plot: Path, use_cache: bool) -> 
         "plot": str(plot),
     }
     out.result(document, table)
-
-
-@app.command(
-    "compare",
-    epilog=example("dimo eval fid A --json > a.json; dimo eval compare a.json b.json"),
-)
-@command
-def compare(
-    first: Annotated[Path, typer.Argument(help="Output of `dimo eval ... --json`.")],
-    second: Annotated[Path, typer.Argument(help="Another one.")],
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-) -> None:
-    """Put two results side by side; refused if their protocols differ."""
-    from dimo_cli.comparing import compare_documents
-    from dimo_cli.console.output import out
-
-    rows, view = compare_documents(first, second)
-    out.result({"first": str(first), "second": str(second), "metrics": rows}, view)
 
 
 @ref_app.callback()

@@ -22,6 +22,7 @@ class Output:
     def __init__(self) -> None:
         self.as_json = False
         self.quiet = False
+        self.silent = False
 
     @property
     def data(self) -> Console:
@@ -35,10 +36,16 @@ class Output:
 
     def start(self, as_json: bool = False, quiet: bool = False) -> None:
         """Begin a command with its output mode."""
-        self.as_json, self.quiet = as_json, quiet
+        self.as_json, self.quiet, self.silent = as_json, quiet, False
+
+    def silence(self) -> None:
+        """Leave everything but errors to another process of the same job."""
+        self.quiet = self.silent = True
 
     def result(self, document: Mapping[str, Any], view: RenderableType | None = None) -> None:
         """Emit the result of a command: the document for machines, the view for people."""
+        if self.silent:
+            return
         if self.as_json:
             sys.stdout.write(json.dumps(document, indent=2, default=str) + "\n")
         elif view is not None:

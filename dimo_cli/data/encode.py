@@ -19,6 +19,7 @@ from dimo_cli.data.images import RESIZE, Source, class_labels
 from dimo_cli.data.shards import FACTS, INDEX, shard_path, token_dtype, write_json, write_shard
 from dimo_cli.errors import DimoError, SpecError
 from dimo_cli.hub import file_sha256
+from dimo_cli.ranks import own_rank
 from dimo_cli.specs.data import DatasetIndex, EncodeSpec, Recipe, ShardEntry
 from dimo_cli.specs.distill import TeacherSource
 from dimo_cli.teachers.protocol import Teacher
@@ -151,11 +152,6 @@ def write_index(job: Job, source: str, classes: dict[str, int]) -> DatasetIndex 
     )
     write_json(job.out / INDEX, index.model_dump(mode="json"))
     return index
-
-
-def own_rank() -> tuple[int, int]:
-    """(rank, world) of a process that a launcher such as torchrun started; else (0, 1)."""
-    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
 def device_of(rank: int) -> str:

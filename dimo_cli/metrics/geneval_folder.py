@@ -39,13 +39,18 @@ def start_folder(folder: Path, prompts: PromptSet) -> None:
         (folder / key / METADATA).write_text(metadata_line(request) + "\n", encoding="utf-8")
 
 
-def save_images(folder: Path, prompts: PromptSet, batch: Batch) -> None:
+def save_batch(folder: Path, prompts: PromptSet, batch: Batch) -> None:
     """Write a batch of images to their places, each of them whole or not at all."""
     for number, image in enumerate(batch.images.cpu(), start=batch.first):
         path = folder / f"{prompts.file_stem(number)}.png"
         unfinished = path.with_suffix(".part")
         to_picture(image).save(unfinished, format="png")
         unfinished.replace(path)
+
+
+def is_geneval_folder(path: Path) -> bool:
+    """Whether a folder has the benchmark's layout."""
+    return path.is_dir() and any(path.glob(f"[0-9]*/{METADATA}"))
 
 
 def read_folder(folder: Path) -> tuple[PromptSet, list[Path]]:

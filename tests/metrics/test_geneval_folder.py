@@ -9,7 +9,7 @@ from PIL import Image
 
 from dimo_cli.errors import MissingError, SpecError
 from dimo_cli.metrics.geneval import TAGS, Request
-from dimo_cli.metrics.geneval_folder import read_folder, read_results, save_images, start_folder
+from dimo_cli.metrics.geneval_folder import read_folder, read_results, save_batch, start_folder
 from dimo_cli.metrics.prompts import PromptSet, geneval_set
 from dimo_cli.metrics.protocol import Batch
 
@@ -42,7 +42,7 @@ def folder(tmp_path, prompts, images):
     start_folder(path, prompts)
     for first in (5, 0, 10, 15, 20):
         part = images[first : first + 5]
-        save_images(path, prompts, Batch(part, first, prompts.prompts_of(first, len(part))))
+        save_batch(path, prompts, Batch(part, first, prompts.prompts_of(first, len(part))))
     return path
 
 

@@ -1,0 +1,48 @@
+"""Processes that share one job, as torchrun, `accelerate launch` or Slurm start them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+
+T = TypeVar("T")
+
+
+def own_rank() -> tuple[int, int]:
+    """(rank, world) of a process that a launcher started; else (0, 1)."""
+    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
+def is_first() -> bool:
+    """Whether this process is the one that speaks and writes."""
+    return own_rank()[0] == 0
+
+
+@contextmanager
+def joined_ranks() -> Iterator[None]:
+    """Connect the processes of one job, each with a GPU of its own; alone, do nothing."""
+    rank, world = own_rank()
+    if world == 1 or dist.is_initialized():
+        yield
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", rank)))
+    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def as_first_says(value: T) -> T:
+    """The first process's value, in every process: what all of them have to agree on."""
+    if not dist.is_initialized():
+        return value
+    told = [value]
+    dist.broadcast_object_list(told, src=0)
+    return told[0]
