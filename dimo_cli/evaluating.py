@@ -234,9 +234,9 @@ def build_readers(
                     metrics.append(Kid(reference.features, bank))
                 if "pr" in wanted:
                     k, device = spec.neighbors, subject.device
-                    others = len(reference.features)
-                    most = manifold_bytes(others, count, network.dimensions, k=k) / 2**30
-                    say(f"Neighbors among {others:,} and {count:,} images: {most:.2f} GiB at most.")
+                    known = len(reference.features)
+                    most = manifold_bytes(known, count, network.dimensions, k=k) / 2**30
+                    say(f"Neighbors among {known:,} and {count:,} images: {most:.2f} GiB at most.")
                     metrics.append(PrecisionRecall(reference.features, bank, k=k, device=device))
         readers.append((network, metrics))
         if "is" in wanted:

@@ -65,7 +65,7 @@ def load_from(folder: Path) -> Teacher:
     return Teacher(
         name="shapes",
         family="shapes",
-        revision="2",
+        revision="3",
         license="Apache-2.0",
         space=SPACE,
         backbone=backbone,
