@@ -1,6 +1,6 @@
 """Trains the networks behind the teacher `shapes`: tokenizer, text encoder, then transformer.
 
-    python examples/train_shapes.py --out runs/shapes-teacher          (an hour on 2 CPU cores)
+    python examples/train_shapes.py --out runs/shapes-teacher          (two hours on 2 CPU cores)
 
 Stopped and started again with the same --out, it goes on from its last checkpoint.
 """
@@ -188,7 +188,7 @@ def main():
     parser.add_argument("--pictures", type=int, default=120_000)
     parser.add_argument("--tokenizer-steps", type=int, default=4000)
     parser.add_argument("--text-steps", type=int, default=1500)
-    parser.add_argument("--steps", type=int, default=7000)
+    parser.add_argument("--steps", type=int, default=13000)
     parser.add_argument("--compile", action="store_true", help="faster; needs a C++ compiler")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)

@@ -1,11 +1,14 @@
 """`dimo eval` as CI uses it: one pass, protocols, gates, caches, references, bad input."""
 
 import json
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from dimo_cli.metrics import prompts
@@ -278,3 +281,14 @@ def test_what_cannot_be_measured_is_refused_with_what_to_do(dimo, tmp_path):
             wrong.append((arguments, result.exit_code, said or repr(result.exception)))
     assert not wrong
     assert not list(tmp_path.glob("r.*")), "nothing is half-written"
+
+
+def test_the_workflow_of_the_examples_passes_on_the_student_that_ships(dimo):
+    text = (Path(__file__).parents[1] / "examples/ci/dimo-eval.yml").read_text()
+    steps = yaml.safe_load(text)["jobs"]["fid"]["steps"]
+    (line,) = [step["run"] for step in steps if step.get("run", "").startswith("dimo ")]
+    call, _, file = line.partition(" > ")
+    assert file == steps[-1]["with"]["path"]
+    result = dimo(*shlex.split(call)[1:])
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["passed"]
