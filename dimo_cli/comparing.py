@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from rich.table import Table
 from dimo_cli.console.scores import comparison_view, flat
 from dimo_cli.errors import MissingError, SpecError
 from dimo_cli.evaluating import Evaluation
+from dimo_cli.untrusted import parse_json
 
 
 def compare_documents(first: Path, second: Path) -> tuple[list[dict[str, Any]], Table]:
@@ -58,8 +58,8 @@ def read_evaluation(path: Path) -> Evaluation:
     if not path.is_file():
         raise MissingError(f"There is no file `{path}`.", "Make it with `dimo eval ... --json`.")
     try:
-        return Evaluation.read(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, KeyError, TypeError):
+        return Evaluation.read(parse_json(path.read_text(encoding="utf-8")))
+    except ValueError:
         raise SpecError(
             f"`{path}` is not a result of `dimo eval`.", "Make it with `dimo eval ... --json`."
         ) from None

@@ -13,6 +13,8 @@ class DimoError(Exception):
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(message)
+        if hint:
+            self.add_note(hint)  # what a traceback shows in Python
         self.message = message
         self.hint = hint
 

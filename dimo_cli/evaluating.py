@@ -19,6 +19,7 @@ from dimo_cli.data.arrays import Images
 from dimo_cli.data.folders import open_images
 from dimo_cli.data.pictures import Fit
 from dimo_cli.errors import MissingError, SpecError
+from dimo_cli.files import write_whole_text
 from dimo_cli.hub import HubStore, dimo_cache
 from dimo_cli.metrics.fid import Fid
 from dimo_cli.metrics.geneval import GenEval, ShapesGenEval
@@ -53,6 +54,7 @@ from dimo_cli.subjects import (
     open_target,
     subject_of,
 )
+from dimo_cli.untrusted import parse_json
 
 KEPT_FEATURES = 10_000  # of a reference folder, for metrics that compare neighbors
 ON_FEATURES: tuple[MetricName, ...] = ("fid", "kid", "is", "pr")
@@ -93,9 +95,19 @@ class Evaluation:
 
     @classmethod
     def read(cls, document: Mapping[str, Any]) -> Evaluation:
-        """An evaluation that was written before."""
-        results = [Result(**result) for result in document["results"]]
-        return cls(results, document["subject"], document["notes"], document["cached"])
+        """An evaluation that was written before; anything else is a ValueError."""
+        try:
+            results = [Result(**result) for result in document["results"]]
+            found = cls(results, document["subject"], document["notes"], document["cached"])
+        except (KeyError, TypeError) as error:
+            raise ValueError("it is no evaluation") from error
+        for result in results:
+            parts = (result.protocol, result.details, found.subject)
+            if not isinstance(result.metric, str) or not isinstance(result.value, (int, float)):
+                raise ValueError("it has a number that is none")
+            if not all(isinstance(part, dict) for part in parts):
+                raise ValueError("it has a number without a protocol")
+        return found
 
 
 def evaluate(
@@ -111,9 +123,10 @@ def evaluate(
     for prompts, names in groups(spec, opened, store):
         subject = subject_of(opened, spec, prompts)
         path = cache_file(spec, subject, names)
-        if use_cache and not spec.save_images and as_first_says(path.is_file()):
-            document = as_first_says(path.read_text(encoding="utf-8") if is_first() else "")
-            found.append(replace(Evaluation.read(json.loads(document)), cached=True))
+        may_read = use_cache and not spec.save_images
+        document = as_first_says(read_cache(path) if may_read and is_first() else None)
+        if document is not None:
+            found.append(replace(Evaluation.read(document), cached=True))
             continue
         readers, notes = build_readers(names, subject, spec, store, say)
         results = one_pass(subject, readers, spec, progress)
@@ -398,12 +411,20 @@ def content_at(path: str | None) -> str | None:
     return content_hash(found) if found and found.exists() else None
 
 
+def read_cache(path: Path) -> dict[str, Any] | None:
+    """A result that was kept; None where there is none, or a damaged one."""
+    try:
+        document: dict[str, Any] = parse_json(path.read_text(encoding="utf-8"))
+        Evaluation.read(document)
+    except (OSError, ValueError):
+        return None
+    return document
+
+
 def write_cache(path: Path, evaluation: Evaluation) -> None:
     """Keep results; a cache that cannot be written is no reason to fail."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".part")
-        temporary.write_text(json.dumps(evaluation.document()), encoding="utf-8")
-        temporary.replace(path)
+        write_whole_text(path, json.dumps(evaluation.document()))
     except OSError:
         return

@@ -7,21 +7,22 @@ go), HF_HUB_OFFLINE (use what is there) and HF_TOKEN mean what they mean to the 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from dimo_cli.errors import MissingError, NotThere
+from dimo_cli.files import file_sha256
 from dimo_cli.teachers.blueprint import HubFile, Published, StateDict
 
 SHA256 = re.compile(r"^[0-9a-f]{64}$")
 COMMIT = re.compile(r"snapshots/([0-9a-f]{40})(/|$)")
-CHUNK = 2**20
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 # What HTTP libraries call a network that is not there.
 NETWORK_ERRORS = ("ConnectError", "ConnectionError", "ConnectTimeout", "ReadTimeout", "ProxyError")
@@ -29,6 +30,28 @@ NETWORK_ERRORS = ("ConnectError", "ConnectionError", "ConnectTimeout", "ReadTime
 
 class Unreachable(MissingError):
     """The Hub does not answer at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """What a caller in Python asks for instead of the environment."""
+
+    cache_dir: Path | None = None
+    local_files_only: bool = False
+    token: str | None = None
+
+
+ACCESS: ContextVar[Access] = ContextVar("access", default=Access())  # noqa: B039 - it is frozen
+
+
+@contextmanager
+def hub_access(access: Access) -> Iterator[None]:
+    """Until it is left, every download goes by `access`."""
+    previous = ACCESS.set(access)
+    try:
+        yield
+    finally:
+        ACCESS.reset(previous)
 
 
 def endpoint() -> str:
@@ -47,7 +70,7 @@ def home() -> Path:
 
 def download_cache() -> Path:
     """Where downloaded files are kept."""
-    named = os.environ.get("HF_HUB_CACHE")
+    named = ACCESS.get().cache_dir or os.environ.get("HF_HUB_CACHE")
     return Path(named).expanduser() if named else home() / "hub"
 
 
@@ -57,17 +80,9 @@ def dimo_cache() -> Path:
 
 
 def is_offline() -> bool:
-    """Whether HF_HUB_OFFLINE asks to stay off the network."""
-    return os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
-
-
-def file_sha256(path: Path) -> str:
-    """Hash of a file of any size."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+    """Whether `local_files_only` or HF_HUB_OFFLINE asks to stay off the network."""
+    named = os.environ.get("HF_HUB_OFFLINE", "").upper()
+    return ACCESS.get().local_files_only or named in {"1", "ON", "YES", "TRUE"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +123,10 @@ def explain(error: Exception, file: HubFile) -> MissingError:
         return NotThere(f"{repo} has no file `{file.path}` at revision `{file.revision}`.")
     if isinstance(error, errors.LocalEntryNotFoundError):
         if is_offline():
+            asked = ACCESS.get().local_files_only
+            why = "`local_files_only` is asked for" if asked else "HF_HUB_OFFLINE is set"
             return NotThere(
-                f"`{file}` is not in the cache {download_cache()}, and HF_HUB_OFFLINE is set.",
+                f"`{file}` is not in the cache {download_cache()}, and {why}.",
                 "Download it once while online, or name a folder that has it with `--local-dir`.",
             )
         return unreachable(file)
@@ -200,7 +217,7 @@ class HubStore:
         parse = json.loads if path.suffix == ".json" else yaml.safe_load
         try:
             content = parse(path.read_text(encoding="utf-8"))
-        except (ValueError, yaml.YAMLError):
+        except (ValueError, yaml.YAMLError, RecursionError):
             content = None
         if not isinstance(content, dict):
             self.forget(path)
@@ -298,7 +315,7 @@ class HubStore:
     def _download(self, file: HubFile) -> Path:
         from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 
-        new = not is_offline() and cached_path(file) is None
+        new, token = not is_offline() and cached_path(file) is None, ACCESS.get().token
         try:
             if new and self.knows(file) and file.sha256:
                 url = hf_hub_url(
@@ -308,7 +325,7 @@ class HubStore:
                     revision=file.revision,
                     endpoint=endpoint(),
                 )
-                check_known_hash(file, get_hf_file_metadata(url).etag)
+                check_known_hash(file, get_hf_file_metadata(url, token=token).etag)
             if new and file.path.endswith(WEIGHTS):
                 size = f" ({file.size / 2**20:,.0f} MiB)" if file.size else ""
                 self.say(f"Downloading {file}{size} ...")
@@ -320,6 +337,7 @@ class HubStore:
                 cache_dir=download_cache(),
                 endpoint=endpoint(),
                 local_files_only=is_offline(),
+                token=token,
                 library_name="dimo",
             )
         except MissingError:

@@ -7,7 +7,22 @@ from typing import Annotated
 import typer
 
 from dimo_cli import __version__
-from dimo_cli.commands import data, distill, doctor, evaluate, presets, refine, sample, spec, tteo
+from dimo_cli.commands import (
+    compare,
+    data,
+    distill,
+    doctor,
+    evaluate,
+    export,
+    play,
+    presets,
+    push,
+    refine,
+    report,
+    sample,
+    spec,
+    tteo,
+)
 
 app = typer.Typer(
     name="dimo",
@@ -22,10 +37,15 @@ app.command("distill", epilog=distill.EXAMPLES)(distill.distill)
 app.command("refine", epilog=refine.EXAMPLES)(refine.refine)
 app.command("tteo", epilog=tteo.EXAMPLES)(tteo.tteo)
 app.command("sample", epilog=sample.EXAMPLES)(sample.sample)
+app.command("play", epilog=play.EXAMPLES)(play.play)
+app.command("compare", epilog=compare.EXAMPLES)(compare.compare)
+app.command("report", epilog=report.EXAMPLES)(report.report)
 app.add_typer(evaluate.app, name="eval")
 app.add_typer(data.app, name="data")
 app.add_typer(presets.app, name="presets")
 app.add_typer(spec.app, name="spec")
+app.command("export", epilog=export.EXAMPLES)(export.export)
+app.command("push", epilog=push.EXAMPLES)(push.push)
 app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
 
 

@@ -18,12 +18,20 @@ from dimo_cli import __version__
 from dimo_cli.console.images import Pixels, save_png
 from dimo_cli.engine.tteo import Optimized, optimize_embeddings, render, start_embeddings
 from dimo_cli.errors import SpecError
+from dimo_cli.files import write_whole_text
 from dimo_cli.metrics.fid import clock
 from dimo_cli.rewards.protocol import Reward
 from dimo_cli.samplers import to_pixels
 from dimo_cli.specs.tteo import RENO_WEIGHTS, SHAPES_WEIGHTS, TteoSpec
 from dimo_cli.students import Student
 from dimo_cli.teachers.protocol import Cond
+
+# What a summary of an outcome reads.
+SUMMARIZED = {
+    "prompt",
+    *("score_before", "score_best_of_n", "score_after"),
+    *("seconds", "times_a_plain_sample"),
+}
 
 
 @dataclass(frozen=True)
@@ -135,31 +143,42 @@ def repeated(cond: Cond, count: int) -> Cond:
 
 def folder_name(prompt: str, student: Student, spec: TteoSpec) -> str:
     """A name that any file system takes, and that no other prompt, student or setting has."""
-    words = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:40] or "prompt"
     facts = json.dumps([prompt, student.manifest.weights_sha256, spec.model_dump(mode="json")])
-    return f"{words}-{hashlib.sha256(facts.encode()).hexdigest()[:8]}"
+    return f"{slug(prompt)}-{hashlib.sha256(facts.encode()).hexdigest()[:8]}"
+
+
+def slug(prompt: str) -> str:
+    """A prompt as part of a file's name."""
+    return re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:40] or "prompt"
+
+
+def provenance(prompt: str, student: Student, spec: TteoSpec) -> dict[str, str]:
+    """What the files of an outcome say about themselves."""
+    return {
+        "dimo.version": __version__,
+        "dimo.student": student.manifest.weights_sha256,
+        "dimo.prompt": prompt,
+        "dimo.tteo": spec.model_dump_json(),
+    }
 
 
 def keep(outcome: Outcome, student: Student, spec: TteoSpec, folder: Path) -> None:
     """Write pictures, trace and the embeddings that make the picture again in one pass."""
     folder.mkdir(parents=True, exist_ok=True)
-    facts = {
-        "dimo.version": __version__,
-        "dimo.student": student.manifest.weights_sha256,
-        "dimo.prompt": outcome.prompt,
-        "dimo.tteo": spec.model_dump_json(),
-    }
+    facts = provenance(outcome.prompt, student, spec)
     save_png(outcome.before, folder / "before.png", facts)
     save_png(outcome.after, folder / "after.png", facts)
     best = outcome.found.best
     chosen = outcome.found.embeddings[best : best + 1].contiguous().cpu()
     save_file({"embeddings": chosen}, folder / "embeddings.safetensors", facts)
     text = json.dumps(outcome.document(), indent=2)
-    temporary = folder / ".outcome.json"
-    temporary.write_text(text + "\n", encoding="utf-8")
-    temporary.replace(folder / "outcome.json")  # last: what has it is finished
+    write_whole_text(folder / "outcome.json", text + "\n")  # last: what has it is finished
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether a prompt's folder is complete."""
-    return (folder / "outcome.json").is_file()
+    """Whether a prompt's folder is complete, and its outcome can be read."""
+    try:
+        found = json.loads((folder / "outcome.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and found.keys() >= SUMMARIZED

@@ -10,12 +10,26 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
+from dimo_cli.errors import SpecError
+
 T = TypeVar("T")
 
 
 def own_rank() -> tuple[int, int]:
     """(rank, world) of a process that a launcher started; else (0, 1)."""
-    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    return whole_number("RANK", 0), whole_number("WORLD_SIZE", 1)
+
+
+def whole_number(variable: str, default: int) -> int:
+    """A number that a launcher left in the environment."""
+    text = os.environ.get(variable, "")
+    try:
+        return int(text) if text else default
+    except ValueError:
+        raise SpecError(
+            f"The environment variable {variable} is {text!r}, which is no number.",
+            "Launchers such as torchrun set it; without one, unset it.",
+        ) from None
 
 
 def is_first() -> bool:
@@ -31,7 +45,7 @@ def joined_ranks() -> Iterator[None]:
         yield
         return
     if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", rank)))
+        torch.cuda.set_device(whole_number("LOCAL_RANK", rank))
     dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     try:
         yield

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from dimo_cli.engine.refine import Refinement, Rewards
 from dimo_cli.engine.trainer import make_accelerator
 from dimo_cli.errors import MissingError, SpecError
 from dimo_cli.hub import HubStore
+from dimo_cli.locking import refuse_if_locked
 from dimo_cli.published_students import open_student
 from dimo_cli.rewards.protocol import Reward
 from dimo_cli.rewards.registry import check_name as check_reward
@@ -132,9 +133,16 @@ def diversity(images: Tensor, groups_of: int) -> float:
     return float(distances.sum() / (len(groups) * groups_of * (groups_of - 1)))
 
 
-def refine(spec: RefineSpec, folder: Path, view: View, resume: bool = False) -> RunResult:
+def refine(
+    spec: RefineSpec,
+    folder: Path,
+    view: View,
+    resume: bool = False,
+    origins: Mapping[str, str] | None = None,
+) -> RunResult:
     """Refine the student that the spec starts from; the result is a run folder like any other."""
     check_refinable(spec)
+    refuse_if_locked(folder)
     device = make_accelerator(spec.train).device
     student = starting_student(spec, view, device)
     teacher = configured(student.teacher, spec.teacher)
@@ -154,7 +162,7 @@ def refine(spec: RefineSpec, folder: Path, view: View, resume: bool = False) -> 
     watcher = RefineWatcher(spec, teacher, folder, view, models[held_out] if held_out else None)
     start = student.backbone.to("cpu")  # its weights are copied once, and not needed again
     method = partial(Refinement, start=start, data=data, rewards=rewards)
-    return carry_out(spec, teacher, folder, watcher, resume, method)
+    return carry_out(spec, teacher, folder, watcher, resume, origins, method)
 
 
 def check_refinable(spec: RefineSpec) -> None:

@@ -1,24 +1,37 @@
 """A run from spec to student: train, draw, save, and measure against the teacher.
 
 run.yaml  log.jsonl  checkpoints/step-N/  samples/step-N.png  student/  summary.json
+effort.jsonl  origins.json  notes.txt  comparison/  report.html
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dimo_cli import __version__
+from dimo_cli.closing import (
+    FID_SEED,
+    PREVIEW_SEED,
+    comparison,
+    condition_names,
+    draw_comparison,
+    leave_report,
+)
 from dimo_cli.console.images import Pixels, enlarge, grid, save_png
 from dimo_cli.console.live import View
+from dimo_cli.effort import hardware_name, recorded_effort
 from dimo_cli.engine.distill import Distillation
 from dimo_cli.engine.trainer import Trainer
 from dimo_cli.errors import MissingError, SpecError
+from dimo_cli.files import write_whole_text, writing_to
+from dimo_cli.locking import locked, refuse_if_locked
 from dimo_cli.metrics.fid import FidMeter, Score, check_measurable
-from dimo_cli.samplers import Target, sample_images, student_sampler, teacher_sampler
+from dimo_cli.origins import NOTES, keep_origins
+from dimo_cli.samplers import Target, sample_images, student_sampler
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.render import to_yaml
 from dimo_cli.specs.resolve import resolve_spec
@@ -36,7 +49,6 @@ FREE_ON_RESUME = (
     "train.keep_checkpoints",
     "monitor.",
 )
-PREVIEW_SEED, FID_SEED = 7, 20_000
 
 
 class RunWatcher:
@@ -45,8 +57,10 @@ class RunWatcher:
     def __init__(self, spec: DistillSpec, teacher: Teacher, folder: Path, view: View) -> None:
         self.spec, self.teacher, self.folder, self.view = spec, teacher, folder, view
         self.meter = FidMeter(teacher) if measures_fid(spec) else None
+        self.first_step: int | None = None
 
     def on_start(self, step: int) -> None:
+        self.first_step = step
         self.view.start(step, self.spec.train.steps)
 
     def on_log(self, record: dict[str, Any]) -> None:
@@ -54,17 +68,27 @@ class RunWatcher:
 
     def on_note(self, message: str) -> None:
         self.view.note(message)
+        with (self.folder / NOTES).open("a", encoding="utf-8") as file:
+            file.write(f"{message}\n")
 
     def on_preview(self, step: int, student: Backbone) -> None:
         pixels = self.preview(student)
         self.view.preview(step, pixels)
         path = self.folder / "samples" / f"step-{step:06d}.png"
-        save_png(enlarge(pixels, 320), path, {"dimo.version": __version__, "dimo.step": str(step)})
+        save_png(enlarge(pixels, 320), path, {**self.about_preview(), "dimo.step": str(step)})
 
     def preview(self, student: Backbone) -> Pixels:
         """The same conditions and seed every time, so that previews can be compared."""
-        wanted = preview_conditions(self.teacher, self.spec.monitor.preview_images)
-        return preview_grid(self.as_student(student), wanted)
+        return preview_grid(self.as_student(student), self.conditions())
+
+    def conditions(self) -> list[int] | list[str]:
+        """What a preview shows."""
+        return preview_conditions(self.teacher, self.spec.monitor.preview_images)
+
+    def about_preview(self) -> dict[str, str]:
+        """What the file of a preview says: version, and the class or prompt of each image."""
+        names = condition_names(self.teacher, self.conditions())
+        return {"dimo.version": __version__, "dimo.conditions": json.dumps(names)}
 
     def measure_fid(self, step: int, student: Backbone) -> float:
         assert self.meter is not None
@@ -147,26 +171,20 @@ class RunResult:
 
 
 def prepare_folder(spec: DistillSpec, folder: Path) -> None:
-    """Make a new run folder with its resolved spec, refusing one that is taken."""
+    """Begin a run folder with its resolved spec, refusing one that is taken."""
     if (folder / "run.yaml").exists():
         raise SpecError(
             f"`{folder}` already holds a run.",
             f"Continue it with `--resume {folder}`, or choose another `--out`.",
         )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "run.yaml").write_text(to_yaml(spec), encoding="utf-8")
-    except OSError as error:
-        raise MissingError(
-            f"Cannot write to `{folder}`: {error.strerror}.", "Choose another folder with `--out`."
-        ) from None
+    write_whole_text(folder / "run.yaml", to_yaml(spec))
 
 
 def continue_folder(spec: DistillSpec, folder: Path) -> None:
     """Check what a continuation changes and write its spec over the old one."""
     path = folder / "run.yaml"
     check_resume(resolve_spec(type(spec), file=path, environment={}).spec, spec)
-    path.write_text(to_yaml(spec), encoding="utf-8")
+    write_whole_text(path, to_yaml(spec))
 
 
 def check_resume(old: DistillSpec, new: DistillSpec) -> None:
@@ -226,12 +244,23 @@ def attach_prompts(teacher: Teacher, spec: DistillSpec) -> None:
     teacher.conditioner.dataset = prompts
 
 
-def distill(spec: DistillSpec, folder: Path, view: View, resume: bool = False) -> RunResult:
-    """Train a student in `folder`, save it, and measure it beside its teacher."""
+def distill(
+    spec: DistillSpec,
+    folder: Path,
+    view: View,
+    resume: bool = False,
+    origins: Mapping[str, str] | None = None,
+) -> RunResult:
+    """Train a student in `folder`, save it, and measure it beside its teacher.
+
+    `origins` says who set which value of the spec; it is kept in the folder for the report.
+    """
     check_measurable_run(spec)
+    refuse_if_locked(folder)
     teacher = load_teacher(spec.teacher, view.note)
     attach_prompts(teacher, spec)
-    return carry_out(spec, teacher, folder, RunWatcher(spec, teacher, folder, view), resume)
+    watcher = RunWatcher(spec, teacher, folder, view)
+    return carry_out(spec, teacher, folder, watcher, resume, origins)
 
 
 def carry_out(
@@ -240,52 +269,48 @@ def carry_out(
     folder: Path,
     watcher: RunWatcher,
     resume: bool,
+    origins: Mapping[str, str] | None = None,
     method: Callable[..., Distillation] | None = None,
 ) -> RunResult:
     """Train by a method (Di[M]O alone if none is given), save the student, and measure it."""
-    view = watcher.view
     trainer = Trainer(spec, teacher, folder, watcher, method)
     # Only now, when everything that could be refused has been: a refused run leaves no folder.
-    if resume:
-        continue_folder(spec, folder)
-    else:
-        prepare_folder(spec, folder)
+    hint = f"Mend that, then continue with `--resume {folder}`: the checkpoints in it are whole."
+    with writing_to(folder, hint), locked(folder, say=watcher.view.note):
+        if resume:
+            continue_folder(spec, folder)
+        else:
+            prepare_folder(spec, folder)
+        if origins is not None:
+            keep_origins(folder, origins)
+        return train_and_measure(spec, teacher, trainer, watcher, resume)
+
+
+def train_and_measure(
+    spec: DistillSpec, teacher: Teacher, trainer: Trainer, watcher: RunWatcher, resume: bool
+) -> RunResult:
+    """All that happens in a run folder once it is this process's alone."""
+    folder, view, accelerator = trainer.folder, watcher.view, trainer.accelerator
+    hardware = hardware_name(accelerator.device, accelerator.num_processes)
     try:
-        backbone = trainer.run(resume)
+        with recorded_effort(folder, hardware, lambda: (watcher.first_step, trainer.progress.step)):
+            backbone = trainer.run(resume)
         student = save_student(folder / "student", spec, teacher, backbone, trainer.progress.step)
         save_png(
             enlarge(watcher.preview(backbone), 320),
             folder / "student" / "preview.png",
-            {"dimo.version": __version__, "dimo.student": student.short_id},
+            {**watcher.about_preview(), "dimo.student": student.short_id},
         )
         rows = (
             comparison(student, spec, watcher.meter, view.stage)
             if spec.monitor.table_samples and watcher.meter
             else []
         )
+        if rows:
+            draw_comparison(student, spec.monitor.teacher_steps, watcher.conditions(), folder)
     finally:
         view.stop()
     result = RunResult(folder, student, rows)
-    text = json.dumps(result.summary(), indent=2)
-    (folder / "summary.json").write_text(text + "\n", encoding="utf-8")
+    write_whole_text(folder / "summary.json", json.dumps(result.summary(), indent=2) + "\n")
+    leave_report(folder, view)
     return result
-
-
-def comparison(
-    student: Student,
-    spec: DistillSpec,
-    meter: FidMeter,
-    stage: Callable[[str, int], Callable[[int], None]],
-) -> list[Score]:
-    """The closing table: the teacher at several step counts, then the student at one."""
-    samplers = [
-        teacher_sampler(student.teacher, SamplerSpec(teacher=True, steps=steps))
-        for steps in spec.monitor.teacher_steps
-    ]
-    samplers.append(student_sampler(student))
-    images = spec.monitor.table_samples
-    advance = stage("measure teacher and student", images * len(samplers))
-    return [
-        meter.measure(sampler, images=images, seed=FID_SEED, protocol=protocol, progress=advance)
-        for sampler, protocol in samplers
-    ]

@@ -14,7 +14,7 @@ from dimo_cli import __version__
 from dimo_cli.console.images import Pixels
 from dimo_cli.engine.parallel import sample_by_plan, sample_theta_trapezoidal
 from dimo_cli.specs.sample import SamplerSpec
-from dimo_cli.students import Student
+from dimo_cli.students import Student, at_r_init
 from dimo_cli.teachers.plans import heuristic_plan
 from dimo_cli.teachers.protocol import Cond, Plan, Teacher
 
@@ -125,10 +125,14 @@ def build_sampler(target: Target, spec: SamplerSpec) -> tuple[Sampler, dict[str,
     """The sampler that a spec asks for: the student, or its teacher."""
     if spec.teacher or target.student is None:
         return teacher_sampler(target.teacher, spec)
-    return student_sampler(target.student, spec.temperature, spec.top_k, spec.top_p)
+    if spec.r_init is None:
+        return student_sampler(target.student, spec.temperature, spec.top_k, spec.top_p)
+    student = at_r_init(target.student, spec.r_init)
+    sample, protocol = student_sampler(student, spec.temperature, spec.top_k, spec.top_p)
+    return sample, {**protocol, "r_init": spec.r_init}
 
 
-def condition(teacher: Teacher, wanted: Sequence[int] | Sequence[str]) -> Cond:
+def condition(teacher: Teacher, wanted: Sequence[int | str]) -> Cond:
     """The condition of class numbers or prompts, where the backbone is."""
     if teacher.takes_prompts:
         return teacher.conditioner.prompts([str(prompt) for prompt in wanted])
@@ -137,7 +141,7 @@ def condition(teacher: Teacher, wanted: Sequence[int] | Sequence[str]) -> Cond:
 
 def sample_images(
     target: Target,
-    wanted: Sequence[int] | Sequence[str],
+    wanted: Sequence[int | str],
     spec: SamplerSpec,
     progress: Callable[[int], None] = lambda count: None,
 ) -> tuple[Pixels, dict[str, Any]]:
@@ -153,7 +157,7 @@ def images_at_once(teacher: Teacher) -> int:
 
 def draw_images(
     target: Target,
-    wanted: Sequence[int] | Sequence[str],
+    wanted: Sequence[int | str],
     spec: SamplerSpec,
     progress: Callable[[int], None] = lambda count: None,
 ) -> tuple[Tensor, dict[str, Any]]:

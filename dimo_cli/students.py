@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import copy
 import re
+import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,18 +25,32 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dimo_cli import __version__
-from dimo_cli.engine.checkpoint import contiguous
+from dimo_cli.cards.card import student_card
+from dimo_cli.cards.facts import CardFacts
+from dimo_cli.cards.licenses import license_of
+from dimo_cli.engine.checkpoint import contiguous, replace_folder
 from dimo_cli.engine.sampling import sample_student
 from dimo_cli.errors import MissingError, SpecError
 from dimo_cli.hub import file_sha256
 from dimo_cli.specs.base import Spec
-from dimo_cli.specs.distill import DistillSpec, Divergence, InitSpec, TeacherSource
+from dimo_cli.specs.distill import DistillSpec, Divergence, FixedRatio, InitSpec, TeacherSource
 from dimo_cli.teachers.blueprint import StateDict, fill
+from dimo_cli.teachers.conditioning import PromptConditioner
 from dimo_cli.teachers.digits import builtin_path
 from dimo_cli.teachers.protocol import Backbone, Cond, Teacher
-from dimo_cli.teachers.registry import EMBEDDED, load_plugins, load_teacher, teacher_names
+from dimo_cli.teachers.registry import (
+    EMBEDDED,
+    FAMILIES,
+    blueprint_of,
+    load_plugins,
+    load_skeleton,
+    load_teacher,
+    teacher_names,
+)
 
 MANIFEST, WEIGHTS = "dimo.json", "model.safetensors"
+CARD, PREVIEW = "README.md", "preview.png"
+PROMPT = "a red fox in the snow"
 BUILTIN = {name: Path(builtin_path(f"{name}-student")) for name in ("digits", "shapes")}
 """Students that ship in the package, by the teacher's name."""
 
@@ -91,6 +106,8 @@ class Student:
     manifest: StudentManifest
     teacher: Teacher
     backbone: Backbone
+    source: Tensor | None = None
+    """Image tokens [1 or B, L, G] in place of the random ones of x_init; None: random ones."""
 
     @property
     def short_id(self) -> str:
@@ -107,7 +124,20 @@ class Student:
         top_p: float = 0.0,
     ) -> Tensor:
         """Images [B, 3, H, W] in [-1, 1], in one pass of the backbone and one decode."""
-        tokens = sample_student(
+        tokens = self.tokens(cond, generator, temperature=temperature, top_k=top_k, top_p=top_p)
+        return self.decode(tokens, cond)
+
+    def tokens(
+        self,
+        cond: Cond,
+        generator: torch.Generator,
+        *,
+        temperature: float | None = None,
+        top_k: int = 0,
+        top_p: float = 0.0,
+    ) -> Tensor:
+        """Tokens [B, L, G] of one pass, all of which can be decoded."""
+        return sample_student(
             self.backbone,
             self.teacher.space,
             self.teacher.tokenizer,
@@ -117,9 +147,19 @@ class Student:
             temperature=temperature or self.manifest.temperature,
             top_k=top_k,
             top_p=top_p,
+            source=self.source,
         )
+
+    def decode(self, tokens: Tensor, cond: Cond) -> Tensor:
+        """Images [B, 3, H, W] in [-1, 1] of tokens [B, L, G]."""
         with torch.inference_mode():
             return self.teacher.tokenizer.decode(tokens, cond)
+
+
+def at_r_init(student: Student, r_init: float) -> Student:
+    """The same student, started from another share of mask tokens than its own."""
+    init = student.manifest.init.model_copy(update={"mask_ratio": FixedRatio(value=r_init)})
+    return replace(student, manifest=student.manifest.model_copy(update={"init": init}))
 
 
 def describe_run(
@@ -157,42 +197,50 @@ def save_student(
     backbone: Backbone,
     steps: int | None = None,
 ) -> Student:
-    """Write manifest, weights and card; the preview is drawn by whoever can draw."""
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(contiguous(backbone), folder / WEIGHTS)
-    digest = file_sha256(folder / WEIGHTS)
+    """Write manifest, weights and card, all or nothing; the preview is for whoever can draw."""
+    beside = folder.with_name(f".tmp-{folder.name}")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    save_file(contiguous(backbone), beside / WEIGHTS)
+    digest = file_sha256(beside / WEIGHTS)
     manifest = describe_run(spec, teacher, digest, steps)
-    (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    (folder / "README.md").write_text(model_card(manifest, teacher.takes_prompts), encoding="utf-8")
-    return Student(manifest, teacher, backbone.eval())
+    (beside / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    student = Student(manifest, teacher, backbone.eval())
+    card = student_card(describe_student(student))
+    (beside / CARD).write_text(card, encoding="utf-8")
+    replace_folder(beside, folder)
+    return student
 
 
-def model_card(manifest: StudentManifest, teacher_takes_prompts: bool) -> str:
-    """A short model card: what it is, how to use it, where it comes from."""
-    teacher, training = manifest.teacher, manifest.training
-    assert training.divergence is not None
-    divergence = ", ".join(str(value) for value in training.divergence.model_dump().values())
-    seen = "It was trained without any images, on the teacher alone."
-    if "GAN" in training.method:
-        seen = "It was trained on the teacher and against real images."
-    use = '--prompt "a red fox in the snow"' if teacher_takes_prompts else "-n 16"
-    return f"""---
-license: {teacher.license.lower()}
-tags: [dimo, one-step, masked-diffusion]
----
-# One-step student of `{teacher.name}`
+def describe_student(student: Student) -> CardFacts:
+    """What a card can say of a student by itself: nothing of the run that made it."""
+    manifest, teacher = student.manifest, student.teacher
+    return CardFacts(
+        manifest=manifest,
+        takes_prompts=teacher.takes_prompts,
+        image_size=teacher.space.image_size,
+        parameters=sum(weight.numel() for weight in student.backbone.parameters()),
+        example=example_for(teacher),
+        license=license_of(teacher.license),
+        base_model=teacher_repository(manifest.teacher),
+    )
 
-Distilled with {training.method} ({training.steps} steps, {training.samples or 0:,} generated
-samples, seed {training.seed}, divergence {divergence}) from the masked diffusion teacher
-`{teacher.name}` (revision {teacher.revision}). It turns an initial token sequence into an image in
-a single pass. {seen} It inherits the teacher's biases.
 
-![samples](preview.png)
+def example_for(teacher: Teacher) -> str | int:
+    """A prompt or class to show: one that the teacher brings along, never one of the user's."""
+    if not teacher.takes_prompts:
+        classes = len(teacher.class_names)
+        return 207 if classes > 207 else min(7, classes - 1)  # ImageNet's golden retriever
+    own = load_skeleton(teacher.name).conditioner if teacher.name in EMBEDDED else None
+    prompts = own.dataset if isinstance(own, PromptConditioner) else []
+    return prompts[0] if prompts else PROMPT
 
-    dimo sample --student . {use} --grid samples.png
 
-Weights sha256 `{manifest.weights_sha256}`, made by dimo {manifest.dimo_version}.
-"""
+def teacher_repository(facts: TeacherFacts) -> str | None:
+    """Where a teacher is published; None for one that is not, or that was changed by hand."""
+    if facts.name not in FAMILIES or facts.architecture:
+        return None
+    return blueprint_of(TeacherSource(name=facts.name)).backbone.files[0].repo
 
 
 def find_student(target: Path) -> Path:

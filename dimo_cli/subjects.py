@@ -17,14 +17,12 @@ from dimo_cli.data.pictures import Fit
 from dimo_cli.errors import SpecError
 from dimo_cli.hub import HubStore, file_sha256
 from dimo_cli.metrics.prompts import PROMPT_SETS, PromptSet, load_prompts, read_lines
-from dimo_cli.published_students import open_student
 from dimo_cli.samplers import Target, images_at_once
-from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.evaluate import EvalSpec
-from dimo_cli.specs.resolve import preset_names, resolve_spec
 from dimo_cli.students import MANIFEST, LoadOptions, best_device
+from dimo_cli.targets import load_target
 from dimo_cli.teachers.conditioning import PromptConditioner
-from dimo_cli.teachers.registry import EMBEDDED, load_teacher
+from dimo_cli.teachers.registry import EMBEDDED
 
 ON_DISK, READ_AT_ONCE = "images on disk", 64
 EMBEDDED_SAMPLES, SAMPLES = 5000, 50_000
@@ -63,13 +61,8 @@ def open_target(spec: EvalSpec, store: HubStore, say: Callable[[str], None]) -> 
             raise SpecError(f"`{spec.target}` is a folder of images: it has no teacher.")
         return Opened(ON_DISK, True, path=path)
     local_dir = str(store.local_dir) if store.local_dir else None
-    if spec.sampler.teacher and spec.target in preset_names() and not path.exists():
-        sets = [f"teacher.local_dir={local_dir}"] if local_dir else []
-        source = resolve_spec(DistillSpec, preset=spec.target, sets=sets).spec.teacher
-        target = Target(load_teacher(source, say).to(best_device()))
-    else:
-        student = open_student(spec.target, LoadOptions(spec.sampler.teacher, local_dir, say))
-        target = Target(student.teacher, student)
+    options = LoadOptions(spec.sampler.teacher, local_dir, say)
+    target = load_target(spec.target, options, only_teacher=spec.sampler.teacher)
     return Opened(target.teacher.name, target.teacher.takes_prompts, target)
 
 

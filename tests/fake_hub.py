@@ -85,7 +85,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", "0")
         self.end_headers()
 
-    def send(self, content, fault, send_body):
+    def send(self, content, fault, send_body, commit=COMMIT):
         etag = hashlib.sha256(content).hexdigest()
         size, start = len(content), 0
         if "Range" in self.headers and send_body:
@@ -95,7 +95,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("ETag", f'"{etag}"')
         self.send_header("X-Linked-Etag", f'"{etag}"')
         self.send_header("X-Linked-Size", str(size))
-        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("X-Repo-Commit", commit)
         self.send_header("Accept-Ranges", "bytes")
         self.send_header("Content-Length", str(size - start))
         if start:
@@ -113,9 +113,9 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
 
-def serve(hub):
+def serve(hub, handler=Handler):
     """Start a server for `hub`; returns it, to be shut down by the caller."""
-    handler = type("BoundHandler", (Handler,), {"hub": hub})
+    handler = type("BoundHandler", (handler,), {"hub": hub})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     hub.url = f"http://127.0.0.1:{server.server_address[1]}"

@@ -121,7 +121,11 @@ def train(plan: Plan[DistillSpec], folder: Path, resuming: bool) -> None:
         out.talk.print(f"Loading torch and the teacher `{name}` ...", style="faint")
     from dimo_cli import runs  # torch starts here
 
-    show_run(name, folder, lambda view: runs.distill(plan.spec, folder, view, resume=resuming))
+    show_run(
+        name,
+        folder,
+        lambda view: runs.distill(plan.spec, folder, view, resuming, plan.origins),
+    )
 
 
 def show_run(start: str, folder: Path, carry_out: Callable[[View], RunResult]) -> None:
@@ -147,6 +151,8 @@ def show_run(start: str, folder: Path, carry_out: Callable[[View], RunResult]) -
         out.hint(f"Continue with the same command and `--resume {folder}` alone.")
         raise typer.Exit(stop.exit_code) from None
     saved = Text(f"Student saved to {folder / 'student'}")
+    if (folder / "report.html").is_file():
+        saved.append(f", report to {folder / 'report.html'}")
     shown: RenderableType = saved
     if result.rows:
         table = comparison_table(result.rows)

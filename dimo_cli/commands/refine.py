@@ -85,7 +85,7 @@ def new_run(
     from dimo_cli.errors import SpecError
     from dimo_cli.published_students import look_at_student
     from dimo_cli.specs.refine import RefineSpec
-    from dimo_cli.specs.resolve import refine_preset_names, resolve_spec
+    from dimo_cli.specs.resolve import Plan, refine_preset_names, resolve_spec
 
     if student is None:
         raise SpecError(
@@ -113,10 +113,15 @@ def new_run(
         "student": {"temperature": manifest.temperature},
         **flags,
     }
-    plan = resolve_spec(
-        RefineSpec, preset=preset, file=file, sets=sets, base=(f"student {student}", brought)
-    )
-    return plan, folder or free_folder(Path("runs"), preset or "refined")
+    origin = f"student {student}"
+    plan = resolve_spec(RefineSpec, preset=preset, file=file, sets=sets, base=(origin, brought))
+    own = {"gan.enabled": "flag --gan"}
+    own |= {f"reward.terms.{name}": "flag --reward" for name in plan.spec.reward.terms}
+    origins = {
+        path: own.get(path, known) if known == origin else known
+        for path, known in plan.origins.items()
+    }
+    return Plan(plan.spec, origins), folder or free_folder(Path("runs"), preset or "refined")
 
 
 def reward_weight(text: str) -> tuple[str, float]:
@@ -158,5 +163,5 @@ def train(plan: Plan[RefineSpec], folder: Path, resuming: bool) -> None:
     show_run(
         plan.spec.start or "student",
         folder,
-        lambda view: carry_out(plan.spec, folder, view, resume=resuming),
+        lambda view: carry_out(plan.spec, folder, view, resuming, plan.origins),
     )

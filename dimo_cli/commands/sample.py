@@ -42,6 +42,8 @@ EXAMPLES = example(
     "dimo sample --teacher --steps 16 --class 7",
     'dimo sample --student Yuanzhi/DiMO --class "golden retriever"',
     'dimo sample --preset meissonic --teacher --prompt "a red fox in the snow" -n 1',
+    "dimo sample --class 3 --init my-digit.png",
+    "dimo sample --interpolate three eight --frames 10",
 )
 
 
@@ -67,7 +69,24 @@ def sample(
     prompts: Annotated[
         list[str] | None, typer.Option("--prompt", help="Prompt for a text model; repeatable.")
     ] = None,
-    count: Annotated[int, typer.Option("-n", "--count", help="Number of images.")] = 16,
+    count: Annotated[
+        int | None, typer.Option("-n", "--count", help="Number of images; default: 16.")
+    ] = None,
+    init: Annotated[
+        Path | None,
+        typer.Option("--init", help="Image whose tokens replace the random ones of the input."),
+    ] = None,
+    interpolate: Annotated[
+        tuple[str, str] | None,
+        typer.Option(
+            "--interpolate",
+            metavar="A B",
+            help="Turn one input into another: each an image, `random`, a class or a prompt.",
+        ),
+    ] = None,
+    frames: Annotated[
+        int | None, typer.Option("--frames", help="Images of --interpolate; default: 8.")
+    ] = None,
     seed: SeedOption = 0,
     grid: Annotated[
         Path, typer.Option("--grid", "-g", help="PNG file of all images in a grid.")
@@ -82,6 +101,9 @@ def sample(
     temperature: TemperatureOption = None,
     top_k: TopKOption = 0,
     top_p: TopPOption = 0.0,
+    r_init: Annotated[
+        float | None, typer.Option("--r-init", help="Share of mask tokens in a student's input.")
+    ] = None,
     columns: Annotated[
         int | None, typer.Option(help="Images per row; default: as suits their size.")
     ] = None,
@@ -101,10 +123,13 @@ def sample(
         "preset": preset,
         "classes": tuple(classes or ()),
         "prompts": tuple(prompts or ()),
-        "count": count,
+        **({} if count is None else {"count": count}),
+        "init": init,
+        "interpolate": interpolate,
+        "frames": frames,
         "columns": columns,
         "pixels": pixels,
-        "sampler": sampler_flags(given),
+        "sampler": {**sampler_flags(given), "r_init": r_init},
     }
     spec = spec_from_flags(SampleSpec, values, {"count": "-n", "sampler.method": "--sampler"})
     if grid.suffix.lower() != ".png":
@@ -147,16 +172,22 @@ def draw(spec: SampleSpec, target: Target, grid_file: Path, folder: Path | None)
     from rich.console import Group
     from rich.text import Text
 
-    from dimo_cli import samplers
+    from dimo_cli import interpolating, samplers
     from dimo_cli.console import images
     from dimo_cli.console.output import out
     from dimo_cli.console.progress import counting
     from dimo_cli.teachers.classes import short_name
 
-    wanted = chosen_conditions(target.teacher, spec)
+    target, about_input = started_from(target, spec)
+    strip = interpolating.plan_strip(target, spec) if spec.interpolate else None
+    wanted = strip.wanted if strip else chosen_conditions(target.teacher, spec)
     started = time.perf_counter()
     with counting(out, "sample", len(wanted)) as advance:
-        pixels, protocol = samplers.sample_images(target, wanted, spec.sampler, advance)
+        if strip:
+            pixels, protocol = strip.draw(advance)
+        else:
+            pixels, protocol = samplers.sample_images(target, wanted, spec.sampler, advance)
+    protocol |= about_input
     seconds = time.perf_counter() - started
     kind = "prompt" if target.teacher.takes_prompts else "class"
     names = [
@@ -164,7 +195,8 @@ def draw(spec: SampleSpec, target: Target, grid_file: Path, folder: Path | None)
         for item in wanted
     ]
     provenance = samplers.provenance(target, spec.sampler, protocol)
-    columns = spec.columns or fitting_columns(len(pixels), pixels.shape[1])
+    fitting = len(pixels) if strip else fitting_columns(len(pixels), pixels.shape[1])
+    columns = spec.columns or fitting
     large = images.grid(images.enlarge(pixels, spec.pixels), columns, gap=4)
     about = {f"dimo.{kind}": ", ".join(dict.fromkeys(names))}
     images.save_png(large, grid_file, {**provenance, **about})
@@ -188,6 +220,13 @@ def draw(spec: SampleSpec, target: Target, grid_file: Path, folder: Path | None)
     if out.data.is_terminal:
         shown = [images.draw(pixels[:SHOWN], columns, out.data.width), Text("")]
     out.result(document, Group(*shown, Text(f"{speed}, saved to {grid_file}")))
+
+
+def started_from(target: Target, spec: SampleSpec) -> tuple[Target, dict[str, Any]]:
+    """The target, started from the image of `--init` if there is one."""
+    from dimo_cli.interpolating import start_from_file
+
+    return start_from_file(target, spec.init) if spec.init else (target, {})
 
 
 def fitting_columns(count: int, side: int) -> int:

@@ -117,12 +117,15 @@ def carry_out(
     from dimo_cli.console import images
     from dimo_cli.console.output import out
     from dimo_cli.console.progress import counting
+    from dimo_cli.files import writing_to
     from dimo_cli.hub import HubStore
+    from dimo_cli.locking import locked, refuse_if_locked
     from dimo_cli.optimizing import folder_name, is_finished, keep, optimize_prompt, reward_weights
     from dimo_cli.published_students import open_student
     from dimo_cli.refining import load_rewards
     from dimo_cli.students import LoadOptions
 
+    refuse_if_locked(folder)
     place = str(local_dir) if local_dir else None
     student = open_student(student_name, LoadOptions(local_dir=place, say=out.note), True)
     weights = reward_weights(student, spec)
@@ -131,7 +134,12 @@ def carry_out(
     rewards = {name: (models[name], weight) for name, weight in weights.items()}
     documents: list[dict[str, Any]] = []
     views: list[RenderableType] = []
-    with counting(out, "optimize", len(prompts) * (spec.iterations + 1)) as advance:
+    hint = "Mend that and run the same command again: finished prompts are kept."
+    with (
+        writing_to(folder, hint),
+        locked(folder, say=out.note),
+        counting(out, "optimize", len(prompts) * (spec.iterations + 1)) as advance,
+    ):
         for prompt in prompts:
             target = folder / folder_name(prompt, student, spec)
             if is_finished(target):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -38,14 +39,21 @@ def enlarge(pixels: Pixels, smallest_side: int) -> Pixels:
     return pixels.repeat(factor, axis=-3).repeat(factor, axis=-2)
 
 
-def save_png(pixels: Pixels, path: Path, provenance: Mapping[str, str]) -> None:
-    """Write a PNG whose text chunks say what made it."""
+def png_bytes(pixels: Pixels, provenance: Mapping[str, str]) -> bytes:
+    """A PNG whose text chunks say what made it."""
     info = PngInfo()
     for key, value in provenance.items():
         info.add_itxt(key, value)
+    file = BytesIO()
+    Image.fromarray(pixels).save(file, format="PNG", pnginfo=info)
+    return file.getvalue()
+
+
+def save_png(pixels: Pixels, path: Path, provenance: Mapping[str, str]) -> None:
+    """Write a PNG whose text chunks say what made it."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(path, format="PNG", pnginfo=info)
+        path.write_bytes(png_bytes(pixels, provenance))
     except OSError as error:
         raise MissingError(
             f"Cannot write `{path}`: {error.strerror or error}.",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
-import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,10 +12,10 @@ from typing import IO
 
 import numpy as np
 import torch
-from numpy.lib import format as npy
 
 from dimo_cli.errors import SpecError
 from dimo_cli.metrics.protocol import Batch
+from dimo_cli.untrusted import ARCHIVE_ERRORS, Untrusted, check_archive, read_header
 
 CHANNELS = 3
 
@@ -70,23 +70,20 @@ class ArrayImages(Images):
     def _open(self) -> Iterator[tuple[tuple[int, ...], IO[bytes]]]:
         try:
             with zipfile.ZipFile(self.path) as archive:
+                check_archive(archive)
                 if self.member not in archive.namelist():
                     raise SpecError(
                         f"`{self.path}` has no images: it holds {', '.join(archive.namelist())}.",
                         f"An npz of images has them in `{self.member.removesuffix('.npy')}`.",
                     )
                 with archive.open(self.member) as file:
-                    yield self._shape(file), file
-        except (zipfile.BadZipFile, EOFError, zlib.error) as error:
-            raise truncated(self.path) from error
+                    yield self._shape(file, archive.getinfo(self.member).file_size), file
+        except (*ARCHIVE_ERRORS, Untrusted) as error:
+            why = str(error) if isinstance(error, Untrusted) else ""
+            raise truncated(self.path, why) from error
 
-    def _shape(self, file: IO[bytes]) -> tuple[int, ...]:
-        try:
-            is_first = npy.read_magic(file) == (1, 0)
-            read = npy.read_array_header_1_0 if is_first else npy.read_array_header_2_0
-            shape, in_columns, dtype = read(file)
-        except ValueError as error:
-            raise truncated(self.path) from error
+    def _shape(self, file: IO[bytes], size: int) -> tuple[int, ...]:
+        shape, in_columns, dtype = read_header(file)
         found = f"`{self.path}` has an array {dtype}{list(shape)}"
         if dtype != np.uint8 or len(shape) != 4 or shape[-1] != CHANNELS or in_columns:
             raise SpecError(
@@ -95,9 +92,12 @@ class ArrayImages(Images):
             )
         if 0 in shape:
             raise SpecError(f"{found}: it has no images.")
-        return tuple(shape)
+        if math.prod(shape) != size - file.tell():
+            raise truncated(self.path)
+        return shape
 
 
-def truncated(path: Path) -> SpecError:
+def truncated(path: Path, why: str = "") -> SpecError:
     """The sentence for a damaged npz file."""
-    return SpecError(f"`{path}` is truncated or damaged.", "Copy or download it again.")
+    told = f": {why}" if why else ""
+    return SpecError(f"`{path}` is truncated or damaged{told}.", "Copy or download it again.")

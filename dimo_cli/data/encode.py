@@ -17,13 +17,16 @@ from torch import Tensor
 from dimo_cli import __version__
 from dimo_cli.data.images import RESIZE, Source, class_labels
 from dimo_cli.data.shards import FACTS, INDEX, shard_path, token_dtype, write_json, write_shard
-from dimo_cli.errors import DimoError, SpecError
-from dimo_cli.hub import file_sha256
+from dimo_cli.errors import DimoError, MissingError, SpecError
+from dimo_cli.files import file_sha256, writing_to
+from dimo_cli.locking import LOCK, locked
 from dimo_cli.ranks import own_rank
 from dimo_cli.specs.data import DatasetIndex, EncodeSpec, Recipe, ShardEntry
 from dimo_cli.specs.distill import TeacherSource
 from dimo_cli.teachers.protocol import Teacher
 from dimo_cli.teachers.registry import load_teacher
+
+RUN_AGAIN = "Mend that and run the same command again: finished shards are kept."
 
 
 @dataclass(frozen=True)
@@ -91,9 +94,10 @@ def is_finished(path: Path, facts: dict[str, Any]) -> bool:
     try:
         with safe_open(path, "pt") as file:
             known = json.loads((file.metadata() or {}).get(FACTS, "{}"))
-    except (FileNotFoundError, SafetensorError):  # not there, or damaged: encode it
-        return False
-    recipe, theirs = facts["recipe"], known.get("recipe", {})
+            theirs = dict(known["recipe"])
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError):
+        return False  # not there, or damaged: encode it
+    recipe = facts["recipe"]
     if recipe["condition"] == "captions" and not path.with_suffix(".json").is_file():
         return False
     different = [key for key in recipe if theirs.get(key) != recipe[key]]
@@ -104,7 +108,7 @@ def is_finished(path: Path, facts: dict[str, Any]) -> bool:
             f"and {recipe[key]!r} now.",
             "Choose another folder with --out, or delete that one.",
         )
-    return bool(known["items"] == facts["items"])
+    return bool(known.get("items") == facts["items"])
 
 
 def unfinished(job: Job) -> list[int]:
@@ -176,7 +180,21 @@ def encode(
             "Use one of the two.",
         )
     job, classes = make_job(spec, images, teacher, source.architecture, out)
-    out.mkdir(parents=True, exist_ok=True)
+    # A launcher's processes share the folder; each rank is there once.
+    with writing_to(out, RUN_AGAIN), locked(out, f"{LOCK}-{rank}"):
+        return encode_share(spec, job, classes, teacher, source, advance)
+
+
+def encode_share(
+    spec: EncodeSpec,
+    job: Job,
+    classes: dict[str, int],
+    teacher: Teacher,
+    source: TeacherSource,
+    advance: Callable[[int], None],
+) -> Encoded:
+    """Encode what this rank is to do, and write the index if nothing is left."""
+    (rank, world), out = own_rank(), job.out
     todo = unfinished(job)
     if todo:
         (out / INDEX).unlink(missing_ok=True)  # it comes back when all shards are there
@@ -192,7 +210,7 @@ def encode(
         for number in mine:
             encode_shard(job, number, teacher, device, advance)
     index = write_index(job, spec.source, classes)
-    return Encoded(len(images), len(job.shards()), len(numbers) - len(mine), index)
+    return Encoded(len(job.images), len(job.shards()), len(numbers) - len(mine), index)
 
 
 def encode_in_processes(
@@ -213,7 +231,10 @@ def encode_in_processes(
     error: DimoError | None = None
     done = False
     while not done and error is None:
-        done = workers.join(timeout=0.1)
+        try:
+            done = workers.join(timeout=0.1)
+        except multiprocessing.ProcessExitedException as problem:  # it also ended the others
+            error = worker_died(problem)
         while not reports.empty():
             report = reports.get()
             if isinstance(report, DimoError):
@@ -227,6 +248,15 @@ def encode_in_processes(
         raise error
 
 
+def worker_died(problem: Exception) -> MissingError:
+    """The sentence for a process that was killed or crashed without a word."""
+    return MissingError(
+        f"A process that encoded images died ({problem}).",
+        "If memory ran out, use fewer `--processes` or a smaller `--batch`; then run the same "
+        "command again: finished shards are kept.",
+    )
+
+
 def work(
     rank: int, job: Job, numbers: Sequence[int], source: TeacherSource, world: int, reports: Any
 ) -> None:
@@ -236,7 +266,8 @@ def work(
         teacher = load_teacher(source, with_backbone=False)
         device = device_of(rank)
         teacher.tokenizer.to(device)
-        for number in numbers[rank::world]:
-            encode_shard(job, number, teacher, device, reports.put)
+        with writing_to(job.out, RUN_AGAIN):
+            for number in numbers[rank::world]:
+                encode_shard(job, number, teacher, device, reports.put)
     except DimoError as error:
         reports.put(error)

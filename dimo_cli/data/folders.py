@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import os
 import re
 import zipfile
-import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -38,6 +36,7 @@ from dimo_cli.data.pictures import (
 )
 from dimo_cli.errors import MissingError, SpecError
 from dimo_cli.metrics.protocol import Batch
+from dimo_cli.untrusted import ARCHIVE_ERRORS, check_archive, parse_json
 
 MOST_THREADS, NAMES_SHOWN = 16, 3
 LISTED, IN_ORDER = "metadata.jsonl", "captions.txt"
@@ -119,7 +118,8 @@ class ZippedFiles(Files):
         super().__init__(root)
         try:
             self.archive = zipfile.ZipFile(root)
-        except (zipfile.BadZipFile, OSError) as error:
+            check_archive(self.archive)
+        except ARCHIVE_ERRORS as error:
             raise SpecError(
                 f"`{root}` is no readable zip archive: {error}.", "Copy or pack it again."
             ) from error
@@ -165,7 +165,7 @@ class FolderImages(Images):
         try:
             with self.files.open(name) as file:
                 return read_header(file, name)
-        except (OSError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        except ARCHIVE_ERRORS as error:
             return Header((0, 0), "", "", reason(error))
 
     def _refuse_problems(self) -> None:
@@ -315,6 +315,10 @@ def read_text(files: Files, name: str) -> str:
         raise SpecError(
             f"`{files.root}/{name}` is no text in UTF-8: {error.reason}.", "Save it as UTF-8."
         ) from error
+    except ARCHIVE_ERRORS as error:
+        raise SpecError(
+            f"`{files.root}/{name}` cannot be read: {reason(error)}.", "Copy or pack it again."
+        ) from error
 
 
 def listed_prompts(files: Files, names: Sequence[str]) -> list[str]:
@@ -325,7 +329,7 @@ def listed_prompts(files: Files, names: Sequence[str]) -> list[str]:
         if not line.strip():
             continue
         try:
-            entry = json.loads(line)
+            entry = parse_json(line)
             name = entry["file_name"]
             prompt = next(entry[key] for key in CAPTION_KEYS if key in entry)
         except (ValueError, KeyError, TypeError, StopIteration):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import re
 import tarfile
@@ -22,6 +21,7 @@ from torch import Tensor
 from dimo_cli.errors import MissingError, SpecError
 from dimo_cli.teachers.classes import find_class
 from dimo_cli.teachers.protocol import Teacher
+from dimo_cli.untrusted import parse_json
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
@@ -182,7 +182,7 @@ def list_captioned(root: Path) -> Source:
     for name, path in zip(names, images, strict=True):
         text = path.with_suffix(".txt")
         if name not in captions and text.is_file():
-            captions[name] = text.read_text(encoding="utf-8").strip()
+            captions[name] = text_of(text).strip()
     missing = [name for name in names if not captions.get(name)]
     if missing:
         raise SpecError(
@@ -194,14 +194,22 @@ def list_captioned(root: Path) -> Source:
     return FolderSource(root, names, [captions[name] for name in names], others)
 
 
+def text_of(path: Path) -> str:
+    """A text file."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise SpecError(f"`{path}` is no text in UTF-8: {error.reason}.") from None
+
+
 def read_caption_list(path: Path) -> dict[str, str]:
     """The lines {"file": ..., "caption": ...} of a file."""
     captions = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(text_of(path).splitlines(), start=1):
         if not line.strip():
             continue
         try:
-            entry = json.loads(line)
+            entry = parse_json(line)
             captions[str(entry["file"])] = str(entry["caption"]).strip()
         except (ValueError, KeyError, TypeError):
             raise SpecError(
@@ -245,13 +253,16 @@ def word_in_archive(
 
     def text(suffix: str) -> str | None:
         file = tar.extractfile(parts[suffix]) if suffix in parts else None
-        return file.read().decode("utf-8").strip() if file else None
+        try:
+            return file.read().decode("utf-8").strip() if file else None
+        except UnicodeDecodeError:
+            raise SpecError(f"`{what}.{suffix}` is no text in UTF-8.") from None
 
     word = text("txt" if captions else "cls")
     about = text("json")
     if not word and about:
         try:
-            entry = json.loads(about)
+            entry = parse_json(about)
             keys = CAPTION_COLUMNS if captions else ("label", "cls")
             word = next((str(entry[key]) for key in keys if key in entry), None)
         except (ValueError, TypeError):

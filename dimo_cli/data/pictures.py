@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from dimo_cli.errors import SpecError, did_you_mean
+from dimo_cli.untrusted import read_array
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".npy")
 # Modes that are converted to RGB with a note, and those that need none.
@@ -56,7 +57,7 @@ def problem_of(image: Image.Image) -> str:
 
 def array_header(file: BinaryIO) -> Header:
     """The header of an array in a .npy file."""
-    array = np.load(file, allow_pickle=False)
+    array = whole_array(file)
     size = (array.shape[1], array.shape[0]) if array.ndim > 1 else (0, 0)
     problem = ""
     if array.dtype.kind == "f" and np.isnan(array).any():
@@ -66,6 +67,13 @@ def array_header(file: BinaryIO) -> Header:
     elif array.ndim != 3 or array.shape[2] != 3:
         problem = f"an array of shape {list(array.shape)}, not [height, width, 3]"
     return Header(size, "RGB", "NPY", problem)
+
+
+def whole_array(file: BinaryIO) -> NDArray[Any]:
+    """The array of a .npy file, which must be as long as it says."""
+    size = file.seek(0, 2)
+    file.seek(0)
+    return read_array(file, size)
 
 
 def reason(error: Exception) -> str:
@@ -85,7 +93,7 @@ def reason(error: Exception) -> str:
 def read_pixels(file: BinaryIO, name: str, fit: Fit | None = None) -> Pixels:
     """The picture [H, W, 3]; one that hides something is refused."""
     if name.lower().endswith(".npy"):
-        array: Pixels = np.load(file, allow_pickle=False)
+        array: Pixels = whole_array(file)
         return np.asarray(fit(Image.fromarray(array))) if fit else array
     with Image.open(file) as image:
         has_alpha = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info

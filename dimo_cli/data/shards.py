@@ -20,10 +20,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from dimo_cli.engine.checkpoint import fsync_path
 from dimo_cli.errors import MissingError, SpecError
+from dimo_cli.files import fsync_path
 from dimo_cli.specs.data import DatasetIndex, Recipe
 from dimo_cli.teachers.protocol import Teacher
+from dimo_cli.untrusted import parse_json
 
 INDEX = "index.json"
 FACTS = "dimo"  # where a shard says what it was made of
@@ -129,8 +130,8 @@ class TokenDataset:
             path = folder / entry.file
             try:
                 part, condition = read_shard(path, index.recipe.condition == "captions")
-                whole = len(part) == len(condition) == entry.images
-            except (OSError, SafetensorError, ValueError, KeyError):
+                whole = len(part) == entry.images and fits(part, condition, index.recipe)
+            except (OSError, SafetensorError, ValueError, KeyError, TypeError):
                 whole = False
             if not whole or (verify and file_sha256(path) != entry.sha256):
                 raise MissingError(
@@ -192,14 +193,34 @@ class TokenDataset:
         if self.has_captions != teacher.takes_prompts:
             have, want = ("captions", "labels") if self.has_captions else ("labels", "captions")
             raise SpecError(f"These images have {have}, but `{teacher.name}` needs {want}.")
+        labels = [part for part in self.conditions if isinstance(part, Tensor)]
+        if labels and max(int(part.max()) for part in labels) >= len(teacher.class_names):
+            raise SpecError(
+                f"These images have labels beyond the {len(teacher.class_names)} classes of "
+                f"`{teacher.name}`.",
+                "Encode them again: `dimo data encode`.",
+            )
 
 
 def read_shard(path: Path, captions: bool) -> tuple[Tensor, Tensor | Captions]:
     """Tokens of a shard, memory-mapped, and its labels or captions."""
     tensors = load_file(path)
     if captions:
-        return tensors["tokens"], json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        text = path.with_suffix(".json").read_text(encoding="utf-8")
+        return tensors["tokens"], list(parse_json(text))
     return tensors["tokens"], tensors["labels"]
+
+
+def fits(tokens: Tensor, condition: Tensor | Captions, recipe: Recipe) -> bool:
+    """Whether a shard holds ids of the recipe, and a label or a caption for each image."""
+    if tokens.is_floating_point() or tokens.shape[1:] != (recipe.length, recipe.groups):
+        return False
+    if len(condition) != len(tokens) or tokens.min() < 0 or tokens.max() >= recipe.codes:
+        return False
+    if isinstance(condition, Tensor):
+        is_whole = condition.ndim == 1 and not condition.is_floating_point()
+        return is_whole and int(condition.min()) >= 0
+    return all(isinstance(caption, str) for caption in condition)
 
 
 def builtin_dataset(teacher: str) -> TokenDataset:

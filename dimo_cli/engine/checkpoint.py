@@ -1,16 +1,19 @@
 """Checkpoints: written beside, fsynced, renamed; the newest readable one wins.
 
-A checkpoint is a folder `step-N` with one safetensors file per network and the rest of the
-training state (optimizers, random generators, counters) in `state.pt`, read with weights_only.
+A checkpoint is a folder `step-N` with one safetensors file per network, the rest of the training
+state (optimizers, random generators, counters) in `state.pt`, read with weights_only, and sizes and
+hashes of all of them in `contents.json`, without which none is read.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,30 +23,57 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from dimo_cli.errors import MissingError
+from dimo_cli.files import file_sha256, fsync_path
+from dimo_cli.untrusted import check_torch_archive
 
 STEP_FOLDER = re.compile(r"step-(\d+)$")
+STATE, CONTENTS = "state.pt", "contents.json"
+TEMPORARY, OLD, DAMAGED = ".tmp-", ".old-", ".damaged"
 
 
-def fsync_path(path: Path) -> None:
-    """Make what was written to a file or folder survive a power cut."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+class DamagedCheckpoint(Exception):
+    """A checkpoint is not what was written; the message says in what."""
 
 
 def replace_folder(temporary: Path, final: Path) -> None:
     """Rename a finished folder into place, over an older one of the same name."""
     for path in [*temporary.iterdir(), temporary]:
         fsync_path(path)
-    old = final.with_name(f".old-{final.name}")
+    old = final.with_name(f"{OLD}{final.name}")
     shutil.rmtree(old, ignore_errors=True)
     if final.exists():
         final.rename(old)
     temporary.rename(final)
     fsync_path(final.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def write_contents(folder: Path) -> None:
+    """Write down the size and the hash of every file of a checkpoint."""
+    files = {
+        path.name: {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
+        for path in sorted(folder.iterdir())
+    }
+    (folder / CONTENTS).write_text(json.dumps({"files": files}, indent=1), encoding="utf-8")
+
+
+def check_contents(folder: Path) -> None:
+    """Refuse a checkpoint with a file that is not as it was written."""
+    try:
+        files = json.loads((folder / CONTENTS).read_text(encoding="utf-8"))["files"]
+        expected = {str(name): (int(f["bytes"]), str(f["sha256"])) for name, f in files.items()}
+    except FileNotFoundError:
+        raise DamagedCheckpoint(f"it has no {CONTENTS}") from None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise DamagedCheckpoint(f"its {CONTENTS} cannot be read") from None
+    for name, (size, sha256) in expected.items():
+        path = folder / name
+        if "/" in name or not path.is_file():
+            raise DamagedCheckpoint(f"{name} is missing")
+        if (found := path.stat().st_size) != size:
+            raise DamagedCheckpoint(f"{name} has {found:,} bytes instead of {size:,}")
+        if file_sha256(path) != sha256:
+            raise DamagedCheckpoint(f"{name} has other bytes than were written")
 
 
 def random_state(generator: torch.Generator) -> dict[str, Any]:
@@ -83,31 +113,46 @@ class CheckpointFolder:
         """Where the checkpoint of a step lives."""
         return self.root / f"step-{step}"
 
+    def tidy(self) -> None:
+        """Take away what a killed process left half done, and finish a replacement it began.
+
+        Only for the process that holds the run's lock.
+        """
+        for path in list(self.root.glob(f"{OLD}*")):
+            final = self.root / path.name.removeprefix(OLD)
+            if not final.exists():
+                path.rename(final)
+        for pattern in (f"{OLD}*", f"{TEMPORARY}*"):
+            for path in self.root.glob(pattern):
+                shutil.rmtree(path, ignore_errors=True)
+
     def save(self, step: int, networks: Mapping[str, nn.Module], state: dict[str, Any]) -> Path:
         """Write the checkpoint of a step whole, or not at all."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        temporary = self.root / f".tmp-step-{step}-{os.getpid()}"
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
+        temporary = self.root / f"{TEMPORARY}step-{step}-{os.getpid()}"
         try:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
             for name, network in networks.items():
                 save_file(contiguous(network), temporary / f"{name}.safetensors")
-            torch.save(state, temporary / "state.pt")
+            torch.save(state, temporary / STATE)
+            write_contents(temporary)
             replace_folder(temporary, self.path(step))
         except (OSError, SafetensorError, RuntimeError) as error:  # as they say a full disk
             shutil.rmtree(temporary, ignore_errors=True)
-            reason = getattr(error, "strerror", None) or error
+            reason = " ".join(str(getattr(error, "strerror", None) or error).split())[:200]
             raise MissingError(
                 f"Cannot write the checkpoint of step {step}: {reason}.",
-                f"Check space and permissions of {self.root}; the older checkpoints are whole.",
+                f"Check space and permissions of {self.root}, then continue with `--resume`: "
+                "the older checkpoints are whole.",
             ) from error
         return self.path(step)
 
     def load(self, step: int, networks: Mapping[str, nn.Module]) -> dict[str, Any]:
         """Fill the networks from a checkpoint, strictly, and return the rest of the state."""
         folder = self.path(step)
-        path = folder / "state.pt"
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        check_contents(folder)
+        check_torch_archive(folder / STATE)
+        state: dict[str, Any] = torch.load(folder / STATE, map_location="cpu", weights_only=True)
         tensors = {name: load_file(folder / f"{name}.safetensors") for name in networks}
         for name, network in networks.items():
             network.load_state_dict(tensors[name])
@@ -116,16 +161,25 @@ class CheckpointFolder:
     def load_newest(
         self, networks: Mapping[str, nn.Module]
     ) -> tuple[int, dict[str, Any], list[str]]:
-        """Load the newest readable checkpoint; also say which newer ones were not readable."""
-        unreadable: list[str] = []
+        """Load the newest sound checkpoint; also say which newer ones are damaged, and in what.
+
+        Those are set aside under another name, where they take no sound one's place.
+        """
+        damaged: dict[Path, str] = {}
         for step in reversed(self.steps()):
             try:
-                return step, self.load(step, networks), unreadable
+                state = self.load(step, networks)
+            except (MemoryError, torch.OutOfMemoryError):  # not the file's fault
+                raise
             except Exception as error:  # any damage at all: fall back to the one before
-                unreadable.append(f"{self.path(step)} ({type(error).__name__})")
+                damaged[self.path(step)] = reason_of(error)
+                continue
+            for folder in damaged:
+                set_aside(folder)
+            return step, state, [f"{path.name} ({reason})" for path, reason in damaged.items()]
+        told = ", ".join(f"{path.name} ({reason})" for path, reason in damaged.items())
         raise MissingError(
-            f"No readable checkpoint in {self.root}."
-            + (f" Damaged: {', '.join(unreadable)}." if unreadable else ""),
+            f"No readable checkpoint in {self.root}." + (f" Damaged: {told}." if told else ""),
             "Start a new run in another folder with `--out`.",
         )
 
@@ -133,9 +187,27 @@ class CheckpointFolder:
         """Delete all but the `keep` newest checkpoints and the best one."""
         for step in self.steps()[:-keep]:
             if step != best:
-                shutil.rmtree(self.path(step), ignore_errors=True)
+                # Renamed first: what is half deleted must not look like a checkpoint.
+                doomed = self.root / f"{TEMPORARY}{self.path(step).name}"
+                self.path(step).rename(doomed)
+                shutil.rmtree(doomed, ignore_errors=True)
 
 
 def contiguous(network: nn.Module) -> dict[str, torch.Tensor]:
     """A state dict that safetensors can write."""
     return {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+
+
+def reason_of(error: Exception) -> str:
+    """What is wrong with a checkpoint, in one line."""
+    if isinstance(error, DamagedCheckpoint):
+        return str(error)
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+
+
+def set_aside(folder: Path) -> None:
+    """Rename a damaged checkpoint, so that it is neither read nor counted."""
+    with suppress(OSError):
+        aside = folder.with_name(folder.name + DAMAGED)
+        shutil.rmtree(aside, ignore_errors=True)
+        folder.rename(aside)

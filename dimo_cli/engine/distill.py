@@ -170,6 +170,10 @@ class Distillation:
         """Update whatever else is trained, once student and auxiliary are."""
         return StepReport({})
 
+    def suspects(self) -> list[str]:
+        """What was seen in the last step that is not finite and may be why others are not."""
+        return []
+
     def state(self) -> dict[str, float]:
         """Running numbers that decide how training goes on, beside networks and optimizers."""
         return {}

@@ -80,19 +80,25 @@ def initial_tokens(
     control: str = "none",
     control_token: int | None = None,
     tokenizer: Tokenizer | None = None,
+    source: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Sample x_init [B, L, G]: exactly round(r_init L G) mask tokens, the rest random image tokens.
 
     The mask [B, L, G] is returned beside the tokens. `control` asks for one of the variants of
-    Table 6, which break this recipe on purpose.
+    Table 6, which break this recipe on purpose. Tokens of a `source` [1 or B, L, G] replace the
+    random ones under the same mask (supplement, E.6 and E.7).
     """
+    if source is not None:
+        check_source(control)
     if control == "encoded_noise":
         assert tokenizer is not None
         shape = (count, 3, space.image_size, space.image_size)
         noise = torch.randn(shape, generator=generator, device=generator.device)
         tokens = tokenizer.encode(noise)
         return tokens, torch.zeros_like(tokens, dtype=torch.bool)
-    tokens = random_tokens(space, count, generator)
+    tokens = random_tokens(space, count, generator)  # also drawn for a source: the mask stays
+    if source is not None:
+        tokens = source.to(tokens.device).expand_as(tokens)
     if control == "random_class_tokens":
         classes = class_tokens(space)
         drawn = torch.randint(
@@ -117,6 +123,16 @@ def class_tokens(space: TokenSpace) -> range:
             "Use fixed_image_token or encoded_noise.",
         )
     return space.class_ids
+
+
+def check_source(control: str) -> None:
+    """Refuse image tokens for a student that was trained without any."""
+    if control in ("encoded_noise", "random_class_tokens"):
+        raise SpecError(
+            f"This student starts from {control.replace('_', ' ')} (`init.control`): there are no "
+            "image tokens in its initial sequence that others could replace.",
+            "Use a student that was distilled without that control.",
+        )
 
 
 def check_control(space: TokenSpace, control: str, control_token: int | None) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import os
+import resource
+import sys
 from dataclasses import dataclass
 
 import torch
@@ -28,6 +30,14 @@ class MemoryEstimate:
     def total(self) -> int:
         """All of it."""
         return self.weights + self.gradients_and_optimizers + self.activations + self.logits
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most bytes used so far: by tensors on a GPU, by the whole process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024  # the one counts bytes, others KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def blank_cond(teacher: Teacher, count: int) -> Cond:

@@ -107,6 +107,9 @@ class Refinement(Distillation):
         more = {"discriminator": self.discriminator} if self.discriminator else {}
         return {**super().networks(), **more}
 
+    def suspects(self) -> list[str]:
+        return [name for name, value in self.seen.items() if not math.isfinite(value)]
+
     def state(self) -> dict[str, float]:
         return {name: n.value for name, n in self.norms.items() if n.value is not None}
 

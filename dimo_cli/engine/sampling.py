@@ -16,6 +16,8 @@ from dimo_cli.engine.schedules import middle_mask_ratio, perturb_embeddings
 from dimo_cli.specs.distill import InitSpec
 from dimo_cli.teachers.protocol import Backbone, Cond, Tokenizer, TokenSpace
 
+CHUNK_TOKENS = 8192  # positions whose logits exist at a time
+
 
 def chunks(count: int, size: int) -> Iterator[slice]:
     """Consecutive slices of at most `size` that cover `count` rows."""
@@ -46,7 +48,7 @@ def gumbel(shape: torch.Size, generator: torch.Generator) -> Tensor:
 
 def draw_tokens(logits: Tensor, generator: torch.Generator) -> Tensor:
     """Draw one token per distribution of logits [..., V] by the Gumbel-max trick."""
-    return (logits.float() + gumbel(logits.shape, generator)).argmax(-1)
+    return (logits.float() + gumbel(logits.shape, generator).to(logits.device)).argmax(-1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,7 @@ def draw_from_hidden(
     temperature: float = 1.0,
     top_k: int = 0,
     top_p: float = 0.0,
-    chunk_tokens: int = 8192,
+    chunk_tokens: int = CHUNK_TOKENS,
     measure: bool = False,
 ) -> Drawn:
     """Draw tokens [B, L, G] from hidden states [B, L, D], a chunk of positions at a time.
@@ -91,6 +93,15 @@ def draw_from_hidden(
     return Drawn(drawn, entropy / drawn.numel(), top1 / drawn.numel())
 
 
+def token_noise(space: TokenSpace, count: int, generator: torch.Generator) -> Tensor:
+    """The noise [B, L, G, V] of `draw_from_hidden` for whole images, draw for draw."""
+    parts = [
+        gumbel(torch.Size((part.stop - part.start, space.groups, space.vocab)), generator)
+        for part in chunks(count * space.length, CHUNK_TOKENS)
+    ]
+    return torch.cat(parts).view(count, space.length, space.groups, space.vocab)
+
+
 def student_hidden(
     backbone: Backbone, tokens: Tensor, cond: Cond, sigma: float, generator: torch.Generator
 ) -> Tensor:
@@ -106,8 +117,9 @@ def student_input(
     init: InitSpec,
     count: int,
     generator: torch.Generator,
+    source: Tensor | None = None,
 ) -> Tensor:
-    """x_init [B, L, G] of a finished student."""
+    """x_init [B, L, G] of a finished student; `source` takes the place of its random tokens."""
     tokens, _ = initial_tokens(
         space,
         count,
@@ -116,6 +128,7 @@ def student_input(
         init.control,
         init.control_token,
         tokenizer,
+        source,
     )
     return tokens
 
@@ -132,9 +145,14 @@ def sample_student(
     temperature: float = 1.0,
     top_k: int = 0,
     top_p: float = 0.0,
+    source: Tensor | None = None,
 ) -> Tensor:
-    """One pass from x_init to tokens [B, L, G], ready to decode."""
-    x_init = student_input(space, tokenizer, init, len(cond), generator)
+    """One pass from x_init to tokens [B, L, G], ready to decode.
+
+    All noise is drawn where the generator is, which may be another device than the network's.
+    """
+    device = next(iter(cond.tensors.values())).device
+    x_init = student_input(space, tokenizer, init, len(cond), generator, source).to(device)
     hidden = student_hidden(backbone, x_init, cond, init.embed_noise.sigma, generator)
     drawn = draw_from_hidden(
         backbone, hidden, generator, temperature=temperature, top_k=top_k, top_p=top_p

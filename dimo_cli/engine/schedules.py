@@ -35,12 +35,17 @@ def noise_sigma(spec: FixedNoise | WarmupNoise, step: int) -> float:
     return spec.sigma * progress
 
 
+def add_noise(embeds: Tensor, sigma: float, noise: Tensor) -> Tensor:
+    """e becomes sigma n + sqrt(1 - sigma^2) e for given noise n (Di[M]O, section 4.3)."""
+    return sigma * noise.to(embeds) + math.sqrt(1 - sigma**2) * embeds
+
+
 def perturb_embeddings(embeds: Tensor, sigma: float, generator: torch.Generator) -> Tensor:
-    """e becomes sigma n + sqrt(1 - sigma^2) e with n ~ N(0, I) (Di[M]O, section 4.3)."""
+    """Embeddings with noise n ~ N(0, I), drawn where the generator is."""
     if sigma == 0:
         return embeds
     noise = torch.randn(embeds.shape, generator=generator, device=generator.device)
-    return sigma * noise.to(embeds.dtype) + math.sqrt(1 - sigma**2) * embeds
+    return add_noise(embeds, sigma, noise)
 
 
 def draw_mask_ratio(spec: FixedRatio | RandomRatio, generator: torch.Generator) -> float:

@@ -7,12 +7,11 @@ import json
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -20,9 +19,13 @@ from torch import nn
 
 from dimo_cli.engine.checkpoint import CheckpointFolder, random_state, restore_random_state
 from dimo_cli.engine.distill import Distillation
+from dimo_cli.engine.memory import peak_memory
 from dimo_cli.engine.optimizer import Ema
 from dimo_cli.engine.schedules import ema_decay
+from dimo_cli.engine.watcher import Watcher
 from dimo_cli.errors import DivergedError, MissingError, SpecError
+from dimo_cli.files import write_whole_text
+from dimo_cli.ranks import own_rank
 from dimo_cli.specs.distill import DistillSpec, TrainSpec
 from dimo_cli.teachers.protocol import Backbone, Teacher
 
@@ -34,37 +37,6 @@ class Interrupted(Exception):
         super().__init__(f"Interrupted at step {step}")
         self.exit_code = 128 + signal_number
         self.step, self.checkpoint = step, checkpoint
-
-
-class Watcher(Protocol):
-    """Who looks on while a run trains. The engine itself draws and measures nothing."""
-
-    def on_start(self, step: int) -> None:
-        """The loop is about to run from `step`."""
-
-    def on_log(self, record: dict[str, Any]) -> None:
-        """A line of log.jsonl was written."""
-
-    def on_preview(self, step: int, student: Backbone) -> None:
-        """It is time to draw a sample grid of the averaged student."""
-
-    def measure_fid(self, step: int, student: Backbone) -> float:
-        """FID of the averaged student."""
-
-    def look(self, step: int, student: Backbone) -> dict[str, float]:
-        """Further numbers for the log, where it is time for them; called at step 0 as well."""
-
-    def should_stop(self) -> str | None:
-        """Why to end the run, if there is a reason to."""
-
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint is to keep of the watcher."""
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Continue from `state`."""
-
-    def on_note(self, message: str) -> None:
-        """Something happened that the user should know: a skipped step, a rollback."""
 
 
 @dataclass
@@ -82,7 +54,11 @@ class Progress:
 def make_accelerator(
     spec: TrainSpec, tracker: str = "none", folder: Path | None = None
 ) -> Accelerator:
-    """The accelerator of a spec: device, processes, autocast and tracker."""
+    """The accelerator of a spec: device, autocast and tracker.
+
+    Several processes are refused before any of them waits for the others.
+    """
+    refuse_several(own_rank()[1])
     if tracker != "none" and find_spec(tracker) is None:
         raise MissingError(
             f"`monitor.tracker` is {tracker}, but its package is not installed.",
@@ -101,12 +77,23 @@ def make_accelerator(
             "Use `--set train.precision=fp32`.",
         )
     bf16 = spec.precision == "bf16" or (spec.precision == "auto" and on_cuda)
-    return Accelerator(
+    accelerator = Accelerator(
         cpu=spec.device == "cpu",
         mixed_precision="bf16" if bf16 else "no",
         log_with=None if tracker == "none" else tracker,
         project_dir=folder,
     )
+    refuse_several(accelerator.num_processes)
+    return accelerator
+
+
+def refuse_several(processes: int) -> None:
+    """Refuse to train in more than one process."""
+    if processes > 1:
+        raise SpecError(
+            "Training in several processes is not supported yet.",
+            "Run one process and raise `train.accumulate` instead.",
+        )
 
 
 class Trainer:
@@ -123,11 +110,6 @@ class Trainer:
         """`method` builds what is trained: Di[M]O alone, or a refinement."""
         self.spec, self.folder, self.watcher = spec, folder, watcher
         self.accelerator = make_accelerator(spec.train, spec.monitor.tracker, folder)
-        if self.accelerator.num_processes > 1:
-            raise SpecError(
-                "Training in several processes is not supported yet.",
-                "Run one process and raise `train.accumulate` instead.",
-            )
         device = self.accelerator.device
         self.generator = torch.Generator(device)
         self.generator.manual_seed(spec.train.seed + self.accelerator.process_index)
@@ -151,14 +133,36 @@ class Trainer:
         """The networks whose weights change."""
         return {**self.distillation.networks(), "ema": self.ema.network}
 
+    def frozen(self) -> dict[str, nn.Module]:
+        """The networks whose weights stay as they were loaded."""
+        teacher = self.distillation.teacher
+        return {"teacher": teacher.backbone, "tokenizer": teacher.tokenizer}
+
+    def unsound(self) -> list[str]:
+        """The networks that have a weight that is not finite; no step ever heals one."""
+        return names_of_unsound({**self.frozen(), **self.networks()})
+
+    def begin(self, resume: bool) -> None:
+        """Be at the first step, or where a run stopped."""
+        if damaged := names_of_unsound(self.frozen()):
+            raise MissingError(
+                f"The {' and the '.join(damaged)} of `{self.distillation.teacher.name}` has weights"
+                " that are not finite: its file is damaged.",
+                "Copy or download it again.",
+            )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.checkpoints.tidy()
+        if resume and (self.checkpoints.steps() or (self.folder / "log.jsonl").exists()):
+            self.restore()
+            return
+        if resume:
+            self.watcher.on_note("It was stopped before its first checkpoint: it starts again.")
+        self.watcher.look(0, self.averaged)
+        self.save()
+
     def run(self, resume: bool = False) -> Backbone:
         """Train to the last step and return the averaged student."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if resume:
-            self.restore()
-        else:
-            self.watcher.look(0, self.averaged)
-            self.save()
+        self.begin(resume)
         self.accelerator.init_trackers("dimo")
         self.watcher.on_start(self.progress.step)
         try:
@@ -166,15 +170,15 @@ class Trainer:
                 while self.progress.step < self.spec.train.steps:
                     self.train_one_step()
                     if self.stop_signal is not None:
-                        raise Interrupted(self.stop_signal, self.progress.step, self.save())
+                        self.save_sound()
+                        step = self.checkpoints.steps()[-1]
+                        raise Interrupted(self.stop_signal, step, self.checkpoints.path(step))
                     reason = self.watcher.should_stop()
-                    if reason is not None:
+                    if reason is not None and self.save_sound():
                         self.watcher.on_note(reason)
                         break
         finally:
             self.distillation.teacher.backbone.eval()  # its dropout may have been on
-        if self.checkpoints.steps()[-1:] != [self.progress.step]:
-            self.save()
         self.accelerator.end_training()
         return self.averaged
 
@@ -196,11 +200,12 @@ class Trainer:
             )
         progress.step = done
         seconds = time.perf_counter() - started
-        save_due = done % train.checkpoint_every == 0
+        save_due = done % train.checkpoint_every == 0 or last
         values = dict(report.values)
         if monitor.fid_every and (done % monitor.fid_every == 0 or last):
             values["fid"] = self.watcher.measure_fid(done, self.averaged)
-            if progress.best_fid is None or values["fid"] < progress.best_fid:
+            best = math.inf if progress.best_fid is None else progress.best_fid
+            if values["fid"] < best:
                 progress.best_fid, progress.best_step = values["fid"], done
                 save_due = True
         looked = self.watcher.look(done, self.averaged)
@@ -210,7 +215,7 @@ class Trainer:
         if done % monitor.preview_every == 0 or last:
             self.watcher.on_preview(done, self.averaged)
         if save_due:
-            self.save()
+            self.save_sound()
 
     @property
     def averaged(self) -> Backbone:
@@ -218,29 +223,55 @@ class Trainer:
         return self.ema.network  # type: ignore[return-value]
 
     def note_skipped(self, network: str) -> bool:
-        """Count a step whose numbers were not finite; after too many in a row, roll back.
+        """Count a step whose numbers were not finite; roll back where skipping will not help.
 
         Returns whether it rolled back: then `self.progress` is that of the checkpoint.
         """
-        progress, recovery = self.progress, self.spec.recovery
+        progress = self.progress
         progress.skipped += 1
         progress.skipped_in_row += 1
+        unsound = self.unsound()
+        causes = [f"weights of the {name}" for name in unsound] + self.distillation.suspects()
+        cause = f" Not finite are: {', '.join(causes)}." if causes else ""
         self.watcher.on_note(
             f"Step {progress.step + 1} skipped: the {network}'s loss or gradient is not finite "
-            f"({progress.skipped_in_row} in a row)."
+            f"({progress.skipped_in_row} in a row).{cause}"
         )
-        if progress.skipped_in_row < recovery.max_skipped:
+        if not unsound and progress.skipped_in_row < self.spec.recovery.max_skipped:
             return False
-        if progress.rollbacks >= recovery.max_rollbacks:
+        self.roll_back(network, unsound, cause)
+        return True
+
+    def save_sound(self) -> bool:
+        """Save, if every weight is finite; else roll back and return False."""
+        unsound = self.unsound()
+        if not unsound:
+            self.save()
+            return True
+        cause = f" Not finite are: {', '.join(f'weights of the {name}' for name in unsound)}."
+        self.roll_back(unsound[0], unsound, cause)
+        return False
+
+    def roll_back(self, network: str, unsound: Sequence[str], cause: str) -> None:
+        """Go back to the newest checkpoint with lower rates; give up where that cannot help."""
+        progress, recovery = self.progress, self.spec.recovery
+        failed_at, rollbacks, skipped = progress.step + 1, progress.rollbacks, progress.skipped
+        if lost := [name for name in unsound if name in self.frozen()]:
             raise DivergedError(
-                f"Training diverged: after {progress.rollbacks} rollbacks the {network} is still "
-                f"not finite at step {progress.step + 1}.",
+                f"Weights of the {' and the '.join(lost)} turned into numbers that are not finite "
+                f"by step {failed_at}, though training never changes them.",
+                "Continue with `--resume`, which loads them again; if it comes back, check the "
+                f"memory of this machine. The last good checkpoint is in {self.checkpoints.root}.",
+            )
+        if rollbacks >= recovery.max_rollbacks:
+            raise DivergedError(
+                f"Training diverged: after {rollbacks} rollbacks the {network} is still "
+                f"not finite at step {failed_at}.{cause}",
                 f"Lower `{optimizer_path(network)}.learning_rate` (it had fallen to "
                 f"{self.distillation.student_optimizer.scale:g} of its value), set "
                 f"`{optimizer_path(network)}.clip_norm=1`, or move `loss.divergence` towards fkl. "
                 f"The last good checkpoint is kept in {self.checkpoints.root}.",
             )
-        failed_at, rollbacks, skipped = progress.step + 1, progress.rollbacks, progress.skipped
         scale = self.distillation.student_optimizer.scale * recovery.learning_rate_factor
         self.restore()
         self.progress.rollbacks, self.progress.skipped = rollbacks + 1, skipped
@@ -253,7 +284,6 @@ class Trainer:
             f"Rolled back from step {failed_at} to step {self.progress.step}; learning rates are "
             f"now {scale:g} of the spec's."
         )
-        return True
 
     def save(self) -> Path:
         """Write a checkpoint of this moment and delete those no longer needed."""
@@ -273,9 +303,9 @@ class Trainer:
 
     def restore(self) -> None:
         """Continue from the newest readable checkpoint."""
-        step, state, unreadable = self.checkpoints.load_newest(self.networks())
-        for folder in unreadable:
-            self.watcher.on_note(f"Checkpoint {folder} is damaged; using step {step} instead.")
+        step, state, damaged = self.checkpoints.load_newest(self.networks())
+        for told in damaged:
+            self.watcher.on_note(f"Checkpoint {told} is damaged; going on from step {step}.")
         self.progress = Progress(**state["progress"])
         if self.progress.step > self.spec.train.steps:
             raise SpecError(
@@ -299,6 +329,7 @@ class Trainer:
             "step": self.progress.step,
             **{name: value if math.isfinite(value) else None for name, value in values.items()},
             "images_per_second": samples / seconds,
+            "peak_memory_gib": peak_memory(self.accelerator.device) / 2**30,
             "skipped": self.progress.skipped,
             "rollbacks": self.progress.rollbacks,
         }
@@ -312,9 +343,9 @@ class Trainer:
         """Drop log lines of steps after the checkpoint: they will be written again."""
         path = self.folder / "log.jsonl"
         if path.exists():
-            lines = [line for line in path.read_text().splitlines() if line.strip()]
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
             kept = [line for line in lines if _step_of(line) <= self.progress.step]
-            path.write_text("".join(f"{line}\n" for line in kept))
+            write_whole_text(path, "".join(f"{line}\n" for line in kept))
 
     @contextmanager
     def catch_signals(self) -> Iterator[None]:
@@ -337,13 +368,23 @@ class Trainer:
                 signal.signal(number, handler)
 
 
+def names_of_unsound(networks: Mapping[str, nn.Module]) -> list[str]:
+    """Those with a weight that is not finite."""
+    return [
+        name
+        for name, network in networks.items()
+        if not all(parameter.isfinite().all() for parameter in network.parameters())
+    ]
+
+
 def optimizer_path(network: str) -> str:
     """Where a network's optimizer is in the spec."""
-    return "gan.optimizer" if network == "discriminator" else f"{network}.optimizer"
+    paths = {"discriminator": "gan.optimizer", "ema": "student.optimizer"}
+    return paths.get(network, f"{network}.optimizer")
 
 
 def _step_of(line: str) -> float:
     try:
         return int(json.loads(line)["step"])
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return math.inf  # a line cut short by a crash

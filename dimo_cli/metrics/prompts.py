@@ -138,6 +138,8 @@ def read_json(path: Path) -> Any:
         return json.loads(read_text(path))
     except json.JSONDecodeError as error:
         raise SpecError(f"`{path}`, line {error.lineno}: not JSON ({error.msg}).") from None
+    except (ValueError, RecursionError) as error:
+        raise SpecError(f"`{path}` cannot be read as JSON: {error}.") from None
 
 
 def check_count(path: Path, what: str, found: int, expected: int) -> None:

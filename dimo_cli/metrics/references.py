@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -24,6 +23,7 @@ from torch import Tensor
 
 from dimo_cli import __version__
 from dimo_cli.data.arrays import ArrayImages, Images
+from dimo_cli.data.npz import Npz
 from dimo_cli.errors import MissingError, SpecError
 from dimo_cli.hub import file_sha256
 from dimo_cli.metrics.checks import check_features, check_gaussian
@@ -32,12 +32,15 @@ from dimo_cli.metrics.protocol import Batch, FeatureNetwork
 from dimo_cli.metrics.statistics_pickle import read_statistics_pickle
 from dimo_cli.teachers.digits import DigitsTokenizer, builtin_path, training_tokens
 from dimo_cli.teachers.shapes import world
+from dimo_cli.untrusted import parse_json
 
 Arrays = Mapping[str, NDArray[Any]]
 BATCH = 64
 # What EDM2 calls the statistics of each network.
 EDM2_KEYS = {"inception-2015-12-05": "fid", "dinov2-large": "fd_dinov2"}
 UNKNOWN_COUNT = 0
+# What dimo's own file says of each network, in text.
+PART_KEYS = ("name", "resize", "sha256", "prefix")
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,49 +169,10 @@ def read_npz(path: Path, network: FeatureNetwork) -> Reference:
     return replace(reference, name=path.stem, images=images)
 
 
-class Npz:
-    """An npz file whose arrays are read by name; anything but numbers and text is refused."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            self.archive = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise SpecError(
-                f"`{path}` is no readable npz file.", "Copy or download it again."
-            ) from error
-        if not isinstance(self.archive, np.lib.npyio.NpzFile):
-            raise SpecError(
-                f"`{path}` holds a single array, not a reference.",
-                "A reference is an npz with `mu` and `sigma`, or with images in `arr_0`.",
-            )
-        self.files = self.archive.files
-
-    def __enter__(self) -> Npz:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.archive.close()
-
-    def __getitem__(self, name: str) -> NDArray[Any]:
-        try:
-            array: NDArray[Any] = self.archive[name]
-            return array
-        except Exception as error:  # of zip, of zlib or of numpy
-            raise SpecError(
-                f"`{name}` in `{self.path}` cannot be read: it is damaged, or holds Python "
-                "objects, which dimo never loads.",
-                "Copy or download it again.",
-            ) from error
-
-
 def read_own(path: Path, arrays: Npz, network: FeatureNetwork) -> Reference:
     """The part of dimo's own file that is of this network and its resize."""
-    try:
-        facts = json.loads(str(arrays["facts"]))
-        parts = {(part["name"], part["resize"]): part for part in facts["networks"]}
-    except (ValueError, KeyError, TypeError) as error:
-        raise SpecError(f"The `facts` of `{path}` are damaged.", "Build it again.") from error
+    facts = read_facts(path, arrays)
+    parts = {(part["name"], part["resize"]): part for part in facts["networks"]}
     part = parts.get((network.name, network.resize))
     if part is None:
         there = ", ".join(f"{name} ({resize})" for name, resize in parts)
@@ -217,9 +181,10 @@ def read_own(path: Path, arrays: Npz, network: FeatureNetwork) -> Reference:
             "Build it again with this network and resize, or evaluate with what it has.",
         )
     prefix = part["prefix"]
-    gaussian = as_gaussian(
-        arrays[f"{prefix}mu"], arrays[f"{prefix}sigma"], int(arrays[f"{prefix}count"]), path
-    )
+    count = arrays[f"{prefix}count"]
+    if count.shape != () or count.dtype.kind not in "iu":
+        raise SpecError(f"`{prefix}count` in `{path}` is no whole number.", "Build it again.")
+    gaussian = as_gaussian(arrays[f"{prefix}mu"], arrays[f"{prefix}sigma"], int(count), path)
     kept = f"{prefix}features"
     features = as_features(arrays[kept], path) if kept in arrays.files else None
     warnings: tuple[str, ...] = ()
@@ -233,6 +198,18 @@ def read_own(path: Path, arrays: Npz, network: FeatureNetwork) -> Reference:
     return Reference(
         gaussian, path.stem, "", features, facts={**others, "network": about}, warnings=warnings
     )
+
+
+def read_facts(path: Path, arrays: Npz) -> dict[str, Any]:
+    """What dimo's own file says of itself, complete and of the right types."""
+    try:
+        facts: dict[str, Any] = parse_json(str(arrays["facts"]))
+        said = [part[key] for part in facts["networks"] for key in PART_KEYS]
+        if not all(isinstance(value, str) for value in said):
+            raise TypeError
+    except (ValueError, KeyError, TypeError) as error:
+        raise SpecError(f"The `facts` of `{path}` are damaged.", "Build it again.") from error
+    return facts
 
 
 def as_gaussian(mean: NDArray[Any], covariance: NDArray[Any], count: int, path: Path) -> Gaussian:

@@ -17,21 +17,23 @@ class Recipe(Spec):
     architecture: dict[str, Any] = Field(
         default_factory=dict, description="What differs from the published architecture"
     )
-    image_size: Int = Field(..., description="Side of the images that were encoded, in pixels")
+    image_size: Int = Field(
+        ..., ge=1, description="Side of the images that were encoded, in pixels"
+    )
     resize: str = Field(..., description="How they got that size")
-    length: Int = Field(..., description="Token positions of an image")
-    groups: Int = Field(..., description="Parts of a token")
-    codes: Int = Field(..., description="Ids go from 0 to codes - 1")
+    length: Int = Field(..., ge=1, description="Token positions of an image")
+    groups: Int = Field(..., ge=1, description="Parts of a token")
+    codes: Int = Field(..., ge=1, description="Ids go from 0 to codes - 1")
     condition: Literal["labels", "captions"] = Field(..., description="What belongs to each image")
-    shard_size: Int = Field(..., description="Images of a shard")
+    shard_size: Int = Field(..., ge=1, description="Images of a shard")
 
 
 class ShardEntry(Spec):
     """One finished shard."""
 
-    file: str
-    images: Int
-    sha256: str
+    file: str = Field(..., pattern=r"^[\w-][\w.-]*$", description="Its name in the folder")
+    images: Int = Field(..., ge=1, description="How many images it holds")
+    sha256: str = Field(..., description="Hash of the file")
 
 
 class DatasetIndex(Spec):
@@ -45,7 +47,7 @@ class DatasetIndex(Spec):
     classes: dict[str, int] = Field(
         default_factory=dict, description="Class of each word that the source names its classes by"
     )
-    shards: tuple[ShardEntry, ...]
+    shards: tuple[ShardEntry, ...] = Field(..., min_length=1)
 
 
 class EncodeSpec(Spec):

@@ -79,7 +79,7 @@ def explain(
 ) -> str:
     """One validation problem as a sentence with path, value, origin and what is allowed."""
     path = _path_without_tags(model, values, problem["loc"])
-    origin = _origin(path, origins)
+    origin = origin_of(path, origins)
     where = f" (from {origin})" if origin else ""
     kind, context = problem["type"], problem.get("ctx", {})
     if kind == "extra_forbidden":
@@ -129,7 +129,7 @@ def _path_without_tags(
     return ".".join(path)
 
 
-def _origin(path: str, origins: Mapping[str, str]) -> str | None:
+def origin_of(path: str, origins: Mapping[str, str]) -> str | None:
     """The origin of a path, of the nearest group above it, or of the first value below it."""
     parts = path.split(".")
     for length in range(len(parts), 0, -1):

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from dimo_cli.specs.base import Spec
-from dimo_cli.specs.explain import allowed, default_of, leaves
+from dimo_cli.specs.explain import allowed, default_of, leaves, origin_of
 
 COMMENT_COLUMN = 34
 
@@ -47,11 +47,7 @@ def changed_values(spec: Spec, origins: Mapping[str, str]) -> list[tuple[str, st
     """Path, value and origin of every setting that is not the default."""
     rows = []
     for leaf in leaves(spec):
-        origin = origins.get(leaf.path)
-        parent = leaf.path
-        while origin is None and "." in parent:
-            parent = parent.rpartition(".")[0]
-            origin = origins.get(parent)
+        origin = origin_of(leaf.path, origins)
         if origin is not None and leaf.value != default_of(type(spec), leaf.path):
             rows.append((leaf.path, scalar(leaf.value), origin))
     return rows

@@ -44,6 +44,9 @@ class Layers:
 
     def set(self, path: str, value: Any, origin: str) -> None:
         """Set one dotted path; mappings are merged key by key."""
+        if isinstance(value, dict) and value and path and not types_at(self.model, path):
+            self._set_names(path, value, origin)
+            return
         if isinstance(value, dict) and value:
             ordered = sorted(value.items(), key=lambda item: item[0] != "kind")  # kind first
             for key, item in ordered:
@@ -57,6 +60,14 @@ class Layers:
         self._forget(path)
         node[last] = value
         self.origins[path] = origin
+
+    def _set_names(self, path: str, values: Tree, origin: str) -> None:
+        """Merge a mapping whose keys are free names, such as `hps_v2.1`: a dot there is no path."""
+        node = self._open(path)
+        for name, value in values.items():
+            node[str(name)] = value
+            self._forget(f"{path}.{name}")
+            self.origins[f"{path}.{name}"] = origin
 
     def _is_another_kind(self, group: str, node: Tree, kind: Any) -> bool:
         has_variants = len(types_at(self.model, group)) > 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -19,6 +20,9 @@ class SamplerSpec(Spec):
     temperature: Real | None = Field(None, gt=0, le=1000, description="Divides the logits")
     top_k: Int = Field(0, ge=0, description="Keep the k likeliest tokens; 0: all")
     top_p: Real = Field(0.0, ge=0, le=1, description="Keep the likeliest mass p; 0: all")
+    r_init: Real | None = Field(
+        None, ge=0, le=1, description="Share of mask tokens in a student's input; null: its own"
+    )
     method: SamplerMethod = Field(
         "published",
         description="Sampler of a teacher: the one its authors published, or one that all "
@@ -35,6 +39,8 @@ class SamplerSpec(Spec):
             raise ValueError(
                 "--top-k and --top-p apply to students; for a teacher use --temperature"
             )
+        if self.teacher and self.r_init is not None:
+            raise ValueError("--r-init applies to students: a teacher starts from masks alone")
         if not self.teacher and (
             self.steps is not None or self.guidance is not None or self.method != "published"
         ):
@@ -56,6 +62,17 @@ class SampleSpec(Spec):
         (), description="Classes by number, WordNet id or name; none: all in turn"
     )
     prompts: tuple[str, ...] = Field((), description="Prompts, for text teachers")
+    init: Path | None = Field(
+        None, description="Image whose tokens replace the random ones of a student's input"
+    )
+    interpolate: tuple[str, str] | None = Field(
+        None,
+        description="Turn one input into another: each an image file, `random`, a class or a "
+        "prompt, which stands for the student's own image of it",
+    )
+    frames: Int | None = Field(
+        None, ge=2, le=1000, description="Images of an interpolation; null: 8"
+    )
     count: Int = Field(16, ge=1, le=100_000, description="Number of images")
     columns: Int | None = Field(
         None, ge=1, le=1000, description="Images per row of the grid; null: as suits their size"
@@ -74,4 +91,23 @@ class SampleSpec(Spec):
             )
         if self.preset and self.student:
             raise ValueError("--preset and --student exclude each other")
+        return self
+
+    @model_validator(mode="after")
+    def _one_kind_of_input(self) -> SampleSpec:
+        if self.sampler.teacher and (self.init or self.interpolate):
+            raise ValueError(
+                "--init and --interpolate apply to students: a teacher starts from masks alone"
+            )
+        if self.init and self.interpolate:
+            raise ValueError(
+                "--init and --interpolate exclude each other: an end of --interpolate may be an "
+                "image"
+            )
+        if self.frames is not None and not self.interpolate:
+            raise ValueError("--frames applies to --interpolate")
+        if self.interpolate and "count" in self.model_fields_set:
+            raise ValueError("--interpolate draws --frames images: leave out -n")
+        if self.interpolate and len(self.classes) + len(self.prompts) > 1:
+            raise ValueError("--interpolate takes one --class or --prompt, for all frames")
         return self

@@ -163,7 +163,7 @@ class AmusedStyleBackbone(Backbone):
         sinusoids = get_timestep_embedding(
             micro.flatten(), self.micro_width, flip_sin_to_cos=True, downscale_freq_shift=0
         )
-        features = torch.cat([cond.tensors["pooled"], sinusoids.view(len(micro), -1)], dim=1)
+        features = torch.cat([cond.tensors["pooled"], sinusoids.view(micro.shape[0], -1)], dim=1)
         return self.cond_embed(features.to(self.dtype))
 
 

@@ -7,7 +7,8 @@ teacher on the meta device (for planning) and `assemble` the real one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
@@ -112,6 +113,16 @@ class Blueprint:
     takes_prompts: bool = False
 
 
+# Beyond these a network is a mistake that would take forever to build.
+MOST, MOST_LAYERS = 1_000_000, 1_000
+LAYERS = re.compile(r"depth|layers|blocks|^bits$")
+
+
+def as_list(value: Any) -> Sequence[Any]:
+    """The items of a list or a tuple; none of anything else."""
+    return value if isinstance(value, (list, tuple)) else ()
+
+
 def read_architecture(
     model: type[A], published: Mapping[str, Any], overrides: Mapping[str, Any]
 ) -> A:
@@ -122,6 +133,10 @@ def read_architecture(
                 f"`teacher.architecture.{key}` is not a setting of this family.",
                 did_you_mean(key, model.model_fields),
             )
+    for key, value in overrides.items():
+        most = MOST_LAYERS if LAYERS.search(key) else MOST
+        if any(type(number) is int and number > most for number in (value, *as_list(value))):
+            raise SpecError(f"`teacher.architecture.{key}` is {value!r}: at most {most:,} will do.")
     try:
         return model.model_validate({**published, **overrides})
     except ValidationError as error:

@@ -8,11 +8,11 @@ from dimo_cli.teachers.protocol import Teacher
 SHOWN = 12  # class names listed in an error message at most
 
 
-def find_class(word: str, teacher: Teacher) -> int:
-    """A class by number, WordNet id, or any of its names."""
+def find_class(word: str, teacher: Teacher, asked: str = "--class") -> int:
+    """A class by number, WordNet id, or any of its names; `asked` is how it was asked for."""
     names, wanted = teacher.class_names, word.strip().lower()
     if wanted.removeprefix("-").isdigit():
-        return checked(int(wanted), names)
+        return checked(int(wanted), names, asked)
     if wanted in teacher.class_ids:
         return teacher.class_ids.index(wanted)
     synonyms = [[name.strip().lower() for name in entry.split(",")] for entry in names]
@@ -33,14 +33,14 @@ def find_class(word: str, teacher: Teacher) -> int:
     raise SpecError(f"There is no class `{word}`.", hint)
 
 
-def checked(number: int, names: tuple[str, ...]) -> int:
+def checked(number: int, names: tuple[str, ...], asked: str) -> int:
     """A class number within the range."""
     if 0 <= number < len(names):
         return number
     by_name = f"By name: {', '.join(names)}." if len(names) <= SHOWN else None
     raise SpecError(
-        f"`--class` is {number}: classes go from 0 to {len(names) - 1}.",
-        by_name or 'Or by name, such as `--class "golden retriever"`.',
+        f"`{asked}` is {number}: classes go from 0 to {len(names) - 1}.",
+        by_name or 'Or by name, such as "golden retriever".',
     )
 
 

@@ -237,7 +237,7 @@ class MeissonicBackbone(AmusedStyleBackbone):
     def time(self, cond: Cond) -> Tensor:
         """The time [B] that the network is told, in its own unit and in float32."""
         if "time" not in cond.tensors:
-            return torch.zeros(len(cond), device=cond.tensors["micro"].device)
+            return torch.zeros_like(cond.tensors["micro"][:, 0])
         return cond.tensors["time"].float() * TIME_SCALE
 
 

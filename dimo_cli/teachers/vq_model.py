@@ -119,7 +119,8 @@ class VQTokenizer(Tokenizer):
         """Codebook vectors [B, L, C] to images; the decoder itself works in [0, 1]."""
         with torch.autocast(codes.device.type, enabled=False):
             latents = self.post_quant_conv(as_pixels(codes, self.grid))
-            if codes.shape[1] <= TOKENS_AT_ONCE:
+            # An exported program has any number of images, and no backward pass.
+            if codes.shape[1] <= TOKENS_AT_ONCE or torch.compiler.is_exporting():
                 return 2 * self.decoder(latents) - 1
             # Recomputed in the backward pass, or else all images would stay in memory after all.
             each = [checkpoint(self.decoder, one, use_reentrant=False) for one in latents.split(1)]

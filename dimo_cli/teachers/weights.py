@@ -23,6 +23,7 @@ from torch import Tensor
 from dimo_cli import __version__
 from dimo_cli.errors import MissingError
 from dimo_cli.teachers.blueprint import HubFile, Published, StateDict
+from dimo_cli.untrusted import check_torch_archive
 
 if TYPE_CHECKING:
     from dimo_cli.hub import HubStore, Located
@@ -82,12 +83,16 @@ def read_pickle(path: Path) -> dict[str, Any]:
     """The plain containers and tensors of a torch file; anything that could run code is refused."""
     try:
         mapped = zipfile.is_zipfile(path)
+        if mapped:
+            check_torch_archive(path)
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except pickle.UnpicklingError as error:
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # a damaged pickle can raise anything
         raise pickle.UnpicklingError(
             "it holds objects other than tensors, which dimo never loads"
             if "weights_only" in str(error) or "Unsupported" in str(error)
-            else str(error)
+            else f"{error or type(error).__name__}"
         ) from error
     if not isinstance(content, dict):
         raise pickle.UnpicklingError("it holds no state dict")
@@ -105,6 +110,11 @@ def state_dict_in(content: dict[str, Any], inside: str | None) -> StateDict:
     others = [name for name, value in content.items() if not isinstance(value, Tensor)]
     if others:
         raise pickle.UnpicklingError(f"`{others[0]}` is not a tensor")
+    for name, tensor in content.items():
+        if tensor.layout != torch.strided or tensor.is_quantized:
+            raise pickle.UnpicklingError(f"`{name}` is no plain tensor")
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise pickle.UnpicklingError(f"`{name}` claims more numbers than it has")
     return content
 
 

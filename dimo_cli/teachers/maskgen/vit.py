@@ -115,7 +115,7 @@ class ViT(nn.Module):
 
     def place(self, patches: Tensor) -> Tensor:
         """Put the class token before patches [B, P, D] and add the positions of the plane."""
-        class_token = self.class_embedding.expand(len(patches), 1, -1)
+        class_token = self.class_embedding.expand(patches.shape[0], 1, -1)
         return torch.cat([class_token, patches], dim=1) + self.positional_embedding
 
     def transform(self, x: Tensor) -> Tensor:
@@ -175,7 +175,7 @@ class ViTDecoder(ViT):
 
     def features(self, latents: Tensor, context: Tensor | None = None) -> Tensor:
         """Map latents [B, L, C], and further tokens [B, T, D] after them, to [B, D, h, w]."""
-        patches = self.mask_token.expand(len(latents), self.side**2, -1)
+        patches = self.mask_token.expand(latents.shape[0], self.side**2, -1)
         tokens = self.decoder_embed(latents) + self.latent_token_positional_embedding
         parts = [self.place(patches), tokens] + ([] if context is None else [context])
         x = self.transform(torch.cat(parts, dim=1))[:, 1 : 1 + self.side**2]

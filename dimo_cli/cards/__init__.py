@@ -1,0 +1,1 @@
+"""Model cards: their facts, their text, licenses and works to cite."""

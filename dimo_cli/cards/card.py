@@ -1,0 +1,72 @@
+"""The model card of a student: front matter for the Hub, and what a person has to know."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dimo_cli.cards import sections
+from dimo_cli.cards.facts import CardFacts, Measured
+
+
+def student_card(facts: CardFacts) -> str:
+    """The whole README.md."""
+    parts = (
+        f"---\n{front_matter(facts)}\n---",
+        sections.introduction(facts),
+        sections.use(facts),
+        sections.evaluation(facts),
+        sections.training(facts),
+        sections.limits(facts),
+        sections.MISUSE,
+        sections.license_text(facts),
+        sections.citation(facts),
+    )
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def front_matter(facts: CardFacts) -> str:
+    """The metadata that the Hub reads."""
+    from huggingface_hub import ModelCardData
+
+    manifest, terms = facts.manifest, facts.license
+    extra: dict[str, Any] = {}
+    if facts.base_model:
+        extra["base_model_relation"] = "finetune"  # all weights start from the teacher's
+    if facts.emissions is not None:
+        extra["co2_eq_emissions"] = {
+            "emissions": float(f"{facts.emissions:.3g}"),
+            "source": "estimate: hours x assumed watts x assumed grid intensity",
+            "training_type": "fine-tuning",
+            "hardware_used": facts.effort.hardware if facts.effort else None,
+        }
+    condition = "text-to-image" if facts.takes_prompts else "class-conditional"
+    tags = ["dimo", "one-step", "masked-diffusion", "distillation", condition]
+    family = manifest.teacher.family
+    data = ModelCardData(
+        license=terms.id,
+        license_name=terms.name,
+        license_link=terms.link,
+        library_name="dimo",
+        pipeline_tag=facts.task,
+        base_model=facts.base_model,
+        tags=[*tags, *([family] if family not in tags else [])],
+        model_name=facts.name if facts.measured else None,
+        eval_results=[eval_result(facts, number) for number in facts.measured] or None,
+        **extra,
+    )
+    return data.to_yaml()
+
+
+def eval_result(facts: CardFacts, number: Measured) -> Any:
+    """A number as the Hub's model-index has it."""
+    from huggingface_hub import EvalResult
+
+    return EvalResult(
+        task_type=facts.task,
+        dataset_type=number.reference.lower().replace(" ", "-"),
+        dataset_name=number.reference,
+        metric_type=number.kind,
+        metric_name=number.title,
+        metric_value=float(f"{number.value:.6g}"),
+        metric_args=dict(number.protocol),
+    )

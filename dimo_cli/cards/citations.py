@@ -1,0 +1,159 @@
+"""What to cite: the papers behind dimo, and those of each family of teachers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A work to cite; `link` is its arXiv number or its address."""
+
+    key: str
+    title: str
+    authors: tuple[str, ...]
+    year: int
+    arxiv: str | None = None
+    link: str | None = None
+
+    @property
+    def url(self) -> str:
+        """Where to read it."""
+        return f"https://arxiv.org/abs/{self.arxiv}" if self.arxiv else self.link or ""
+
+    def bibtex(self) -> str:
+        """The entry for a bibliography."""
+        fields = {
+            "title": f"{{{self.title}}}",
+            "author": " and ".join(self.authors),
+            "year": str(self.year),
+        }
+        fields |= {"eprint": self.arxiv, "archivePrefix": "arXiv"} if self.arxiv else {}
+        lines = [f"  {name} = {{{value}}}" for name, value in (fields | {"url": self.url}).items()]
+        return f"@misc{{{self.key},\n" + ",\n".join(lines) + "\n}"
+
+
+AUTHORS = ("Yuanzhi Zhu", "Xi Wang", "Stéphane Lathuilière", "Vicky Kalogeiton")
+DIMO = Work(
+    "zhu2025dimo",
+    "Di[M]O: Distilling Masked Diffusion Models into One-step Generator",
+    AUTHORS,
+    2025,
+    arxiv="2503.15457",
+)
+SOFT_DIMO = Work(
+    "zhu2025softdimo",
+    "Soft-Di[M]O: Improving One-Step Discrete Image Generation with Soft Embeddings",
+    AUTHORS,
+    2025,
+    arxiv="2509.22925",
+)
+# By family; a teacher that is not here is named in the card without a paper.
+TEACHERS: Mapping[str, tuple[Work, ...]] = {
+    "digits": (
+        Work(
+            "alpaydin1998digits",
+            "Optical Recognition of Handwritten Digits",
+            ("Ethem Alpaydin", "Cenk Kaynak"),
+            1998,
+            link="https://doi.org/10.24432/C50P49",
+        ),
+    ),
+    "maskgit": (
+        Work(
+            "chang2022maskgit",
+            "MaskGIT: Masked Generative Image Transformer",
+            ("Huiwen Chang", "Han Zhang", "Lu Jiang", "Ce Liu", "William T. Freeman"),
+            2022,
+            arxiv="2202.04200",
+        ),
+        Work(
+            "besnier2023maskgit",
+            "A Pytorch Reproduction of Masked Generative Image Transformer",
+            ("Victor Besnier", "Mickael Chen"),
+            2023,
+            arxiv="2310.14400",
+        ),
+    ),
+    "maskbit": (
+        Work(
+            "weber2024maskbit",
+            "MaskBit: Embedding-free Image Generation via Bit Tokens",
+            (
+                "Mark Weber",
+                "Lijun Yu",
+                "Qihang Yu",
+                "Xueqing Deng",
+                "Xiaohui Shen",
+                "Daniel Cremers",
+                "Liang-Chieh Chen",
+            ),
+            2024,
+            arxiv="2409.16211",
+        ),
+    ),
+    "titok": (
+        Work(
+            "yu2024titok",
+            "An Image is Worth 32 Tokens for Reconstruction and Generation",
+            (
+                "Qihang Yu",
+                "Mark Weber",
+                "Xueqing Deng",
+                "Xiaohui Shen",
+                "Daniel Cremers",
+                "Liang-Chieh Chen",
+            ),
+            2024,
+            arxiv="2406.07550",
+        ),
+    ),
+    "maskgen": (
+        Work(
+            "kim2025maskgen",
+            "Democratizing Text-to-Image Masked Generative Models with Compact Text-Aware "
+            "One-Dimensional Tokens",
+            (
+                "Dongwon Kim",
+                "Ju He",
+                "Qihang Yu",
+                "Chenglin Yang",
+                "Xiaohui Shen",
+                "Suha Kwak",
+                "Liang-Chieh Chen",
+            ),
+            2025,
+            arxiv="2501.07730",
+        ),
+    ),
+    "meissonic": (
+        Work(
+            "bai2024meissonic",
+            "Meissonic: Revitalizing Masked Generative Transformers for Efficient "
+            "High-Resolution Text-to-Image Synthesis",
+            (
+                "Jinbin Bai",
+                "Tian Ye",
+                "Wei Chow",
+                "Enxin Song",
+                "Qing-Guo Chen",
+                "Xiangtai Li",
+                "Zhen Dong",
+                "Lei Zhu",
+                "Shuicheng Yan",
+            ),
+            2024,
+            arxiv="2410.08261",
+        ),
+    ),
+    "amused": (
+        Work(
+            "patil2024amused",
+            "aMUSEd: An Open MUSE Reproduction",
+            ("Suraj Patil", "William Berman", "Robin Rombach", "Patrick von Platen"),
+            2024,
+            arxiv="2401.01808",
+        ),
+    ),
+}

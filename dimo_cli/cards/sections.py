@@ -1,0 +1,195 @@
+"""The sections of a model card, in the order in which they are read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dimo_cli.cards.citations import DIMO, SOFT_DIMO, TEACHERS
+from dimo_cli.cards.facts import CardFacts, Measured
+from dimo_cli.effort import Effort
+
+
+def introduction(facts: CardFacts) -> str:
+    """What it is, in a paragraph."""
+    teacher, size = facts.manifest.teacher, facts.image_size
+    asked = "a prompt" if facts.takes_prompts else "a class"
+    named = f"[`{teacher.name}`](https://huggingface.co/{facts.base_model})"
+    named = named if facts.base_model else f"`{teacher.name}`"
+    return (
+        f"# {facts.name}\n\n"
+        f"A one-step generator of {size}x{size} images for {asked}, with {facts.parameters:,} "
+        f"parameters. It was distilled from the masked diffusion model {named} with "
+        f"{facts.manifest.training.method} and draws in a single network pass what its teacher "
+        "fills in over many.\n\n![A grid of samples](preview.png)"
+    )
+
+
+def use(facts: CardFacts) -> str:
+    """The one-liners."""
+    place = facts.repository or "."
+    if isinstance(facts.example, str):
+        flag, call = f'--prompt "{facts.example}"', f'("{facts.example}")'
+    else:
+        flag, call = f"--class {facts.example}", f"(class_labels=[{facts.example}])"
+    return (
+        "## Use\n\nWith the package `dimo-cli` installed:\n\n```sh\n"
+        f"dimo sample --student {place} {flag} --grid samples.png\n```\n\n"
+        "```python\nfrom dimo_cli import OneStepPipeline\n\n"
+        f'image = OneStepPipeline.from_pretrained("{place}"){call}.images[0]\n```'
+    )
+
+
+def evaluation(facts: CardFacts) -> str:
+    """The numbers, each with its protocol, and the run's closing table."""
+    parts = []
+    if facts.measured:
+        lines = [f"| {n.metric} | {n.value:.4g} | {protocol_text(n)} |" for n in facts.measured]
+        parts.append("| metric | value | measured with |\n|---|---|---|\n" + "\n".join(lines))
+    if facts.rows:
+        lines = [f"| {row.sampler} | {row.metric} | {row.value:.4g} |" for row in facts.rows]
+        parts.append(
+            "Beside its teacher, all under the same protocol:\n\n| sampler | metric | value |\n"
+            "|---|---|---|\n" + "\n".join(lines)
+        )
+    if not parts:
+        return ""
+    parts.append("A number compares only with one of the same protocol.")
+    return "## Evaluation\n\n" + "\n\n".join(parts)
+
+
+def protocol_text(number: Measured) -> str:
+    """A protocol for a cell of a table."""
+    return ", ".join(f"{key} {text}" for key, text in number.protocol.items()).replace("|", "/")
+
+
+def training(facts: CardFacts) -> str:
+    """How it was made: settings, hardware, hours, emissions."""
+    manifest, made = facts.manifest, facts.manifest.training
+    divergence = made.divergence.model_dump() if made.divergence else {}
+    noise = manifest.init.embed_noise.model_dump()
+    rows = {
+        "teacher": f"`{manifest.teacher.name}`, revision `{manifest.teacher.revision}`",
+        "method": made.method,
+        "divergence": ", ".join(str(value) for value in divergence.values()),
+        "steps": made.steps and f"{made.steps:,}",
+        "generated samples": made.samples and f"{made.samples:,}",
+        "seed": made.seed,
+        "share of masks in x_init": settings_text(manifest.init.mask_ratio.model_dump()),
+        "noise on x_init": settings_text(noise),
+        "sampling temperature": f"{manifest.temperature:g}",
+        "hardware": facts.effort and facts.effort.hardware,
+        "time": facts.effort and time_text(facts.effort),
+        "emissions": emissions_text(facts),
+    }
+    lines = [f"| {name} | {text} |" for name, text in rows.items() if text not in (None, "")]
+    table = "| | |\n|---|---|\n" + "\n".join(lines)
+    text = f"## Training\n\n{data_text(made.method)}\n\n{table}"
+    if facts.spec_yaml:
+        text += (
+            "\n\n<details><summary>Every setting of the run</summary>\n\n"
+            f"```yaml\n{facts.spec_yaml.strip()}\n```\n\n</details>"
+        )
+    return text
+
+
+def data_text(method: str) -> str:
+    """What it has seen, as far as the last training goes."""
+    if "GAN" in method:
+        return "It learned from its teacher's predictions, and against real images."
+    if method.startswith("Soft"):
+        rewards = " and from reward models" if "reward" in method else ""
+        return (
+            f"It goes on from an earlier student and learned from its teacher's predictions"
+            f"{rewards}; this training used no images."
+        )
+    return "It learned from its teacher's predictions alone: no images were used."
+
+
+def settings_text(values: dict[str, Any]) -> str:
+    """A group of settings in a few words."""
+    kind, *rest = [f"{v:g}" if isinstance(v, float) else str(v) for v in values.values()]
+    return ", ".join(rest) if kind == "fixed" else " ".join([kind, *rest])
+
+
+def time_text(effort: Effort) -> str:
+    """Hours, or minutes where it was quick."""
+    time = f"{effort.hours:.1f} hours" if effort.hours >= 1 else f"{effort.hours * 60:.1f} minutes"
+    return time if effort.is_complete else f"at least {time} (a part of the run left no record)"
+
+
+def emissions_text(facts: CardFacts) -> str | None:
+    """The estimate with its assumptions."""
+    if facts.emissions is None or facts.effort is None:
+        return None
+    grams, assumed = facts.emissions, facts.footprint
+    mass = f"{grams / 1000:.3g} kg" if grams >= 1000 else f"{grams:.3g} g"
+    bound = "" if facts.effort.is_complete else "at least "
+    return (
+        f"{bound}about {mass} CO2eq: the time above x {assumed.watts:g} W (assumed, all devices) "
+        f"x {assumed.grid_intensity:g} g CO2eq per kWh (assumed); cooling and making the hardware "
+        "are not counted"
+    )
+
+
+def limits(facts: CardFacts) -> str:
+    """What it cannot do, after the papers' own account of their method."""
+    method = facts.manifest.training.method
+    points = [
+        "It knows what its teacher knows: the teacher's errors and its biases in what and whom it "
+        "shows came along, and a weak teacher makes a weak student.",
+        "Some subjects come out with shifted colors or all alike where the teacher shows more "
+        "variety. Draw several seeds before you judge one.",
+        f"It draws {facts.image_size}x{facts.image_size} and nothing else, and no better than "
+        "its teacher's tokenizer can rebuild an image: fine structure is lost there.",
+        "The random tokens of its input are its only source of variety. Changing their share "
+        "changes how varied and how clean the images are.",
+    ]
+    if facts.takes_prompts:
+        points.append(
+            "It follows prompts about as well as its teacher: counts, positions, writing and rare "
+            "combinations go wrong."
+        )
+    if "reward" in method:
+        points.append(
+            "It was tuned to please reward models. They share one taste, so for some prompts the "
+            "images are less varied than before the tuning, and a high reward is no proof of truth."
+        )
+    if "GAN" in method:
+        points.append(
+            "Its real images shaped it as well: what is rare or skewed in them is so in it."
+        )
+    points.append(
+        "Distances of feature statistics, such as FID, measure likeness to a reference; for a "
+        "teacher with a style of its own they say little about quality."
+    )
+    return "## Limits\n\n" + "\n".join(f"- {point}" for point in points)
+
+
+MISUSE = (
+    "## Misuse\n\n"
+    "An image costs next to nothing here, which makes deception cheap as well. Do not use it to "
+    "show real people or events as they were not, to harass or degrade, to get around consent, or "
+    "as evidence of anything. It has no safety filter and no watermark: whoever puts it before "
+    "others has to add what the use demands, and to say that the images are generated. `dimo` "
+    "writes into each PNG what made it, but that text is easily removed."
+)
+
+
+def license_text(facts: CardFacts) -> str:
+    """The teacher's license, which is the student's."""
+    terms = facts.license
+    name = terms.name or terms.id
+    return (
+        f"## License\n\n`{name}`, as the teacher `{facts.manifest.teacher.name}`. {terms.sentence}"
+    )
+
+
+def citation(facts: CardFacts) -> str:
+    """Whom to cite: the method's papers and the teacher's."""
+    works = [DIMO, SOFT_DIMO, *TEACHERS.get(facts.manifest.teacher.family, ())]
+    entries = "\n\n".join(work.bibtex() for work in works)
+    manifest = facts.manifest
+    return (
+        f"## Citation\n\n```bibtex\n{entries}\n```\n\n"
+        f"Weights sha256 `{manifest.weights_sha256}`, made by dimo {manifest.dimo_version}."
+    )

@@ -1,0 +1,161 @@
+"""`dimo compare`: students and teachers side by side, from the same seed."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dimo_cli.commands.options import (
+    JsonOption,
+    LocalDirOption,
+    QuietOption,
+    SeedOption,
+    command,
+    example,
+)
+
+if TYPE_CHECKING:
+    from dimo_cli.samplers import Target
+    from dimo_cli.specs.sample import SampleSpec
+    from dimo_cli.specs.sides import Side
+
+EXAMPLES = example(
+    "dimo compare digits runs/digits --class 7",
+    "dimo compare digits teacher:1 teacher:16 --class 3 --class 8",
+    'dimo compare shapes shapes@teacher:16 --prompt "two red circles above a blue square"',
+)
+
+
+@command
+def compare(
+    targets: Annotated[
+        list[str],
+        typer.Argument(
+            help="Two or more: run folder, student folder, Hub id or built-in student; "
+            "TARGET@teacher:16 is a teacher at 16 steps (of a preset, too), teacher:16 that of "
+            "the first target."
+        ),
+    ],
+    classes: Annotated[
+        list[str] | None,
+        typer.Option("--class", "-c", help="Class by number, WordNet id or name; repeatable."),
+    ] = None,
+    prompts: Annotated[
+        list[str] | None, typer.Option("--prompt", help="Prompt for text models; repeatable.")
+    ] = None,
+    count: Annotated[int, typer.Option("-n", "--count", help="Images of each.")] = 16,
+    seed: SeedOption = 0,
+    grid: Annotated[Path, typer.Option("--grid", "-g", help="PNG file of all grids.")] = Path(
+        "compare.png"
+    ),
+    pixels: Annotated[int, typer.Option(help="Smallest side of an image in the PNG.")] = 64,
+    local_dir: LocalDirOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Draw the same classes or prompts, from the same seed, with several students and teachers."""
+    from dimo_cli.errors import SpecError
+    from dimo_cli.specs.flags import spec_from_flags
+    from dimo_cli.specs.sample import SampleSpec
+    from dimo_cli.specs.sides import read_sides
+
+    if grid.suffix.lower() != ".png":
+        raise SpecError(f"`--grid` is {grid}: it must end in .png.", "Images are PNG files.")
+    sides = read_sides(targets)
+    shared = {
+        "classes": tuple(classes or ()),
+        "prompts": tuple(prompts or ()),
+        "count": count,
+        "pixels": pixels,
+    }
+    specs = [
+        spec_from_flags(
+            SampleSpec,
+            {
+                **shared,
+                "student": side.name,
+                "sampler": {"teacher": side.is_teacher, "steps": side.steps, "seed": seed},
+            },
+            {"count": "-n", "student": "TARGET"},
+        )
+        for side in sides
+    ]
+    show(sides, specs, grid, local_dir)
+
+
+def show(sides: list[Side], specs: list[SampleSpec], file: Path, local_dir: Path | None) -> None:
+    """Draw all sides, save them as one picture, and show them."""
+    import json
+
+    from rich.console import Group
+    from rich.text import Text
+
+    from dimo_cli import __version__
+    from dimo_cli.console import images, panels
+    from dimo_cli.console.output import out
+    from dimo_cli.console.progress import counting
+    from dimo_cli.targets import check_target  # torch starts here
+
+    by_name: dict[str, list[int]] = {}
+    for index, side in enumerate(sides):
+        by_name.setdefault(side.name, []).append(index)
+    for name, indices in by_name.items():
+        check_target(name, all(sides[index].is_teacher for index in indices))
+    drawn: dict[int, tuple[panels.Panel, dict[str, Any]]] = {}
+    with counting(out, "compare", sum(spec.count for spec in specs)) as advance:
+        for name, indices in by_name.items():  # each is loaded once, and one at a time
+            target = open_side(name, [sides[i] for i in indices], specs[indices[0]], local_dir)
+            for index in indices:
+                drawn[index] = draw_side(sides[index], specs[index], target, advance)
+    shown = [drawn[index][0] for index in range(len(sides))]
+    documents = [drawn[index][1] for index in range(len(sides))]
+    picture = panels.side_by_side(shown, specs[0].pixels)
+    about = {"Software": f"dimo {__version__}", "dimo.compare": json.dumps(documents)}
+    images.save_png(picture, file, about)
+    view = [panels.as_text(shown, out.data.width), Text("")] if out.data.is_terminal else []
+    told = f"{len(sides)} x {specs[0].count} images, saved to {file}"
+    out.result(
+        {"file": str(file), "images": specs[0].count, "sides": documents}, Group(*view, Text(told))
+    )
+
+
+def open_side(name: str, sides: list[Side], spec: SampleSpec, local_dir: Path | None) -> Target:
+    """What all sides of one name are drawn with."""
+    from dimo_cli.console.output import out
+    from dimo_cli.students import LoadOptions
+    from dimo_cli.targets import load_target
+
+    teachers = [side.is_teacher for side in sides]
+    folder = str(local_dir) if local_dir else None
+    options = LoadOptions(any(teachers), folder, out.note)
+    return load_target(name, options, all(teachers), bool(spec.prompts))
+
+
+def draw_side(
+    side: Side, spec: SampleSpec, target: Target, advance: Any
+) -> tuple[Any, dict[str, Any]]:
+    """The images of one side as a panel, and all that makes them repeatable."""
+    import time
+
+    from dimo_cli import samplers
+    from dimo_cli.commands.sample import chosen_conditions
+    from dimo_cli.console.panels import Panel
+
+    wanted = chosen_conditions(target.teacher, spec)
+    started = time.perf_counter()
+    pixels, protocol = samplers.sample_images(target, wanted, spec.sampler, advance)
+    seconds = time.perf_counter() - started
+    steps = protocol["steps"]
+    who = f"{side.name} teacher" if side.is_teacher else side.name
+    label = f"{who}, {steps} step{'s' * (steps != 1)}"
+    document = {
+        "label": label,
+        "seconds": round(seconds, 4),
+        **samplers.provenance(target, spec.sampler, protocol),
+        "dimo.sampler": protocol,
+        "prompts" if target.teacher.takes_prompts else "classes": wanted,
+    }
+    return Panel(label, pixels, math.ceil(math.sqrt(len(pixels)))), document

@@ -1,0 +1,115 @@
+"""`dimo play`: a student in a page of the browser."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dimo_cli.commands.options import JsonOption, LocalDirOption, QuietOption, command, example
+
+if TYPE_CHECKING:
+    import socket
+
+NEEDED = ("starlette", "uvicorn")
+EXAMPLES = example(
+    "dimo play shapes",
+    "dimo play runs/digits --port 0 --no-open",
+    "dimo play you/maskgen-1step --reward clip=1",
+)
+
+
+@command
+def play(
+    student: Annotated[
+        str,
+        typer.Argument(help="Run folder, student folder, Hub id, or a built-in one by name."),
+    ],
+    host: Annotated[
+        str, typer.Option("--host", help="Address to listen at; others than the default share it.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option("--port", min=0, max=65535, help="Port to listen at; 0: any free one.")
+    ] = 8190,
+    open_page: Annotated[
+        bool, typer.Option("--open/--no-open", help="Open the page in the browser.")
+    ] = True,
+    rewards: Annotated[
+        list[str] | None,
+        typer.Option("--reward", metavar="NAME=WEIGHT", help="What TTEO raises; repeatable."),
+    ] = None,
+    local_dir: LocalDirOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Play with a student in a web page: prompt or class, seed, r_init, teacher, TTEO."""
+    check_packages()
+    from dimo_cli.commands.refine import reward_weight
+    from dimo_cli.console.output import out
+    from dimo_cli.optimizing import reward_weights
+    from dimo_cli.play.server import is_loopback, open_port, serve
+    from dimo_cli.play.studio import Studio
+    from dimo_cli.published_students import open_student
+    from dimo_cli.specs.flags import spec_from_flags
+    from dimo_cli.specs.tteo import TteoSpec
+    from dimo_cli.students import LoadOptions
+
+    weights = dict(reward_weight(text) for text in rewards or ())
+    names = {f"rewards.{name}": f"--reward {name}" for name in weights}
+    spec = spec_from_flags(TteoSpec, {"rewards": weights}, names)
+    with open_port(host, port) as listening:
+        place = str(local_dir) if local_dir else None
+        loaded = open_student(student, LoadOptions(local_dir=place, say=out.note))
+        if weights:
+            reward_weights(loaded, spec)  # refuses where they would have no effect
+        studio = Studio(loaded, student, spec, local_dir, out.note)
+        url = page_url(listening)
+        if not is_loopback(listening):
+            out.note(f"Warning: everyone who can reach {host} can use this page.")
+
+        def ready() -> None:
+            out.result({"url": url, "student": student}, f"{student} is at {url}")
+            out.data.file.flush()  # a program that waits for the address reads a pipe
+            out.hint("Ctrl-C ends it.")
+            if open_page and out.data.is_terminal:
+                show(url)
+
+        serve(studio, listening, ready)
+    out.note("Ended.")
+
+
+def check_packages() -> None:
+    """Refuse where the extra is not installed, before anything is loaded."""
+    from importlib.util import find_spec
+
+    from dimo_cli.errors import MissingError
+
+    missing = [name for name in NEEDED if find_spec(name) is None]
+    if missing:
+        raise MissingError(
+            f"`dimo play` needs {' and '.join(missing)}, which {'are' if missing[1:] else 'is'} "
+            "not installed.",
+            f"`pipx inject dimo-cli {' '.join(missing)}`, or `pip install 'dimo-cli[play]'`.",
+        )
+
+
+def page_url(listening: socket.socket) -> str:
+    """Where a browser on this machine finds the page."""
+    address, port = listening.getsockname()[:2]
+    if address in ("0.0.0.0", "::"):
+        address = "127.0.0.1" if address == "0.0.0.0" else "::1"
+    return f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
+
+
+def show(url: str) -> None:
+    """Open the page where there is a desktop; a browser in the terminal would take it over."""
+    import os
+    import sys
+    import threading
+    import webbrowser
+
+    desktop = sys.platform in ("darwin", "win32") or bool(
+        os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    )
+    if desktop:
+        threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()

@@ -1,0 +1,244 @@
+"""What the page plays with: a student, its teacher for comparison, and rewards to optimize for.
+
+Teacher and rewards are loaded when somebody asks for them first. One thread at a time.
+"""
+
+from __future__ import annotations
+
+import base64
+import shlex
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from dimo_cli import __version__
+from dimo_cli.console.images import Pixels, enlarge, png_bytes
+from dimo_cli.engine.schedules import middle_mask_ratio
+from dimo_cli.errors import SpecError
+from dimo_cli.hub import HubStore
+from dimo_cli.optimizing import optimize_prompt, reward_weights, slug
+from dimo_cli.optimizing import provenance as tteo_provenance
+from dimo_cli.refining import load_rewards
+from dimo_cli.rewards.protocol import Reward
+from dimo_cli.samplers import Target, provenance, sample_images
+from dimo_cli.specs.play import (
+    MOST_IMAGES,
+    MOST_ITERATIONS,
+    MOST_STARTS,
+    MOST_STEPS,
+    DrawAsk,
+    TeacherAsk,
+    TteoAsk,
+)
+from dimo_cli.specs.sample import SamplerSpec
+from dimo_cli.specs.tteo import TteoSpec
+from dimo_cli.students import Student, teacher_source
+from dimo_cli.teachers.classes import find_class, short_name
+from dimo_cli.teachers.conditioning import PromptConditioner
+from dimo_cli.teachers.protocol import Teacher
+from dimo_cli.teachers.registry import load_teacher
+
+Say = Callable[[dict[str, Any]], None]
+"""Tells the page something; raises if nobody listens any more."""
+STEP_SIZES = {"shapes": 0.01}  # its embeddings are short: the paper's 0.2 overshoots
+SMALLEST_SIDE = 64  # as `dimo sample` writes its files
+EXAMPLES = ("a red fox in the snow", "a lighthouse at dusk", "a bowl of oranges on a table")
+
+
+class Studio:
+    """A student, and what it is compared with and judged by."""
+
+    def __init__(
+        self,
+        student: Student,
+        name: str,
+        tteo: TteoSpec | None = None,
+        local_dir: Path | None = None,
+        note: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        """`name` is what a person calls the student; `tteo` says what TTEO begins from."""
+        self.student, self.name, self.local_dir, self.note = student, name, local_dir, note
+        self.tteo = tteo or TteoSpec()
+
+    @cached_property
+    def teacher(self) -> Teacher:
+        """The teacher with its own backbone, which students do without."""
+        place = str(self.local_dir) if self.local_dir else None
+        loaded = load_teacher(teacher_source(self.student.manifest, place), self.note)
+        device = next(self.student.backbone.parameters()).device
+        return replace(self.student.teacher, backbone=loaded.backbone.to(device))
+
+    @cached_property
+    def rewards(self) -> dict[str, tuple[Reward, float]]:
+        """The rewards that TTEO ascends, with their weights."""
+        weights = reward_weights(self.student, self.tteo)
+        device = next(self.student.backbone.parameters()).device
+        models = load_rewards(list(weights), HubStore(self.local_dir, say=self.note), device)
+        return {name: (models[name], weight) for name, weight in weights.items()}
+
+    def facts(self) -> dict[str, Any]:
+        """What the page has to know before anything is drawn."""
+        student, teacher = self.student, self.student.teacher
+        return {
+            "version": __version__,
+            "student": self.name,
+            "student_id": student.short_id,
+            "steps": student.manifest.training.steps,
+            "teacher": teacher.name,
+            "license": teacher.license,
+            "takes_prompts": teacher.takes_prompts,
+            "classes": [short_name(entry) for entry in teacher.class_names],
+            "examples": example_prompts(teacher),
+            "image_size": teacher.space.image_size,
+            "r_init": round(middle_mask_ratio(student.manifest.init.mask_ratio), 4),
+            "temperature": student.manifest.temperature,
+            "teacher_steps": min(teacher.sampler.steps, MOST_STEPS),
+            "tteo": self.tteo_facts(),
+            "limits": {
+                "count": MOST_IMAGES,
+                "steps": MOST_STEPS,
+                "starts": MOST_STARTS,
+                "iterations": MOST_ITERATIONS,
+            },
+        }
+
+    def tteo_facts(self) -> dict[str, Any]:
+        """Which rewards TTEO ascends, or why there is none."""
+        try:
+            rewards = reward_weights(self.student, self.tteo)
+        except SpecError as refusal:
+            return {"refusal": f"{refusal.message} {refusal.hint}"}
+        rate = STEP_SIZES.get(self.student.teacher.name, self.tteo.learning_rate)
+        return {"rewards": list(rewards), "step_size": rate}
+
+    def draw(self, ask: DrawAsk, say: Say) -> None:
+        """Images of the student, in one step."""
+        spec = SamplerSpec(
+            seed=ask.seed,
+            temperature=unless_own(ask.temperature, self.student.manifest.temperature),
+            r_init=unless_own(ask.r_init, middle_mask_ratio(self.student.manifest.init.mask_ratio)),
+        )
+        target = Target(self.student.teacher, self.student)
+        say(self.drawn(target, ask.condition, ask.count, spec))
+
+    def draw_teacher(self, ask: TeacherAsk, say: Say) -> None:
+        """The same by the teacher, in several steps."""
+        if "teacher" not in vars(self):
+            say({"status": "Loading the teacher ..."})
+        spec = SamplerSpec(teacher=True, seed=ask.seed, steps=ask.steps)
+        say(self.drawn(Target(self.teacher), ask.condition, ask.count, spec))
+
+    def drawn(
+        self, target: Target, condition: str, count: int, spec: SamplerSpec
+    ) -> dict[str, Any]:
+        """Images with what made them, exactly as `dimo sample` draws and marks them."""
+        wanted = self.wanted(condition, count)
+        began = time.perf_counter()
+        pixels, protocol = sample_images(target, wanted, spec)
+        seconds = time.perf_counter() - began
+        kind, label = self.named(wanted[0])
+        about = {**provenance(target, spec, protocol), f"dimo.{kind}": label}
+        maker = f"teacher-{spec.steps}-steps" if spec.teacher else target.teacher.name
+        images = [
+            picture(
+                enlarge(one[None], SMALLEST_SIDE)[0],
+                {**about, "dimo.index": str(index)},
+                f"{maker}-{slug(label)}-seed-{spec.seed}-{index}.png",
+            )
+            for index, one in enumerate(pixels)
+        ]
+        return {
+            "images": images,
+            "label": label,
+            "steps": protocol["steps"],
+            "seconds": seconds,
+            "command": self.sample_command(condition, count, spec),
+        }
+
+    def optimize(self, ask: TteoAsk, say: Say) -> None:
+        """The curve while a prompt is optimized, then the picture before and after."""
+        if "rewards" not in vars(self):
+            say({"status": "Loading the rewards ..."})
+        rewards = self.rewards
+        spec = self.tteo.model_copy(update=ask.model_dump(exclude={"condition"}))
+        iterate = 0
+
+        def tell(scores: Tensor) -> None:
+            nonlocal iterate
+            say({"iterate": iterate, "scores": scores.tolist()})
+            iterate += 1
+
+        found = optimize_prompt(self.student, rewards, ask.condition, spec, tell)
+        document = found.document()
+        about = tteo_provenance(ask.condition, self.student, spec)
+        name = f"{self.student.teacher.name}-{slug(ask.condition)}-tteo-seed-{ask.seed}"
+        say(
+            {
+                "before": picture(found.before, about, f"{name}-before.png"),
+                "after": picture(found.after, about, f"{name}-after.png"),
+                "label": ask.condition,
+                **{key: document[key] for key in ("score_before", "score_after", "seconds")},
+                "times": document["times_a_plain_sample"],
+                "command": self.tteo_command(ask.condition, spec),
+            }
+        )
+
+    def wanted(self, condition: str, count: int) -> list[int] | list[str]:
+        """A prompt as it is, or the number of a class, once for each image."""
+        teacher = self.student.teacher
+        if teacher.takes_prompts:
+            return [condition] * count
+        return [find_class(condition, teacher)] * count
+
+    def named(self, wanted: int | str) -> tuple[str, str]:
+        """Whether it is a prompt or a class, and how people call it."""
+        if isinstance(wanted, str):
+            return "prompt", wanted
+        return "class", short_name(self.student.teacher.class_names[wanted])
+
+    def sample_command(self, condition: str, count: int, spec: SamplerSpec) -> str:
+        """The command that draws the same images."""
+        kind = "--prompt" if self.student.teacher.takes_prompts else "--class"
+        words = ["dimo", "sample", "--student", self.name, kind, condition]
+        words += ["-n", str(count), "--seed", str(spec.seed)]
+        if spec.teacher:
+            words += ["--teacher", "--steps", str(spec.steps)]
+        for flag, value in (("--temperature", spec.temperature), ("--r-init", spec.r_init)):
+            words += [] if value is None else [flag, f"{value:g}"]
+        return shlex.join([*words, *self.place()])
+
+    def tteo_command(self, prompt: str, spec: TteoSpec) -> str:
+        """The command that optimizes the same."""
+        words = ["dimo", "tteo", self.name, "--prompt", prompt, "--seed", str(spec.seed)]
+        words += ["--starts", str(spec.starts), "--iters", str(spec.iterations)]
+        words += ["--rate", f"{spec.learning_rate:g}"]
+        for name, weight in spec.rewards.items():
+            words += ["--reward", f"{name}={weight:g}"]
+        return shlex.join([*words, *self.place()])
+
+    def place(self) -> list[str]:
+        """Where published files come from, as a flag."""
+        return ["--local-dir", str(self.local_dir)] if self.local_dir else []
+
+
+def unless_own(value: float | None, own: float) -> float | None:
+    """A setting, or None where it is the student's own."""
+    return None if value is None or abs(value - own) < 1e-6 else value
+
+
+def example_prompts(teacher: Teacher) -> list[str]:
+    """A few prompts to begin with."""
+    if not isinstance(teacher.conditioner, PromptConditioner):
+        return []
+    return list(dict.fromkeys(teacher.conditioner.dataset))[:4] or list(EXAMPLES)
+
+
+def picture(pixels: Pixels, about: Mapping[str, str], file: str) -> dict[str, str]:
+    """A PNG that knows what made it, for the page to show and to save."""
+    png = base64.b64encode(png_bytes(pixels, about)).decode()
+    return {"src": f"data:image/png;base64,{png}", "file": file}

@@ -1,0 +1,118 @@
+"""What a person should know before trusting a run: drawn from its log, in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+from typing import Literal
+
+from dimo_cli.reporting.charts import number
+from dimo_cli.reporting.collect import RunRecord
+from dimo_cli.reporting.curves import points_of
+
+COLLAPSED_SHARE, EARLY_STEPS = 0.05, 500
+GAP_FACTOR, GAP_NATS = 1.5, 0.25
+FID_FACTOR, FID_POINTS = 1.2, 0.05
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A sentence about a run, and how serious it is."""
+
+    state: Literal["warning", "note"]
+    text: str
+
+
+def diagnose(run: RunRecord) -> list[Finding]:
+    """All findings about a run, the serious ones first."""
+    checks: tuple[Callable[[RunRecord], str | None], ...] = (
+        unfinished,
+        skipped,
+        not_finite,
+        collapse,
+        auxiliary_left_behind,
+        fid_rose,
+    )
+    found = [Finding("warning", text) for check in checks if (text := check(run))]
+    found += [Finding("warning", text) for text in run.damaged]
+    found += [Finding("note", text) for text in [*run.missing, *run.notes]]
+    return found
+
+
+def unfinished(run: RunRecord) -> str | None:
+    """A run that stopped before its last step."""
+    if run.spec is None or run.manifest is not None:
+        return None
+    command = "refine" if run.is_refinement else "distill"
+    return (
+        f"This run is unfinished: it is at step {run.last_step:,} of {run.spec.train.steps:,}. "
+        f"Continue it with `dimo {command} --resume {run.name}`."
+    )
+
+
+def skipped(run: RunRecord) -> str | None:
+    """Steps that were thrown away."""
+    last = run.records[-1] if run.records else {}
+    steps, rollbacks = last.get("skipped", 0), last.get("rollbacks", 0)
+    if not steps:
+        return None
+    back = f", and it was rolled back {rollbacks} times with lower rates" if rollbacks else ""
+    return f"{steps} steps were skipped because a loss or a gradient was not finite{back}."
+
+
+def not_finite(run: RunRecord) -> str | None:
+    """Numbers in the log that are none."""
+    keys = dict.fromkeys(key for record in run.records for key in record)
+    bad = [k for k in keys if any(k in r and r[k] is None for r in run.records)]
+    return f"Not finite somewhere in the log: {', '.join(bad)}." if bad else None
+
+
+def curve(run: RunRecord, key: str) -> list[tuple[float, float]]:
+    """The finite values of a number by step."""
+    return [(x, y) for x, y in points_of(run.records, key) if y is not None]
+
+
+def collapse(run: RunRecord) -> str | None:
+    """An entropy that falls to nothing at once."""
+    entropy = curve(run, "entropy")
+    if not entropy or entropy[0][1] <= 0:
+        return None
+    limit = COLLAPSED_SHARE * entropy[0][1]
+    low = next((step for step, value in entropy if value < limit), None)
+    if low is None or low - entropy[0][0] > EARLY_STEPS:
+        return None
+    return (
+        f"The student's entropy was below {COLLAPSED_SHARE:.0%} of its start by step "
+        f"{number(low)}. If all samples of a class are alike it collapsed: lower "
+        "`init.mask_ratio`."
+    )
+
+
+def auxiliary_left_behind(run: RunRecord) -> str | None:
+    """An auxiliary that lost the student: its gap rises steeply."""
+    gap = [value for _, value in curve(run, "auxiliary_gap")]
+    if len(gap) < 20:
+        return None
+    before, after = median(gap[len(gap) // 4 : len(gap) // 2]), median(gap[-len(gap) // 10 :])
+    if after < max(GAP_FACTOR * before, before + GAP_NATS):
+        return None
+    return (
+        f"The auxiliary's gap rose from {number(before)} to {number(after)}: it cannot keep up "
+        "with the student. Raise `auxiliary.optimizer.learning_rate` or `auxiliary.updates`."
+    )
+
+
+def fid_rose(run: RunRecord) -> str | None:
+    """A student that was better before."""
+    fids = curve(run, "fid")
+    if not fids:
+        return None
+    step, best = min(fids, key=lambda point: point[1])
+    last = fids[-1][1]
+    if last <= max(FID_FACTOR * best, best + FID_POINTS):
+        return None
+    return (
+        f"The last FID is {number(last)}, but it was {number(best)} at step {number(step)}: that "
+        f"checkpoint is kept in checkpoints/step-{number(step).replace(',', '')}."
+    )

@@ -1,0 +1,125 @@
+"""What `dimo tteo` left in a folder, read without trust."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from pydantic import ValidationError
+
+from dimo_cli.reporting.charts import Chart, Series
+from dimo_cli.reporting.collect import Setting, is_number, parsed, settings_of
+from dimo_cli.reporting.pictures import Picture, embed
+from dimo_cli.specs.tteo import TteoSpec
+
+OUTCOME = "outcome.json"
+NUMBERS = ("score_before", "score_best_of_n", "score_after", "seconds")
+
+
+@dataclass(frozen=True)
+class PromptRecord:
+    """One prompt before and after."""
+
+    prompt: str
+    outcome: dict[str, Any]
+    pictures: list[Picture]
+    settings: list[Setting]
+    student: str
+
+    def chart(self) -> Chart | None:
+        """The score of each start by iteration; only the chosen start and the range of the rest."""
+        trace = self.outcome["trace"]
+        if len(trace) < 2:
+            return None
+        chosen = int(self.outcome.get("start", 0))
+        series = [Series("chosen start", [(i, row[chosen]) for i, row in enumerate(trace)])]
+        if len(trace[0]) > 1:
+            series.append(Series("best start", [(i, max(row)) for i, row in enumerate(trace)]))
+            series.append(Series("worst start", [(i, min(row)) for i, row in enumerate(trace)]))
+        return Chart("Score by iteration", series, "healthy: rises", x_name="iteration")
+
+
+@dataclass
+class TteoRecord:
+    """The results of a folder."""
+
+    name: str
+    prompts: list[PromptRecord] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    damaged: list[str] = field(default_factory=list)
+
+
+def is_tteo(folder: Path) -> bool:
+    """Whether a folder holds results of `dimo tteo`."""
+    return bool(outcome_files(folder)) and not (folder / "run.yaml").exists()
+
+
+def outcome_files(folder: Path) -> list[Path]:
+    """The results in a folder: its own, or one in each folder below."""
+    own = folder / OUTCOME
+    return [own] if own.is_file() else sorted(folder.glob(f"*/{OUTCOME}"))
+
+
+def collect_tteo(folder: Path) -> TteoRecord:
+    """Read the results of a folder."""
+    found = TteoRecord(folder.resolve().name)
+    for path in outcome_files(folder):
+        record = read_prompt(path.parent)
+        if record is None:
+            found.damaged.append(f"{path.parent.name}/{OUTCOME} cannot be read.")
+        else:
+            found.prompts.append(record)
+            if len(record.pictures) < 2:
+                found.missing.append(f"{path.parent.name}: pictures are missing.")
+    for path in sorted(folder.glob("*/before.png")):
+        if not (path.parent / OUTCOME).exists():
+            found.missing.append(f"{path.parent.name} is unfinished.")
+    return found
+
+
+def read_prompt(folder: Path) -> PromptRecord | None:
+    """The result of a prompt; None if it makes no sense."""
+    outcome = parsed((folder / OUTCOME).read_text(encoding="utf-8", errors="replace"))
+    if not is_outcome(outcome):
+        return None
+    pictures = [
+        picture
+        for name in ("before", "after")
+        if (picture := embed(folder / f"{name}.png", name, f"{name}: {outcome['prompt']}"))
+    ]
+    settings, student = facts_of(folder / "after.png")
+    return PromptRecord(str(outcome["prompt"]), outcome, pictures, settings, student)
+
+
+def is_outcome(outcome: Any) -> bool:
+    """Whether this is what `dimo tteo` writes about a prompt."""
+    if not (isinstance(outcome, dict) and isinstance(outcome.get("prompt"), str)):
+        return False
+    trace, start = outcome.get("trace"), outcome.get("start", 0)
+    if not (isinstance(trace, list) and trace and all(isinstance(row, list) for row in trace)):
+        return False
+    width = len(trace[0])
+    return (
+        all(is_number(outcome.get(key)) for key in NUMBERS)
+        and isinstance(start, int)
+        and 0 <= start < width
+        and all(len(row) == width and all(is_number(value) for value in row) for row in trace)
+    )
+
+
+def facts_of(path: Path) -> tuple[list[Setting], str]:
+    """The settings and the student's hash that a picture carries. All of tteo's come from flags."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+            info = image.info
+        spec = TteoSpec.model_validate(json.loads(info["dimo.tteo"]))
+    except (OSError, KeyError, ValueError, ValidationError):
+        return [], ""
+    default = TteoSpec().model_dump()
+    changed = {key for key, value in spec.model_dump().items() if value != default[key]}
+    origins = dict.fromkeys(changed, "flag of dimo tteo")
+    return settings_of(spec, origins), str(info.get("dimo.student", ""))

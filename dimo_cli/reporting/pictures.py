@@ -1,0 +1,52 @@
+"""Pictures inside the page: each small enough that a report of a long run stays one to share."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+KEPT_BYTES = 150_000  # a PNG up to this size is embedded as it is
+LONGEST_SIDE = 1200
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image that is part of the page."""
+
+    title: str
+    alt: str
+    uri: str
+    width: int
+    height: int
+    conditions: tuple[str, ...] = ()
+    """The class or prompt of each image of a grid, row by row, if the file says."""
+
+
+def embed(path: Path, title: str, alt: str) -> Picture | None:
+    """A PNG as a data URI, made smaller where it is large; None if it cannot be read."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+            conditions = image.info.get("dimo.conditions", "[]")
+            data, kind = path.read_bytes(), "png"
+            if image.format != "PNG" or len(data) > KEPT_BYTES:
+                data, kind = smaller(image), "jpeg"
+            names = tuple(str(name) for name in json.loads(conditions))
+    except (OSError, ValueError, TypeError, Image.DecompressionBombError):
+        return None
+    uri = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+    return Picture(title, alt, uri, *image.size, names)
+
+
+def smaller(image: Image.Image) -> bytes:
+    """A JPEG of at most LONGEST_SIDE pixels a side."""
+    copy = image.convert("RGB")
+    copy.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+    buffer = io.BytesIO()
+    copy.save(buffer, "JPEG", quality=82, optimize=True)
+    return buffer.getvalue()

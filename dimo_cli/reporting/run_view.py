@@ -1,0 +1,231 @@
+"""The page of a distillation or a refinement: its parts, ready for the template."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from dimo_cli.reporting.charts import Level, number, spread
+from dimo_cli.reporting.collect import RunRecord, Setting, collect
+from dimo_cli.reporting.curves import FID_CHART, charts_of
+from dimo_cli.reporting.diagnosis import diagnose
+from dimo_cli.reporting.pictures import Picture, embed
+from dimo_cli.reporting.views import Card, flat_rows, plot_of
+
+MOST_SLIDES = 40
+SPREADS = ("std", "standard_error")
+SECTIONS = (
+    ("health", "Health"),
+    ("samples", "Samples"),
+    ("teacher", "Teacher beside student"),
+    ("curves", "Curves"),
+    ("metrics", "Metrics"),
+    ("spec", "What was run"),
+)
+
+
+def run_view(folder: Path) -> dict[str, Any]:
+    """Everything that the template of a run shows."""
+    run = collect(folder)
+    slides = slides_of(run)  # before the diagnosis: a picture may turn out to be damaged
+    plots = [
+        plot_of(chart, f"curve-{index}")
+        for index, chart in enumerate(charts_of(run.records, levels_of(run), abouts_of(run)))
+    ]
+    return {
+        "title": f"{run.name}: report of a run of dimo",
+        "heading": run.name,
+        "lead": lead_of(run),
+        "sections": SECTIONS,
+        "cards": cards_of(run),
+        "findings": diagnose(run),
+        "slides": slides,
+        "slides_left_out": max(0, len(run.samples) - MOST_SLIDES),
+        "closing": closing_table(run.rows),
+        "comparison": run.comparison,
+        "plots": plots,
+        "metrics": [*closing_metrics(run.rows), *map(metric_view, run.evaluations)],
+        "settings": run.settings,
+        "changed": changed_settings(run),
+        "run_yaml": run.run_yaml,
+        "again": again(run),
+        "student": flat_rows(run.manifest) if run.manifest else [],
+    }
+
+
+def lead_of(run: RunRecord) -> str:
+    """The run in a sentence."""
+    if run.spec is None:
+        return "A run of dimo whose spec cannot be read."
+    teacher = run.spec.teacher.name
+    state = "finished" if run.manifest is not None else "unfinished"
+    start = getattr(run.spec, "start", None)
+    what = f"{run.spec.method} from the masked diffusion teacher {teacher} to a one-step student"
+    if run.is_refinement:
+        what = f"{run.spec.method} on the student {start} of the teacher {teacher}"
+    return f"{what}. {state.capitalize()} at step {run.last_step:,} of {run.spec.train.steps:,}."
+
+
+def again(run: RunRecord) -> str:
+    """The command that repeats a run from its run.yaml."""
+    start = getattr(run.spec, "start", None)
+    return f"dimo refine {start} --spec run.yaml" if start else "dimo distill --spec run.yaml"
+
+
+def cards_of(run: RunRecord) -> list[Card]:
+    """The numbers to see first."""
+    cards = []
+    if len(run.rows) > 1:
+        *teachers, student = run.rows
+        best = min(teachers, key=lambda row: row["value"])
+        at = f"{best['sampler'].get('steps')} steps"
+        speed = best["seconds_per_image"] / student["seconds_per_image"]
+        cards += [
+            Card(
+                f"{student['metric'].upper()}, 1 step",
+                f"{student['value']:.3f}",
+                f"teacher's best: {best['value']:.3f} at {at}",
+            ),
+            Card("Speed-up", f"{speed:.1f}×", f"over the teacher at {at}"),
+        ]
+    if run.spec is not None:
+        batch = run.spec.train.batch_size * run.spec.train.accumulate
+        cards.append(Card("Steps", f"{run.last_step:,}", f"{run.last_step * batch:,} samples"))
+    if run.effort is not None:
+        least = "" if run.effort.is_complete else "at least; "
+        cards.append(
+            Card(
+                "Training",
+                duration(run.effort.hours),
+                least + (run.effort.hardware or "unknown hardware"),
+            )
+        )
+    speeds = numbers(run, "images_per_second")
+    if speeds:
+        cards.append(Card("Throughput", f"{median(speeds):,.0f}/s", "samples, median of the log"))
+    memory = numbers(run, "peak_memory_gib")
+    if memory:
+        cards.append(Card("Peak memory", f"{max(memory):.2f} GiB", "while training"))
+    return cards
+
+
+def changed_settings(run: RunRecord) -> list[Setting]:
+    """What was chosen for this run, default or not; then what else is not the default."""
+    chosen = ("flag", "environment", "file")
+    first = [item for item in run.settings if item.kind in chosen]
+    others = [item for item in run.settings if item.kind not in chosen and not item.is_default]
+    return [*first, *others]
+
+
+def numbers(run: RunRecord, key: str) -> list[float]:
+    """The finite values of a key of the log."""
+    values = (record.get(key) for record in run.records)
+    return [value for value in values if isinstance(value, (int, float))]
+
+
+def duration(hours: float) -> str:
+    """Hours, minutes or seconds."""
+    if hours >= 1:
+        return f"{hours:.1f} h"
+    return f"{60 * hours:.1f} min" if hours >= 1 / 60 else f"{3600 * hours:.0f} s"
+
+
+def slides_of(run: RunRecord) -> list[Picture]:
+    """The sample grids, evenly thinned if there are very many."""
+    found = []
+    for step, path in spread(run.samples, MOST_SLIDES):
+        picture = embed(path, f"step {step:,}", f"Grid of samples at step {step:,}")
+        if picture is None:
+            run.damaged.append(f"samples/{path.name} cannot be read.")
+        else:
+            found.append(picture)
+    return found
+
+
+def levels_of(run: RunRecord) -> dict[str, list[Level]]:
+    """The teacher's FIDs as lines, where they are of as many images as the curve's."""
+    if run.spec is None or not run.rows:
+        return {}
+    if run.rows[0].get("images") != run.spec.monitor.fid_samples:
+        return {}
+    best = min(run.rows[:-1], key=lambda row: row["value"], default=None)
+    if best is None:
+        return {}
+    name = f"teacher, {best['sampler'].get('steps')} steps"
+    return {FID_CHART: [Level(name, best["value"])]}
+
+
+def abouts_of(run: RunRecord) -> dict[str, str]:
+    """What a FID's sample count is: without it, it says nothing."""
+    if run.spec is None:
+        return {}
+    return {FID_CHART: f"{run.spec.monitor.fid_samples:,} images each"}
+
+
+def closing_table(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The teacher at several step counts, and the student at one."""
+    if len(rows) < 2:
+        return None
+    *teachers, student = rows
+    best = min(teachers, key=lambda row: row["value"])
+    cells = []
+    for row in rows:
+        steps = row["sampler"].get("steps")
+        who = "student" if row is student else "teacher"
+        name = f"{who}, {steps} step{'s' * (steps != 1)}{' (best)' if row is best else ''}"
+        accuracy = row.get("accuracy")
+        cells.append(
+            [
+                name,
+                f"{row['value']:.3f}",
+                f"{accuracy:.1%}" if isinstance(accuracy, float) else "",
+                f"{1000 * row['seconds_per_image']:.2f}",
+                f"{best['seconds_per_image'] / row['seconds_per_image']:.1f}×",
+            ]
+        )
+    ratio = student["value"] / best["value"]
+    speed = best["seconds_per_image"] / student["seconds_per_image"]
+    return {
+        "caption": f"{student['images']:,} images each, against {student.get('reference', '?')}",
+        "head": ["sampler", student["metric"].upper(), "accuracy", "ms per image", "speed-up"],
+        "rows": cells,
+        "sentence": f"The student in one step has {ratio:.2f} times the FID of its teacher's best, "
+        f"at {speed:.1f} times its speed.",
+    }
+
+
+def closing_metrics(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The protocol of the closing table's last row, the student's."""
+    if not rows:
+        return []
+    student = rows[-1]
+    facts = {key: value for key, value in student.items() if key not in ("value", "metric")}
+    return [
+        {
+            "title": "Closing table, student",
+            "rows": [[student["metric"], f"{student['value']:.4f}", ""]],
+            "facts": flat_rows(facts),
+            "notes": [],
+        }
+    ]
+
+
+def metric_view(document: dict[str, Any]) -> dict[str, Any]:
+    """What one call of `dimo eval` measured."""
+    rows, facts = [], flat_rows(document["subject"])
+    for result in document["results"]:
+        spreads = (result.get("details") or {}).items()
+        told = next((f"± {value:.4f}" for key, value in spreads if key in SPREADS), "")
+        rows.append([result["metric"], f"{result['value']:.4f}", told])
+        facts += [
+            [f"{result['metric']}: {key}", value] for key, value in flat_rows(result["protocol"])
+        ]
+    names = ", ".join(row[0] for row in rows)
+    seed = document["subject"].get("seed")
+    return {
+        "title": f"dimo eval: {names}, seed {number(seed) if isinstance(seed, int) else seed}",
+        "rows": rows,
+        "facts": facts,
+        "notes": [str(note) for note in document.get("notes", [])],
+    }

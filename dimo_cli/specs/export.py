@@ -1,0 +1,28 @@
+"""What an exported program is."""
+
+from __future__ import annotations
+
+from pydantic import Field, model_validator
+
+from dimo_cli.specs.base import Int, Real, Spec
+
+
+class ExportSpec(Spec):
+    """How the tokens of an exported program are drawn, and which prompts are encoded for it."""
+
+    temperature: Real | None = Field(
+        None, gt=0, le=1000, description="Divides the logits; null: the student's own"
+    )
+    top_k: Int = Field(0, ge=0, description="Keep the k likeliest tokens; 0: all")
+    top_p: Real = Field(0.0, ge=0, le=1, description="Keep the likeliest mass p; 0: all")
+    greedy: bool = Field(False, description="Take the likeliest tokens: no noise as input")
+    prompts: tuple[str, ...] = Field((), description="Prompts that are encoded for a text student")
+
+    @model_validator(mode="after")
+    def _settings_have_an_effect(self) -> ExportSpec:
+        if self.greedy and (self.temperature is not None or self.top_k or self.top_p):
+            raise ValueError(
+                "--greedy takes the likeliest tokens, so --temperature, --top-k and --top-p would "
+                "have no effect"
+            )
+        return self

@@ -1,0 +1,94 @@
+"""What a push is: which student, where to, and what its card is to say."""
+
+from __future__ import annotations
+
+import re
+
+from pydantic import Field, field_validator, model_validator
+
+from dimo_cli.specs.base import Real, Spec
+
+NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?"
+REPOSITORY = re.compile(rf"^{NAME}/{NAME}$")
+REVISION = re.compile(r"^(?!refs/)[A-Za-z0-9][A-Za-z0-9._/-]{0,99}$")
+
+
+class Footprint(Spec):
+    """What training took, and what an estimate of its emissions assumes."""
+
+    hours: Real | None = Field(
+        None, gt=0, description="Hours of training; null: as the run recorded them"
+    )
+    hardware: str | None = Field(
+        None, min_length=1, description="What it was trained on; null: as the run recorded it"
+    )
+    watts: Real | None = Field(
+        None, gt=0, description="Assumed power of all devices together; null: no estimate"
+    )
+    grid_intensity: Real | None = Field(
+        None, gt=0, description="Assumed g CO2eq per kWh of the electricity; null: no estimate"
+    )
+
+    @model_validator(mode="after")
+    def _both_assumptions_or_none(self) -> Footprint:
+        if (self.watts is None) != (self.grid_intensity is None):
+            raise ValueError(
+                "--watts and --grid-intensity belong together: emissions are hours x watts x "
+                "grid intensity"
+            )
+        return self
+
+
+class PushSpec(Spec):
+    """One call of `dimo push`."""
+
+    target: str = Field(..., min_length=1, description="Run folder, student folder or built-in")
+    repository: str = Field(..., description="Where to: user/name or organization/name")
+    private: bool | None = Field(
+        None, description="Who sees a new repository; null: as the account is set"
+    )
+    create_pr: bool = Field(False, description="Propose the change instead of making it")
+    branch: str | None = Field(None, description="Branch to push to; null: main")
+    tag: str | None = Field(None, description="A tag for what is pushed")
+    metrics: tuple[str, ...] = Field((), description="Files of `dimo eval ... --json`")
+    license_name: str | None = Field(
+        None, min_length=1, description="Name of a teacher's license that dimo does not know"
+    )
+    license_link: str | None = Field(
+        None, pattern=r"^https?://\S+$", description="Where the terms of that license are"
+    )
+    footprint: Footprint = Field(default_factory=Footprint, description="Hours and emissions")
+
+    @field_validator("repository")
+    @classmethod
+    def _is_a_repository(cls, value: str) -> str:
+        if not REPOSITORY.match(value) or len(value) > 96 or "--" in value or ".." in value:
+            raise ValueError(
+                f"`{value}` is no name of a repository: it must be of the form user/name, of "
+                "letters, digits, `-`, `_` and `.`, 96 characters at most"
+            )
+        return value
+
+    @field_validator("branch", "tag")
+    @classmethod
+    def _is_a_revision(cls, value: str | None) -> str | None:
+        if value is not None and (not REVISION.match(value) or ".." in value):
+            raise ValueError(
+                f"`{value}` is no name of a branch or tag: use letters, digits, `.`, `-`, `_` "
+                "and `/`"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _options_fit_together(self) -> PushSpec:
+        if self.create_pr and self.branch:
+            raise ValueError(
+                "--create-pr and --branch exclude each other: a pull request is made for main"
+            )
+        if self.create_pr and self.tag:
+            raise ValueError("--create-pr and --tag exclude each other: tag it once it is merged")
+        if self.branch and self.branch == self.tag:
+            raise ValueError("--branch and --tag must have different names")
+        if (self.license_name is None) != (self.license_link is None):
+            raise ValueError("--license-name and --license-link belong together")
+        return self
