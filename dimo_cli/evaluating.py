@@ -41,6 +41,7 @@ from dimo_cli.metrics.references import (
     build_reference,
     builtin_features,
     builtin_reference,
+    network_facts,
     read_reference,
 )
 from dimo_cli.ranks import as_first_says, is_first
@@ -242,7 +243,8 @@ def build_readers(
                 metrics.append(Fid(reference, network))
             if needs:
                 assert reference.features is not None
-                bank = FeatureBank(count, network.dimensions)
+                facts = {**reference.identity(), "network": network_facts(network)}
+                bank = FeatureBank(count, network.dimensions, facts)
                 if "kid" in wanted:
                     metrics.append(Kid(reference.features, bank))
                 if "pr" in wanted:
@@ -253,7 +255,8 @@ def build_readers(
                     metrics.append(PrecisionRecall(reference.features, bank, k=k, device=device))
         readers.append((network, metrics))
         if "is" in wanted:
-            metrics.append(InceptionScore(FeatureBank(count, classes_of(network))))
+            seen = {"network": network_facts(network)}
+            metrics.append(InceptionScore(FeatureBank(count, classes_of(network), seen)))
     if "fdd" in names:
         dinov2 = load_network("dinov2", NetworkSource(store=store, say=say), subject.device)
         reference = find_reference(dinov2, subject, spec, False, say)
@@ -344,7 +347,8 @@ def find_reference(
     if path.is_dir() or path.suffix.lower() == ".zip":
         fit = Fit("lanczos", spec.crop) if spec.crop else None
         images = open_images(path, fit=fit)
-        return from_images(images, network, path.name, needs_features, say)
+        made = from_images(images, network, path.name, needs_features, say)
+        return replace(made, sha256=content_hash(path))
     reference = read_reference(path, network)
     if not needs_features or reference.features is not None:
         return reference

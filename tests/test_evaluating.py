@@ -40,6 +40,11 @@ def test_all_numbers_of_a_teacher_come_with_their_protocol(dimo):
     fid = document["results"][0]["protocol"]
     assert fid["reference"] == "digits-train-1797"
     assert len(fid["reference_sha256"]) == len(fid["network"]["sha256"]) == 64
+    for result in document["results"]:
+        protocol = result["protocol"]
+        assert protocol["network"] == fid["network"], result["metric"]
+        compared = not result["metric"].startswith("is")
+        assert (protocol.get("reference_sha256") == fid["reference_sha256"]) == compared
     assert document["subject"]["seed"] == 20_000
     assert len(document["subject"]["student_sha256"]) == 64
 

@@ -142,9 +142,8 @@ class Fid(Metric):
         found = self.running.gaussian()
         protocol = {
             "images": found.count,
-            "reference": self.reference.name,
-            "reference_sha256": self.reference.sha256,
             "reference_images": self.reference.gaussian.count,
+            **self.reference.identity(),
             "network": network_facts(self.network),
         }
         value = frechet_distance(found, self.reference.gaussian)

@@ -115,6 +115,7 @@ class InceptionScore(BankMetric):
             "split_rows": self.splits.rows,
             "drop_tail": self.splits.drop_tail,
             "shuffle_seed": self.splits.shuffle_seed,
+            **self.bank.facts,
         }
         name = f"is{short_count(len(logits))}"
         return [Result(name, score.mean, protocol, {"std": score.std})]

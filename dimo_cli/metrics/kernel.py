@@ -124,6 +124,7 @@ class Kid(BankMetric):
             "subset_size": min(len(real), len(fake), self.subsets.size),
             "seed": self.subsets.seed,
             "draws": self.subsets.convention,
+            **self.bank.facts,
         }
         return [
             Result(f"kid{short_count(len(fake))}", distance.mean, protocol, {"std": distance.std})

@@ -7,8 +7,9 @@ Distances are compared as squares, block by block, so that memory is bounded and
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -182,7 +183,11 @@ class FeatureBank:
     the same order on any number of ranks, so that subsets and shuffles are the same, too.
     """
 
-    def __init__(self, images: int, dimensions: int) -> None:
+    def __init__(
+        self, images: int, dimensions: int, facts: Mapping[str, Any] | None = None
+    ) -> None:
+        self.facts = dict(facts or {})
+        """Network and reference: what every number of these features depends on."""
         self.rows = torch.zeros(images, dimensions)
         self.seen = torch.zeros(images, dtype=torch.uint8)
         self.reduced = False
@@ -255,6 +260,7 @@ class PrecisionRecall(BankMetric):
             "reference_images": len(real),
             "k": self.k,
             "comparison": "<=" if self.closed else "<",
+            **self.bank.facts,
         }
         return [
             Result(f"{name}_k{self.k}", value, protocol) for name, value in asdict(found).items()

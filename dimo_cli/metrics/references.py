@@ -60,6 +60,10 @@ class Reference:
     """How it was made, as far as the file says."""
     warnings: tuple[str, ...] = ()
 
+    def identity(self) -> dict[str, str]:
+        """Which reference it is, for the protocols of what is compared with it."""
+        return {"reference": self.name, "reference_sha256": self.sha256}
+
 
 def read_reference(path: Path, network: FeatureNetwork) -> Reference:
     """The reference of a file for a network; one that cannot be right is refused."""
