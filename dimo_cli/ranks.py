@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
-from dimo_cli.errors import SpecError
+from dimo_cli.errors import MissingError, SpecError
 
 T = TypeVar("T")
 
@@ -46,11 +46,25 @@ def joined_ranks() -> Iterator[None]:
         return
     if torch.cuda.is_available():
         torch.cuda.set_device(whole_number("LOCAL_RANK", rank))
-    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     try:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
         yield
+    except (RuntimeError, ValueError) as error:
+        if not is_lost_connection(error):
+            raise
+        raise MissingError(
+            f"Process {rank} of {world} lost the others: one of them died, or cannot be reached.",
+            "See what that process said last, then start the whole job again.",
+        ) from error
     finally:
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def is_lost_connection(error: Exception) -> bool:
+    """Whether an error is of the connection between processes, by class or in words."""
+    words = ("gloo", "connection", "rendezvous", "nccl", "environment variable")
+    return isinstance(error, dist.DistError) or any(word in str(error).lower() for word in words)
 
 
 def as_first_says(value: T) -> T:

@@ -7,13 +7,13 @@ import sys
 import pytest
 import torch
 
-from dimo_cli import exporting
 from dimo_cli.errors import SpecError
-from dimo_cli.exporting import export_student
+from dimo_cli.exporting.program import Program, draw_inputs
+from dimo_cli.exporting.write import export_student
 from dimo_cli.specs.export import ExportSpec
 from dimo_cli.specs.sample import SamplerSpec
 from dimo_cli.students import BUILTIN, load_student
-from tests.students import PROMPTS, PUBLISH, golden_student
+from tests.students import OTHER_NETWORKS, PROMPTS, PUBLISH, golden_student
 
 # dimo can be imported by nobody in this process, and neither can what it brings along.
 HIDDEN = """
@@ -66,8 +66,10 @@ def test_the_usage_in_the_json_draws_what_dimo_sample_draws_without_dimo(
 
 @pytest.mark.parametrize("name", PUBLISH)
 def test_a_student_of_every_family_is_exported_and_draws_the_same_without_dimo(
-    dimo, fake_hub, golden, tmp_path, name
+    dimo, fake_hub, golden, tmp_path, monkeypatch, name
 ):
+    # As at the published sizes, where images have more tokens than this decoder paints at once.
+    monkeypatch.setattr("dimo_cli.teachers.vq_model.TOKENS_AT_ONCE", 1)
     folder = golden_student(name, fake_hub, golden, tmp_path / "student")
     student = load_student(folder)
     by_prompt = student.teacher.takes_prompts
@@ -75,10 +77,22 @@ def test_a_student_of_every_family_is_exported_and_draws_the_same_without_dimo(
     document = succeed(dimo("export", folder, "--out", "out/model.pt2", *flags, "--json"))
     assert document["check"]["max_abs_difference"] <= 1e-4
     found = run_without_dimo(tmp_path / "out", "\n".join(document["usage"]))
-    expected = own_images(student, PROMPTS[:2] if by_prompt else [0, 1])
-    assert (found - expected).abs().max() <= 1e-4
-    again = own_images(student, PROMPTS[:2] if by_prompt else [0, 1], seed=1)
-    assert (found - again).abs().max() > 1e-2
+    wanted = PROMPTS[:2] if by_prompt else [0, 1]
+    assert (found - own_images(student, wanted)).abs().max() <= 1e-4
+    assert (found - own_images(student, wanted, seed=1)).abs().max() > 1e-2
+
+    # What all prompts share is no input, and weights that nothing uses are not in the file.
+    assert not {"micro", "aesthetic"} & document["inputs"].keys()
+    weights = torch.export.load(tmp_path / "out" / "model.pt2").state_dict
+    assert any("tokenizer.decoder" in key for key in weights)
+    assert not any("tokenizer.encoder" in key for key in weights)
+
+
+@pytest.mark.parametrize("name", OTHER_NETWORKS)
+def test_the_other_networks_of_the_families_are_exported(fake_hub, golden, tmp_path, name):
+    student = load_student(golden_student(name, fake_hub, golden, tmp_path / "student"))
+    exported = export_student(student, ExportSpec(), tmp_path / "model.pt2")
+    assert exported.facts["check"]["max_abs_difference"] <= 1e-4
 
 
 @pytest.fixture(scope="module")
@@ -95,25 +109,29 @@ def test_any_number_of_images_goes_through_one_program(digits, tmp_path):
     program = program_of(exported.files[0])
     for count in (1, 2, 7):
         cond = digits.teacher.conditioner.labels(torch.arange(count))
-        inputs = exporting.draw_inputs(digits, cond, ExportSpec())
-        generator = torch.Generator().manual_seed(exporting.CHECK_SEED)
+        inputs = draw_inputs(digits, cond, ExportSpec(), seed=5)
+        generator = torch.Generator().manual_seed(5)
         assert torch.equal(program(inputs), digits.sample(cond, generator))
 
 
 @pytest.mark.parametrize(
-    ("flags", "sampling"),
+    ("sampling", "same"),
     [
-        (("--temperature", "3", "--top-k", "2"), {"temperature": 3, "top_k": 2}),
-        (("--top-p", "0.5"), {"top_p": 0.5}),
-        (("--greedy",), {"top_k": 1}),
+        (
+            {"temperature": 3, "top_k": 4, "top_p": 0.9},
+            {"temperature": 3, "top_k": 4, "top_p": 0.9},
+        ),
+        ({"greedy": True}, {"top_k": 1}),
     ],
 )
-def test_how_tokens_are_drawn_is_part_of_the_program(dimo, tmp_path, digits, flags, sampling):
-    succeed(dimo("export", "digits", "--out", "model.pt2", *flags, "--json"))
-    facts = json.loads((tmp_path / "model.json").read_text())
-    assert ("gumbel" in facts["inputs"]) == ("--greedy" not in flags)
-    found = run_without_dimo(tmp_path, "\n".join(facts["usage"]))
-    assert torch.equal(found, own_images(digits, [0, 1], **sampling))
+def test_how_tokens_are_drawn_is_part_of_the_program(digits, tmp_path, monkeypatch, sampling, same):
+    facts = export_student(digits, ExportSpec(**sampling), tmp_path / "digits.pt2").facts
+    assert ("gumbel" in facts["inputs"]) == ("greedy" not in sampling)
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec("\n".join(facts["usage"]), names)
+    assert torch.equal(names["images"], own_images(digits, [0, 1], **same))
+    assert not torch.equal(names["images"], own_images(digits, [0, 1]))
 
 
 def test_the_json_says_names_shapes_and_dtypes_of_all_inputs(digits, tmp_path):
@@ -132,36 +150,9 @@ def test_the_json_says_names_shapes_and_dtypes_of_all_inputs(digits, tmp_path):
     assert json.loads(extra["dimo.json"])["usage"] == facts["usage"]
 
 
-def test_what_all_prompts_share_is_inside_of_the_program(fake_hub, golden, tmp_path):
-    folder = golden_student("meissonic", fake_hub, golden, tmp_path / "student")
-    exported = export_student(load_student(folder), ExportSpec(), tmp_path / "out.pt2")
-    assert {"text", "pooled"} < exported.facts["inputs"].keys()
-    assert "micro" not in exported.facts["inputs"]
-
-
-def test_a_decoder_that_paints_one_by_one_is_exported_for_any_number(
-    fake_hub, golden, tmp_path, monkeypatch
-):
-    """As at the published size, where images have more tokens than are painted at once."""
-    monkeypatch.setattr("dimo_cli.teachers.vq_model.TOKENS_AT_ONCE", 1)
-    folder = golden_student("amused-256", fake_hub, golden, tmp_path / "student")
-    exported = export_student(load_student(folder), ExportSpec(), tmp_path / "out.pt2")
-    assert exported.facts["check"]["max_abs_difference"] <= 1e-4
-
-
-def test_weights_that_the_program_does_not_use_are_left_out(fake_hub, golden, tmp_path):
-    student = load_student(golden_student("maskgit", fake_hub, golden, tmp_path / "student"))
-    export_student(student, ExportSpec(), tmp_path / "out.pt2")
-    names = torch.export.load(tmp_path / "out.pt2").state_dict.keys()
-    assert not [name for name in names if name.startswith("tokenizer.encoder")]
-    assert [name for name in names if name.startswith("tokenizer.decoder")]
-
-
 def test_a_program_that_differs_is_refused_and_leaves_nothing(digits, tmp_path, monkeypatch):
-    shifted = exporting.Program.forward
-    monkeypatch.setattr(
-        exporting.Program, "forward", lambda self, inputs: shifted(self, inputs) + 1e-3
-    )
+    shifted = Program.forward
+    monkeypatch.setattr(Program, "forward", lambda self, inputs: shifted(self, inputs) + 1e-3)
     with pytest.raises(SpecError, match=r"differs from the student by 0\.001"):
         export_student(digits, ExportSpec(), tmp_path / "digits.pt2")
     assert list(tmp_path.iterdir()) == []

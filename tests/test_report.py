@@ -138,6 +138,19 @@ def test_an_unfinished_run_says_so_and_how_to_go_on(tmp_path):
     assert "This run has no sample grids." in page.words
 
 
+def test_a_run_that_goes_on_after_its_end_is_unfinished_again(tmp_path):
+    folder = make_run(tmp_path / "run", steps=50, records=[record(i) for i in range(1, 41)])
+    (folder / "student").mkdir()
+    manifest = {"weights_sha256": "0", "training": {"steps": 30}}
+    (folder / "student" / "dimo.json").write_text(json.dumps(manifest))
+    words = page_of(folder).words
+    assert "Unfinished at step 40 of 50" in words
+    assert "Student, table and comparison are those of step 30" in words
+    manifest["training"]["steps"] = 40  # a guard may end a run before its last step
+    (folder / "student" / "dimo.json").write_text(json.dumps(manifest))
+    assert "Finished at step 40 of 50" in page_of(folder).words
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [

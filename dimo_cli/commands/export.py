@@ -67,7 +67,7 @@ def export(
     from rich.text import Text
 
     from dimo_cli.console.output import out
-    from dimo_cli.exporting import export_student
+    from dimo_cli.exporting.write import export_student
     from dimo_cli.published_students import open_student
     from dimo_cli.students import LoadOptions
 

@@ -162,9 +162,16 @@ def open_target(spec: SampleSpec, local_dir: Path | None, sets: list[str]) -> Ta
 
     folder = str(local_dir) if local_dir else None
     options = LoadOptions(spec.sampler.teacher, folder, out.note)
-    builtin = "shapes" if spec.prompts else "digits"
-    student = open_student(spec.student or BUILTIN[builtin], options, bool(spec.prompts))
+    by_prompt = bool(spec.prompts) or names_prompts(spec)
+    builtin = "shapes" if by_prompt else "digits"
+    student = open_student(spec.student or BUILTIN[builtin], options, by_prompt)
     return Target(student.teacher, student)
+
+
+def names_prompts(spec: SampleSpec) -> bool:
+    """Whether an end of `--interpolate` can only be a prompt, where no student is named."""
+    ends = spec.interpolate or ()
+    return not spec.student and any(" " in end and not Path(end).exists() for end in ends)
 
 
 def draw(spec: SampleSpec, target: Target, grid_file: Path, folder: Path | None) -> None:

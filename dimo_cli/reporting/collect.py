@@ -77,6 +77,20 @@ class RunRecord:
         logged = [record["step"] for record in self.records[-1:]]
         return max([0, *logged, *(step for step, _ in self.samples)])
 
+    @property
+    def student_step(self) -> int | None:
+        """The step that the student in the folder is of; None where that is not known."""
+        training = (self.manifest or {}).get("training")
+        steps = training.get("steps") if isinstance(training, dict) else None
+        return steps if type(steps) is int else None
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the student is of the last step; it is not while a longer run goes on."""
+        if self.manifest is None:
+            return False
+        return self.student_step is None or self.last_step <= self.student_step
+
 
 def collect(folder: Path) -> RunRecord:
     """Read a run folder."""

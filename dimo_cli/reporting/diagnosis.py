@@ -42,12 +42,15 @@ def diagnose(run: RunRecord) -> list[Finding]:
 
 def unfinished(run: RunRecord) -> str | None:
     """A run that stopped before its last step."""
-    if run.spec is None or run.manifest is not None:
+    if run.spec is None or run.is_finished:
         return None
     command = "refine" if run.is_refinement else "distill"
+    older = ""
+    if run.student_step is not None:
+        older = f" Student, table and comparison are those of step {run.student_step:,}."
     return (
         f"This run is unfinished: it is at step {run.last_step:,} of {run.spec.train.steps:,}. "
-        f"Continue it with `dimo {command} --resume {run.name}`."
+        f"Continue it with `dimo {command} --resume {run.name}`.{older}"
     )
 
 

@@ -59,7 +59,7 @@ def lead_of(run: RunRecord) -> str:
     if run.spec is None:
         return "A run of dimo whose spec cannot be read."
     teacher = run.spec.teacher.name
-    state = "finished" if run.manifest is not None else "unfinished"
+    state = "finished" if run.is_finished else "unfinished"
     start = getattr(run.spec, "start", None)
     what = f"{run.spec.method} from the masked diffusion teacher {teacher} to a one-step student"
     if run.is_refinement:

@@ -24,7 +24,19 @@ def python(*arguments, **kwargs):
     )
 
 
-@pytest.mark.parametrize("command", [(), ("distill",), ("sample",), ("eval", "fid"), ("doctor",)])
+@pytest.mark.parametrize(
+    "command",
+    [
+        (),
+        ("distill",),
+        ("sample",),
+        ("compare",),
+        ("report",),
+        ("export",),
+        ("eval", "fid"),
+        ("doctor",),
+    ],
+)
 def test_help_never_imports_torch_and_its_kin(command):
     code = (
         "import sys\n"
@@ -53,8 +65,9 @@ def test_specs_and_presets_do_without_torch():
 
 @pytest.mark.parametrize(
     "command",
-    [("distill",), ("sample",), ("eval", "fid"), ("presets", "list"), ("presets", "show"),
-     ("presets", "cp"), ("spec", "check"), ("spec", "schema"), ("doctor",)],
+    [("distill",), ("sample",), ("compare",), ("report",), ("eval", "fid"), ("presets", "list"),
+     ("presets", "show"),
+     ("presets", "cp"), ("spec", "check"), ("spec", "schema"), ("doctor",), ("export",)],
 )  # fmt: skip
 def test_every_help_page_has_an_example(dimo, command):
     page = dimo(*command, "--help")

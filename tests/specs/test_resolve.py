@@ -9,6 +9,7 @@ from dimo_cli.errors import SpecError
 from dimo_cli.specs import distill as specs
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.explain import known_paths, leaves
+from dimo_cli.specs.refine import RefineSpec
 from dimo_cli.specs.render import changed_values, commented_yaml, to_yaml
 from dimo_cli.specs.resolve import preset_names, preset_summary, resolve_spec
 
@@ -171,3 +172,14 @@ def test_presets_are_plain_yaml():
 
     for name in preset_names():
         assert isinstance(yaml.safe_load(preset_path(name).read_text()), dict)
+
+
+def test_a_name_with_a_dot_is_one_name_and_survives_a_round_trip(tmp_path):
+    base = ("student x", {"reward": {"terms": {"hps_v2.1": 5.0, "clip": 0.2}}})
+    plan = resolve_spec(RefineSpec, base=base, sets=["reward.terms.clip=0.3"], environment={})
+    assert plan.spec.reward.terms == {"hps_v2.1": 5.0, "clip": 0.3}
+    assert plan.origins["reward.terms.hps_v2.1"] == "student x"
+    assert plan.origins["reward.terms.clip"] == "flag --set reward.terms.clip"
+    (tmp_path / "run.yaml").write_text(to_yaml(plan.spec))
+    again = resolve_spec(RefineSpec, file=tmp_path / "run.yaml", environment={}).spec
+    assert again == plan.spec

@@ -36,9 +36,9 @@ def end(pid):
 def test_a_folder_in_use_is_refused_with_the_number_of_its_process(tmp_path):
     pid = held_by_a_fork(tmp_path / "run")
     try:
-        with pytest.raises(SpecError, match=rf"in use by process {pid}\.") as caught:
-            with locked(tmp_path / "run"):
-                pass
+        expected = pytest.raises(SpecError, match=rf"in use by process {pid}\.")
+        with expected as caught, locked(tmp_path / "run"):
+            pass
         assert f"kill {pid}" in caught.value.hint
         with pytest.raises(SpecError, match=f"process {pid}"):
             refuse_if_locked(tmp_path / "run")
@@ -56,9 +56,9 @@ def test_a_killed_process_holds_nothing(tmp_path):
 
 
 def test_a_folder_is_refused_to_a_second_holder_of_the_same_process(tmp_path):
-    with locked(tmp_path), pytest.raises(SpecError, match=f"process {os.getpid()}"):
-        with locked(tmp_path):
-            pass
+    refused = pytest.raises(SpecError, match=f"process {os.getpid()}")
+    with locked(tmp_path), refused, locked(tmp_path):
+        pass
 
 
 def test_a_look_at_a_folder_leaves_no_trace(tmp_path):

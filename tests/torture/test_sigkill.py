@@ -33,7 +33,7 @@ def test_a_run_that_is_killed_before_its_first_checkpoint_starts_again(tmp_path)
 @pytest.mark.slow
 def test_25_kills_of_the_real_program_change_nothing(tmp_path):
     settings = (
-        "train.steps=300",
+        "train.steps=240",
         "train.batch_size=8",
         "train.checkpoint_every=2",
         "train.log_every=1",

@@ -1,0 +1,188 @@
+"""NaN in any network: the step is skipped, the run rolled back, or given up with exit 4."""
+
+import json
+
+import pytest
+import torch
+
+from dimo_cli.data.shards import builtin_dataset
+from dimo_cli.engine.refine import Refinement
+from dimo_cli.engine.trainer import Trainer
+from dimo_cli.errors import DivergedError, MissingError
+from dimo_cli.refining import LabeledTokens
+from dimo_cli.specs.refine import RefineSpec
+from dimo_cli.teachers.registry import load_teacher
+from tests.conftest import Silent, small_spec
+
+SHORT = {"steps": 6, "batch_size": 8, "checkpoint_every": 2, "log_every": 1}
+GAN = {"enabled": True, "weight": 1.0, "width": 16, "heads": 2}
+REWARD = {"terms": {"clip": 1.0}, "weight": 1.0}
+TRAINED = ("student", "auxiliary", "discriminator")
+
+
+def brightness(images, texts):
+    return images.mean((1, 2, 3))
+
+
+def poison(network):
+    """One weight that is no number."""
+    with torch.no_grad():
+        next(p for p in network.parameters() if p.numel() > 4).view(-1)[3] = torch.nan
+
+
+class Poisoning(Silent):
+    """Puts NaN into a network after a step, so often."""
+
+    def __init__(self, name, step, times=1):
+        super().__init__()
+        self.name, self.step, self.times = name, step, times
+
+    def on_log(self, record):
+        super().on_log(record)
+        if record["step"] == self.step and self.times:
+            self.times -= 1
+            poison({**self.trainer.frozen(), **self.trainer.networks()}[self.name])
+
+
+def trained(folder, watcher, reward=brightness, **groups):
+    """A refinement with every kind of network in it."""
+    base = small_spec(train=SHORT).model_dump()
+    base |= {"gan": GAN, "reward": REWARD, "recovery": {"max_skipped": 3, "max_rollbacks": 2}}
+    for name, values in groups.items():
+        base[name] = {**base[name], **values}
+    teacher = load_teacher("digits")
+    data = LabeledTokens(builtin_dataset("digits"), teacher)
+    method = lambda *args: Refinement(  # noqa: E731
+        *args, start=teacher.backbone, data=data, rewards={"brightness": (reward, 1.0)}
+    )
+    trainer = Trainer(RefineSpec.model_validate(base), teacher, folder, watcher, method)
+    watcher.trainer = trainer
+    trainer.run()
+    return trainer
+
+
+@pytest.mark.parametrize("name", [*TRAINED, "ema"])
+@pytest.mark.parametrize("step", [3, 4, 5, 6], ids=lambda step: f"step {step}")
+def test_nan_in_a_trained_network_is_rolled_back_and_never_saved(tmp_path, name, step):
+    """Also at steps at which a checkpoint is due, and at the last one."""
+    watcher = Poisoning(name, step)
+    trainer = trained(tmp_path, watcher)
+    assert trainer.progress.step == 6
+    assert trainer.progress.rollbacks == 1
+    assert trainer.unsound() == []
+    assert any("Rolled back" in note for note in watcher.notes)
+    for checkpoint in trainer.checkpoints.steps():
+        trainer.checkpoints.load(checkpoint, trainer.networks())
+        assert trainer.unsound() == [], f"step {checkpoint} was saved with NaN in it"
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_skipped_step_names_the_network_that_is_the_cause(tmp_path, name):
+    """NaN in one network shows in the gradients of another: the notes must not blame that one."""
+    watcher = Poisoning(name, 3)
+    trained(tmp_path, watcher)
+    (skipped,) = [note for note in watcher.notes if "skipped" in note]
+    assert f"Not finite are: weights of the {name}" in skipped
+
+
+@pytest.mark.parametrize("name", [*TRAINED, "ema"])
+def test_nan_that_comes_again_and_again_is_exit_4_and_the_checkpoints_stay_good(tmp_path, name):
+    watcher = Poisoning(name, 3, times=100)
+    with pytest.raises(DivergedError, match="after 2 rollbacks") as caught:
+        trained(tmp_path, watcher)
+    assert caught.value.exit_code == 4
+    assert "learning_rate" in caught.value.hint
+    trainer = watcher.trainer
+    step, _, damaged = trainer.checkpoints.load_newest(trainer.networks())
+    assert (step, damaged) == (2, [])
+    assert trainer.unsound() == []
+
+
+@pytest.mark.parametrize("name", ["teacher", "tokenizer"])
+def test_nan_in_a_frozen_network_before_the_run_is_refused(tmp_path, name):
+    teacher = load_teacher("shapes")
+    poison(teacher.backbone if name == "teacher" else teacher.tokenizer)
+    with pytest.raises(
+        MissingError, match=f"The {name} of `shapes` has weights .* damaged"
+    ) as caught:
+        Trainer(small_spec(), teacher, tmp_path / "r", Silent()).run()
+    assert caught.value.exit_code == 3
+    assert not (tmp_path / "r").exists()
+
+
+def test_nan_in_the_teacher_during_the_run_is_exit_4_at_once(tmp_path):
+    """No rollback brings a teacher back, since no checkpoint has it."""
+    watcher = Poisoning("teacher", 3)
+    with pytest.raises(DivergedError, match="Weights of the teacher turned") as caught:
+        trained(tmp_path, watcher)
+    assert "--resume" in caught.value.hint
+    assert watcher.trainer.progress.rollbacks == 0
+    resumed = Trainer(small_spec(train=SHORT), load_teacher("digits"), tmp_path, Silent())
+    step, _, _ = resumed.checkpoints.load_newest(resumed.networks())
+    assert step == 2
+
+
+def sometimes_nan(bad_calls):
+    calls = []
+
+    def reward(images, texts):
+        calls.append(1)
+        scores = brightness(images, texts)
+        return scores * torch.nan if len(calls) in bad_calls else scores
+
+    return reward
+
+
+def test_a_reward_that_is_nan_once_costs_a_step_and_is_named(tmp_path):
+    watcher = Silent()
+    trainer = trained(tmp_path, watcher, sometimes_nan({2}))
+    assert trainer.progress.skipped == 1
+    assert trainer.progress.rollbacks == 0
+    (note,) = watcher.notes
+    assert "Not finite are: reward_brightness, reward_loss" in note
+    lines = (tmp_path / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_reward_that_is_always_nan_is_exit_4_and_is_named(tmp_path):
+    with pytest.raises(DivergedError, match="reward_brightness"):
+        trained(tmp_path, Silent(), sometimes_nan(range(1000)))
+
+
+@pytest.mark.parametrize("where", ["teacher_logits", "update_auxiliary", "discriminator_loss"])
+def test_one_bad_number_on_the_way_costs_a_step_and_no_more(tmp_path, monkeypatch, where):
+    """The weights are sound: nothing has to be rolled back."""
+    calls = []
+
+    def spoil(original):
+        def spoiled(*args, **kwargs):
+            found = original(*args, **kwargs)
+            calls.append(1)
+            if len(calls) != 2:
+                return found
+            if callable(found):
+                return lambda rows: found(rows) * torch.nan
+            return (
+                (found[0] * torch.nan, found[1]) if isinstance(found, tuple) else found * torch.nan
+            )
+
+        return spoiled
+
+    if where == "discriminator_loss":
+        from dimo_cli.engine import refine
+
+        monkeypatch.setattr(refine, where, spoil(refine.discriminator_loss))
+    else:
+        monkeypatch.setattr(Refinement, where, spoil(getattr(Refinement, where)))
+    trainer = trained(tmp_path, Silent())
+    assert (trainer.progress.skipped, trainer.progress.rollbacks) == (1, 0)
+    assert trainer.progress.step == 6
+    assert trainer.unsound() == []
+
+
+def test_an_fid_that_is_nan_is_never_the_best(tmp_path):
+    spec = small_spec(train={**SHORT, "steps": 3}, monitor={"fid_every": 1})
+    watcher = Silent(fids=[float("nan"), 4.0, 5.0])
+    trainer = Trainer(spec, load_teacher("digits"), tmp_path, watcher)
+    trainer.run()
+    assert (trainer.progress.best_step, trainer.progress.best_fid) == (2, 4.0)
