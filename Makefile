@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+BROWSER := $(VENV)/.browser
 
-.PHONY: demo test lint types unit slow gpu bench clean
+.PHONY: demo test lint types unit slow gpu bench bounds docs clean
 
 # Environment and install; done again when the requirements change.
 $(STAMP): pyproject.toml
@@ -30,9 +31,15 @@ types: $(STAMP)
 unit: $(STAMP)
 	$(BIN)/pytest
 
-# The checks that take minutes each: full distillations against the bars, torch.compile.
-slow: $(STAMP)
-	$(BIN)/pytest -m slow
+# A browser and what drives it; where they cannot be had, the tests that need them say so.
+$(BROWSER): $(STAMP)
+	-$(BIN)/python -m pip install --quiet --editable ".[browser,play]" \
+		&& $(BIN)/python -m playwright install chromium
+	@touch $@
+
+# The checks that take minutes each: full distillations against the bars, torch.compile, browsers.
+slow: $(STAMP) $(BROWSER)
+	$(BIN)/pytest -m slow -rs
 
 # Needs a CUDA device.
 gpu: $(STAMP)
@@ -41,5 +48,16 @@ gpu: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.startup --json benchmarks/results/startup.json
 
+# The generated pages and pictures of docs/, with what the presets cost counted anew.
+docs: $(STAMP)
+	$(BIN)/python -m docs --costs
+
+# The tests with the lowest versions that pyproject.toml allows, in an environment of 7 GB.
+bounds:
+	$(PYTHON) -m venv .lowest
+	$(PYTHON) tests/bounds/lowest.py > .lowest/lowest.txt
+	.lowest/bin/python -m pip install --quiet --constraint .lowest/lowest.txt --editable ".[dev]"
+	.lowest/bin/pytest
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .lowest build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

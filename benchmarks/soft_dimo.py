@@ -29,7 +29,7 @@ from dimo_cli.engine.trainer import make_accelerator
 from dimo_cli.hub import HubStore
 from dimo_cli.metrics.fid import FidMeter
 from dimo_cli.metrics.shapes import Task, benchmark, scores
-from dimo_cli.optimizing import optimize_prompt
+from dimo_cli.optimizing import optimize_prompt, settled
 from dimo_cli.published_students import open_student
 from dimo_cli.refining import real_tokens, refine
 from dimo_cli.rewards.protocol import Reward
@@ -56,7 +56,13 @@ VARIANTS = {
 ESTIMATORS = {"soft": 1.0, "gumbel_st": 1.0}
 DRAWS = 64  # gradients behind a variance
 SOFTNESS = (0.25, 0.5, 1.0, 2.0, 4.0)  # softmax temperatures of Fig. 8
-BUDGETS = {"plain": (1, 0), "best of 16": (16, 0), "best of 64": (64, 0), "TTEO 4x4": (4, 4)}
+BUDGETS = {
+    "plain": (1, 0),
+    "best of 16": (16, 0),
+    "best of 32": (32, 0),
+    "best of 64": (64, 0),
+    "TTEO 4x4": (4, 4),
+}
 
 
 def refined(folder: Path, preset: str, start: str, sets: list[str]) -> Student:
@@ -206,7 +212,7 @@ def measure_tteo(folder: Path) -> dict[str, object]:
     tasks = benchmark(20, seed=1)
     found = {}
     for name, (starts, iterations) in BUDGETS.items():
-        spec = TteoSpec(starts=starts, iterations=iterations)
+        spec = settled(student, TteoSpec(starts=starts, iterations=iterations))
         pictures, seconds = [], []
         for number, task in enumerate(tasks):
             own = spec.model_copy(update={"seed": number})

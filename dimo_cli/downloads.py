@@ -8,6 +8,7 @@ from torch import nn
 
 from dimo_cli.errors import MissingError
 from dimo_cli.hub import HubStore, Unreachable, cached_path, endpoint, explain, is_offline
+from dimo_cli.network import answers
 from dimo_cli.specs.distill import TeacherSource
 from dimo_cli.teachers.blueprint import HubFile
 from dimo_cli.teachers.protocol import Teacher
@@ -87,6 +88,8 @@ def look_up(file: HubFile, store: HubStore, ask_hub: bool) -> Need:
             return Need(file, file.size, "not in the cache, and HF_HUB_OFFLINE is set")
         if not ask_hub:
             return Need(file, file.size, TO_DOWNLOAD)
+        if not answers(endpoint()):
+            return Need(file, file.size, UNREACHABLE)
         url = hf_hub_url(file.repo, file.path, revision=file.revision, endpoint=endpoint())
         return Need(file, get_hf_file_metadata(url, timeout=10).size, TO_DOWNLOAD)
     except Exception as error:  # the Hub's, or of whichever HTTP library is below

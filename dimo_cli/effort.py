@@ -18,6 +18,7 @@ import torch
 
 from dimo_cli.errors import SpecError
 from dimo_cli.ranks import is_first
+from dimo_cli.untrusted import parse_json
 
 EFFORT = "effort.jsonl"
 
@@ -36,7 +37,8 @@ def hardware_name(device: torch.device, processes: int) -> str:
     """What a run is on: `2 x NVIDIA H100`, or the kind of CPU with its threads."""
     if device.type == "cuda":
         return f"{processes} x {torch.cuda.get_device_name(device)}"
-    return f"CPU ({platform.machine()}, {torch.get_num_threads()} threads)"
+    threads = torch.get_num_threads()
+    return f"CPU ({platform.machine()}, {threads} thread{'s' * (threads != 1)})"
 
 
 @contextmanager
@@ -70,14 +72,14 @@ def effort_of(run: Path) -> Effort | None:
         return None
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-        starts: list[dict[str, Any]] = [json.loads(line) for line in lines if line.strip()]
+        starts: list[dict[str, Any]] = [parse_json(line) for line in lines if line.strip()]
         hours = sum(start["seconds"] for start in starts) / 3600
         hardware = ", ".join(dict.fromkeys(start["hardware"] for start in starts))
         reached, is_complete = 0, True
         for start in starts:
             is_complete = is_complete and start["first_step"] <= reached
             reached = start["last_step"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError):
         raise SpecError(
             f"`{path}` is damaged: the hours of this run cannot be read from it.",
             "Remove it, and give them with `--hours` and `--hardware`.",

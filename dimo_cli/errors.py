@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from dimo_cli.redacting import without_secrets
+
 
 class DimoError(Exception):
     """A mistake or a lack that the user can mend. `exit_code` follows the table in the README."""
@@ -12,6 +14,7 @@ class DimoError(Exception):
     exit_code = 2
 
     def __init__(self, message: str, hint: str | None = None) -> None:
+        message, hint = without_secrets(message), without_secrets(hint) if hint else hint
         super().__init__(message)
         if hint:
             self.add_note(hint)  # what a traceback shows in Python

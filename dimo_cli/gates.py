@@ -17,7 +17,7 @@ GATED: Mapping[str, tuple[str, ...]] = {
     "fdd": ("fdd",),
     "clip": ("clip", "shapes_clip"),
     "hps": ("hps",),
-    "image_reward": ("image_reward",),
+    "image_reward": ("image_reward", "shapes_preference"),
     "pickscore": ("pickscore",),
     "geneval": ("geneval",),
 }

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from dimo_cli.redacting import without_secrets
+
 GIB = 2**30
 REQUIRED = (
     "torch",
@@ -58,7 +60,7 @@ def _safely(name: str, check: Callable[[], Check]) -> Check:
     try:
         return check()
     except Exception as error:
-        reason = f"{type(error).__name__}: {error}"
+        reason = without_secrets(f"{type(error).__name__}: {error}")
         return Check(name, "problem", reason, "Reinstall with `pipx install --force dimo-cli`.")
 
 
@@ -82,7 +84,8 @@ def check_packages() -> Check:
 def check_torch() -> Check:
     import torch
 
-    found = f"{torch.__version__}, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    found = f"{torch.__version__}, {threads} thread{'s' * (threads != 1)}"
     version = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
     if version < (2, 8):
         return Check("torch", "problem", found, "Upgrade: `pip install 'torch>=2.8'`.")
@@ -168,6 +171,7 @@ def check_hub() -> Check:
 
     from dimo_cli.hub import endpoint, is_offline
 
+    where = without_secrets(endpoint())
     if is_offline():
         return Check("Hub", "note", "offline by HF_HUB_OFFLINE", "Unset it to download teachers.")
     try:
@@ -175,8 +179,8 @@ def check_hub() -> Check:
         response.raise_for_status()
     except Exception as error:  # any failure of any HTTP library means the same here
         advice = "Not needed for `digits`. Check network and proxy, or set HF_ENDPOINT to a mirror."
-        return Check("Hub", "note", f"{endpoint()}: {type(error).__name__}", advice)
-    return Check("Hub", "ok", f"{endpoint()} answers")
+        return Check("Hub", "note", f"{where}: {type(error).__name__}", advice)
+    return Check("Hub", "ok", f"{where} answers")
 
 
 def check_login() -> Check:

@@ -19,7 +19,8 @@ from typing import Any
 
 from dimo_cli.errors import MissingError, NotThere
 from dimo_cli.files import file_sha256
-from dimo_cli.teachers.blueprint import HubFile, Published, StateDict
+from dimo_cli.network import answers
+from dimo_cli.teachers.blueprint import HubFile, Published, StateDict, check_sizes
 
 SHA256 = re.compile(r"^[0-9a-f]{64}$")
 COMMIT = re.compile(r"snapshots/([0-9a-f]{40})(/|$)")
@@ -224,6 +225,7 @@ class HubStore:
             raise MissingError(
                 f"`{file}` is not a valid configuration file.", "Run the same command again."
             )
+        check_sizes(content, f"`{file}`")
         return content
 
     def folder(self, files: tuple[HubFile, ...]) -> Path:
@@ -315,7 +317,11 @@ class HubStore:
     def _download(self, file: HubFile) -> Path:
         from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 
-        new, token = not is_offline() and cached_path(file) is None, ACCESS.get().token
+        cached, token = cached_path(file) is not None, ACCESS.get().token
+        away = is_offline() or not answers(endpoint())
+        if away and not (cached or is_offline()):
+            raise unreachable(file)
+        new = not (away or cached)
         try:
             if new and self.knows(file) and file.sha256:
                 url = hf_hub_url(
@@ -336,7 +342,7 @@ class HubStore:
                 revision=file.revision,
                 cache_dir=download_cache(),
                 endpoint=endpoint(),
-                local_files_only=is_offline(),
+                local_files_only=away,
                 token=token,
                 library_name="dimo",
             )

@@ -18,9 +18,9 @@ from PIL import Image
 from torch import Tensor
 
 from dimo_cli.console.images import Pixels
-from dimo_cli.data.pictures import SUFFIXES, Fit, read_header, read_pixels
+from dimo_cli.data.pictures import SUFFIXES, Fit, read_header, read_pixels, reason
 from dimo_cli.engine.masking import check_source, exact_mask, random_tokens
-from dimo_cli.errors import MissingError, SpecError
+from dimo_cli.errors import DimoError, MissingError, SpecError
 from dimo_cli.hub import file_sha256
 from dimo_cli.samplers import Target, build_sampler, condition, to_pixels
 from dimo_cli.specs.sample import SamplerSpec, SampleSpec
@@ -65,7 +65,12 @@ def file_tokens(student: Student, path: Path) -> Tensor:
         if header.problem:
             raise SpecError(f"`{path}` cannot be used: {header.problem}.", "Give an RGB image.")
         file.seek(0)
-        pixels = read_pixels(file, path.name, fit_for(student))
+        try:
+            pixels = read_pixels(file, path.name, fit_for(student))
+        except DimoError:
+            raise
+        except Exception as error:  # of whichever decoder
+            raise SpecError(f"`{path}`: {reason(error)}.", "Save it as PNG again.") from error
     return picture_tokens(student, pixels, str(path))
 
 

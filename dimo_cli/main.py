@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
@@ -23,9 +25,13 @@ from dimo_cli.commands import (
     spec,
     tteo,
 )
+from dimo_cli.commands.usage import Commands
+from dimo_cli.console.environment import is_plain
+from dimo_cli.redacting import keeping_secrets
 
 app = typer.Typer(
     name="dimo",
+    cls=Commands,
     help="Distill masked diffusion models into one-step image generators.",
     epilog="Start here: dimo distill --preset digits",
     no_args_is_help=True,
@@ -40,10 +46,10 @@ app.command("sample", epilog=sample.EXAMPLES)(sample.sample)
 app.command("play", epilog=play.EXAMPLES)(play.play)
 app.command("compare", epilog=compare.EXAMPLES)(compare.compare)
 app.command("report", epilog=report.EXAMPLES)(report.report)
-app.add_typer(evaluate.app, name="eval")
-app.add_typer(data.app, name="data")
-app.add_typer(presets.app, name="presets")
-app.add_typer(spec.app, name="spec")
+app.add_typer(evaluate.app, name="eval", cls=Commands)
+app.add_typer(data.app, name="data", cls=Commands)
+app.add_typer(presets.app, name="presets", cls=Commands)
+app.add_typer(spec.app, name="spec", cls=Commands)
 app.command("export", epilog=export.EXAMPLES)(export.export)
 app.command("push", epilog=push.EXAMPLES)(push.push)
 app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
@@ -68,4 +74,10 @@ def root(
 
 def main() -> None:
     """Entry point of the `dimo` script."""
-    app()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without Unicode still gets the rest
+    if is_plain(sys.stdout):
+        app.rich_markup_mode = None  # help pages without boxes
+    with keeping_secrets():
+        app()

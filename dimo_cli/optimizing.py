@@ -22,7 +22,7 @@ from dimo_cli.files import write_whole_text
 from dimo_cli.metrics.fid import clock
 from dimo_cli.rewards.protocol import Reward
 from dimo_cli.samplers import to_pixels
-from dimo_cli.specs.tteo import RENO_WEIGHTS, SHAPES_WEIGHTS, TteoSpec
+from dimo_cli.specs.tteo import TteoSpec
 from dimo_cli.students import Student
 from dimo_cli.teachers.protocol import Cond
 
@@ -67,15 +67,18 @@ class Outcome:
         }
 
 
-def reward_weights(student: Student, spec: TteoSpec) -> Mapping[str, float]:
-    """The rewards of a spec, or those that suit the teacher."""
+def settled(student: Student, spec: TteoSpec) -> TteoSpec:
+    """A spec with its rewards and its step size: its own, or those that suit the teacher."""
     if not student.teacher.takes_prompts:
         raise SpecError(
             f"`{student.teacher.name}` takes classes, and rewards read prompts.",
             "Optimize a student of a text teacher.",
         )
-    suited = SHAPES_WEIGHTS if student.teacher.name == "shapes" else RENO_WEIGHTS
-    return spec.rewards or suited
+    suited = student.teacher.tteo
+    chosen: dict[str, Any] = {} if spec.rewards else {"rewards": dict(suited.rewards)}
+    if "learning_rate" not in spec.model_fields_set:
+        chosen["learning_rate"] = suited.learning_rate
+    return spec.model_copy(update=chosen)
 
 
 def optimize_prompt(

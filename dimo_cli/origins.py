@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from dimo_cli.files import write_whole_text
+from dimo_cli.untrusted import parse_json
 
 ORIGINS, NOTES = "origins.json", "notes.txt"
 
@@ -17,7 +18,7 @@ def read_origins(folder: Path) -> dict[str, str] | None:
     None for a run that was started without origins, as Python code may do.
     """
     try:
-        found = json.loads((folder / ORIGINS).read_text(encoding="utf-8"))
+        found = parse_json((folder / ORIGINS).read_text(encoding="utf-8"))
         return {str(path): str(origin) for path, origin in found.items()}
     except (OSError, ValueError, AttributeError):
         return None

@@ -28,7 +28,7 @@ from dimo_cli.engine.checkpoint import contiguous
 from dimo_cli.errors import SpecError, did_you_mean
 from dimo_cli.hub import Access, file_sha256, hub_access
 from dimo_cli.interpolating import picture_tokens
-from dimo_cli.published_students import HUB_ID, open_student
+from dimo_cli.published_students import hub_id, open_student
 from dimo_cli.samplers import condition, images_at_once, to_pixels
 from dimo_cli.specs.flags import spec_from_flags
 from dimo_cli.specs.sample import SamplerSpec
@@ -289,7 +289,7 @@ def at_revision(target: str, revision: str | None) -> str:
     """A Hub id at a revision; what is on this machine has none."""
     if revision is None:
         return target
-    if target in BUILTIN or Path(target).exists() or not (match := HUB_ID.match(target)):
+    if target in BUILTIN or not (match := hub_id(target)):
         raise SpecError(
             f"`revision` is {revision!r}, but `{target}` is no Hub id.", "Leave it out."
         )

@@ -21,6 +21,7 @@ from dimo_cli.students import (
     TrainingFacts,
     assemble_student,
     find_student,
+    guessed,
     load_student,
     read_manifest,
     read_weights,
@@ -30,6 +31,7 @@ from dimo_cli.teachers.registry import blueprint_of
 from dimo_cli.teachers.weights import read_published
 
 HUB_ID = re.compile(r"^(?P<repo>[\w.-]+/[\w.-]+?)(/(?P<part>[\w-]+))?(@(?P<revision>[\w./-]+))?$")
+FILES = (".json", ".yaml", ".yml", ".safetensors", ".bin", ".pt", ".pt2", ".pth", ".png", ".zip")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,16 +72,30 @@ def open_student(
     """
     options = options or LoadOptions()
     target = builtin_or(target)
-    match = HUB_ID.match(target)
-    if Path(target).exists() or match is None:
-        return load_student(Path(target), options)
+    match = hub_id(target)
+    if match is None:
+        return load_student(Path(target).expanduser(), options)
     repo, part, revision = match["repo"], match["part"], match["revision"]
     store = HubStore(revisions={repo: revision} if revision else {}, say=options.say)
     if repo in FOREIGN:
         if options.local_dir:
             store.local_dir = Path(options.local_dir)
         return open_foreign(repo, part, with_prompts, store, options)
-    return open_pushed(repo, part, store, options)
+    return open_pushed(repo, store, options)
+
+
+def hub_id(target: str) -> re.Match[str] | None:
+    """A target as a Hub id, taken apart; None where it is a path, existing or not.
+
+    Of three parts only those are Hub ids that name one of several students in a repository: all
+    that dimo pushes is a repository of its own.
+    """
+    match = HUB_ID.match(target)
+    if match is None or target.startswith((".", "~", "/")) or Path(target).exists():
+        return None
+    if target.lower().endswith(FILES) or (match["part"] and match["repo"] not in FOREIGN):
+        return None
+    return match
 
 
 def builtin_or(target: str | Path) -> str:
@@ -91,36 +107,37 @@ def builtin_or(target: str | Path) -> str:
 def look_at_student(target: str) -> StudentManifest:
     """A student's manifest alone: nothing else is read or downloaded."""
     target = builtin_or(target)
-    match = HUB_ID.match(target)
-    if Path(target).exists() or match is None:
-        return read_manifest(find_student(Path(target)) / MANIFEST)
+    match = hub_id(target)
+    if match is None:
+        return read_manifest(find_student(Path(target).expanduser()) / MANIFEST)
     repo, part, revision = match["repo"], match["part"], match["revision"]
     if repo in FOREIGN:
         return foreign_manifest(repo, foreign_part(repo, part, None), "0" * 64)
     store = HubStore(revisions={repo: revision} if revision else {})
-    return read_manifest(find_pushed(repo, part, MANIFEST, store).path)
+    return read_manifest(find_pushed(repo, MANIFEST, store).path)
 
 
-def open_pushed(repo: str, part: str | None, store: HubStore, options: LoadOptions) -> Student:
+def open_pushed(repo: str, store: HubStore, options: LoadOptions) -> Student:
     """A student that dimo pushed: the same folder, on the Hub."""
-    manifest = read_manifest(find_pushed(repo, part, MANIFEST, store).path)
-    weights = read_weights(find_pushed(repo, part, WEIGHTS, store).path, manifest.weights_sha256)
+    manifest = read_manifest(find_pushed(repo, MANIFEST, store).path)
+    weights = read_weights(find_pushed(repo, WEIGHTS, store).path, manifest.weights_sha256)
     return assemble_student(manifest, weights, f"`{repo}`", options)
 
 
-def find_pushed(repo: str, part: str | None, name: str, store: HubStore) -> Located:
+def find_pushed(repo: str, name: str, store: HubStore) -> Located:
     """A file of a pushed student."""
     try:
-        return store.locate(HubFile(repo, f"{part}/{name}" if part else name))
+        return store.locate(HubFile(repo, name))
     except NotThere as problem:
         raise MissingError(
             f"`{repo}` is neither a folder here nor a student on the Hub. {problem.message}",
-            "Give a run folder, a student folder or a Hub id; or make a student with "
-            "`dimo distill --preset digits`.",
+            f"{guessed(repo)}Give a run folder, a student folder or a Hub id; or make a student "
+            "with `dimo distill --preset digits`.",
         ) from problem
     except MissingError as problem:
         raise MissingError(
-            f"`{repo}` does not exist here. {problem.message}", problem.hint
+            f"`{repo}` does not exist here. {problem.message}",
+            f"{guessed(repo)}{problem.hint or ''}",
         ) from problem
 
 

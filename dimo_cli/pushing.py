@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import torch
 import yaml
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from dimo_cli import __version__
 from dimo_cli.cards import measured
 from dimo_cli.cards.card import student_card
 from dimo_cli.cards.facts import CardFacts
 from dimo_cli.cards.licenses import license_to_publish
+from dimo_cli.closing import condition_names
 from dimo_cli.console.images import enlarge, save_png
 from dimo_cli.effort import Effort, effort_of
 from dimo_cli.errors import MissingError, SpecError
 from dimo_cli.files import file_sha256
-from dimo_cli.published_students import HUB_ID, builtin_or
+from dimo_cli.published_students import builtin_or, hub_id
 from dimo_cli.runs import preview_conditions, preview_grid
 from dimo_cli.samplers import Target, draw_images
 from dimo_cli.specs.push import PushSpec
+from dimo_cli.specs.resolve import load_yaml
 from dimo_cli.specs.sample import SamplerSpec
 from dimo_cli.students import (
     CARD,
@@ -93,7 +96,7 @@ def prepare(spec: PushSpec, workplace: Path, options: LoadOptions) -> Package:
 def locate(target: str) -> tuple[Path, Path | None]:
     """The student's folder, and that of its run if the run was named."""
     path = Path(builtin_or(target)).expanduser()
-    if not path.exists() and HUB_ID.match(target):
+    if hub_id(target):
         raise MissingError(
             f"There is no folder `{target}`.",
             "A push takes a run or student folder of this machine; a student that is on the Hub "
@@ -161,11 +164,12 @@ def known_effort(spec: PushSpec, run: Path | None) -> Effort | None:
 def public_settings(path: Path) -> str:
     """The spec of a run as YAML, without the folders of the machine that it ran on."""
     try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError):
-        settings = None
-    if not isinstance(settings, dict):
-        raise SpecError(f"`{path}` is damaged: it is no spec.", "Push the `student` folder alone.")
+        settings = load_yaml(path.read_text, path).values
+    except SpecError as error:
+        raise SpecError(
+            f"`{path}` is damaged: it is no spec. {error.message}",
+            "Push the `student` folder alone.",
+        ) from None
     return yaml.safe_dump(without_folders(settings), sort_keys=False, allow_unicode=True)
 
 
@@ -188,14 +192,23 @@ def preview_of(student: Student, folder: Path, workplace: Path, options: LoadOpt
     if path.is_file() and shows(path) == student.short_id:
         return path
     options.say(f"`{path}` does not show this student: a preview is drawn.")
+    draw_preview(student, workplace / PREVIEW)
+    return workplace / PREVIEW
+
+
+def draw_preview(student: Student, path: Path) -> None:
+    """A grid of samples that says which student drew them, and of what."""
     teacher = student.teacher
     if isinstance(teacher.conditioner, PromptConditioner) and not teacher.conditioner.dataset:
         wanted = repeated(example_for(teacher), SLOW_PREVIEW_IMAGES)
     else:
         wanted = preview_conditions(teacher, PREVIEW_IMAGES)
-    about = {"dimo.version": __version__, "dimo.student": student.short_id}
-    save_png(enlarge(preview_grid(student, wanted), 320), workplace / PREVIEW, about)
-    return workplace / PREVIEW
+    about = {
+        "dimo.version": __version__,
+        "dimo.conditions": json.dumps(condition_names(teacher, wanted)),
+        "dimo.student": student.short_id,
+    }
+    save_png(enlarge(preview_grid(student, wanted), 320), path, about)
 
 
 def shows(preview: Path) -> str | None:
@@ -203,7 +216,7 @@ def shows(preview: Path) -> str | None:
     try:
         with Image.open(preview) as picture:
             return picture.info.get("dimo.student")
-    except (UnidentifiedImageError, OSError):
+    except Exception:  # of whichever decoder: it shows no student
         return None
 
 

@@ -1,10 +1,14 @@
-"""Processes that share one job, as torchrun, `accelerate launch` or Slurm start them."""
+"""Processes that share one job, as dimo's own launcher, torchrun or `accelerate launch` start them.
+
+Whatever is not a rank's own is agreed on over the CPU, by gloo: what one says all others hear.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
@@ -13,6 +17,12 @@ import torch.distributed as dist
 from dimo_cli.errors import MissingError, SpecError
 
 T = TypeVar("T")
+
+PATIENCE = timedelta(hours=2)  # with a rank that measures or downloads while the others wait
+
+
+class LostRanks(MissingError):
+    """Another process of the job is gone."""
 
 
 def own_rank() -> tuple[int, int]:
@@ -37,6 +47,12 @@ def is_first() -> bool:
     return own_rank()[0] == 0
 
 
+def on_cpu() -> bool:
+    """Whether this job was started on CPUs, or has nothing else."""
+    wanted = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true")
+    return wanted or not torch.cuda.is_available()
+
+
 @contextmanager
 def joined_ranks() -> Iterator[None]:
     """Connect the processes of one job, each with a GPU of its own; alone, do nothing."""
@@ -44,21 +60,29 @@ def joined_ranks() -> Iterator[None]:
     if world == 1 or dist.is_initialized():
         yield
         return
-    if torch.cuda.is_available():
+    if not on_cpu():
         torch.cuda.set_device(whole_number("LOCAL_RANK", rank))
     try:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+        dist.init_process_group("gloo" if on_cpu() else "cpu:gloo,cuda:nccl", timeout=PATIENCE)
         yield
+        part()
     except (RuntimeError, ValueError) as error:
         if not is_lost_connection(error):
             raise
-        raise MissingError(
+        raise LostRanks(
             f"Process {rank} of {world} lost the others: one of them died, or cannot be reached.",
             "See what that process said last, then start the whole job again.",
         ) from error
     finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+        # After an error on a GPU others may be in the middle of something: nothing to wait for.
+        if on_cpu():
+            part()
+
+
+def part() -> None:
+    """Leave the others; from here on this process is on its own."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def is_lost_connection(error: Exception) -> bool:
@@ -74,3 +98,37 @@ def as_first_says(value: T) -> T:
     told = [value]
     dist.broadcast_object_list(told, src=0)
     return told[0]
+
+
+def from_all(value: T) -> list[T]:
+    """Every process's value, in their order."""
+    if not dist.is_initialized():
+        return [value]
+    told: list[T] = [value] * dist.get_world_size()
+    dist.all_gather_object(told, value)
+    return told
+
+
+def largest(*numbers: int) -> list[int]:
+    """Of each number, the largest that any process has."""
+    told = torch.tensor(numbers)
+    if dist.is_initialized():
+        dist.all_reduce(told, dist.ReduceOp.MAX)
+    found: list[int] = told.tolist()
+    return found
+
+
+def wait_for_all() -> None:
+    """Go on when every process has come this far."""
+    largest(0)
+
+
+@contextmanager
+def first_ahead() -> Iterator[None]:
+    """Let the first process of each machine go through before the others, which find it done."""
+    is_ahead = whole_number("LOCAL_RANK", own_rank()[0]) == 0
+    if not is_ahead:
+        wait_for_all()
+    yield
+    if is_ahead:
+        wait_for_all()

@@ -12,16 +12,17 @@ from torch import Tensor
 
 from dimo_cli.console.live import View
 from dimo_cli.data.shards import TokenDataset, builtin_dataset, read_index
+from dimo_cli.engine.accelerator import make_accelerator
 from dimo_cli.engine.guard import Guard
 from dimo_cli.engine.refine import Refinement, Rewards
-from dimo_cli.engine.trainer import make_accelerator
 from dimo_cli.errors import MissingError, SpecError
 from dimo_cli.hub import HubStore
 from dimo_cli.locking import refuse_if_locked
 from dimo_cli.published_students import open_student
+from dimo_cli.ranks import first_ahead, is_first, joined_ranks
 from dimo_cli.rewards.protocol import Reward
+from dimo_cli.rewards.registry import blank_reward, load_reward
 from dimo_cli.rewards.registry import check_name as check_reward
-from dimo_cli.rewards.registry import load_reward
 from dimo_cli.runs import (
     RunResult,
     RunWatcher,
@@ -48,8 +49,10 @@ class LabeledTokens:
     def __init__(self, dataset: TokenDataset, teacher: Teacher) -> None:
         self.dataset, self.teacher = dataset, teacher
 
-    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Cond]:
-        tokens, wanted = self.dataset.draw(count, generator)
+    def draw(
+        self, count: int, generator: torch.Generator, rows: slice = slice(None)
+    ) -> tuple[Tensor, Cond]:
+        tokens, wanted = self.dataset.draw(count, generator, rows)
         wanted = wanted.tolist() if isinstance(wanted, Tensor) else wanted
         return tokens.to(generator.device), condition(self.teacher, wanted).to(generator.device)
 
@@ -71,6 +74,26 @@ def load_rewards(names: Sequence[str], store: HubStore, device: torch.device) ->
     return rewards
 
 
+def blank_rewards(spec: RefineSpec) -> Rewards:
+    """The rewards of a spec in shapes alone, for a rehearsal; the held-out one takes its place."""
+    from dimo_cli.engine.rehearsal import without_content
+
+    models = {name: without_content(blank_reward(name)) for name in reward_names(spec)}
+    for model in models.values():
+        model.gradient_checkpointing = True
+
+    def score(name: str, images: Tensor, texts: Sequence[str]) -> Tensor:
+        return models[name](images, models[name].prepare(texts))
+
+    return {name: (partial(score, name), weight) for name, weight in spec.reward.terms.items()}
+
+
+def reward_names(spec: RefineSpec) -> list[str]:
+    """The rewards that are loaded: those that count, and the one that is only watched."""
+    held_out = spec.reward.held_out
+    return [*spec.reward.terms, *([held_out] if held_out else [])]
+
+
 def scored(reward: Reward) -> Any:
     """A reward as a function of images and their prompts."""
     return lambda images, texts: reward(images, reward.prepare(texts))
@@ -86,9 +109,10 @@ class RefineWatcher(RunWatcher):
         self.reward, self.held_out = spec.reward, held_out
         self.guard = Guard(spec.reward.patience, spec.reward.tolerance)
 
+    def looks_at(self, step: int) -> bool:
+        return bool(self.reward.terms) and step % self.reward.watch_every == 0
+
     def look(self, step: int, student: Backbone) -> dict[str, float]:
-        if not self.reward.terms or step % self.reward.watch_every:
-            return {}
         numbers = self.measure(student)
         self.guard.see(step, numbers)
         return numbers
@@ -133,18 +157,24 @@ def diversity(images: Tensor, groups_of: int) -> float:
     return float(distances.sum() / (len(groups) * groups_of * (groups_of - 1)))
 
 
+@joined_ranks()
 def refine(
     spec: RefineSpec,
     folder: Path,
     view: View,
     resume: bool = False,
     origins: Mapping[str, str] | None = None,
-) -> RunResult:
-    """Refine the student that the spec starts from; the result is a run folder like any other."""
+) -> RunResult | None:
+    """Refine the student that the spec starts from; the result is a run folder like any other.
+
+    Of several processes only the first one has a result.
+    """
     check_refinable(spec)
-    refuse_if_locked(folder)
+    if is_first():
+        refuse_if_locked(folder)
     device = make_accelerator(spec.train).device
-    student = starting_student(spec, view, device)
+    with first_ahead():
+        student = starting_student(spec, view, device)
     teacher = configured(student.teacher, spec.teacher)
     data = real_tokens(spec, teacher)
     if data is None or not data.dataset.has_captions:
@@ -155,7 +185,8 @@ def refine(
         local_dir=Path(spec.teacher.local_dir) if spec.teacher.local_dir else None, say=view.note
     )
     held_out = spec.reward.held_out
-    models = load_rewards([*spec.reward.terms, *([held_out] if held_out else [])], store, device)
+    with first_ahead():
+        models = load_rewards(reward_names(spec), store, device)
     rewards: Rewards = {
         name: (scored(models[name]), weight) for name, weight in spec.reward.terms.items()
     }
@@ -170,7 +201,7 @@ def check_refinable(spec: RefineSpec) -> None:
     check_measurable_run(spec)
     if spec.start is None:
         raise SpecError("`start` is not set: there is no student to refine.")
-    names = [*spec.reward.terms, *([spec.reward.held_out] if spec.reward.held_out else [])]
+    names = reward_names(spec)
     for name in names:
         check_reward(name)
     if names and not load_skeleton(spec.teacher).takes_prompts:

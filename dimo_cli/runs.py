@@ -25,12 +25,15 @@ from dimo_cli.console.images import Pixels, enlarge, grid, save_png
 from dimo_cli.console.live import View
 from dimo_cli.effort import hardware_name, recorded_effort
 from dimo_cli.engine.distill import Distillation
-from dimo_cli.engine.trainer import Trainer
+from dimo_cli.engine.tracking import check_tracker
+from dimo_cli.engine.trainer import Interrupted, Trainer
 from dimo_cli.errors import MissingError, SpecError
 from dimo_cli.files import write_whole_text, writing_to
 from dimo_cli.locking import locked, refuse_if_locked
 from dimo_cli.metrics.fid import FidMeter, Score, check_measurable
 from dimo_cli.origins import NOTES, keep_origins
+from dimo_cli.ranks import first_ahead, is_first, joined_ranks, part, wait_for_all
+from dimo_cli.redacting import without_secrets
 from dimo_cli.samplers import Target, sample_images, student_sampler
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.render import to_yaml
@@ -67,6 +70,7 @@ class RunWatcher:
         self.view.log(record)
 
     def on_note(self, message: str) -> None:
+        message = without_secrets(message)
         self.view.note(message)
         with (self.folder / NOTES).open("a", encoding="utf-8") as file:
             file.write(f"{message}\n")
@@ -98,6 +102,9 @@ class RunWatcher:
         )
         return score.value
 
+    def looks_at(self, step: int) -> bool:
+        return False
+
     def look(self, step: int, student: Backbone) -> dict[str, float]:
         return {}
 
@@ -121,8 +128,9 @@ def measures_fid(spec: DistillSpec) -> bool:
 
 
 def check_measurable_run(spec: DistillSpec) -> None:
-    """Refuse a run that asks for numbers nobody can measure, before anything is loaded."""
+    """Refuse a run whose numbers nobody can measure or track, before anything is loaded."""
     check_name(spec.teacher.name)
+    check_tracker(spec.monitor.tracker)
     if measures_fid(spec):
         check_measurable(spec.teacher.name)
 
@@ -244,20 +252,24 @@ def attach_prompts(teacher: Teacher, spec: DistillSpec) -> None:
     teacher.conditioner.dataset = prompts
 
 
+@joined_ranks()
 def distill(
     spec: DistillSpec,
     folder: Path,
     view: View,
     resume: bool = False,
     origins: Mapping[str, str] | None = None,
-) -> RunResult:
+) -> RunResult | None:
     """Train a student in `folder`, save it, and measure it beside its teacher.
 
-    `origins` says who set which value of the spec; it is kept in the folder for the report.
+    `origins` says who set which value of the spec; it is kept in the folder for the report. Of
+    several processes only the first one has a result.
     """
     check_measurable_run(spec)
-    refuse_if_locked(folder)
-    teacher = load_teacher(spec.teacher, view.note)
+    if is_first():
+        refuse_if_locked(folder)
+    with first_ahead():
+        teacher = load_teacher(spec.teacher, view.note)
     attach_prompts(teacher, spec)
     watcher = RunWatcher(spec, teacher, folder, view)
     return carry_out(spec, teacher, folder, watcher, resume, origins)
@@ -271,9 +283,13 @@ def carry_out(
     resume: bool,
     origins: Mapping[str, str] | None = None,
     method: Callable[..., Distillation] | None = None,
-) -> RunResult:
+) -> RunResult | None:
     """Train by a method (Di[M]O alone if none is given), save the student, and measure it."""
     trainer = Trainer(spec, teacher, folder, watcher, method)
+    if not is_first():
+        wait_for_all()  # until the folder is there, or the first process has refused it
+        train(trainer, resume)
+        return None
     # Only now, when everything that could be refused has been: a refused run leaves no folder.
     hint = f"Mend that, then continue with `--resume {folder}`: the checkpoints in it are whole."
     with writing_to(folder, hint), locked(folder, say=watcher.view.note):
@@ -283,7 +299,19 @@ def carry_out(
             prepare_folder(spec, folder)
         if origins is not None:
             keep_origins(folder, origins)
+        wait_for_all()
         return train_and_measure(spec, teacher, trainer, watcher, resume)
+
+
+def train(trainer: Trainer, resume: bool) -> Backbone:
+    """Train with all processes of the job; what comes after is for one alone."""
+    try:
+        backbone = trainer.run(resume)
+    except Interrupted:
+        part()
+        raise
+    part()
+    return backbone
 
 
 def train_and_measure(
@@ -294,7 +322,7 @@ def train_and_measure(
     hardware = hardware_name(accelerator.device, accelerator.num_processes)
     try:
         with recorded_effort(folder, hardware, lambda: (watcher.first_step, trainer.progress.step)):
-            backbone = trainer.run(resume)
+            backbone = train(trainer, resume)
         student = save_student(folder / "student", spec, teacher, backbone, trainer.progress.step)
         save_png(
             enlarge(watcher.preview(backbone), 320),

@@ -30,10 +30,12 @@ from dimo_cli.cards.facts import CardFacts
 from dimo_cli.cards.licenses import license_of
 from dimo_cli.engine.checkpoint import contiguous, replace_folder
 from dimo_cli.engine.sampling import sample_student
-from dimo_cli.errors import MissingError, SpecError
+from dimo_cli.errors import MissingError, SpecError, nearest
 from dimo_cli.hub import file_sha256
+from dimo_cli.names import student_names
 from dimo_cli.specs.base import Spec
 from dimo_cli.specs.distill import DistillSpec, Divergence, FixedRatio, InitSpec, TeacherSource
+from dimo_cli.specs.resolve import preset_names
 from dimo_cli.teachers.blueprint import StateDict, fill
 from dimo_cli.teachers.conditioning import PromptConditioner
 from dimo_cli.teachers.digits import builtin_path
@@ -251,7 +253,8 @@ def find_student(target: Path) -> Path:
     if not target.exists():
         raise MissingError(
             f"`{target}` does not exist.",
-            "Give a run or student folder, or make one with `dimo distill --preset digits`.",
+            f"{guessed(str(target))}Give a run or student folder, or make one with "
+            "`dimo distill --preset digits`.",
         )
     state = "holds an unfinished run" if (target / "run.yaml").exists() else "holds no student"
     hint = (
@@ -260,6 +263,16 @@ def find_student(target: Path) -> Path:
         else "A student folder has a dimo.json and a model.safetensors."
     )
     raise MissingError(f"`{target}` {state}.", hint)
+
+
+def guessed(name: str) -> str:
+    """The student or preset that was probably meant, as the beginning of a hint; else nothing."""
+    if name in preset_names():
+        return f"It is a preset: make a student with `dimo distill --preset {name}`. "
+    if guess := nearest(name, student_names()):
+        return f"Did you mean `{guess}`? "
+    guess = nearest(name, preset_names())
+    return f"Did you mean the preset `{guess}`? " if guess else ""
 
 
 def load_student(target: Path, options: LoadOptions | None = None) -> Student:

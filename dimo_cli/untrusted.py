@@ -55,7 +55,7 @@ def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
         version = npy.read_magic(file)
         read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
         shape, in_columns, dtype = read(file, max_header_size=MOST_HEADER)
-    except (ValueError, SyntaxError, EOFError, MemoryError, RecursionError, OverflowError) as error:
+    except Exception as error:  # numpy parses it as Python: any of its errors, MemoryError too
         raise Untrusted("it is no array of numpy, or damaged") from error
     if dtype.hasobject:
         raise Untrusted("it holds Python objects, which dimo never loads")

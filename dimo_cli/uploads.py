@@ -16,6 +16,8 @@ from dimo_cli import __version__
 from dimo_cli.errors import MissingError, SpecError
 from dimo_cli.files import CHUNK
 from dimo_cli.hub import NETWORK_ERRORS, endpoint, is_offline
+from dimo_cli.network import answers
+from dimo_cli.redacting import without_secrets
 from dimo_cli.specs.push import PushSpec
 
 if TYPE_CHECKING:
@@ -60,6 +62,11 @@ def push_files(files: Sequence[Upload], spec: PushSpec, title: str, say: Say) ->
             f"Make a token that may write at {endpoint()}/settings/tokens, then run "
             "`hf auth login` or set HF_TOKEN.",
         )
+    if not answers(endpoint()):
+        raise MissingError(
+            f"Cannot reach {endpoint()}: nothing was sent.",
+            "Check network and proxy, then run the same command again.",
+        )
     api = HfApi(endpoint=endpoint(), library_name="dimo", library_version=__version__)
     try:
         return with_patience(lambda: attempt(api, files, spec, title, say), say)
@@ -98,7 +105,7 @@ def attempt(api: HfApi, files: Sequence[Upload], spec: PushSpec, title: str, say
         pull_request = made or pull_request
     if spec.tag and not tag_is_there:
         api.create_tag(repository, tag=spec.tag, revision=commit)
-    url = f"{endpoint()}/{repository}"
+    url = without_secrets(f"{endpoint()}/{repository}")
     names = {file.name for file in changed}
     return Pushed(
         repository=repository,
@@ -285,11 +292,7 @@ def explain_upload(error: Exception, repository: str) -> MissingError:
 
 def words_of(error: Exception) -> str:
     """What the Hub said, in one line, without addresses and never with the token."""
-    from huggingface_hub import get_token
-
     said = getattr(error, "server_message", None)
     if not said and getattr(error, "response", None) is not None:
         said = "it gives no reason"  # the client's own text names addresses that are signed
-    text = " ".join(str(said or error or type(error).__name__).split())[:300]
-    token = get_token()
-    return text.replace(token, "***") if token else text
+    return without_secrets(" ".join(str(said or error or type(error).__name__).split()))[:300]

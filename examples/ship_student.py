@@ -1,34 +1,67 @@
-"""Turns a student into half precision, as the ones that ship in the package are.
+"""Turns a student into one that ships in the package: weights, manifest, preview and card.
 
 python examples/ship_student.py runs/shapes --out dimo_cli/teachers/builtin/shapes-student
+
+Weights are stored in half precision; with --keep they stay as they are, so that a shipped student
+gets a new preview and card alone. Both are made from what is stored, and show exactly that.
 """
 
 import argparse
-import json
 import shutil
+import tempfile
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
-from dimo_cli.hub import file_sha256
-from dimo_cli.students import MANIFEST, WEIGHTS, find_student
+from dimo_cli.cards.card import student_card
+from dimo_cli.files import file_sha256
+from dimo_cli.pushing import draw_preview
+from dimo_cli.students import (
+    CARD,
+    MANIFEST,
+    PREVIEW,
+    WEIGHTS,
+    describe_student,
+    find_student,
+    load_student,
+    read_manifest,
+)
 
 
-def main():
+def halve(folder: Path) -> None:
+    """Store the weights of a student in half precision, with their hash in the manifest."""
+    weights = load_file(folder / WEIGHTS)
+    halved = {name: tensor.half().contiguous() for name, tensor in weights.items()}
+    save_file(halved, folder / WEIGHTS)
+    facts = {"weights_sha256": file_sha256(folder / WEIGHTS)}
+    manifest = read_manifest(folder / MANIFEST).model_copy(update=facts)
+    (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def ship(source: Path, target: Path, keep: bool = False) -> None:
+    """Write the student in `source` to `target`, whose files it replaces once all are made."""
+    with tempfile.TemporaryDirectory() as workplace:
+        folder = Path(workplace)
+        for name in (WEIGHTS, MANIFEST):
+            shutil.copy(source / name, folder / name)
+        if not keep:
+            halve(folder)
+        student = load_student(folder)
+        (folder / CARD).write_text(student_card(describe_student(student)), encoding="utf-8")
+        draw_preview(student, folder / PREVIEW)
+        target.mkdir(parents=True, exist_ok=True)
+        for name in (WEIGHTS, MANIFEST, CARD, PREVIEW):
+            (folder / name).chmod(0o644)
+            shutil.copy(folder / name, target / name)
+
+
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("student", type=Path)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--keep", action="store_true", help="keep the weights as they are")
     options = parser.parse_args()
-    source = find_student(options.student)
-    shutil.copytree(source, options.out, dirs_exist_ok=True)
-    weights = load_file(source / WEIGHTS)
-    save_file({name: tensor.half() for name, tensor in weights.items()}, options.out / WEIGHTS)
-    (options.out / WEIGHTS).chmod(0o644)
-    before, after = file_sha256(source / WEIGHTS), file_sha256(options.out / WEIGHTS)
-    for name in (MANIFEST, "README.md"):
-        path = options.out / name
-        path.write_text(path.read_text(encoding="utf-8").replace(before, after), encoding="utf-8")
-    assert json.loads((options.out / MANIFEST).read_text())["weights_sha256"] == after
+    ship(find_student(options.student), options.out, options.keep)
 
 
 if __name__ == "__main__":

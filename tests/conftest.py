@@ -83,6 +83,9 @@ class Silent:
     def on_note(self, message):
         self.notes.append(message)
 
+    def looks_at(self, step):
+        return False
+
     def look(self, step, student):
         return {}
 

@@ -340,6 +340,8 @@ class UploadHandler(Handler):
         return self.reply({})
 
     def download(self, parts, send_body):
+        if len(parts) < 5:  # somebody asks whether there is anybody at all
+            return self.fail(404, None)
         name, revision, path = "/".join(parts[:2]), parts[3], "/".join(parts[4:])
         repo = self.hub.repos.get(name)
         if repo is None or (repo.private and not self.headers.get("Authorization")):

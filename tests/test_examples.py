@@ -1,5 +1,6 @@
 """The examples run: here in miniature, in full when somebody wants their numbers."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -50,3 +51,22 @@ def test_a_new_family_is_distilled_into_a_student_that_draws_its_stripes(tmp_pat
     assert (tmp_path / "stripes" / "student" / "preview.png").is_file()
     weights = load_file(tmp_path / "stripes" / "student" / "model.safetensors")
     assert not torch.equal(weights["sharpness"], torch.eye(2)), "nothing was trained"
+
+
+def test_a_reward_of_ones_own_is_trained_for_on_dimos_own_command_line(tmp_path):
+    assert len((EXAMPLES / "add_a_reward.py").read_text().splitlines()) < 80
+    short = ["train.steps=2", "train.batch_size=4", "reward.watch_images=4"]
+    sets = [word for setting in short for word in ("--set", setting)]
+    arguments = ["refine", "shapes", "--reward", "warmth=1", *sets]
+    run("add_a_reward.py", *arguments, "--out", str(tmp_path / "warm"))
+    log = (tmp_path / "warm" / "log.jsonl").read_text()
+    assert json.loads(log.splitlines()[-1])["reward_warmth"] != 0
+
+
+@pytest.mark.slow
+def test_the_runs_of_healthy_curves_leave_logs_and_samples(tmp_path):
+    arguments = [str(tmp_path / "runs"), "--steps", "2", "--out", str(tmp_path)]
+    run("healthy_runs.py", *arguments)
+    known = json.loads((tmp_path / "generator" / "logs" / "runs.json").read_text())
+    assert len(known) == len(list((tmp_path / "generator" / "logs").glob("*.jsonl"))) == 5
+    assert (tmp_path / "pictures" / "healthy-samples.png").read_bytes()[:4] == b"\x89PNG"

@@ -20,7 +20,7 @@ from dimo_cli.errors import MissingError
 from dimo_cli.play.server import LOOPBACK_NAMES, ModelThread, build_app, is_loopback, open_port
 from dimo_cli.play.studio import Studio
 from dimo_cli.specs.tteo import TteoSpec
-from dimo_cli.students import BUILTIN, load_student
+from dimo_cli.students import BUILTIN, MANIFEST, load_student, read_manifest
 
 PROMPT = "a red circle above a blue square"
 
@@ -132,9 +132,12 @@ def test_the_page_learns_what_the_student_takes(client):
     assert "takes classes" in digits["tteo"]["refusal"]
     shapes = client("shapes").get("/facts").json()
     assert shapes["takes_prompts"]
-    assert shapes["tteo"]["rewards"] == ["shapes_clip"]
+    assert shapes["tteo"]["rewards"] == ["shapes_clip", "shapes_preference"]
     assert len(shapes["examples"]) == 4
-    assert (shapes["r_init"], shapes["temperature"], shapes["teacher_steps"]) == (0.6, 1.0, 16)
+    assert shapes["tteo"]["step_size"] == 0.01
+    own = read_manifest(BUILTIN["shapes"] / MANIFEST)
+    assert shapes["r_init"] == own.init.mask_ratio.value
+    assert (shapes["temperature"], shapes["teacher_steps"]) == (own.temperature, 16)
 
 
 @pytest.mark.parametrize(

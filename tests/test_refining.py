@@ -177,5 +177,5 @@ def test_a_refinement_spec_is_checked_as_one(dimo):
 def test_a_dry_run_of_a_refinement_shows_where_every_setting_is_from(dimo):
     document = succeed(dimo("refine", "digits", "--gan", "--dry-run", "--json"))
     assert document["spec"]["gan"]["enabled"] is True
-    assert document["origins"]["start"] == "student digits"
+    assert document["origins"]["start"] == "argument STUDENT"
     assert document["fits"] is True

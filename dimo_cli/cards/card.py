@@ -6,6 +6,7 @@ from typing import Any
 
 from dimo_cli.cards import sections
 from dimo_cli.cards.facts import CardFacts, Measured
+from dimo_cli.redacting import without_secrets
 
 
 def student_card(facts: CardFacts) -> str:
@@ -21,7 +22,7 @@ def student_card(facts: CardFacts) -> str:
         sections.license_text(facts),
         sections.citation(facts),
     )
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return without_secrets("\n\n".join(part for part in parts if part) + "\n")
 
 
 def front_matter(facts: CardFacts) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from dimo_cli.cards.facts import Measured, Row
 from dimo_cli.comparing import read_evaluation
 from dimo_cli.console.scores import flat
 from dimo_cli.errors import SpecError
+from dimo_cli.untrusted import parse_json
 
 SUMMARY = "summary.json"
 ITSELF = ("target", "network", "student_sha256", "teacher")  # who drew, which the card says above
@@ -41,13 +41,13 @@ def of_run(run: Path, weights_sha256: str) -> tuple[list[Measured], list[Row]]:
     if not path.is_file():
         return [], []
     try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
+        summary = parse_json(path.read_text(encoding="utf-8"))
         check_student(str(path), str(summary["weights_sha256"]), weights_sha256)
         scores: list[dict[str, Any]] = summary.get("table", [])
         rows = [Row(sampler_name(s["sampler"]), s["metric"], float(s["value"])) for s in scores]
         own = [s for s in scores if s["sampler"]["network"] == f"student:{weights_sha256[:12]}"]
         measured = [Measured(s["metric"], float(s["value"]), protocol_of(s)) for s in own]
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
         raise SpecError(
             f"`{path}` is damaged.", "Remove it, or push the run's `student` folder without it."
         ) from None

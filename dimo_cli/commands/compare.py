@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dimo_cli.commands import completing
 from dimo_cli.commands.options import (
+    ClassOption,
     JsonOption,
     LocalDirOption,
     QuietOption,
@@ -36,13 +38,11 @@ def compare(
         typer.Argument(
             help="Two or more: run folder, student folder, Hub id or built-in student; "
             "TARGET@teacher:16 is a teacher at 16 steps (of a preset, too), teacher:16 that of "
-            "the first target."
+            "the first target.",
+            autocompletion=completing.students,
         ),
     ],
-    classes: Annotated[
-        list[str] | None,
-        typer.Option("--class", "-c", help="Class by number, WordNet id or name; repeatable."),
-    ] = None,
+    classes: ClassOption = None,
     prompts: Annotated[
         list[str] | None, typer.Option("--prompt", help="Prompt for text models; repeatable.")
     ] = None,
@@ -90,11 +90,11 @@ def show(sides: list[Side], specs: list[SampleSpec], file: Path, local_dir: Path
     """Draw all sides, save them as one picture, and show them."""
     import json
 
-    from rich.console import Group
+    from rich.console import Group, RenderableType
     from rich.text import Text
 
     from dimo_cli import __version__
-    from dimo_cli.console import images, panels
+    from dimo_cli.console import images, panels, terminal
     from dimo_cli.console.output import out
     from dimo_cli.console.progress import counting
     from dimo_cli.targets import check_target  # torch starts here
@@ -115,7 +115,9 @@ def show(sides: list[Side], specs: list[SampleSpec], file: Path, local_dir: Path
     picture = panels.side_by_side(shown, specs[0].pixels)
     about = {"Software": f"dimo {__version__}", "dimo.compare": json.dumps(documents)}
     images.save_png(picture, file, about)
-    view = [panels.as_text(shown, out.data.width), Text("")] if out.data.is_terminal else []
+    view: list[RenderableType] = []
+    if out.data.is_terminal:
+        view = terminal.shown_panels(shown, picture, out.data.width)
     told = f"{len(sides)} x {specs[0].count} images, saved to {file}"
     out.result(
         {"file": str(file), "images": specs[0].count, "sides": documents}, Group(*view, Text(told))

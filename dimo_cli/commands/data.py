@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from dimo_cli.commands import completing
 from dimo_cli.commands.options import (
     JsonOption,
     LocalDirOption,
@@ -42,7 +43,13 @@ def encode(
         ),
     ],
     preset: Annotated[
-        str, typer.Option("--preset", "-p", help="Encode for the teacher of this preset.")
+        str,
+        typer.Option(
+            "--preset",
+            "-p",
+            help="Encode for the teacher of this preset.",
+            autocompletion=completing.presets,
+        ),
     ],
     folder: Annotated[Path, typer.Option("--out", "-o", help="Folder for the shards.")],
     batch: Annotated[int, typer.Option("--batch", help="Images encoded at once.")] = 32,

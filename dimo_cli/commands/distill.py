@@ -7,6 +7,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dimo_cli.commands.launching import (
+    GpusOption,
+    MainOption,
+    NodeOption,
+    NodesOption,
+    ProcessesOption,
+    ShardOption,
+    agreed_folder,
+    asked_for,
+    carry_out,
+    check_launch,
+    speaks,
+)
 from dimo_cli.commands.options import (
     DryRunOption,
     JsonOption,
@@ -26,12 +39,14 @@ if TYPE_CHECKING:
     from dimo_cli.console.live import View
     from dimo_cli.runs import RunResult
     from dimo_cli.specs.distill import DistillSpec
+    from dimo_cli.specs.launch import LaunchSpec
     from dimo_cli.specs.resolve import Plan
 
 EXAMPLES = example(
     "dimo distill --preset digits",
     "dimo distill --preset digits --set train.steps=3000 --out runs/long",
     "dimo distill --resume runs/long --set train.steps=5000",
+    "dimo distill --preset maskbit --gpus 8",
 )
 
 
@@ -48,25 +63,35 @@ def distill(
     ] = None,
     local_dir: LocalDirOption = None,
     dry_run: DryRunOption = False,
+    gpus: GpusOption = None,
+    shard: ShardOption = False,
+    processes: ProcessesOption = None,
+    nodes: NodesOption = 1,
+    node: NodeOption = 0,
+    main: MainOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Distill a masked diffusion teacher into a one-step student (Di[M]O)."""
+    launch = asked_for(
+        gpus=gpus, shard=shard, processes=processes, nodes=nodes, node=node, main=main
+    )
     given = with_local_dir(sets, local_dir)
     plan, target = resolve_run(preset, spec, given, folder, resume)
+    check_launch(launch, plan.spec, has_folder=bool(folder or resume))
     if dry_run:
-        show_plan(plan, target)
-        return
-    train(plan, target, resuming=resume is not None)
+        show_plan(plan, target, launch)
+    elif not carry_out(launch):
+        train(plan, target, resuming=resume is not None)
 
 
-def show_plan(plan: Plan[Any], folder: Path) -> None:
+def show_plan(plan: Plan[Any], folder: Path, launch: LaunchSpec) -> None:
     """Spec, estimates and plan of a run; refused if it does not fit the machine."""
     from dimo_cli.commands.plan import describe, size
     from dimo_cli.console.output import out
     from dimo_cli.errors import MissingError
 
-    document, view = describe(plan, folder)
+    document, view = describe(plan, folder, launch)
     out.result(document, view)
     if not document["fits"]:
         needed, there = document["memory_bytes"]["total"], document["available_bytes"]
@@ -117,18 +142,19 @@ def train(plan: Plan[DistillSpec], folder: Path, resuming: bool) -> None:
     from dimo_cli.console.output import out
 
     name = plan.spec.teacher.name
-    if not (out.quiet or out.as_json):
+    if not (out.quiet or out.as_json) and speaks():
         out.talk.print(f"Loading torch and the teacher `{name}` ...", style="faint")
     from dimo_cli import runs  # torch starts here
 
-    show_run(
-        name,
-        folder,
-        lambda view: runs.distill(plan.spec, folder, view, resuming, plan.origins),
-    )
+    with agreed_folder(folder) as agreed:
+        show_run(
+            name,
+            agreed,
+            lambda view: runs.distill(plan.spec, agreed, view, resuming, plan.origins),
+        )
 
 
-def show_run(start: str, folder: Path, carry_out: Callable[[View], RunResult]) -> None:
+def show_run(start: str, folder: Path, work: Callable[[View], RunResult | None]) -> None:
     """Watch a run in the terminal, then show what came of it."""
     from rich.console import Group, RenderableType
     from rich.text import Text
@@ -145,11 +171,15 @@ def show_run(start: str, folder: Path, carry_out: Callable[[View], RunResult]) -
     else:
         view = LiveView(talk, f"dimo: {start} -> {folder}")
     try:
-        result = carry_out(view)
+        result = work(view)
     except Interrupted as stop:
+        if out.silent:  # of several processes the first one says it, and is waited for
+            raise typer.Exit from None
         out.note(f"Stopped at step {stop.step}; checkpoint written to {stop.checkpoint}.")
         out.hint(f"Continue with the same command and `--resume {folder}` alone.")
         raise typer.Exit(stop.exit_code) from None
+    if result is None:
+        return
     saved = Text(f"Student saved to {folder / 'student'}")
     if (folder / "report.html").is_file():
         saved.append(f", report to {folder / 'report.html'}")

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dimo_cli.commands import completing
 from dimo_cli.commands.options import (
     JsonOption,
     LocalDirOption,
+    QuietOption,
     SetOption,
     command,
     example,
@@ -29,7 +31,10 @@ def doctor(
     preset: Annotated[
         str | None,
         typer.Option(
-            "--preset", "-p", help="Also: what it downloads, and whether it fits this machine."
+            "--preset",
+            "-p",
+            help="Also: what it downloads, and whether it fits this machine.",
+            autocompletion=completing.presets,
         ),
     ] = None,
     folder: Annotated[Path, typer.Option("--folder", help="Where runs would be written.")] = Path(),
@@ -39,6 +44,7 @@ def doctor(
     local_dir: LocalDirOption = None,
     sets: SetOption = None,
     as_json: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Check Python, torch, device, bf16, disk, the Hub, login and caches."""
     from rich.console import Group

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dimo_cli.commands import completing, references
 from dimo_cli.commands.fidelity import fidelity
 from dimo_cli.commands.geneval import export_images, import_results
 from dimo_cli.commands.options import (
@@ -26,6 +27,7 @@ from dimo_cli.commands.options import (
     example,
     sampler_flags,
 )
+from dimo_cli.commands.usage import Commands
 
 if TYPE_CHECKING:
     from dimo_cli.evaluating import Evaluation
@@ -33,8 +35,7 @@ if TYPE_CHECKING:
     from dimo_cli.specs.evaluate import EvalSpec
 
 app = typer.Typer(no_args_is_help=True, help="Measure students, teachers and folders of images.")
-ref_app = typer.Typer(no_args_is_help=True, help="Statistics of real images, to compare with.")
-app.add_typer(ref_app, name="ref")
+app.add_typer(references.app, name="ref", cls=Commands)
 
 COMMANDS = {
     "fid": (("fid",), "Frechet distance to real images, in the features of Inception."),
@@ -91,7 +92,8 @@ def measuring(metrics: tuple[str, ...]) -> Callable[..., None]:
             str,
             typer.Argument(
                 help="Run or student folder, Hub id, `digits` or `shapes` (built-in students), a "
-                "preset with --teacher, or a folder, .zip or .npz of images."
+                "preset with --teacher, or a folder, .zip or .npz of images.",
+                autocompletion=completing.targets,
             ),
         ],
         samples: Annotated[
@@ -103,10 +105,17 @@ def measuring(metrics: tuple[str, ...]) -> Callable[..., None]:
             typer.Option("--ref", help="Real images: statistics (.npz, .pkl), or a folder."),
         ] = None,
         features: Annotated[
-            str | None, typer.Option(help="inception, dinov2, digits or shapes.")
+            str | None,
+            typer.Option(
+                help="inception, dinov2, digits or shapes.", autocompletion=completing.features
+            ),
         ] = None,
         resize: Annotated[
-            str | None, typer.Option(help="clean, legacy_tensorflow or legacy_pytorch.")
+            str | None,
+            typer.Option(
+                help="clean, legacy_tensorflow or legacy_pytorch.",
+                autocompletion=completing.resizes,
+            ),
         ] = None,
         inception: Annotated[
             str | None, typer.Option(help="File of Inception's weights; else cache or download.")
@@ -121,11 +130,21 @@ def measuring(metrics: tuple[str, ...]) -> Callable[..., None]:
         ] = None,
         maximum: Annotated[
             list[str] | None,
-            typer.Option("--max", metavar="NAME=VALUE", help="Gate: exit 1 if above; repeatable."),
+            typer.Option(
+                "--max",
+                metavar="NAME=VALUE",
+                help="Gate: exit 1 if above; repeatable.",
+                autocompletion=completing.gates,
+            ),
         ] = None,
         minimum: Annotated[
             list[str] | None,
-            typer.Option("--min", metavar="NAME=VALUE", help="Gate: exit 1 if below; repeatable."),
+            typer.Option(
+                "--min",
+                metavar="NAME=VALUE",
+                help="Gate: exit 1 if below; repeatable.",
+                autocompletion=completing.gates,
+            ),
         ] = None,
         save: Annotated[
             str | None, typer.Option("--save-images", help="Keep the images in this folder.")
@@ -180,11 +199,13 @@ def measuring(metrics: tuple[str, ...]) -> Callable[..., None]:
         spec = spec_from_flags(EvalSpec, values, RENAMED)
 
         from dimo_cli.console.output import out
+        from dimo_cli.console.scores import check_plot
         from dimo_cli.hub import HubStore
         from dimo_cli.ranks import is_first, joined_ranks  # torch starts here
 
         if not is_first():
             out.silence()
+        check_plot(plot)
         store = HubStore(local_dir, say=out.note)
         with joined_ranks():
             if spec.temperatures:
@@ -320,45 +341,3 @@ def show_sweep(spec: EvalSpec, store: HubStore, plot: Path, use_cache: bool) -> 
         "plot": str(plot),
     }
     out.result(document, table)
-
-
-@ref_app.callback()
-def references() -> None:
-    """Statistics of real images, to compare with."""
-
-
-@ref_app.command("build", epilog=example("dimo eval ref build photos --out photos.npz --crop 256"))
-@command
-def build(
-    folder: Annotated[Path, typer.Argument(help="Folder, .zip or .npz of real images.")],
-    file: Annotated[Path, typer.Option("--out", "-o", help="The npz file to write.")],
-    features: Annotated[
-        list[str] | None, typer.Option(help="inception (default), dinov2, digits or shapes.")
-    ] = None,
-    resize: Annotated[
-        str, typer.Option(help="clean, legacy_tensorflow or legacy_pytorch.")
-    ] = "clean",
-    crop: Annotated[int | None, typer.Option(help="Crop to a square of this side.")] = None,
-    recipe: Annotated[
-        str, typer.Option(help="How: lanczos (COCO), adm (ImageNet) or center.")
-    ] = "lanczos",
-    keep: Annotated[
-        int, typer.Option(help="Keep the features of so many images, for KID and PR.")
-    ] = 10_000,
-    inception: Annotated[str | None, typer.Option(help="File of Inception's weights.")] = None,
-    local_dir: LocalDirOption = None,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-) -> None:
-    """Measure real images once, with everything that was done to them in the file."""
-    from dimo_cli.console.output import out
-    from dimo_cli.console.progress import tracking
-    from dimo_cli.hub import HubStore
-    from dimo_cli.real_images import ReferencePlan, build_file  # torch starts here
-
-    plan = ReferencePlan(folder, tuple(features or ["inception"]), resize, crop, recipe, keep)
-    store = HubStore(local_dir, say=out.note)
-    with tracking(out, "measure") as progress:
-        document = build_file(plan, file, inception, store, out.note, progress)
-    lines = [f"{key}: {value}" for key, value in document.items()]
-    out.result(document, "\n".join(lines))

@@ -11,6 +11,7 @@ from dimo_cli.commands.options import (
     JsonOption,
     LocalDirOption,
     QuietOption,
+    StudentArgument,
     TemperatureOption,
     TopKOption,
     TopPOption,
@@ -27,7 +28,7 @@ EXAMPLES = example(
 
 @command
 def export(
-    student: Annotated[str, typer.Argument(help="Run folder, student folder or Hub id.")],
+    student: StudentArgument,
     path: Annotated[
         Path, typer.Option("--out", "-o", help="The program, a .pt2 file; a .json goes beside it.")
     ] = Path("student.pt2"),

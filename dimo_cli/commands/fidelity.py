@@ -7,7 +7,14 @@ from typing import Annotated, Any
 
 import typer
 
-from dimo_cli.commands.options import JsonOption, LocalDirOption, QuietOption, SeedOption, command
+from dimo_cli.commands.options import (
+    JsonOption,
+    LocalDirOption,
+    QuietOption,
+    SeedOption,
+    StudentArgument,
+    command,
+)
 
 COLUMNS = {
     "soft_vs_sampled": "soft / drawn",
@@ -18,7 +25,7 @@ COLUMNS = {
 
 @command
 def fidelity(
-    student: Annotated[str, typer.Argument(help="Run or student folder, Hub id, digits, shapes.")],
+    student: StudentArgument,
     count: Annotated[int, typer.Option("--samples", "-n", min=2, help="Number of images.")] = 64,
     prompts: Annotated[
         list[str] | None, typer.Option("--prompt", help="For text models; repeatable.")
@@ -39,11 +46,13 @@ def fidelity(
     """Squared error between soft images and those of drawn tokens, by softmax temperature."""
     temperatures = positive_numbers(softness)
     from dimo_cli.console.output import out
-    from dimo_cli.console.scores import draw_curve
+    from dimo_cli.console.scores import check_plot, draw_curve
     from dimo_cli.published_students import open_student
     from dimo_cli.soft_images import asked_for, measure_softness, real_images
     from dimo_cli.students import LoadOptions
 
+    if plot is not None:
+        check_plot(plot)
     opened = open_student(student, LoadOptions(False, str(local_dir) if local_dir else None))
     side = opened.teacher.space.image_size
     real = None if images is None else real_images(images, count, side)

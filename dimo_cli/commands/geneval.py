@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from dimo_cli.commands import completing
 from dimo_cli.commands.options import (
     GuidanceOption,
     JsonOption,
@@ -26,7 +27,12 @@ from dimo_cli.commands.options import (
 
 @command
 def export_images(
-    target: Annotated[str, typer.Argument(help="Run or student folder, Hub id, or a preset.")],
+    target: Annotated[
+        str,
+        typer.Argument(
+            help="Run or student folder, Hub id, or a preset.", autocompletion=completing.targets
+        ),
+    ],
     folder: Annotated[Path, typer.Argument(help="A new folder for the images.")],
     metadata: Annotated[
         Path, typer.Option(help="evaluation_metadata.jsonl of the benchmark (553 prompts).")

@@ -10,18 +10,31 @@ from typing import Annotated, Any, ParamSpec, TypeVar
 
 import typer
 
+from dimo_cli.commands import completing
+from dimo_cli.console.environment import image_protocol
 from dimo_cli.errors import DimoError, MissingError
+from dimo_cli.launching.reports import hand_over
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Set any value of the spec; may be repeated."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Set any value of the spec; may be repeated.",
+        autocompletion=completing.keys,
+    ),
 ]
 PresetOption = Annotated[
     str | None,
-    typer.Option("--preset", "-p", help="Start from a preset (see `dimo presets list`)."),
+    typer.Option(
+        "--preset",
+        "-p",
+        help="Start from a preset (see `dimo presets list`).",
+        autocompletion=completing.presets,
+    ),
 ]
 SpecOption = Annotated[
     Path | None, typer.Option("--spec", help="A YAML spec, laid over the preset.")
@@ -33,7 +46,9 @@ TeacherOption = Annotated[
 SamplerOption = Annotated[
     str,
     typer.Option(
-        "--sampler", help="Of the teacher: published, random, confidence, halton or theta."
+        "--sampler",
+        help="Of the teacher: published, random, confidence, halton or theta.",
+        autocompletion=completing.samplers,
     ),
 ]
 LocalDirOption = Annotated[
@@ -49,6 +64,22 @@ TemperatureOption = Annotated[
 ]
 TopKOption = Annotated[int, typer.Option("--top-k", help="Keep the k likeliest tokens; 0: all.")]
 TopPOption = Annotated[float, typer.Option("--top-p", help="Keep the likeliest mass p; 0: all.")]
+ClassOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--class",
+        "-c",
+        help="Class by number, WordNet id or name; repeatable.",
+        autocompletion=completing.classes,
+    ),
+]
+StudentArgument = Annotated[
+    str,
+    typer.Argument(
+        help="Run folder, student folder, Hub id, or a built-in one by name.",
+        autocompletion=completing.students,
+    ),
+]
 SeedOption = Annotated[int, typer.Option("--seed", help="Fixes the images.")]
 DryRunOption = Annotated[
     bool, typer.Option("--dry-run", help="Show spec, memory estimate and plan; train nothing.")
@@ -112,6 +143,7 @@ def command(function: Callable[P, R]) -> Callable[P, R]:
 
         out.start(bool(kwargs.get("as_json")), bool(kwargs.get("quiet")))
         try:
+            image_protocol()  # a mistyped DIMO_IMAGES is refused before anything is drawn
             return function(*args, **kwargs)
         except BrokenPipeError:  # `dimo ... | head` is no error
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -123,7 +155,8 @@ def command(function: Callable[P, R]) -> Callable[P, R]:
             known = as_dimo_error(error)
             if known is None or os.environ.get("DIMO_DEBUG") == "1":
                 raise
-            out.error(known)
+            if not hand_over(known):
+                out.error(known)
             raise typer.Exit(known.exit_code) from None
 
     return framed

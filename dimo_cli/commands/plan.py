@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from dimo_cli.specs.distill import DistillSpec
+from dimo_cli.specs.launch import LaunchSpec
 from dimo_cli.specs.render import changed_values, commented_yaml
 from dimo_cli.specs.resolve import Plan
+
+if TYPE_CHECKING:
+    from dimo_cli.engine.memory import MemoryEstimate
+    from dimo_cli.teachers.protocol import Teacher
 
 
 def origins_table(changed: list[tuple[str, str, str]]) -> RenderableType:
@@ -42,21 +47,26 @@ def flops(count: float) -> str:
     return f"{count / 1e6:.1f} TFLOP"
 
 
-def describe(plan: Plan[DistillSpec], folder: Path) -> tuple[dict[str, Any], RenderableType]:
+def describe(
+    plan: Plan[DistillSpec], folder: Path, launch: LaunchSpec | None = None
+) -> tuple[dict[str, Any], RenderableType]:
     """The resolved spec, its origins, the memory estimate and the plan, as document and view."""
     from dimo_cli.engine.divergence import build_divergence
     from dimo_cli.engine.flops import flops_per_step
     from dimo_cli.engine.masking import check_control
-    from dimo_cli.engine.memory import advice_to_fit, estimate_memory, machine_memory
+    from dimo_cli.engine.share import divide, local_train
+    from dimo_cli.engine.tracking import check_tracker
     from dimo_cli.teachers.registry import load_skeleton
 
     spec = plan.spec
     teacher = load_skeleton(spec.teacher)
     check_control(teacher.space, spec.init.control, spec.init.control_token)
     build_divergence(spec.loss.divergence)
-    memory = estimate_memory(teacher, spec)
-    place, available = machine_memory()
-    advice = advice_to_fit(teacher, spec, memory, available)
+    check_tracker(spec.monitor.tracker)
+    launch = launch or LaunchSpec()
+    share = divide(spec.train, 0, launch.total)
+    own = spec.model_copy(update={"train": local_train(spec.train, share)})
+    memory, place, available, advice = memory_of_each(teacher, own, launch)
     arithmetic = flops_per_step(teacher, spec)
     parameters = sum(p.numel() for p in teacher.backbone.parameters())
     samples = spec.train.steps * spec.train.batch_size * spec.train.accumulate
@@ -67,6 +77,9 @@ def describe(plan: Plan[DistillSpec], folder: Path) -> tuple[dict[str, Any], Ren
         "samples": samples,
         "forwards_per_step": forwards_per_step(spec),
         "flops_per_step": arithmetic,
+        "processes": launch.total,
+        "samples_per_pass": share.batch,
+        "passes_per_process": share.passes,
         "run_folder": str(folder),
     }
     parts = {
@@ -94,9 +107,14 @@ def describe(plan: Plan[DistillSpec], folder: Path) -> tuple[dict[str, Any], Ren
         f"{steps['forwards_per_step']:g} forward passes of the backbone, about {flops(arithmetic)}",
     )
     shares = [f"{name.replace('_', ' ')} {size(parts[name])}" for name in parts if name != "total"]
-    part = "" if type(spec) is DistillSpec else " for its Di[M]O part"
-    table.add_row("memory", f"about {size(memory.total)}{part}: {', '.join(shares)}")
-    table.add_row("available", f"{size(available)}, {place}")
+    each = ""
+    if launch.total > 1:
+        kind = "GPUs" if launch.gpus else "CPU processes"
+        passes = f"{share.passes} pass{'es' if share.passes > 1 else ''} of {share.batch} samples"
+        table.add_row("shared by", f"{launch.total} {kind}, each with {passes} a step")
+        each = " in each process"
+    table.add_row("memory", f"about {size(memory.total)}{each}: {', '.join(shares)}")
+    table.add_row("available", f"{size(available)}, {place}" if available else place)
     table.add_row("writes to", str(folder))
     view = Group(
         Text(commented_yaml(spec)),
@@ -106,6 +124,29 @@ def describe(plan: Plan[DistillSpec], folder: Path) -> tuple[dict[str, Any], Ren
         table,
     )
     return document, view
+
+
+def memory_of_each(
+    teacher: Teacher, spec: DistillSpec, launch: LaunchSpec
+) -> tuple[MemoryEstimate, str, int | None, str | None]:
+    """What each process needs; where it would be, what is there, and what to change to fit."""
+    import torch
+
+    from dimo_cli.engine.memory import advice_to_fit, estimate_memory, machine_memory
+    from dimo_cli.engine.sharding import sharded_estimate
+    from dimo_cli.refining import blank_rewards
+
+    on_gpu = bool(launch.gpus) or (None if launch.total == 1 else False)
+    memory = estimate_memory(teacher, spec, blank_rewards, on_gpu)
+    if launch.shard:
+        memory = sharded_estimate(memory, teacher.backbone, spec, launch.total)
+    if launch.gpus and not torch.cuda.is_available():
+        return memory, "no GPU here to compare with", None, None
+    place, available = machine_memory()
+    if launch.processes:
+        available //= launch.on_each
+    advice = advice_to_fit(teacher, spec, memory, available, blank_rewards, launch.total)
+    return memory, place, available, advice
 
 
 def forwards_per_step(spec: DistillSpec) -> float:

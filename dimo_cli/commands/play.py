@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dimo_cli.commands.options import JsonOption, LocalDirOption, QuietOption, command, example
+from dimo_cli.commands import completing
+from dimo_cli.commands.options import (
+    JsonOption,
+    LocalDirOption,
+    QuietOption,
+    StudentArgument,
+    command,
+    example,
+)
 
 if TYPE_CHECKING:
     import socket
@@ -21,10 +29,7 @@ EXAMPLES = example(
 
 @command
 def play(
-    student: Annotated[
-        str,
-        typer.Argument(help="Run folder, student folder, Hub id, or a built-in one by name."),
-    ],
+    student: StudentArgument,
     host: Annotated[
         str, typer.Option("--host", help="Address to listen at; others than the default share it.")
     ] = "127.0.0.1",
@@ -36,7 +41,12 @@ def play(
     ] = True,
     rewards: Annotated[
         list[str] | None,
-        typer.Option("--reward", metavar="NAME=WEIGHT", help="What TTEO raises; repeatable."),
+        typer.Option(
+            "--reward",
+            metavar="NAME=WEIGHT",
+            help="What TTEO raises; repeatable.",
+            autocompletion=completing.rewards,
+        ),
     ] = None,
     local_dir: LocalDirOption = None,
     as_json: JsonOption = False,
@@ -45,8 +55,9 @@ def play(
     """Play with a student in a web page: prompt or class, seed, r_init, teacher, TTEO."""
     check_packages()
     from dimo_cli.commands.refine import reward_weight
+    from dimo_cli.commands.tteo import flag_names
     from dimo_cli.console.output import out
-    from dimo_cli.optimizing import reward_weights
+    from dimo_cli.optimizing import settled
     from dimo_cli.play.server import is_loopback, open_port, serve
     from dimo_cli.play.studio import Studio
     from dimo_cli.published_students import open_student
@@ -54,14 +65,13 @@ def play(
     from dimo_cli.specs.tteo import TteoSpec
     from dimo_cli.students import LoadOptions
 
-    weights = dict(reward_weight(text) for text in rewards or ())
-    names = {f"rewards.{name}": f"--reward {name}" for name in weights}
-    spec = spec_from_flags(TteoSpec, {"rewards": weights}, names)
+    values = {"rewards": dict(reward_weight(text) for text in rewards or ())}
+    spec = spec_from_flags(TteoSpec, values, flag_names(values))
     with open_port(host, port) as listening:
         place = str(local_dir) if local_dir else None
         loaded = open_student(student, LoadOptions(local_dir=place, say=out.note))
-        if weights:
-            reward_weights(loaded, spec)  # refuses where they would have no effect
+        if spec.rewards:
+            settled(loaded, spec)  # refuses where they would have no effect
         studio = Studio(loaded, student, spec, local_dir, out.note)
         url = page_url(listening)
         if not is_loopback(listening):

@@ -7,18 +7,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dimo_cli.commands.options import JsonOption, command, example
+from dimo_cli.commands import completing
+from dimo_cli.commands.options import JsonOption, QuietOption, command, example
 
 if TYPE_CHECKING:
     from dimo_cli.specs.distill import DistillSpec
 
 app = typer.Typer(no_args_is_help=True, help="List, show and copy presets.")
-NameArgument = Annotated[str, typer.Argument(help="Name of a preset.")]
+NameArgument = Annotated[
+    str, typer.Argument(help="Name of a preset.", autocompletion=completing.all_presets)
+]
 
 
 @app.command("list", epilog=example("dimo presets list --json"))
 @command
-def list_presets(as_json: JsonOption = False) -> None:
+def list_presets(as_json: JsonOption = False, quiet: QuietOption = False) -> None:
     """List all presets."""
     from rich.table import Table
 
@@ -36,7 +39,7 @@ def list_presets(as_json: JsonOption = False) -> None:
 
 @app.command("show", epilog=example("dimo presets show digits"))
 @command
-def show(name: NameArgument, as_json: JsonOption = False) -> None:
+def show(name: NameArgument, as_json: JsonOption = False, quiet: QuietOption = False) -> None:
     """Print a preset as resolved YAML, with a comment per field."""
     from dimo_cli.commands.plan import flops, size
     from dimo_cli.console.output import out
@@ -52,10 +55,10 @@ def show(name: NameArgument, as_json: JsonOption = False) -> None:
         out.result({"preset": name, "spec": spec.model_dump(mode="json"), **needs})
         return
     batch = spec.train.batch_size
-    part = "its Di[M]O part: " if name in refine_preset_names() else ""
+    part = " for its Di[M]O part" if name in refine_preset_names() else ""
     cost = (
-        f"{part}about {size(needs['memory_bytes'])} of GPU memory at batch size {batch}, "
-        f"{flops(needs['flops_per_step'])} per step"
+        f"about {size(needs['memory_bytes'])} of GPU memory at batch size {batch}, "
+        f"{flops(needs['flops_per_step'])} per step{part}"
     )
     out.text(f"# {name}: {preset_summary(name)}\n# {cost}\n{commented_yaml(spec)}")
 
@@ -64,11 +67,12 @@ def costs(spec: DistillSpec) -> dict[str, float]:
     """What a step of a preset costs, worked out without its weights."""
     from dimo_cli.engine.flops import flops_per_step
     from dimo_cli.engine.memory import estimate_memory
+    from dimo_cli.refining import blank_rewards
     from dimo_cli.teachers.registry import load_skeleton
 
     teacher = load_skeleton(spec.teacher)
     return {
-        "memory_bytes": estimate_memory(teacher, spec).total,
+        "memory_bytes": estimate_memory(teacher, spec, blank_rewards, on_gpu=True).total,
         "flops_per_step": flops_per_step(teacher, spec),
     }
 
@@ -81,6 +85,8 @@ def copy(
     name: NameArgument,
     file: Annotated[Path, typer.Argument(help="Where to write the copy.")],
     force: Annotated[bool, typer.Option("--force", "-f", help="Overwrite the file.")] = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Copy a preset to a file to edit; run it with `dimo distill --spec FILE`."""
     from dimo_cli.console.output import out
@@ -93,4 +99,5 @@ def copy(
     file.write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
     of_student = name in refine_preset_names()
     run = f"dimo refine STUDENT --spec {file}" if of_student else f"dimo distill --spec {file}"
-    out.note(f"Wrote {file}. Run it with `{run}`.")
+    out.result({"preset": name, "file": str(file)}, f"Wrote {file}.")
+    out.hint(f"Run it with `{run}`.")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dimo_cli.commands import completing
 from dimo_cli.commands.options import JsonOption, LocalDirOption, QuietOption, command, example
 
 if TYPE_CHECKING:
@@ -27,7 +28,11 @@ EXAMPLES = example(
 @command
 def push(
     target: Annotated[
-        str, typer.Argument(help="Run folder (its numbers and settings go along) or student.")
+        str,
+        typer.Argument(
+            help="Run folder (its numbers and settings go along) or student.",
+            autocompletion=completing.students,
+        ),
     ],
     repository: Annotated[str, typer.Argument(metavar="USER/NAME", help="Where to.")],
     private: Annotated[

@@ -7,11 +7,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dimo_cli.commands import completing
+from dimo_cli.commands.launching import (
+    GpusOption,
+    MainOption,
+    NodeOption,
+    NodesOption,
+    ProcessesOption,
+    ShardOption,
+    agreed_folder,
+    asked_for,
+    carry_out,
+    check_launch,
+)
 from dimo_cli.commands.options import (
     DryRunOption,
     JsonOption,
     LocalDirOption,
-    PresetOption,
     QuietOption,
     SetOption,
     SpecOption,
@@ -34,16 +46,33 @@ EXAMPLES = example(
 @command
 def refine(
     student: Annotated[
-        str | None, typer.Argument(help="Run folder, student folder or Hub id to start from.")
+        str | None,
+        typer.Argument(
+            help="Run folder, student folder or Hub id to start from.",
+            autocompletion=completing.students,
+        ),
     ] = None,
     gan: Annotated[
         bool, typer.Option("--gan", help="Train against real images, through the teacher.")
     ] = False,
     rewards: Annotated[
         list[str] | None,
-        typer.Option("--reward", metavar="NAME=WEIGHT", help="Train for a reward; repeatable."),
+        typer.Option(
+            "--reward",
+            metavar="NAME=WEIGHT",
+            help="Train for a reward; repeatable.",
+            autocompletion=completing.rewards,
+        ),
     ] = None,
-    preset: PresetOption = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            "--preset",
+            "-p",
+            help="Start from a preset (see `dimo presets list`).",
+            autocompletion=completing.refine_presets,
+        ),
+    ] = None,
     spec: SpecOption = None,
     sets: SetOption = None,
     folder: Annotated[
@@ -54,21 +83,31 @@ def refine(
     ] = None,
     local_dir: LocalDirOption = None,
     dry_run: DryRunOption = False,
+    gpus: GpusOption = None,
+    shard: ShardOption = False,
+    processes: ProcessesOption = None,
+    nodes: NodesOption = 1,
+    node: NodeOption = 0,
+    main: MainOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Refine a one-step student with a GAN, with rewards, or with both."""
+    launch = asked_for(
+        gpus=gpus, shard=shard, processes=processes, nodes=nodes, node=node, main=main
+    )
     given = with_local_dir(sets, local_dir)
     if resume is None:
         plan, target = new_run(student, gan, rewards or [], preset, spec, given, folder)
     else:
         plan, target = continued_run(resume, given, student, gan, rewards, preset, spec, folder)
+    check_launch(launch, plan.spec, has_folder=bool(folder or resume))
     if dry_run:
         from dimo_cli.commands.distill import show_plan
 
-        show_plan(plan, target)
-        return
-    train(plan, target, resuming=resume is not None)
+        show_plan(plan, target, launch)
+    elif not carry_out(launch):
+        train(plan, target, resuming=resume is not None)
 
 
 def new_run(
@@ -85,7 +124,7 @@ def new_run(
     from dimo_cli.errors import SpecError
     from dimo_cli.published_students import look_at_student
     from dimo_cli.specs.refine import RefineSpec
-    from dimo_cli.specs.resolve import Plan, refine_preset_names, resolve_spec
+    from dimo_cli.specs.resolve import refine_preset_names, resolve_spec
 
     if student is None:
         raise SpecError(
@@ -103,25 +142,28 @@ def new_run(
     if preset is None and file is None:
         wanted = f"{teacher}-{kind}"
         preset = wanted if wanted in refine_preset_names() else teacher
-    flags: dict[str, Any] = {"gan": {"enabled": True}} if gan else {}
-    if rewards:
-        flags["reward"] = {"terms": dict(reward_weight(text) for text in rewards)}
     brought = {
-        "start": student,
         "teacher": {"name": teacher, "architecture": dict(manifest.teacher.architecture)},
         "init": manifest.init.model_dump(),
         "student": {"temperature": manifest.temperature},
-        **flags,
     }
-    origin = f"student {student}"
-    plan = resolve_spec(RefineSpec, preset=preset, file=file, sets=sets, base=(origin, brought))
-    own = {"gan.enabled": "flag --gan"}
-    own |= {f"reward.terms.{name}": "flag --reward" for name in plan.spec.reward.terms}
-    origins = {
-        path: own.get(path, known) if known == origin else known
-        for path, known in plan.origins.items()
-    }
-    return Plan(plan.spec, origins), folder or free_folder(Path("runs"), preset or "refined")
+    flags: dict[str, dict[str, Any]] = {"argument STUDENT": {"start": student}}
+    if gan:
+        flags["flag --gan"] = {"gan": {"enabled": True}}
+    for name, weight in map(reward_weight, rewards):
+        flags[f"flag --reward {name}"] = {"reward": {"terms": {name: weight}}}
+    base = (f"student {student}", brought)
+    plan = resolve_spec(RefineSpec, preset=preset, file=file, sets=sets, base=base, flags=flags)
+    check_rewards(plan.spec)
+    return plan, folder or free_folder(Path("runs"), preset or "refined")
+
+
+def check_rewards(spec: RefineSpec) -> None:
+    """Refuse rewards that do not exist, wherever they were named."""
+    from dimo_cli.rewards.registry import check_name
+
+    for name in (*spec.reward.terms, *filter(None, [spec.reward.held_out])):
+        check_name(name)
 
 
 def reward_weight(text: str) -> tuple[str, float]:
@@ -158,10 +200,11 @@ def continued_run(folder: Path, sets: list[str], *others: object) -> tuple[Plan[
 def train(plan: Plan[RefineSpec], folder: Path, resuming: bool) -> None:
     """Refine, then show the closing table."""
     from dimo_cli.commands.distill import show_run
-    from dimo_cli.refining import refine as carry_out  # torch starts here
+    from dimo_cli.refining import refine as work  # torch starts here
 
-    show_run(
-        plan.spec.start or "student",
-        folder,
-        lambda view: carry_out(plan.spec, folder, view, resuming, plan.origins),
-    )
+    with agreed_folder(folder) as agreed:
+        show_run(
+            plan.spec.start or "student",
+            agreed,
+            lambda view: work(plan.spec, agreed, view, resuming, plan.origins),
+        )

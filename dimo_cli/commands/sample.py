@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dimo_cli.commands import completing
 from dimo_cli.commands.options import (
+    ClassOption,
     GuidanceOption,
     JsonOption,
     LocalDirOption,
@@ -56,16 +58,19 @@ def sample(
             "-s",
             help="Run folder, student folder or Hub id; default: a built-in one, `shapes` for "
             "prompts and `digits` for classes.",
+            autocompletion=completing.students,
         ),
     ] = None,
     preset: Annotated[
         str | None,
-        typer.Option("--preset", "-p", help="With --teacher: sample the teacher of this preset."),
+        typer.Option(
+            "--preset",
+            "-p",
+            help="With --teacher: sample the teacher of this preset.",
+            autocompletion=completing.presets,
+        ),
     ] = None,
-    classes: Annotated[
-        list[str] | None,
-        typer.Option("--class", "-c", help="Class by number, WordNet id or name; repeatable."),
-    ] = None,
+    classes: ClassOption = None,
     prompts: Annotated[
         list[str] | None, typer.Option("--prompt", help="Prompt for a text model; repeatable.")
     ] = None,
@@ -180,7 +185,7 @@ def draw(spec: SampleSpec, target: Target, grid_file: Path, folder: Path | None)
     from rich.text import Text
 
     from dimo_cli import interpolating, samplers
-    from dimo_cli.console import images
+    from dimo_cli.console import images, terminal
     from dimo_cli.console.output import out
     from dimo_cli.console.progress import counting
     from dimo_cli.teachers.classes import short_name
@@ -225,7 +230,7 @@ def draw(spec: SampleSpec, target: Target, grid_file: Path, folder: Path | None)
     speed = f"{len(names)} images in {seconds:.2f} s"
     shown = []
     if out.data.is_terminal:
-        shown = [images.draw(pixels[:SHOWN], columns, out.data.width), Text("")]
+        shown = terminal.shown(pixels[:SHOWN], columns, out.data.width)
     out.result(document, Group(*shown, Text(f"{speed}, saved to {grid_file}")))
 
 

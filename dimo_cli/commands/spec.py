@@ -8,7 +8,14 @@ from typing import Annotated
 
 import typer
 
-from dimo_cli.commands.options import JsonOption, PresetOption, SetOption, command, example
+from dimo_cli.commands.options import (
+    JsonOption,
+    PresetOption,
+    QuietOption,
+    SetOption,
+    command,
+    example,
+)
 
 RefineOption = Annotated[
     bool, typer.Option("--refine", help="Of `dimo refine` instead of `dimo distill`.")
@@ -26,6 +33,7 @@ def check(
     sets: SetOption = None,
     refine: RefineOption = False,
     as_json: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Validate a spec file and show where every value that is not the default comes from."""
     from dimo_cli.commands.plan import origins_table

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dimo_cli.commands import completing
 from dimo_cli.commands.options import (
     JsonOption,
     LocalDirOption,
     QuietOption,
     SeedOption,
+    StudentArgument,
     command,
     example,
 )
@@ -39,7 +42,7 @@ EXAMPLES = example(
 
 @command
 def tteo(
-    student: Annotated[str, typer.Argument(help="Run folder, student folder or Hub id.")],
+    student: StudentArgument,
     prompts: Annotated[
         list[str] | None, typer.Option("--prompt", help="What to draw; repeatable.")
     ] = None,
@@ -54,10 +57,17 @@ def tteo(
     ] = "4x4",
     starts: Annotated[int | None, typer.Option("--starts", help="Instead of --budget.")] = None,
     iterations: Annotated[int | None, typer.Option("--iters", help="Instead of --budget.")] = None,
-    rate: Annotated[float, typer.Option("--rate", help="Step size of SGD.")] = 0.2,
+    rate: Annotated[
+        float | None, typer.Option("--rate", help="Step size of SGD; default: the teacher's.")
+    ] = None,
     rewards: Annotated[
         list[str] | None,
-        typer.Option("--reward", metavar="NAME=WEIGHT", help="What is to rise; repeatable."),
+        typer.Option(
+            "--reward",
+            metavar="NAME=WEIGHT",
+            help="What is to rise; repeatable.",
+            autocompletion=completing.rewards,
+        ),
     ] = None,
     decode: Annotated[
         str, typer.Option("--decode", help="The final image: soft codes, or argmax.")
@@ -78,17 +88,22 @@ def tteo(
     values = {
         "starts": BUDGETS[budget][0] if starts is None else starts,
         "iterations": BUDGETS[budget][1] if iterations is None else iterations,
-        "learning_rate": rate,
         "rewards": dict(reward_weight(text) for text in rewards or ()),
         "seed": seed,
         "decode": decode,
+        **({} if rate is None else {"learning_rate": rate}),
     }
-    names = {"iterations": "--iters", "learning_rate": "--rate"}
-    spec = spec_from_flags(TteoSpec, values, names)
+    spec = spec_from_flags(TteoSpec, values, flag_names(values))
     wanted = [*(prompts or ()), *read_prompts(prompts_file)]
     if not wanted:
         raise SpecError("There is no prompt.", 'Add `--prompt "..."` or `--prompts-file FILE`.')
     carry_out(student, wanted, spec, folder, local_dir)
+
+
+def flag_names(values: Mapping[str, Any]) -> dict[str, str]:
+    """How the fields of a spec are called on the command line."""
+    rewards = {f"rewards.{name}": f"--reward {name}" for name in values["rewards"]}
+    return {"iterations": "--iters", "learning_rate": "--rate", **rewards}
 
 
 def read_prompts(file: Path | None) -> list[str]:
@@ -114,13 +129,13 @@ def carry_out(
     from rich.console import Group, RenderableType
     from rich.text import Text
 
-    from dimo_cli.console import images
+    from dimo_cli.console import terminal
     from dimo_cli.console.output import out
     from dimo_cli.console.progress import counting
     from dimo_cli.files import writing_to
     from dimo_cli.hub import HubStore
     from dimo_cli.locking import locked, refuse_if_locked
-    from dimo_cli.optimizing import folder_name, is_finished, keep, optimize_prompt, reward_weights
+    from dimo_cli.optimizing import folder_name, is_finished, keep, optimize_prompt, settled
     from dimo_cli.published_students import open_student
     from dimo_cli.refining import load_rewards
     from dimo_cli.students import LoadOptions
@@ -128,10 +143,10 @@ def carry_out(
     refuse_if_locked(folder)
     place = str(local_dir) if local_dir else None
     student = open_student(student_name, LoadOptions(local_dir=place, say=out.note), True)
-    weights = reward_weights(student, spec)
+    spec = settled(student, spec)
     device = next(student.backbone.parameters()).device
-    models = load_rewards(list(weights), HubStore(local_dir, say=out.note), device)
-    rewards = {name: (models[name], weight) for name, weight in weights.items()}
+    models = load_rewards(list(spec.rewards), HubStore(local_dir, say=out.note), device)
+    rewards = {name: (models[name], weight) for name, weight in spec.rewards.items()}
     documents: list[dict[str, Any]] = []
     views: list[RenderableType] = []
     hint = "Mend that and run the same command again: finished prompts are kept."
@@ -149,7 +164,7 @@ def carry_out(
                 keep(outcome, student, spec, target)
                 if out.data.is_terminal:
                     pair = np.stack([outcome.before, outcome.after])
-                    views += [Text(prompt), images.draw(pair, 2, out.data.width)]
+                    views += [Text(prompt), *terminal.shown(pair, 2, out.data.width)]
             found = json.loads((target / "outcome.json").read_text(encoding="utf-8"))
             documents.append({"folder": str(target), **found})
             views.append(Text(summary(found, spec)))

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from dimo_cli.console.environment import image_protocol
 from dimo_cli.console.images import Pixels, half_blocks
 
 SPARKS = "\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
@@ -90,7 +91,8 @@ class LiveView:
         self.progress.update(self.task, completed=record["step"], speed=speed)
 
     def preview(self, step: int, pixels: Pixels) -> None:
-        self.picture = half_blocks(pixels, self.console.width - 4)
+        if image_protocol() != "none":  # within a panel that moves, only text stays in place
+            self.picture = half_blocks(pixels, self.console.width - 4)
 
     def note(self, message: str) -> None:
         self.console.print(message, markup=False)

@@ -3,17 +3,42 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.theme import Theme
 
+from dimo_cli.console.environment import is_plain
 from dimo_cli.errors import DimoError
+from dimo_cli.redacting import without_secrets
 
+PLAIN_WIDTH = 400  # of tables that no terminal cuts short: a row stays one line for grep and CI
 THEME = Theme({"good": "green", "bad": "bold red", "hint": "cyan", "faint": "dim"})
+
+
+def console(stream: TextIO) -> Console:
+    """A console that writes to a stream as that stream can take it."""
+    wide = not stream.isatty() and "COLUMNS" not in os.environ
+    return Console(
+        file=stream,
+        theme=THEME,
+        highlight=False,
+        soft_wrap=True,
+        force_terminal=False if is_plain(stream) else None,
+        width=PLAIN_WIDTH if wide else None,
+    )
+
+
+def hush_libraries(warnings: bool) -> None:
+    """Turn off the bars, and if asked to the warnings, of libraries that are imported later."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if warnings:
+        for name in ("HF_HUB_VERBOSITY", "TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
+            os.environ.setdefault(name, "error")
 
 
 class Output:
@@ -27,16 +52,18 @@ class Output:
     @property
     def data(self) -> Console:
         """The console of results. Made anew each time, so that redirected streams are honored."""
-        return Console(file=sys.stdout, theme=THEME, highlight=False, soft_wrap=True)
+        return console(sys.stdout)
 
     @property
     def talk(self) -> Console:
         """The console of everything else."""
-        return Console(file=sys.stderr, theme=THEME, highlight=False, soft_wrap=True)
+        return console(sys.stderr)
 
     def start(self, as_json: bool = False, quiet: bool = False) -> None:
         """Begin a command with its output mode."""
         self.as_json, self.quiet, self.silent = as_json, quiet, False
+        if quiet or is_plain(sys.stderr):
+            hush_libraries(quiet)
 
     def silence(self) -> None:
         """Leave everything but errors to another process of the same job."""
@@ -47,9 +74,11 @@ class Output:
         if self.silent:
             return
         if self.as_json:
-            sys.stdout.write(json.dumps(document, indent=2, default=str) + "\n")
+            text = json.dumps(document, indent=2, default=str)
+            sys.stdout.write(without_secrets(text) + "\n")
         elif view is not None:
-            self.data.print(view)
+            shown = without_secrets(view) if isinstance(view, str) else view
+            self.data.print(shown, markup=False)
 
     def text(self, text: str) -> None:
         """Emit text on stdout exactly as it is, so that it can be piped into a file."""
@@ -58,12 +87,12 @@ class Output:
     def note(self, message: str) -> None:
         """Say something in passing."""
         if not self.quiet:
-            self.talk.print(escape(message))
+            self.talk.print(escape(without_secrets(message)))
 
     def hint(self, message: str) -> None:
         """Say what could be done next."""
         if not (self.quiet or self.as_json):
-            self.talk.print(f"[hint]{escape(message)}[/hint]")
+            self.talk.print(f"[hint]{escape(without_secrets(message))}[/hint]")
 
     def error(self, error: DimoError) -> None:
         """Report an error: what is wrong, and what to do next."""

@@ -12,6 +12,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from dimo_cli.errors import SpecError
+
 if TYPE_CHECKING:
     from dimo_cli.evaluating import Evaluation
     from dimo_cli.gates import Gate
@@ -102,6 +104,12 @@ def write_github(evaluation: Evaluation, gates: Sequence[Gate]) -> list[str]:
             file.write("\n".join(lines) + "\n")
     kinds = {True: "notice", False: "error"}
     return [f"::{kinds[gate.passed]} title=dimo eval::{gate.sentence}" for gate in gates]
+
+
+def check_plot(path: Path) -> None:
+    """Refuse another kind of file than is drawn, before anything is measured."""
+    if path.suffix.lower() != ".png":
+        raise SpecError(f"`--plot` is {path}: it must end in .png.", "Charts are PNG files.")
 
 
 def draw_curve(points: Sequence[tuple[float, float]], path: Path, title: str) -> None:

@@ -39,6 +39,7 @@ from dimo_cli.metrics.protocol import Batch
 from dimo_cli.untrusted import ARCHIVE_ERRORS, check_archive, parse_json
 
 MOST_THREADS, NAMES_SHOWN = 16, 3
+MOST_BYTES = 2**30  # of images in memory at once
 LISTED, IN_ORDER = "metadata.jsonl", "captions.txt"
 CAPTION_KEYS = ("prompt", "text")
 
@@ -142,7 +143,7 @@ def natural_order(name: str) -> list[tuple[float, str]]:
 
     Captions are paired by this order; sorted as plain text, most would get another image's.
     """
-    numbers = ((re.match(r"\d+", part), part) for part in name.split("/"))
+    numbers = ((re.match(r"\d{1,300}", part), part) for part in name.split("/"))
     return [(int(found.group()) if found else float("inf"), part) for found, part in numbers]
 
 
@@ -194,6 +195,7 @@ class FolderImages(Images):
     def batches(self, size: int, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
         """A batch ends early where the size of the images changes."""
         indices = range(start, len(self) if stop is None else stop)
+        size = self.at_once(size)
         waiting: list[Pixels] = []
         first = start
         for pixels in ahead(self._pixels, indices, 2 * size):
@@ -203,6 +205,14 @@ class FolderImages(Images):
             waiting.append(pixels)
         if waiting:
             yield self._batch(waiting, first)
+
+    def at_once(self, wanted: int) -> int:
+        """How many images may be in memory: fewer than wanted where they are very large."""
+        largest = max((3 * width * height for width, height in self._sizes()), default=1)
+        return max(1, min(wanted, MOST_BYTES // largest))
+
+    def _sizes(self) -> Iterator[tuple[int, int]]:
+        return ((self.fit.size, self.fit.size) if self.fit else h.size for h in self.headers)
 
     def _pixels(self, index: int) -> Pixels:
         name = self.names[index]

@@ -18,19 +18,22 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dimo_cli.errors import MissingError, SpecError
+from dimo_cli.data.pictures import check_shape
+from dimo_cli.errors import DimoError, MissingError, SpecError
 from dimo_cli.teachers.classes import find_class
 from dimo_cli.teachers.protocol import Teacher
 from dimo_cli.untrusted import parse_json
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
+LONGEST_NUMBER = 10  # digits of a class
 RESIZE = "shorter side by PIL bicubic with antialiasing, center crop, RGB in [-1, 1]"
 CAPTION_COLUMNS = ("caption", "text", "prompt")
 
 
 def prepare(image: Image.Image, size: int) -> Tensor:
     """The recipe RESIZE: an image of any size and mode to [3, size, size]."""
+    check_shape(image.size)
     image = image.convert("RGB")
     shorter = min(image.size)
     width, height = (max(size, round(side * size / shorter)) for side in image.size)
@@ -60,7 +63,7 @@ class Source(ABC):
         """An image at the size the tokenizer takes; a damaged one is refused by name."""
         try:
             return prepare(self.open(index), size)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        except Exception as error:  # of whichever decoder
             raise SpecError(
                 f"`{self.names[index]}` is no readable image: {error}.",
                 "Repair or remove it and run the same command again; finished shards are kept.",
@@ -226,6 +229,8 @@ def list_archives(archives: Sequence[Path], captions: bool) -> Source:
         try:
             with tarfile.open(archive, "r:") as tar:
                 for member in tar:
+                    if member.issparse() or member.size > archive.stat().st_size:
+                        raise tarfile.TarError(f"`{member.name}` claims to be larger than it is")
                     if member.isfile():
                         folder, _, file = member.name.rpartition("/")
                         stem, _, suffix = file.partition(".")
@@ -238,7 +243,9 @@ def list_archives(archives: Sequence[Path], captions: bool) -> Source:
                     names.append(f"{archive.name}:{parts[image].name}")
                     words.append(word_in_archive(tar, parts, captions, f"{archive.name}:{key}"))
                     places.append((archive, parts[image].offset_data, parts[image].size))
-        except tarfile.TarError as error:
+        except DimoError:
+            raise
+        except Exception as error:  # its headers are text and numbers, which can be anything
             raise SpecError(
                 f"`{archive}` is no plain .tar file: {error}.",
                 "Compressed ones are to be unpacked.",
@@ -307,7 +314,7 @@ def class_labels(words: Sequence[str], teacher: Teacher) -> dict[str, int]:
     their sorted order, as is usual for folders; then there must be as many as classes.
     """
     distinct, count = sorted(set(words)), len(teacher.class_names)
-    if all(word.isdecimal() for word in distinct):
+    if all(word.isdecimal() and len(word) < LONGEST_NUMBER for word in distinct):
         labels = {word: int(word) for word in distinct}
         if beyond := [word for word, label in labels.items() if label >= count]:
             raise SpecError(f"Class {beyond[0]} is beyond the {count} classes of the teacher.")

@@ -19,6 +19,9 @@ NOTED = {"L": "grayscale", "LA": "grayscale", "1": "black and white", "CMYK": "C
 PLAIN = ("RGB", "RGBA", "P", "PA")
 DEEP = re.compile(r";16[BLN]")  # what PIL calls two bytes per sample in a file
 Pixels = NDArray[np.uint8]
+# What a few kilobytes can claim: more pixels than any sample has, or a strip that a square is not
+# cut from, but whose short side would be brought up first, and its long side with it.
+MOST_PIXELS, LONGEST = 2**26, 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,8 @@ def read_header(file: BinaryIO, name: str) -> Header:
 
 def problem_of(image: Image.Image) -> str:
     """Why an image that can be opened cannot be measured."""
+    if image.size[0] * image.size[1] > MOST_PIXELS:
+        return "too many pixels for a sample"
     if getattr(image, "n_frames", 1) > 1:
         return "several frames"
     if image.mode.startswith(("I", "F")) or DEEP.search(str(getattr(image, "tile", ""))):
@@ -110,6 +115,12 @@ def read_pixels(file: BinaryIO, name: str, fit: Fit | None = None) -> Pixels:
     return np.array(fit(picture) if fit else picture)
 
 
+def check_shape(size: tuple[int, int]) -> None:
+    """Refuse a picture that is too long and narrow to be made a square."""
+    if max(size) > LONGEST * min(size):
+        raise ValueError(f"{size[0]} x {size[1]} pixels are too long and narrow for a square")
+
+
 @dataclass(frozen=True, slots=True)
 class Fit:
     """How pictures of any size become squares of one size, as some protocols ask for."""
@@ -130,6 +141,7 @@ class Fit:
 
     def __call__(self, picture: Image.Image) -> Image.Image:
         """The square."""
+        check_shape(picture.size)
         width, height = picture.size
         if self.kind == "lanczos":
             side = min(width, height)

@@ -171,10 +171,12 @@ class TokenDataset:
         labels = torch.tensor([int(label) for label in conditions])
         return tokens.to(indices.device), labels.to(indices.device)
 
-    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor | Captions]:
-        """`count` random images, as `rows`, on the generator's device."""
+    def draw(
+        self, count: int, generator: torch.Generator, rows: slice = slice(None)
+    ) -> tuple[Tensor, Tensor | Captions]:
+        """Some `rows` of `count` random images, as `rows`, on the generator's device."""
         chosen = torch.randint(len(self), (count,), generator=generator, device=generator.device)
-        return self.rows(chosen)
+        return self.rows(chosen[rows])
 
     def check(self, teacher: Teacher) -> None:
         """Refuse images that were encoded for another teacher."""

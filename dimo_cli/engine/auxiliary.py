@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+IGNORED = -100  # the target of a slot that is not masked: it teaches nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,16 +30,50 @@ def auxiliary_loss(
 ) -> AuxiliaryLoss:
     """Eq. 1 on the student's tokens, with the soft target of Eq. 19, summed over masked tokens.
 
-    logits [N, V], targets [N], student_logits [N, V] (only needed if soft_weight > 0).
-    The soft part is T^2 KL(student || auxiliary), averaged over the V ids as the released code
-    does; the paper writes the KL the other way round and summed.
+    logits [N, V], targets [N] (`IGNORED` where nothing is masked), student_logits [N, V] (only
+    needed if soft_weight > 0). The soft part is T^2 KL(student || auxiliary), averaged over the V
+    ids as the released code does; the paper writes the KL the other way round and summed.
     """
     logits = logits.float()
-    hard = F.cross_entropy(logits, targets, label_smoothing=label_smoothing, reduction="sum")
+    hard = smoothed_cross_entropy(logits, targets, label_smoothing)
     if soft_weight == 0:
         return AuxiliaryLoss(hard, hard, hard.new_zeros(()))
     assert student_logits is not None
     log_p = (student_logits.float() / temperature).log_softmax(-1)
     log_q = (logits / temperature).log_softmax(-1)
-    soft = temperature**2 * (log_p.exp() * (log_p - log_q)).mean(-1).sum()
+    kl = (log_p.exp() * (log_p - log_q)).mean(-1)
+    soft = temperature**2 * kl.masked_fill(targets == IGNORED, 0).sum()
     return AuxiliaryLoss(soft_weight * soft + (1 - soft_weight) * hard, hard, soft)
+
+
+def smoothed_cross_entropy(logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
+    """The summed cross-entropy of logits [N, V] to targets [N], smoothed over all V ids.
+
+    It keeps one tensor of the logits' size, the gradient itself, where autograd would keep several.
+    """
+    loss: Tensor = _SmoothedCrossEntropy.apply(logits, targets, smoothing)
+    return loss
+
+
+class _SmoothedCrossEntropy(torch.autograd.Function):
+    """Loss and gradient in one pass: softmax(z) - (1 - eps) onehot - eps / V."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+        counts = (targets != IGNORED)[:, None]
+        picked = targets.clamp(min=0)[:, None]
+        log_p = logits.log_softmax(-1)
+        hard, spread = log_p.gather(-1, picked), log_p.mean(-1, keepdim=True)
+        losses = ((smoothing - 1) * hard - smoothing * spread).masked_fill(~counts, 0)
+        gradient = log_p.exp_()
+        if smoothing:
+            gradient.sub_(smoothing / logits.shape[-1])
+        gradient.scatter_add_(-1, picked, gradient.new_full((), smoothing - 1).expand_as(picked))
+        ctx.save_for_backward(gradient.mul_(counts))
+        return losses.sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, upstream: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,) = ctx.saved_tensors  # type: ignore[attr-defined]
+        return upstream * gradient, None, None

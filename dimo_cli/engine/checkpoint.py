@@ -2,7 +2,8 @@
 
 A checkpoint is a folder `step-N` with one safetensors file per network, the rest of the training
 state (optimizers, random generators, counters) in `state.pt`, read with weights_only, and sizes and
-hashes of all of them in `contents.json`, without which none is read.
+hashes of all of them in `contents.json`, without which none is read. Of several ranks the first one
+writes; what is sharded is written by all of them, in pieces.
 """
 
 from __future__ import annotations
@@ -20,10 +21,26 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
+from dimo_cli.engine.pieces import (
+    Pieces,
+    facts_of,
+    fill,
+    sharded_part,
+    whole_part,
+    write_piece,
+)
 from dimo_cli.errors import MissingError
 from dimo_cli.files import file_sha256, fsync_path
+from dimo_cli.ranks import (
+    as_first_says,
+    from_all,
+    is_first,
+    is_lost_connection,
+    own_rank,
+    wait_for_all,
+)
 from dimo_cli.untrusted import check_torch_archive
 
 STEP_FOLDER = re.compile(r"step-(\d+)$")
@@ -48,12 +65,10 @@ def replace_folder(temporary: Path, final: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def write_contents(folder: Path) -> None:
-    """Write down the size and the hash of every file of a checkpoint."""
-    files = {
-        path.name: {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
-        for path in sorted(folder.iterdir())
-    }
+def write_contents(folder: Path, known: Mapping[str, dict[str, Any]] | None = None) -> None:
+    """Write down the size and the hash of every file of a checkpoint; some may be known."""
+    known = known or {}
+    files = {path.name: known.get(path.name) or facts_of(path) for path in sorted(folder.iterdir())}
     (folder / CONTENTS).write_text(json.dumps({"files": files}, indent=1), encoding="utf-8")
 
 
@@ -126,18 +141,34 @@ class CheckpointFolder:
             for path in self.root.glob(pattern):
                 shutil.rmtree(path, ignore_errors=True)
 
-    def save(self, step: int, networks: Mapping[str, nn.Module], state: dict[str, Any]) -> Path:
-        """Write the checkpoint of a step whole, or not at all."""
-        temporary = self.root / f"{TEMPORARY}step-{step}-{os.getpid()}"
+    def save(
+        self,
+        step: int,
+        networks: Mapping[str, nn.Module],
+        state: dict[str, Any],
+        shards: Mapping[str, Mapping[str, Tensor]] | None = None,
+    ) -> Path:
+        """Write the checkpoint of a step whole, or not at all. Every rank has to call this.
+
+        `shards` are further tensors by name, of which each rank holds other rows.
+        """
+        temporary = self.root / as_first_says(f"{TEMPORARY}step-{step}-{os.getpid()}")
         try:
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
-            for name, network in networks.items():
-                save_file(contiguous(network), temporary / f"{name}.safetensors")
-            torch.save(state, temporary / STATE)
-            write_contents(temporary)
-            replace_folder(temporary, self.path(step))
+            if is_first():
+                shutil.rmtree(temporary, ignore_errors=True)
+                temporary.mkdir(parents=True)
+            wait_for_all()
+            known = self.write_pieces(temporary, networks, shards or {})
+            if is_first():
+                for name, network in networks.items():
+                    save_file(whole_part(network), temporary / f"{name}.safetensors")
+                torch.save(state, temporary / STATE)
+                write_contents(temporary, known)
+                replace_folder(temporary, self.path(step))
+            wait_for_all()
         except (OSError, SafetensorError, RuntimeError) as error:  # as they say a full disk
+            if isinstance(error, RuntimeError) and is_lost_connection(error):
+                raise
             shutil.rmtree(temporary, ignore_errors=True)
             reason = " ".join(str(getattr(error, "strerror", None) or error).split())[:200]
             raise MissingError(
@@ -147,24 +178,51 @@ class CheckpointFolder:
             ) from error
         return self.path(step)
 
+    def write_pieces(
+        self,
+        folder: Path,
+        networks: Mapping[str, nn.Module],
+        shards: Mapping[str, Mapping[str, Tensor]],
+    ) -> dict[str, dict[str, Any]]:
+        """Write this rank's rows of what is sharded; returns the facts of all ranks' pieces."""
+        tensors = {name: sharded_part(network) for name, network in networks.items()} | dict(shards)
+        written = {}
+        for name, part in tensors.items():
+            if part:
+                path = write_piece(folder, name, part, *own_rank())
+                written[path.name] = facts_of(path)
+        return {name: facts for files in from_all(written) for name, facts in files.items()}
+
     def load(self, step: int, networks: Mapping[str, nn.Module]) -> dict[str, Any]:
+        """Check a checkpoint, fill the networks from it, and return the rest of the state."""
+        check_contents(self.path(step))
+        return self.read(step, networks)
+
+    def read(self, step: int, networks: Mapping[str, nn.Module]) -> dict[str, Any]:
         """Fill the networks from a checkpoint, strictly, and return the rest of the state."""
         folder = self.path(step)
-        check_contents(folder)
         check_torch_archive(folder / STATE)
         state: dict[str, Any] = torch.load(folder / STATE, map_location="cpu", weights_only=True)
         tensors = {name: load_file(folder / f"{name}.safetensors") for name in networks}
         for name, network in networks.items():
-            network.load_state_dict(tensors[name])
+            fill(network, tensors[name], self.pieces(step, name))
         return state
+
+    def pieces(self, step: int, name: str) -> Pieces:
+        """What the ranks wrote of something that was sharded."""
+        return Pieces(self.path(step), name)
 
     def load_newest(
         self, networks: Mapping[str, nn.Module]
     ) -> tuple[int, dict[str, Any], list[str]]:
         """Load the newest sound checkpoint; also say which newer ones are damaged, and in what.
 
-        Those are set aside under another name, where they take no sound one's place.
+        Those are set aside under another name, where they take no sound one's place. Of several
+        ranks the first one decides.
         """
+        if not is_first():
+            step = as_first_says(0)
+            return step, self.read(step, networks), []
         damaged: dict[Path, str] = {}
         for step in reversed(self.steps()):
             try:
@@ -176,6 +234,7 @@ class CheckpointFolder:
                 continue
             for folder in damaged:
                 set_aside(folder)
+            as_first_says(step)
             return step, state, [f"{path.name} ({reason})" for path, reason in damaged.items()]
         told = ", ".join(f"{path.name} ({reason})" for path, reason in damaged.items())
         raise MissingError(
@@ -193,7 +252,7 @@ class CheckpointFolder:
                 shutil.rmtree(doomed, ignore_errors=True)
 
 
-def contiguous(network: nn.Module) -> dict[str, torch.Tensor]:
+def contiguous(network: nn.Module) -> dict[str, Tensor]:
     """A state dict that safetensors can write."""
     return {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
 

@@ -7,19 +7,22 @@ has a gradient at the logits (Eq. 7) that is handed to the student as if x_tilde
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from dimo_cli.engine.auxiliary import auxiliary_loss
+from dimo_cli.engine.auxiliary import IGNORED, auxiliary_loss
 from dimo_cli.engine.divergence import build_divergence, entropy_logit_gradient, surrogate_loss
+from dimo_cli.engine.draws import Rows, own_generator, samples_among
 from dimo_cli.engine.masking import check_control, draw_ratio, forward_mask, initial_tokens
 from dimo_cli.engine.optimizer import NetworkOptimizer
-from dimo_cli.engine.sampling import chunks, draw_from_hidden, student_hidden
+from dimo_cli.engine.sampling import chunks, draw_from_hidden, rows_at_once, student_hidden
 from dimo_cli.engine.schedules import draw_mask_ratio, guidance_scale, noise_sigma
+from dimo_cli.engine.share import Share, divide, mean_over_ranks
 from dimo_cli.specs.distill import AdaptiveWeight, DistillSpec
 from dimo_cli.teachers.protocol import Backbone, Cond, Teacher
 
@@ -65,30 +68,37 @@ def trainable_copy(teacher: Teacher, spec: DistillSpec) -> Backbone:
     return backbone
 
 
+def log_probs(logits: Tensor, temperature: float) -> Tensor:
+    """log softmax(z / T)."""
+    return (logits if temperature == 1 else logits / temperature).log_softmax(-1)
+
+
 def backward_through_head(
     backbone: Backbone,
     hidden: Tensor,
     rows: Tensor,
     chunk_tokens: int,
-    loss_of: Callable[[Tensor, slice], Tensor],
+    loss_of: Callable[[Callable[[], Tensor], slice], Tensor],
     extra_gradient: Tensor | None = None,
 ) -> Tensor:
     """Backpropagate the sum of chunk losses through head and backbone; returns that sum.
 
     hidden [B, L, D]; rows [N] are positions of its flat form [B L, D]. `loss_of(logits, part)` is
-    the loss of the logits [n, G, V] at rows[part]. No logits outlive their chunk. What other losses
-    ask of the hidden states, `extra_gradient` [B, L, D], joins in the one backward pass.
+    the loss at rows[part], whose logits [n, G, V] exist from when it calls `logits()`, and do not
+    outlive their chunk. What other losses ask of the hidden states, `extra_gradient` [B, L, D],
+    joins in the one backward pass.
     """
     length = hidden.shape[1]
     flat = hidden.detach().flatten(0, 1)
     gradient = torch.zeros_like(flat)
     total = flat.new_zeros((), dtype=torch.float32)
     for part in chunks(len(rows), chunk_tokens):
-        picked = flat[rows[part]].requires_grad_()
-        loss = loss_of(backbone.head(picked, rows[part] % length).float(), part)
+        picked = flat.index_select(0, rows[part]).requires_grad_()
+        head = partial(backbone.head, picked, rows[part] % length)
+        loss = loss_of(lambda head=head: head().float(), part)  # type: ignore[misc]
         loss.backward()
         assert picked.grad is not None
-        gradient[rows[part]] = picked.grad
+        gradient.index_copy_(0, rows[part], picked.grad)
         total += loss.detach()
     gradient = gradient.view_as(hidden)
     hidden.backward(gradient if extra_gradient is None else gradient + extra_gradient)
@@ -104,11 +114,20 @@ class Distillation:
         spec: DistillSpec,
         generator: torch.Generator,
         autocast: Callable[[], AbstractContextManager[None]],
+        share: Share | None = None,
     ) -> None:
-        """A new run: student and auxiliary start as copies of the teacher."""
+        """A new run: student and auxiliary start as copies of the teacher.
+
+        `share` is what this rank computes of each step, and `spec` says how much that is.
+        """
         check_control(teacher.space, spec.init.control, spec.init.control_token)
-        self.teacher, self.spec, self.generator, self.autocast = teacher, spec, generator, autocast
+        self.teacher, self.spec, self.autocast = teacher, spec, autocast
+        self.share = share or divide(spec.train)
+        self.run_generator = generator
+        self.streams: list[Rows] = self.share.streams(generator)
+        self.generator = self.streams[0]
         self.divergence = build_divergence(spec.loss.divergence)
+        self.chunk_tokens = spec.loss.chunk_tokens or rows_at_once(teacher.space)
         teacher.backbone.train(spec.train.dropout)
         self.student = trainable_copy(teacher, spec)
         # Where nothing needs an auxiliary, none takes up memory: its place is held by the student.
@@ -119,18 +138,25 @@ class Distillation:
 
     def step(self, step: int, measure: bool = False) -> StepReport:
         """Update the student once, then the auxiliary; `measure` also fills the slower numbers."""
-        generations, shared, values = [], [], {}
-        for _ in range(self.spec.train.accumulate):
+        generations, paid, values = [], [], {}
+        self.streams = self.share.streams(self.run_generator)
+        for index in range(self.spec.train.accumulate):
+            self.turn_to(index)
             generation = self.generate(step, measure)
             divergence, reuse = self.backward_student(generation, measure)
             generations.append(generation)
-            shared.append(reuse)
+            # At once: kept, the auxiliary's graphs of all passes would be in memory together.
+            paid.append(
+                self.backward_auxiliary(generation, reuse.mask, reuse.hidden) if reuse else None
+            )
         norm = self.student_optimizer.update(step)
         if not norm.isfinite():
+            if any(loss is not None for loss in paid):
+                self.auxiliary_optimizer.forget()
             return StepReport({"student_gradient": norm.item()}, skipped="student")
         losses = []
         for update in range(self.spec.auxiliary.updates if self.uses_auxiliary else 0):
-            loss, aux_norm = self.update_auxiliary(step, update, generations, shared)
+            loss, aux_norm = self.update_auxiliary(step, update, generations, paid)
             if not (loss.isfinite() and aux_norm.isfinite()):
                 return StepReport({"auxiliary_loss": loss.item()}, skipped="auxiliary")
             losses.append(loss)
@@ -154,6 +180,10 @@ class Distillation:
             }
         return StepReport(values)
 
+    def turn_to(self, index: int) -> None:
+        """Draw from now on for one of this rank's passes."""
+        self.generator = self.streams[index]
+
     @property
     def uses_auxiliary(self) -> bool:
         """Whether there is a Di[M]O loss, which an auxiliary serves."""
@@ -161,7 +191,8 @@ class Distillation:
 
     def draw_conditions(self, count: int) -> Cond:
         """The conditions of a batch."""
-        return self.teacher.conditioner.draw(count, self.generator)
+        total, rows = samples_among(count, self.generator)
+        return self.teacher.conditioner.draw_rows(total, own_generator(self.generator), rows)
 
     def see_logit_gradient(self, gradient: Tensor) -> None:
         """Look at a chunk of what Di[M]O asks of the student's logits."""
@@ -213,7 +244,7 @@ class Distillation:
                 self.student,
                 hidden,
                 self.generator,
-                chunk_tokens=self.spec.loss.chunk_tokens,
+                chunk_tokens=self.chunk_tokens,
                 measure=measure,
             )
         return Generation(cond, init_mask, sigma, hidden, drawn.tokens, drawn.entropy, drawn.top1)
@@ -238,20 +269,25 @@ class Distillation:
         with self.autocast():
             weight = self.sample_weights(generation, hidden, teacher_logits, mask)
         weight = weight[rows.div(space.length, rounding_mode="floor")]
+        scale = (slots * weight[:, None])[..., None]
         divergence = torch.zeros((), device=rows.device)
 
-        def loss_of(logits: Tensor, part: slice) -> Tensor:
+        @torch.no_grad()
+        def gradient_at(part: slice) -> Tensor:
             nonlocal divergence
-            with torch.no_grad():
-                log_p = teacher_logits(rows[part]).div(loss.teacher_temperature).log_softmax(-1)
-                log_q = self.auxiliary.head(aux_flat[rows[part]], rows[part] % space.length)
-                log_q = log_q.float().div(loss.auxiliary_temperature).log_softmax(-1)
-                gradient = self.divergence.logit_gradient(log_p, log_q)
-                gradient = gradient * slots[part][..., None] * weight[part][:, None, None]
-                self.see_logit_gradient(gradient)
-                if measure:
-                    divergence += (self.divergence.value(log_p, log_q) * slots[part]).sum()
-            return surrogate_loss(logits, gradient)
+            log_p = log_probs(teacher_logits(rows[part]), loss.teacher_temperature)
+            logits = self.auxiliary.head(aux_flat[rows[part]], rows[part] % space.length)
+            log_q = log_probs(logits.float(), loss.auxiliary_temperature)
+            del logits
+            gradient = self.divergence.logit_gradient(log_p, log_q).mul_(scale[part])
+            self.see_logit_gradient(gradient)
+            if measure:
+                divergence += (self.divergence.value(log_p, log_q) * slots[part]).sum()
+            return gradient
+
+        def loss_of(logits: Callable[[], Tensor], part: slice) -> Tensor:
+            gradient = gradient_at(part)  # first: the student's logits have no part in it
+            return surrogate_loss(logits(), gradient)
 
         with self.autocast():
             if loss.entropy_bonus:
@@ -260,7 +296,7 @@ class Distillation:
                 self.student,
                 hidden,
                 rows,
-                loss.chunk_tokens,
+                self.chunk_tokens,
                 loss_of,
                 generation.extra_gradient,
             )
@@ -272,55 +308,62 @@ class Distillation:
         step: int,
         update: int,
         generations: list[Generation],
-        shared: list[SharedMask | None],
+        paid: Sequence[Tensor | None],
     ) -> tuple[Tensor, Tensor]:
-        """Train the auxiliary on the student's tokens (Eq. 1); returns loss and gradient norm."""
+        """Train the auxiliary on the student's tokens (Eq. 1); returns loss and gradient norm.
+
+        `paid` are the losses that the student's update has backpropagated already.
+        """
         losses = []
         for index, generation in enumerate(generations):
+            done = paid[index] if update == 0 else None
+            if done is not None:
+                losses.append(done)
+                continue
+            self.turn_to(index)
             if self.spec.auxiliary.fresh_samples:
                 generation = self.generate(step, gradients=False)
-            reuse = shared[index] if update == 0 else None
-            if reuse is None:
-                ratio = self.draw_ratio(self.spec.masking.auxiliary, len(generation.tokens))
-                x_tilde, mask = self.mask_again(generation.tokens, ratio)
-                with self.autocast():
-                    seen = self.embeds(self.auxiliary, generation, x_tilde, mask)
-                    hidden = self.hidden(self.auxiliary, seen, generation.cond)
-            else:
-                mask, hidden = reuse.mask, reuse.hidden
+            ratio = self.draw_ratio(self.spec.masking.auxiliary, len(generation.tokens))
+            x_tilde, mask = self.mask_again(generation.tokens, ratio)
+            with self.autocast():
+                seen = self.embeds(self.auxiliary, generation, x_tilde, mask)
+                hidden = self.hidden(self.auxiliary, seen, generation.cond)
             losses.append(self.backward_auxiliary(generation, mask, hidden))
-        return torch.stack(losses).mean(), self.auxiliary_optimizer.update(step)
+        loss, masked = mean_over_ranks(list(torch.stack(losses).mean(0)))
+        return loss / masked, self.auxiliary_optimizer.update(step, 1 / masked)
 
     def backward_auxiliary(self, generation: Generation, mask: Tensor, hidden: Tensor) -> Tensor:
-        """Backpropagate the mean loss over masked slots; returns it."""
+        """Backpropagate the sum of the loss over masked slots, in units of all slots of a step.
+
+        Returns that sum and the share of masked slots [2]. Their ratio is the mean loss; it is
+        taken over the whole step, so that no pass and no rank counts more than another.
+        """
         spec, space = self.spec.auxiliary, self.teacher.space
         rows = mask.any(-1).flatten().nonzero().squeeze(-1)
-        slots, targets = mask.flatten(0, 1)[rows], generation.tokens.flatten(0, 1)[rows]
+        targets = generation.tokens.masked_fill(~mask, IGNORED).flatten(0, 1)[rows]
         student_flat = generation.hidden.detach().flatten(0, 1)
-        count = mask.sum()
+        slots = mask.numel() * self.spec.train.accumulate
 
-        def loss_of(logits: Tensor, part: slice) -> Tensor:
+        def loss_of(logits: Callable[[], Tensor], part: slice) -> Tensor:
             soft_target = None
             if spec.soft_weight:
                 with torch.no_grad():
-                    soft_target = self.student.head(
-                        student_flat[rows[part]], rows[part] % space.length
-                    )[slots[part]]
+                    positions = rows[part] % space.length
+                    soft_target = self.student.head(student_flat[rows[part]], positions)
+                    soft_target = soft_target.flatten(0, 1)
             loss = auxiliary_loss(
-                logits[slots[part]],
-                targets[part][slots[part]],
+                logits().flatten(0, 1),
+                targets[part].flatten(),
                 soft_target,
                 spec.soft_weight,
                 spec.soft_temperature,
                 spec.label_smoothing,
             )
-            return loss.total / (count * self.spec.train.accumulate)
+            return loss.total / slots
 
         with self.autocast():
-            total = backward_through_head(
-                self.auxiliary, hidden, rows, self.spec.loss.chunk_tokens, loss_of
-            )
-        return total * self.spec.train.accumulate
+            total = backward_through_head(self.auxiliary, hidden, rows, self.chunk_tokens, loss_of)
+        return torch.stack([total * self.spec.train.accumulate, mask.float().mean()])
 
     def draw_ratio(self, schedule: str, count: int) -> Tensor:
         """Mask ratios r_t [B] within the limits of the spec."""
@@ -348,7 +391,7 @@ class Distillation:
         flat, slots = generation.hidden.detach().flatten(0, 1), mask.flatten(0, 1)
         rows = torch.arange(B * L, device=flat.device)
         parts = []
-        for part in chunks(B * L, self.spec.loss.chunk_tokens):
+        for part in chunks(B * L, self.chunk_tokens):
             with torch.no_grad():
                 probs = self.student.head(flat[part], rows[part] % L).float().softmax(-1)
             # A sum over thousands of small probabilities is not for half precision.
@@ -388,7 +431,7 @@ class Distillation:
                 return conditional
             unconditional = backbone.head(flat[rows + len(flat) // 2], rows % length).float()
             s = scale[rows.div(length, rounding_mode="floor")][:, None, None]
-            return unconditional + s * (conditional - unconditional)
+            return conditional.sub_(unconditional).mul_(s).add_(unconditional)
 
         return project
 
@@ -421,7 +464,7 @@ class Distillation:
         B, L, _ = hidden.shape
         flat, rows = hidden.detach().flatten(0, 1), torch.arange(B * L, device=hidden.device)
         gaps = []
-        for part in chunks(B * L, self.spec.loss.chunk_tokens):
+        for part in chunks(B * L, self.chunk_tokens):
             student = self.student.head(flat[part], rows[part] % L).float().softmax(-1)
             teacher = teacher_logits(rows[part]).div(self.spec.loss.teacher_temperature)
             gaps.append((student - teacher.softmax(-1)).abs().mean((-1, -2)))
@@ -437,11 +480,12 @@ class Distillation:
         }[self.spec.loss.reduction]
         scale = self.spec.loss.entropy_bonus / (B * self.spec.train.accumulate * divisor)
 
-        def loss_of(logits: Tensor, part: slice) -> Tensor:
-            return surrogate_loss(logits, -scale * entropy_logit_gradient(logits.detach()))
+        def loss_of(logits: Callable[[], Tensor], part: slice) -> Tensor:
+            found = logits()
+            return surrogate_loss(found, -scale * entropy_logit_gradient(found.detach()))
 
         rows = torch.arange(B * L, device=hidden.device)
         graph_kept = hidden.detach().requires_grad_()
-        backward_through_head(self.student, graph_kept, rows, self.spec.loss.chunk_tokens, loss_of)
+        backward_through_head(self.student, graph_kept, rows, self.chunk_tokens, loss_of)
         assert graph_kept.grad is not None
         hidden.backward(graph_kept.grad, retain_graph=True)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from dimo_cli.errors import SpecError, did_you_mean
-from dimo_cli.specs import distill as specs
+from dimo_cli.specs import divergences as specs
 
 LARGEST_LOG_RATIO = 30.0  # exp(30) is the largest ratio u a generator f is asked for
 
@@ -35,12 +35,18 @@ class FDivergence(ABC):
 
     @abstractmethod
     def score(self, log_p: Tensor, log_q: Tensor) -> Tensor:
-        """s = q (f(u) - u f'(u)), up to a multiple of q, which the gradient cancels."""
+        """s = q (f(u) - u f'(u)), up to a multiple of q, which the gradient cancels.
+
+        A new tensor, which `logit_gradient` may overwrite.
+        """
 
     def logit_gradient(self, log_p: Tensor, log_q: Tensor) -> Tensor:
-        """Gradient of the divergence at the logits of q (Eq. 18)."""
+        """Gradient of the divergence at the logits of q (Eq. 18).
+
+        In place where it can be: at a large vocabulary every copy counts.
+        """
         s = self.score(log_p, log_q)
-        return s - log_q.exp() * s.sum(-1, keepdim=True)
+        return s.sub_(log_q.exp().mul_(s.sum(-1, keepdim=True)))
 
 
 class ForwardKL(FDivergence):
@@ -50,7 +56,7 @@ class ForwardKL(FDivergence):
         return (log_p.exp() * (log_p - log_q)).sum(-1)
 
     def score(self, log_p: Tensor, log_q: Tensor) -> Tensor:
-        return -log_p.exp()
+        return log_p.exp().neg_()
 
 
 class ReverseKL(FDivergence):
@@ -198,7 +204,7 @@ class _GivenGradient(torch.autograd.Function):
         ctx: torch.autograd.function.FunctionCtx, logits: Tensor, gradient: Tensor
     ) -> Tensor:
         ctx.save_for_backward(gradient)
-        return 0.5 * gradient.square().sum()
+        return 0.5 * torch.dot(gradient.flatten(), gradient.flatten())
 
     @staticmethod
     def backward(

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dimo_cli.engine.draws import Source, normal, uniform
 from dimo_cli.engine.masking import exact_mask
 from dimo_cli.errors import SpecError
 from dimo_cli.teachers.protocol import Backbone, Cond, Teacher, TokenSpace
@@ -34,13 +35,13 @@ def generator_loss(fake_logits: Tensor) -> Tensor:
 
 
 def augmentation_mask(
-    space: TokenSpace, count: int, lowest: float, highest: float, generator: torch.Generator
+    space: TokenSpace, count: int, lowest: float, highest: float, generator: Source
 ) -> Tensor:
     """Masks [B, L, G] at ratios r ~ U[lowest, highest], one ratio a sample.
 
     Real and fake embeddings are to get the same mask (H.3), so it is drawn apart from both.
     """
-    ratio = torch.rand(count, generator=generator, device=generator.device)
+    ratio = uniform((count,), generator)
     ratio = lowest + (highest - lowest) * ratio
     slots = space.length * space.groups
     mask = exact_mask(torch.round(ratio * slots).long(), slots, generator)
@@ -167,9 +168,7 @@ class Discriminator(nn.Module):
             nn.Linear(width, 1),
         )
 
-    def forward(
-        self, embeds: Tensor, cond: Cond, generator: torch.Generator | None = None
-    ) -> Tensor:
+    def forward(self, embeds: Tensor, cond: Cond, generator: Source | None = None) -> Tensor:
         """Logits [B] of embeddings [B, L, D]; `generator` draws the feature noise of training."""
         _, tapped = self.backbone.hidden(embeds, cond, self.taps)
         # Layers differ in scale by far: heads and noise are to find the same in all of them.
@@ -181,8 +180,8 @@ class Discriminator(nn.Module):
         return logits.squeeze(-1)
 
 
-def noise_like(tensor: Tensor, generator: torch.Generator | None) -> Tensor:
+def noise_like(tensor: Tensor, generator: Source | None) -> Tensor:
     """Standard Gaussian noise of a tensor's shape, from the run's own generator."""
     if generator is None:
         raise ValueError("feature noise needs the run's generator")
-    return torch.randn(tensor.shape, generator=generator, device=tensor.device, dtype=tensor.dtype)
+    return normal(tensor.shape, generator, tensor.dtype)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dimo_cli.engine.draws import Source, integers, normal, uniform
 from dimo_cli.errors import SpecError
 from dimo_cli.teachers.plans import SCHEDULES
 from dimo_cli.teachers.protocol import Tokenizer, TokenSpace
@@ -15,23 +16,21 @@ def masked_count(ratio: Tensor, length: int) -> Tensor:
     return torch.round(length * ratio).long().clamp(1, length)
 
 
-def exact_mask(counts: Tensor, length: int, generator: torch.Generator) -> Tensor:
+def exact_mask(counts: Tensor, length: int, generator: Source) -> Tensor:
     """A mask [B, length] with exactly `counts` [B] uniformly chosen true entries per row."""
-    order = torch.rand(len(counts), length, generator=generator, device=generator.device).argsort(
-        -1
-    )
+    order = uniform((len(counts), length), generator).argsort(-1)
     ranks = torch.empty_like(order).scatter_(
         -1, order, torch.arange(length, device=order.device).expand_as(order)
     )
     return ranks < counts[:, None].to(order.device)
 
 
-def bernoulli_mask(ratio: Tensor, length: int, generator: torch.Generator) -> Tensor:
+def bernoulli_mask(ratio: Tensor, length: int, generator: Source) -> Tensor:
     """A mask [B, length] that takes each entry apart with probability `ratio` [B].
 
     A row that came out empty gets one entry: a sample without a masked token teaches nothing.
     """
-    scores = torch.rand(len(ratio), length, generator=generator, device=generator.device)
+    scores = uniform((len(ratio), length), generator)
     mask = scores < ratio[:, None].to(scores.device)
     lowest = torch.zeros_like(mask).scatter_(-1, scores.argmin(-1, keepdim=True), True)
     return torch.where(mask.any(-1, keepdim=True), mask, lowest)
@@ -40,12 +39,12 @@ def bernoulli_mask(ratio: Tensor, length: int, generator: torch.Generator) -> Te
 def draw_ratio(
     schedule: str,
     count: int,
-    generator: torch.Generator,
+    generator: Source,
     lowest: float = 0.0,
     highest: float = 1.0,
 ) -> Tensor:
     """Draw t ~ U[0, 1] for `count` samples and return their mask ratios r_t [B]."""
-    u = torch.rand(count, generator=generator, device=generator.device)
+    u = uniform((count,), generator)
     return SCHEDULES[schedule](u).clamp(lowest, highest)
 
 
@@ -53,7 +52,7 @@ def forward_mask(
     tokens: Tensor,
     ratio: Tensor,
     mask_id: int,
-    generator: torch.Generator,
+    generator: Source,
     exact: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Sample x_tilde ~ q(. | x_theta): tokens [B, L, G] masked at `ratio` [B], and the mask."""
@@ -66,17 +65,16 @@ def forward_mask(
     return tokens.masked_fill(mask, mask_id), mask
 
 
-def random_tokens(space: TokenSpace, count: int, generator: torch.Generator) -> Tensor:
+def random_tokens(space: TokenSpace, count: int, generator: Source) -> Tensor:
     """Uniformly random image tokens [B, L, G]."""
-    shape = (count, space.length, space.groups)
-    return torch.randint(space.codes, shape, generator=generator, device=generator.device)
+    return integers(space.codes, (count, space.length, space.groups), generator)
 
 
 def initial_tokens(
     space: TokenSpace,
     count: int,
     mask_ratio: float,
-    generator: torch.Generator,
+    generator: Source,
     control: str = "none",
     control_token: int | None = None,
     tokenizer: Tokenizer | None = None,
@@ -93,18 +91,14 @@ def initial_tokens(
     if control == "encoded_noise":
         assert tokenizer is not None
         shape = (count, 3, space.image_size, space.image_size)
-        noise = torch.randn(shape, generator=generator, device=generator.device)
-        tokens = tokenizer.encode(noise)
+        tokens = tokenizer.encode(normal(shape, generator))
         return tokens, torch.zeros_like(tokens, dtype=torch.bool)
     tokens = random_tokens(space, count, generator)  # also drawn for a source: the mask stays
     if source is not None:
         tokens = source.to(tokens.device).expand_as(tokens)
     if control == "random_class_tokens":
         classes = class_tokens(space)
-        drawn = torch.randint(
-            len(classes), tokens.shape, generator=generator, device=generator.device
-        )
-        tokens = classes.start + drawn
+        tokens = classes.start + integers(len(classes), tokens.shape, generator)
     filler = space.mask_id
     if control == "fixed_image_token":
         filler = space.codes // 2 if control_token is None else control_token

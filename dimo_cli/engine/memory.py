@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import resource
 import sys
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from functools import partial
 
 import torch
-from torch import Tensor
 
+from dimo_cli.engine.distill import Distillation
+from dimo_cli.engine.refine import Refinement, Rewards
+from dimo_cli.engine.sampling import rows_at_once
 from dimo_cli.specs.distill import DistillSpec
-from dimo_cli.teachers.protocol import Backbone, Cond, Teacher
+from dimo_cli.specs.refine import RefineSpec
+from dimo_cli.teachers.protocol import Cond, Teacher
 
-FLOAT = 4
+MOST_CHUNKS = 32  # a rehearsal goes through; larger batches follow from smaller ones
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +32,14 @@ class MemoryEstimate:
     logits: int
 
     @property
+    def parts(self) -> dict[str, int]:
+        """All parts by name."""
+        return asdict(self)
+
+    @property
     def total(self) -> int:
         """All of it."""
-        return self.weights + self.gradients_and_optimizers + self.activations + self.logits
+        return sum(self.parts.values())
 
 
 def peak_memory(device: torch.device) -> int:
@@ -45,29 +55,6 @@ def blank_cond(teacher: Teacher, count: int) -> Cond:
     return teacher.conditioner.blank(count).to("meta")
 
 
-def saved_bytes(backbone: Backbone, teacher: Teacher, batch: int) -> int:
-    """Bytes that autograd keeps for one forward pass of `batch` samples, on the meta device."""
-    space = teacher.space
-    meta = copy.deepcopy(backbone).to("meta").requires_grad_(True)
-    kept: dict[int, int] = {}
-    weights = {parameter.untyped_storage()._cdata for parameter in meta.parameters()}
-
-    def remember(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in weights:
-            kept[storage._cdata] = storage.nbytes()
-            alive.append(tensor)
-        return tensor
-
-    alive: list[Tensor] = []  # a freed storage's address could be handed out again
-    shape = (batch, space.length, space.groups)
-    tokens = torch.zeros(shape, dtype=torch.long, device="meta")
-    cond = blank_cond(teacher, batch)
-    with torch.autograd.graph.saved_tensors_hooks(remember, lambda tensor: tensor):
-        meta.hidden(meta.embed(tokens), cond)
-    return sum(kept.values())
-
-
 def machine_memory() -> tuple[str, int]:
     """Where a run would go, and how many bytes are there."""
     if torch.cuda.is_available():
@@ -76,41 +63,100 @@ def machine_memory() -> tuple[str, int]:
 
 
 def advice_to_fit(
-    teacher: Teacher, spec: DistillSpec, estimate: MemoryEstimate, available: int
+    teacher: Teacher,
+    spec: DistillSpec,
+    estimate: MemoryEstimate,
+    available: int,
+    rewards: Callable[[RefineSpec], Rewards] = lambda spec: {},
+    processes: int = 1,
 ) -> str | None:
-    """What to change so that a run fits into `available` bytes; None if it fits as it is."""
+    """What to change so that a run fits into `available` bytes; None if it fits as it is.
+
+    `spec` and `estimate` are those of each of the `processes`.
+    """
     if estimate.total <= available:
         return None
     for checkpointing in sorted({spec.train.gradient_checkpointing, True}):
         train = spec.train.model_copy(update={"gradient_checkpointing": checkpointing})
-        changed = estimate_memory(teacher, spec.model_copy(update={"train": train}))
+        changed = estimate
+        if train != spec.train:
+            changed = estimate_memory(teacher, spec.model_copy(update={"train": train}), rewards)
         spare = available - (changed.total - changed.activations)
         most = int(spare / (changed.activations / spec.train.batch_size))
         if most >= 1:
             samples = spec.train.batch_size * spec.train.accumulate
             batch = max(size for size in range(1, most + 1) if samples % size == 0)
-            passes = samples // batch
+            passes = samples * processes // batch
             extra = " --set train.gradient_checkpointing=true" if checkpointing else ""
             return f"Use `--set train.batch_size={batch} --set train.accumulate={passes}{extra}`."
     fixed = estimate.weights + estimate.gradients_and_optimizers
-    return f"The weights and optimizers alone need {fixed / 2**30:.0f} GiB: use a larger GPU."
+    return (
+        f"The weights and optimizers alone need {fixed / 2**30:.0f} GiB: use a larger GPU, "
+        "or several with `--gpus N --shard`."
+    )
 
 
-def estimate_memory(teacher: Teacher, spec: DistillSpec) -> MemoryEstimate:
-    """Peak memory of a distillation step: four networks, two of them trained."""
-    backbone = copy.deepcopy(teacher.backbone).to("meta")
-    backbone.gradient_checkpointing = spec.train.gradient_checkpointing
-    count = sum(parameter.numel() for parameter in backbone.parameters())
-    frozen = backbone.embedding_parameters() if spec.student.freeze_embeddings else []
-    trained = count - sum(parameter.numel() for parameter in frozen)
-    space, batch = teacher.space, spec.train.batch_size
-    activations = saved_bytes(backbone, teacher, batch)
-    rows = min(spec.loss.chunk_tokens, batch * space.length)
-    # A chunk of logits is held as teacher, auxiliary and student logits, their logs and gradient.
-    copies = 7 if spec.teacher.guidance.needs_null else 6
-    return MemoryEstimate(
-        weights=4 * count * FLOAT,
-        gradients_and_optimizers=2 * 3 * trained * FLOAT,
-        activations=activations,  # of one pass: each pass is backpropagated before the next
-        logits=copies * rows * space.groups * space.vocab * FLOAT,
+def estimate_memory(
+    teacher: Teacher,
+    spec: DistillSpec,
+    rewards: Callable[[RefineSpec], Rewards] = lambda spec: {},
+    on_gpu: bool | None = None,
+) -> MemoryEstimate:
+    """Peak memory of a step, rehearsed on tensors without memory.
+
+    `rewards` makes the blank rewards of a refinement. `on_gpu` says where the run would be; None:
+    where it would be on this machine.
+    """
+    if on_gpu is None:
+        on_gpu = torch.cuda.is_available() and spec.train.device != "cpu"
+    half = spec.train.precision == "bf16" or (spec.train.precision == "auto" and on_gpu)
+    most = MOST_CHUNKS * chunk_rows(teacher, spec)
+    batch, small = spec.train.batch_size, max(1, most // teacher.space.length // 2)
+    make = partial(make_method, rewards=rewards)
+    if batch <= 2 * small:
+        return at_batch(teacher, spec, make, batch, half)
+    one, two = (at_batch(teacher, spec, make, size, half).parts for size in (small, 2 * small))
+    # Whatever grows with the batch does so in proportion, once there are several chunks.
+    share = (batch - small) / small
+    grown = {name: round(part + share * (two[name] - part)) for name, part in one.items()}
+    return MemoryEstimate(**grown)
+
+
+def chunk_rows(teacher: Teacher, spec: DistillSpec) -> int:
+    """Positions whose logits exist at a time."""
+    return spec.loss.chunk_tokens or rows_at_once(teacher.space)
+
+
+def at_batch(
+    teacher: Teacher, spec: DistillSpec, make: Callable[..., Distillation], batch: int, half: bool
+) -> MemoryEstimate:
+    """The estimate at a batch that is rehearsed as it is; further passes add what each keeps."""
+    from dimo_cli.engine.rehearsal import rehearse  # fake tensors take a second to import
+
+    train = spec.train.model_copy(update={"batch_size": batch, "accumulate": 1})
+    build = partial(make, spec.model_copy(update={"train": train}))
+    found = rehearse(teacher, build, half, most_rows=2 * chunk_rows(teacher, spec))
+    return MemoryEstimate(**found.of_passes(spec.train.accumulate))
+
+
+def make_method(
+    spec: DistillSpec,
+    teacher: Teacher,
+    generator: torch.Generator,
+    autocast: Callable[[], AbstractContextManager[None]],
+    rewards: Callable[[RefineSpec], Rewards],
+) -> Distillation:
+    """The method of a spec, with stand-ins for what it would load."""
+    from dimo_cli.engine.rehearsal import BlankImages
+
+    if not isinstance(spec, RefineSpec):
+        return Distillation(teacher, spec, generator, autocast)
+    return Refinement(
+        teacher,
+        spec,
+        generator,
+        autocast,
+        start=teacher.backbone,
+        data=BlankImages(teacher) if spec.gan.enabled else None,
+        rewards=rewards(spec),
     )

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from dimo_cli.engine.schedules import warmup_factor
+from dimo_cli.engine.sharding import is_sharded, local, own_rows
 from dimo_cli.specs.distill import OptimizerSpec
+
+BUCKET = 2**25  # bytes of gradients that are sent at once
 
 
 class NetworkOptimizer:
@@ -17,10 +22,16 @@ class NetworkOptimizer:
     def __init__(self, network: nn.Module, spec: OptimizerSpec) -> None:
         self.spec = spec
         self.scale = 1.0
+        self.follow(network)
+
+    def follow(self, network: nn.Module) -> None:
+        """Begin anew with a network's parameters, of which it moves what this rank holds."""
+        spec = self.spec
         self.parameters = [p for p in network.parameters() if p.requires_grad]
+        self.own = [own_parameter(parameter) for parameter in self.parameters]
         kind = torch.optim.Adam if spec.kind == "adam" else torch.optim.AdamW
         self.optimizer = kind(
-            self.parameters,
+            self.own,
             lr=spec.learning_rate,
             betas=(spec.beta1, spec.beta2),
             eps=spec.eps,
@@ -28,33 +39,93 @@ class NetworkOptimizer:
             fused=True,
         )
 
-    def update(self, step: int) -> Tensor:
-        """Clip and apply the accumulated gradient; returns its norm before clipping.
+    def update(self, step: int, factor: Tensor | None = None) -> Tensor:
+        """Clip and apply the accumulated gradient, times `factor`; returns its norm before that.
 
         A gradient that is not finite is thrown away instead: the caller reads it off the norm.
         """
-        average_over_ranks(self.parameters)
-        norm = torch.nn.utils.get_total_norm(
-            [p.grad for p in self.parameters if p.grad is not None]
-        )
+        average_over_ranks([p for p in self.parameters if not is_sharded(p)])
+        for parameter, own in zip(self.parameters, self.own, strict=True):
+            if own is not parameter:
+                own.grad = None if parameter.grad is None else local(parameter.grad)
+        if factor is not None:
+            torch._foreach_mul_([own.grad for own in self.own if own.grad is not None], factor)
+        norm = self.norm()
         if norm.isfinite():
             if self.spec.clip_norm is not None:
-                torch.nn.utils.clip_grads_with_norm_(self.parameters, self.spec.clip_norm, norm)
+                torch.nn.utils.clip_grads_with_norm_(self.own, self.spec.clip_norm, norm)
             rate = self.spec.learning_rate * self.scale
             for group in self.optimizer.param_groups:
                 group["lr"] = rate * warmup_factor(step, self.spec.warmup_steps)
             self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.forget()
         return norm
 
-    def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint needs to continue exactly."""
-        return {"optimizer": self.optimizer.state_dict(), "scale": self.scale}
+    def forget(self) -> None:
+        """Throw the accumulated gradient away."""
+        for parameter in (*self.parameters, *self.own):
+            parameter.grad = None
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state_dict`."""
-        self.optimizer.load_state_dict(state["optimizer"])
+    def norm(self) -> Tensor:
+        """The norm of the whole gradient, the same in every rank."""
+        pairs = zip(self.parameters, self.own, strict=True)
+        found = [(p, own.grad) for p, own in pairs if own.grad is not None]
+        norm = torch.nn.utils.get_total_norm([g for p, g in found if not is_sharded(p)])
+        if not any(is_sharded(parameter) for parameter in self.parameters):
+            return norm
+        shards = torch.nn.utils.get_total_norm([g for p, g in found if is_sharded(p)])
+        squares = shards.square()
+        dist.all_reduce(squares)
+        return (norm.square() + squares).sqrt()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint needs to continue exactly, without the moments of sharded weights."""
+        saved = self.optimizer.state_dict()
+        saved["state"] = {
+            index: {name: value for name, value in fields.items() if not self.spreads(index, value)}
+            for index, fields in saved["state"].items()
+        }
+        return {"optimizer": saved, "scale": self.scale}
+
+    def shards(self) -> dict[str, Tensor]:
+        """The moments of sharded weights, as far as this rank holds them."""
+        state = self.optimizer.state_dict()["state"]
+        return {
+            f"{index}.{name}": value
+            for index, fields in state.items()
+            for name, value in fields.items()
+            if self.spreads(index, value)
+        }
+
+    def spreads(self, index: int, value: Tensor) -> bool:
+        """Whether a part of the state of a parameter is spread over the ranks as that is."""
+        return value.ndim > 0 and is_sharded(self.parameters[index])
+
+    def load_state_dict(
+        self, state: dict[str, Any], read: Callable[[int, Tensor], dict[str, Tensor]] | None = None
+    ) -> None:
+        """Continue from `state_dict`; `read` finds what of a parameter's moments is elsewhere."""
+        saved = state["optimizer"]
+        fields = {
+            index: {
+                **{name: self.own_part(index, value) for name, value in known.items()},
+                **(read(index, self.parameters[index]) if read else {}),
+            }
+            for index, known in saved["state"].items()
+        }
+        self.optimizer.load_state_dict({**saved, "state": fields})
         self.scale = state["scale"]
+
+    def own_part(self, index: int, value: Tensor) -> Tensor:
+        """What this rank needs of a whole part of the state."""
+        return value[own_rows(self.parameters[index])] if self.spreads(index, value) else value
+
+
+def own_parameter(parameter: nn.Parameter) -> nn.Parameter:
+    """What this rank holds of a parameter, as a parameter in the same memory."""
+    if not is_sharded(parameter):
+        return parameter
+    return nn.Parameter(local(parameter.detach()))
 
 
 def average_over_ranks(parameters: list[nn.Parameter]) -> None:
@@ -62,12 +133,29 @@ def average_over_ranks(parameters: list[nn.Parameter]) -> None:
 
     By hand rather than by DistributedDataParallel: the chunked head runs outside any wrapper.
     """
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+    if not (dist.is_available() and dist.is_initialized()):
         return
-    for parameter in parameters:
-        if parameter.grad is not None:
-            torch.distributed.all_reduce(parameter.grad)
-            parameter.grad /= torch.distributed.get_world_size()
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    for bucket in buckets(gradients, BUCKET):
+        together = torch.cat([gradient.flatten() for gradient in bucket])
+        dist.all_reduce(together)
+        together /= dist.get_world_size()
+        parts = together.split([gradient.numel() for gradient in bucket])
+        torch._foreach_copy_(bucket, [p.view_as(g) for p, g in zip(parts, bucket, strict=True)])
+
+
+def buckets(tensors: list[Tensor], size: int) -> Iterator[list[Tensor]]:
+    """Consecutive tensors of one type, in groups of at most `size` bytes or of a single one."""
+    bucket: list[Tensor] = []
+    filled = 0
+    for tensor in tensors:
+        if bucket and (filled + tensor.nbytes > size or tensor.dtype != bucket[0].dtype):
+            yield bucket
+            bucket, filled = [], 0
+        bucket.append(tensor)
+        filled += tensor.nbytes
+    if bucket:
+        yield bucket
 
 
 class Ema:
@@ -77,8 +165,8 @@ class Ema:
         self.network = average.requires_grad_(False).eval()
         pairs = zip(average.parameters(), source.parameters(), strict=True)
         moving = [(mean, now) for mean, now in pairs if now.requires_grad]
-        self.means: list[Tensor] = [mean for mean, _ in moving]
-        self.sources: list[Tensor] = [now for _, now in moving]
+        self.means: list[Tensor] = [local(mean.detach()) for mean, _ in moving]
+        self.sources: list[Tensor] = [local(now.detach()) for _, now in moving]
 
     @torch.no_grad()
     def update(self, decay: float) -> None:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from dimo_cli.engine.distill import Distillation, Generation, SharedMask, StepReport
+from dimo_cli.engine.draws import own_generator, samples_among, stacked
 from dimo_cli.engine.gan import (
     Discriminator,
     augmentation_mask,
@@ -27,6 +28,7 @@ from dimo_cli.engine.gan import (
 from dimo_cli.engine.optimizer import NetworkOptimizer
 from dimo_cli.engine.relax import estimate, one_hots, relaxed
 from dimo_cli.engine.sampling import draw_tokens
+from dimo_cli.engine.share import Share, mean_over_ranks
 from dimo_cli.specs.refine import RefineSpec
 from dimo_cli.teachers.protocol import Backbone, Cond, Teacher
 
@@ -36,8 +38,10 @@ NORM_MEMORY = 0.9  # of the running gradient norms behind an automatic weight
 class RealTokens(Protocol):
     """Real images as tokens, with what they are images of."""
 
-    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Cond]:
-        """Random tokens [B, L, G] and their conditions, on the generator's device."""
+    def draw(
+        self, count: int, generator: torch.Generator, rows: slice = slice(None)
+    ) -> tuple[Tensor, Cond]:
+        """`rows` of `count` random tokens [B, L, G] and their conditions, where they were drawn."""
 
 
 Rewards = Mapping[str, tuple[Callable[[Tensor, Sequence[str]], Tensor], float]]
@@ -77,6 +81,7 @@ class Refinement(Distillation):
         spec: RefineSpec,
         generator: torch.Generator,
         autocast: Callable[[], AbstractContextManager[None]],
+        share: Share | None = None,
         *,
         start: Backbone,
         data: RealTokens | None = None,
@@ -84,13 +89,13 @@ class Refinement(Distillation):
     ) -> None:
         """The student starts from `start`; the auxiliary starts from the teacher, as in Di[M]O."""
         self.refine, self.data, self.rewards = spec, data, rewards or {}
-        super().__init__(teacher, spec, generator, autocast)
+        super().__init__(teacher, spec, generator, autocast, share)
         self.student.load_state_dict(start.state_dict())
         self.steps_done = 0
         self.norms = {name: RunningNorm() for name in ("distill", "gan", "reward")}
         self.seen: dict[str, float] = {}
         self.judged: list[Judged] = []
-        self.squares = torch.zeros(())
+        self.squares: dict[str, Tensor] = {}
         self.real: Tensor | None = None
         self.discriminator: Discriminator | None = None
         if spec.gan.enabled:
@@ -129,12 +134,13 @@ class Refinement(Distillation):
         """Real and generated images share their conditions (H.3), so the data decides them."""
         if self.discriminator is None or self.data is None:
             return super().draw_conditions(count)
-        self.real, cond = self.data.draw(count, self.generator)
+        total, rows = samples_among(count, self.generator)
+        self.real, cond = self.data.draw(total, own_generator(self.generator), rows)
         return cond
 
     def step(self, step: int, measure: bool = False) -> StepReport:
         """Update student, auxiliary and discriminator, in the order of Algorithm 1."""
-        self.steps_done, self.judged = step, []
+        self.steps_done, self.judged, self.squares = step, [], {}
         return super().step(step, measure)
 
     def backward_student(
@@ -145,14 +151,24 @@ class Refinement(Distillation):
         if not self.refine.distill_weight:
             generation.hidden.backward(generation.extra_gradient)
             return torch.zeros((), device=generation.tokens.device), None
-        self.squares = torch.zeros((), device=generation.tokens.device)
-        found = super().backward_student(generation, measure)
-        # Of one pass: its share of an accumulated step is not part of the comparison.
-        self.norms["distill"].see(self.squares.sqrt().item() * self.spec.train.accumulate)
-        return found
+        return super().backward_student(generation, measure)
 
     def see_logit_gradient(self, gradient: Tensor) -> None:
-        self.squares += gradient.square().sum()
+        self.see_squares("distill", gradient * self.spec.train.accumulate)
+
+    def see_squares(self, name: str, gradient: Tensor) -> None:
+        """Add what a loss asks of a pass's logits, as the mean over its samples, to its norm."""
+        self.squares[name] = self.squares.get(name, 0) + gradient.square().sum()
+
+    def see_norms(self) -> None:
+        """Remember how much each loss asked of all logits of the step, in whichever rank."""
+        names = sorted(self.squares)
+        ranks = self.share.samples // (self.share.batch * self.share.passes)
+        for name, squares in zip(
+            names, mean_over_ranks([self.squares[name] for name in names]), strict=True
+        ):
+            passes = self.share.passes * ranks
+            self.norms[name].see(math.sqrt(squares.item() * ranks) / passes)
 
     def sample_weights(self, *args: Any) -> Tensor:
         """w(t) of each sample, times the weight of the Di[M]O loss."""
@@ -179,7 +195,7 @@ class Refinement(Distillation):
                     self.refine.relax.temperature,
                 )
                 (gradient,) = torch.autograd.grad(surrogate / len(flat), flat)
-                self.norms[name].see(gradient.norm().item())
+                self.see_squares(name, gradient)
                 self.seen[f"{name}_loss"] = values.mean().item()
                 total += self.weight_of(name) * gradient
             logits.backward(total / self.spec.train.accumulate)
@@ -244,6 +260,7 @@ class Refinement(Distillation):
 
     def update_others(self, step: int) -> StepReport:
         """Train the discriminator (Eq. 7): real and fake under the same masks and conditions."""
+        self.see_norms()
         values = dict(self.seen)
         values |= {
             f"{name}_norm": norm.value
@@ -254,14 +271,17 @@ class Refinement(Distillation):
             values["gan_weight"] = self.weight_of("gan")
         if self.discriminator is None:
             return StepReport(values)
-        for judged in self.judged:
+        for index, judged in enumerate(self.judged):
+            self.turn_to(index)
             mask = self.draw_mask(len(judged.real))
             with self.autocast():
                 both = torch.cat([self.masked(judged.real, mask), self.masked(judged.fake, mask)])
                 cond = Cond.cat([judged.cond, judged.cond])
-                real, fake = self.discriminator(both, cond, self.generator).float().chunk(2)
+                source = stacked(self.generator, 2)
+                real, fake = self.discriminator(both, cond, source).float().chunk(2)
                 loss = discriminator_loss(real, fake)
                 (loss / len(self.judged)).backward()
+        (loss,) = mean_over_ranks([loss])
         norm = self.discriminator_optimizer.update(step)
         if not (norm.isfinite() and loss.isfinite()):
             return StepReport({"discriminator_loss": loss.item()}, skipped="discriminator")

@@ -16,14 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dimo_cli.engine.draws import Source
 from dimo_cli.engine.sampling import draw_tokens, gumbel
 
 Estimator = Literal["soft", "gumbel_st", "reinforce"]
 
 
-def relaxed(
-    kind: Estimator, logits: Tensor, generator: torch.Generator, temperature: float = 1.0
-) -> Tensor:
+def relaxed(kind: Estimator, logits: Tensor, generator: Source, temperature: float = 1.0) -> Tensor:
     """Weights [..., V] to put into `embed_probs` or `decode_probs`, in float32 at least.
 
     soft: the probabilities themselves, so that embeddings become their expectation (Eq. 3).
@@ -49,7 +48,7 @@ def estimate(
     kind: Estimator,
     logits: Tensor,
     objective: Callable[[Tensor], Tensor],
-    generator: torch.Generator,
+    generator: Source,
     temperature: float = 1.0,
     baseline: Tensor | float | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -77,7 +76,7 @@ def per_sample(values: Tensor, logits: Tensor) -> Tensor:
 def score_function(
     logits: Tensor,
     objective: Callable[[Tensor], Tensor],
-    generator: torch.Generator,
+    generator: Source,
     baseline: Tensor | float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """REINFORCE (Eq. 13): f(tokens) - baseline times the gradient of log p(tokens).

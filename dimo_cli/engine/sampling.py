@@ -5,30 +5,31 @@ Every draw comes from the caller's generator, and no logits of a position outliv
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from dimo_cli.engine.draws import Source, chunks, exponential, sourced_chunks
 from dimo_cli.engine.masking import initial_tokens
 from dimo_cli.engine.schedules import middle_mask_ratio, perturb_embeddings
 from dimo_cli.specs.distill import InitSpec
 from dimo_cli.teachers.protocol import Backbone, Cond, Tokenizer, TokenSpace
 
 CHUNK_TOKENS = 8192  # positions whose logits exist at a time
+CHUNK_LOGITS = 2**21  # and how many of these at most, where training chooses
 
 
-def chunks(count: int, size: int) -> Iterator[slice]:
-    """Consecutive slices of at most `size` that cover `count` rows."""
-    return (slice(start, min(start + size, count)) for start in range(0, count, size))
+def rows_at_once(space: TokenSpace) -> int:
+    """Positions whose logits make a chunk of a few megabytes."""
+    return max(1, min(CHUNK_TOKENS, CHUNK_LOGITS // (space.groups * space.vocab)))
 
 
 def filter_logits(
     logits: Tensor, temperature: float = 1.0, top_k: int = 0, top_p: float = 0.0
 ) -> Tensor:
     """Divide by the temperature, then keep the top k, then the smallest set of mass top_p."""
-    logits = logits / temperature
+    logits = logits if temperature == 1 else logits / temperature
     if top_k:
         kth = logits.topk(min(top_k, logits.shape[-1])).values[..., -1:]
         logits = logits.masked_fill(logits < kth, -torch.inf)
@@ -40,15 +41,15 @@ def filter_logits(
     return logits
 
 
-def gumbel(shape: torch.Size, generator: torch.Generator) -> Tensor:
+def gumbel(shape: torch.Size, generator: Source) -> Tensor:
     """Standard Gumbel noise: adding it to logits and taking the argmax draws from their softmax."""
-    exponential = torch.empty(shape, device=generator.device).exponential_(generator=generator)
-    return -exponential.log()
+    return exponential(shape, generator).log_().neg_()
 
 
-def draw_tokens(logits: Tensor, generator: torch.Generator) -> Tensor:
+def draw_tokens(logits: Tensor, generator: Source) -> Tensor:
     """Draw one token per distribution of logits [..., V] by the Gumbel-max trick."""
-    return (logits.float() + gumbel(logits.shape, generator).to(logits.device)).argmax(-1)
+    noise = gumbel(logits.shape, generator).to(logits.device)
+    return noise.add_(logits.float()).argmax(-1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ class Drawn:
 def draw_from_hidden(
     backbone: Backbone,
     hidden: Tensor,
-    generator: torch.Generator,
+    generator: Source,
     *,
     temperature: float = 1.0,
     top_k: int = 0,
@@ -80,13 +81,17 @@ def draw_from_hidden(
     flat = hidden.detach().flatten(0, 1)
     positions = torch.arange(L, device=flat.device).repeat(B)
     tokens, entropy, top1 = [], 0.0, 0.0
-    for part in chunks(B * L, chunk_tokens):
+
+    def row() -> torch.Size:
+        return backbone.head(flat[:1], positions[:1]).shape[1:]
+
+    for part, source in sourced_chunks(B * L, chunk_tokens, generator, row):
         logits = backbone.head(flat[part], positions[part]).float()
         if measure:
             log_p = logits.log_softmax(-1)
             entropy -= (log_p.exp() * log_p).sum().item()
             top1 += log_p.amax(-1).exp().sum().item()
-        tokens.append(draw_tokens(filter_logits(logits, temperature, top_k, top_p), generator))
+        tokens.append(draw_tokens(filter_logits(logits, temperature, top_k, top_p), source))
     drawn = torch.cat(tokens).view(B, L, -1)
     if not measure:
         return Drawn(drawn)
@@ -103,7 +108,7 @@ def token_noise(space: TokenSpace, count: int, generator: torch.Generator) -> Te
 
 
 def student_hidden(
-    backbone: Backbone, tokens: Tensor, cond: Cond, sigma: float, generator: torch.Generator
+    backbone: Backbone, tokens: Tensor, cond: Cond, sigma: float, generator: Source
 ) -> Tensor:
     """The student's only pass: noisy token embeddings to hidden states [B, L, D]."""
     hidden = backbone.hidden(perturb_embeddings(backbone.embed(tokens), sigma, generator), cond)

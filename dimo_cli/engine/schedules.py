@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from dimo_cli.engine.draws import Source, normal, own_generator, uniform
 from dimo_cli.specs.distill import FixedNoise, FixedRatio, RandomRatio, TeacherGuidance, WarmupNoise
 
 
@@ -40,19 +41,18 @@ def add_noise(embeds: Tensor, sigma: float, noise: Tensor) -> Tensor:
     return sigma * noise.to(embeds) + math.sqrt(1 - sigma**2) * embeds
 
 
-def perturb_embeddings(embeds: Tensor, sigma: float, generator: torch.Generator) -> Tensor:
+def perturb_embeddings(embeds: Tensor, sigma: float, generator: Source) -> Tensor:
     """Embeddings with noise n ~ N(0, I), drawn where the generator is."""
     if sigma == 0:
         return embeds
-    noise = torch.randn(embeds.shape, generator=generator, device=generator.device)
-    return add_noise(embeds, sigma, noise)
+    return add_noise(embeds, sigma, normal(embeds.shape, generator))
 
 
-def draw_mask_ratio(spec: FixedRatio | RandomRatio, generator: torch.Generator) -> float:
+def draw_mask_ratio(spec: FixedRatio | RandomRatio, generator: Source) -> float:
     """r_init of this step, the same for the whole batch."""
     if isinstance(spec, FixedRatio):
         return spec.value
-    u = torch.rand((), generator=generator, device=generator.device).item()
+    u = uniform((), own_generator(generator)).item()
     return spec.low + (spec.high - spec.low) * u
 
 

@@ -3,31 +3,38 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import Accelerator
 from torch import nn
 
+from dimo_cli.engine.accelerator import make_accelerator
 from dimo_cli.engine.checkpoint import CheckpointFolder, random_state, restore_random_state
 from dimo_cli.engine.distill import Distillation
 from dimo_cli.engine.memory import peak_memory
 from dimo_cli.engine.optimizer import Ema
+from dimo_cli.engine.runlog import RunLog
 from dimo_cli.engine.schedules import ema_decay
-from dimo_cli.engine.watcher import Watcher
+from dimo_cli.engine.sharding import gather, local, shard_blocks, sharding_plugin
+from dimo_cli.engine.share import divide, local_train, mean_over_ranks
+from dimo_cli.engine.tracking import Tracking
+from dimo_cli.engine.watcher import Bystander, Watcher
 from dimo_cli.errors import DivergedError, MissingError, SpecError
-from dimo_cli.files import write_whole_text
-from dimo_cli.ranks import own_rank
-from dimo_cli.specs.distill import DistillSpec, TrainSpec
+from dimo_cli.ranks import as_first_says, from_all, is_first, largest
+from dimo_cli.specs.distill import DistillSpec
+from dimo_cli.specs.explain import leaves
 from dimo_cli.teachers.protocol import Backbone, Teacher
+
+if TYPE_CHECKING:
+    from accelerate import FullyShardedDataParallelPlugin
 
 
 class Interrupted(Exception):
@@ -51,51 +58,6 @@ class Progress:
     best_step: int | None = None
 
 
-def make_accelerator(
-    spec: TrainSpec, tracker: str = "none", folder: Path | None = None
-) -> Accelerator:
-    """The accelerator of a spec: device, autocast and tracker.
-
-    Several processes are refused before any of them waits for the others.
-    """
-    refuse_several(own_rank()[1])
-    if tracker != "none" and find_spec(tracker) is None:
-        raise MissingError(
-            f"`monitor.tracker` is {tracker}, but its package is not installed.",
-            f"Install it with `pip install 'dimo-cli[{tracker}]'` or "
-            f"`pipx inject dimo-cli {tracker}`.",
-        )
-    if spec.device == "cuda" and not torch.cuda.is_available():
-        raise SpecError(
-            "`train.device` is cuda, but no CUDA device is visible.",
-            "Use `--set train.device=auto`, or run `dimo doctor` to see why.",
-        )
-    on_cuda = torch.cuda.is_available() and spec.device != "cpu"
-    if spec.precision == "bf16" and not on_cuda:
-        raise SpecError(
-            "`train.precision` is bf16, but the run would be on a CPU, where bf16 is very slow.",
-            "Use `--set train.precision=fp32`.",
-        )
-    bf16 = spec.precision == "bf16" or (spec.precision == "auto" and on_cuda)
-    accelerator = Accelerator(
-        cpu=spec.device == "cpu",
-        mixed_precision="bf16" if bf16 else "no",
-        log_with=None if tracker == "none" else tracker,
-        project_dir=folder,
-    )
-    refuse_several(accelerator.num_processes)
-    return accelerator
-
-
-def refuse_several(processes: int) -> None:
-    """Refuse to train in more than one process."""
-    if processes > 1:
-        raise SpecError(
-            "Training in several processes is not supported yet.",
-            "Run one process and raise `train.accumulate` instead.",
-        )
-
-
 class Trainer:
     """Runs a distillation from its first step, or from its newest checkpoint, to its last."""
 
@@ -108,19 +70,34 @@ class Trainer:
         method: Callable[..., Distillation] | None = None,
     ) -> None:
         """`method` builds what is trained: Di[M]O alone, or a refinement."""
-        self.spec, self.folder, self.watcher = spec, folder, watcher
+        self.spec, self.folder = spec, folder
+        self.watcher = watcher if is_first() else Bystander(watcher)
         self.accelerator = make_accelerator(spec.train, spec.monitor.tracker, folder)
-        device = self.accelerator.device
-        self.generator = torch.Generator(device)
-        self.generator.manual_seed(spec.train.seed + self.accelerator.process_index)
-        torch.manual_seed(spec.train.seed + self.accelerator.process_index)
+        device, world = self.accelerator.device, self.accelerator.num_processes
+        self.rank = self.accelerator.process_index
+        share = divide(spec.train, self.rank, world)
+        own_spec = spec.model_copy(update={"train": local_train(spec.train, share)})
+        plugin = sharding_plugin(spec)
+        # The same in every rank, as samples get the same draws whichever rank computes them.
+        self.generator = torch.Generator(device).manual_seed(spec.train.seed)
+        torch.manual_seed(spec.train.seed)
         teacher.to(device)
-        build = method or Distillation
-        self.distillation = build(teacher, spec, self.generator, self.accelerator.autocast)
-        self.ema = Ema(copy.deepcopy(self.distillation.student), self.distillation.student)
+        self.distillation = (method or Distillation)(
+            teacher, own_spec, self.generator, self.accelerator.autocast, share
+        )
+        if self.rank:
+            torch.manual_seed(spec.train.seed + self.rank)  # of dropout, which is each rank's own
+        average = copy.deepcopy(self.distillation.student)
+        if plugin is not None:
+            self.shard(average, plugin)
+        self.ema = Ema(average, self.distillation.student)
+        self.is_sharded = plugin is not None
         self.checkpoints = CheckpointFolder(folder / "checkpoints")
+        self.tracking = Tracking(spec.monitor.tracker, self.accelerator, folder)
+        self.run_log = RunLog(folder / "log.jsonl")
         self.progress = Progress()
-        self.stop_signal: int | None = None
+        self.stop_signal = 0
+        self.launcher = os.getppid()
         if spec.train.compile:
             for backbone in (
                 teacher.backbone,
@@ -128,6 +105,15 @@ class Trainer:
                 self.distillation.auxiliary,
             ):
                 backbone.hidden = torch.compile(backbone.hidden)  # type: ignore[method-assign]
+
+    def shard(self, average: Backbone, plugin: FullyShardedDataParallelPlugin) -> None:
+        """Spread student, auxiliary and average over all ranks, before any step."""
+        distillation = self.distillation
+        for backbone in {distillation.student, distillation.auxiliary, average}:
+            shard_blocks(backbone, plugin)
+        distillation.student_optimizer.follow(distillation.student)
+        if distillation.uses_auxiliary:
+            distillation.auxiliary_optimizer.follow(distillation.auxiliary)
 
     def networks(self) -> dict[str, nn.Module]:
         """The networks whose weights change."""
@@ -139,8 +125,12 @@ class Trainer:
         return {"teacher": teacher.backbone, "tokenizer": teacher.tokenizer}
 
     def unsound(self) -> list[str]:
-        """The networks that have a weight that is not finite; no step ever heals one."""
-        return names_of_unsound({**self.frozen(), **self.networks()})
+        """The networks that have a weight that is not finite, in whichever rank.
+
+        No step ever heals one.
+        """
+        found = from_all(names_of_unsound({**self.frozen(), **self.networks()}))
+        return list(dict.fromkeys(name for names in found for name in names))
 
     def begin(self, resume: bool) -> None:
         """Be at the first step, or where a run stopped."""
@@ -150,36 +140,41 @@ class Trainer:
                 " that are not finite: its file is damaged.",
                 "Copy or download it again.",
             )
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.checkpoints.tidy()
-        if resume and (self.checkpoints.steps() or (self.folder / "log.jsonl").exists()):
+        if is_first():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.checkpoints.tidy()
+        has_begun = bool(self.checkpoints.steps() or self.run_log.path.exists())
+        if resume and as_first_says(has_begun):
             self.restore()
             return
         if resume:
             self.watcher.on_note("It was stopped before its first checkpoint: it starts again.")
-        self.watcher.look(0, self.averaged)
+        if self.watcher.looks_at(0):
+            self.watcher.look(0, self.averaged)
         self.save()
 
     def run(self, resume: bool = False) -> Backbone:
         """Train to the last step and return the averaged student."""
         self.begin(resume)
-        self.accelerator.init_trackers("dimo")
+        config = {leaf.path: leaf.value for leaf in leaves(self.spec)}
+        self.tracking.start(config, self.progress.step, self.watcher.on_note)
         self.watcher.on_start(self.progress.step)
         try:
             with self.catch_signals():
                 while self.progress.step < self.spec.train.steps:
                     self.train_one_step()
-                    if self.stop_signal is not None:
+                    reason = self.watcher.should_stop()
+                    number, is_over = largest(self.asked_to_stop(), int(reason is not None))
+                    if number:
                         self.save_sound()
                         step = self.checkpoints.steps()[-1]
-                        raise Interrupted(self.stop_signal, step, self.checkpoints.path(step))
-                    reason = self.watcher.should_stop()
-                    if reason is not None and self.save_sound():
-                        self.watcher.on_note(reason)
+                        raise Interrupted(number, step, self.checkpoints.path(step))
+                    if is_over and self.save_sound():
+                        self.watcher.on_note(reason or "")
                         break
         finally:
             self.distillation.teacher.backbone.eval()  # its dropout may have been on
-        self.accelerator.end_training()
+            self.tracking.finish()
         return self.averaged
 
     def train_one_step(self) -> None:
@@ -201,26 +196,37 @@ class Trainer:
         progress.step = done
         seconds = time.perf_counter() - started
         save_due = done % train.checkpoint_every == 0 or last
-        values = dict(report.values)
-        if monitor.fid_every and (done % monitor.fid_every == 0 or last):
-            values["fid"] = self.watcher.measure_fid(done, self.averaged)
+        preview_due = done % monitor.preview_every == 0 or last
+        fid_due = bool(monitor.fid_every) and (done % monitor.fid_every == 0 or last)
+        look_due = self.watcher.looks_at(done)
+        values = mean_values(report.values)
+        shown = self.averaged if preview_due or fid_due or look_due else self.distillation.student
+        if fid_due:
+            values["fid"] = as_first_says(self.watcher.measure_fid(done, shown))
             best = math.inf if progress.best_fid is None else progress.best_fid
             if values["fid"] < best:
                 progress.best_fid, progress.best_step = values["fid"], done
                 save_due = True
-        looked = self.watcher.look(done, self.averaged)
-        values |= looked
-        if log_due or looked or "fid" in values:
+        if look_due:
+            values |= self.watcher.look(done, shown)
+        if log_due or look_due or fid_due:
             self.log(values, seconds)
-        if done % monitor.preview_every == 0 or last:
-            self.watcher.on_preview(done, self.averaged)
+        if preview_due:
+            self.watcher.on_preview(done, shown)
         if save_due:
             self.save_sound()
 
     @property
     def averaged(self) -> Backbone:
-        """The generator as it stands: the averaged student."""
-        return self.ema.network  # type: ignore[return-value]
+        """The generator as it stands: the averaged student, whole in the first rank.
+
+        Where it is sharded, every rank has to ask for it at the same time.
+        """
+        if not self.is_sharded:
+            return self.ema.network  # type: ignore[return-value]
+        whole = copy.deepcopy(self.distillation.teacher.backbone).eval() if is_first() else None
+        gather(self.ema.network, whole)
+        return whole or self.distillation.teacher.backbone
 
     def note_skipped(self, network: str) -> bool:
         """Count a step whose numbers were not finite; roll back where skipping will not help.
@@ -296,9 +302,12 @@ class Trainer:
             "method": self.distillation.state(),
             "watcher": self.watcher.state(),
             "random": random_state(self.generator),
+            "random_of_ranks": from_all(random_state(self.generator)),
         }
-        path = self.checkpoints.save(self.progress.step, self.networks(), state)
-        self.checkpoints.prune(self.spec.train.keep_checkpoints, self.progress.best_step)
+        shards = {f"{n}_optimizer": o.shards() for n, o in self.distillation.optimizers().items()}
+        path = self.checkpoints.save(self.progress.step, self.networks(), state, shards)
+        if is_first():
+            self.checkpoints.prune(self.spec.train.keep_checkpoints, self.progress.best_step)
         return path
 
     def restore(self) -> None:
@@ -314,17 +323,26 @@ class Trainer:
                 "Give a larger `--set train.steps=`, or start a new run.",
             )
         for name, optimizer in self.distillation.optimizers().items():
-            optimizer.load_state_dict(state[f"{name}_optimizer"])
+            moments = self.checkpoints.pieces(step, f"{name}_optimizer").moments
+            optimizer.load_state_dict(state[f"{name}_optimizer"], moments)
         self.distillation.load_state(state.get("method", {}))
         self.watcher.load_state(state.get("watcher", {}))
+        self.restore_random(state)
+        if is_first():
+            self.run_log.truncate(self.progress.step)
+
+    def restore_random(self, state: dict[str, Any]) -> None:
+        """Draw on as before; with another number of ranks, only dropout is seeded anew."""
+        known = state.get("random_of_ranks", [state["random"]])
+        if len(known) == self.accelerator.num_processes:
+            restore_random_state(known[self.rank], self.generator)
+            return
         restore_random_state(state["random"], self.generator)
-        self.truncate_log()
+        torch.manual_seed(self.spec.train.seed + 1_000_003 * self.progress.step + self.rank)
 
     def log(self, values: dict[str, float], seconds: float) -> None:
         """Append a line to log.jsonl and show it."""
-        samples = (
-            self.spec.train.batch_size * self.spec.train.accumulate * self.accelerator.num_processes
-        )
+        samples = self.spec.train.batch_size * self.spec.train.accumulate
         record = {
             "step": self.progress.step,
             **{name: value if math.isfinite(value) else None for name, value in values.items()},
@@ -333,26 +351,28 @@ class Trainer:
             "skipped": self.progress.skipped,
             "rollbacks": self.progress.rollbacks,
         }
-        with (self.folder / "log.jsonl").open("a") as file:
-            file.write(json.dumps(record) + "\n")
+        if is_first():
+            self.run_log.append(record)
         numbers = {name: value for name, value in record.items() if value is not None}
-        self.accelerator.log(numbers, step=self.progress.step)
+        self.tracking.log(numbers, self.progress.step)
         self.watcher.on_log(record)
 
-    def truncate_log(self) -> None:
-        """Drop log lines of steps after the checkpoint: they will be written again."""
-        path = self.folder / "log.jsonl"
-        if path.exists():
-            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-            kept = [line for line in lines if _step_of(line) <= self.progress.step]
-            write_whole_text(path, "".join(f"{line}\n" for line in kept))
+    def asked_to_stop(self) -> int:
+        """The signal that asks this process to stop, or 0.
+
+        Without the launcher that started it, a rank has nobody left who would end it.
+        """
+        if self.accelerator.num_processes > 1 and os.getppid() != self.launcher:
+            return signal.SIGTERM
+        return self.stop_signal
 
     @contextmanager
     def catch_signals(self) -> Iterator[None]:
         """Let SIGINT and SIGTERM end the current step first; a second SIGINT ends it at once."""
 
         def remember(number: int, frame: object) -> None:
-            if self.stop_signal is not None:
+            # Schedulers may well repeat a SIGTERM; who presses Ctrl-C twice means it.
+            if number == self.stop_signal == signal.SIGINT:
                 raise KeyboardInterrupt
             self.stop_signal = number
 
@@ -373,18 +393,19 @@ def names_of_unsound(networks: Mapping[str, nn.Module]) -> list[str]:
     return [
         name
         for name, network in networks.items()
-        if not all(parameter.isfinite().all() for parameter in network.parameters())
+        if not all(local(parameter).isfinite().all() for parameter in network.parameters())
     ]
+
+
+def mean_values(values: Mapping[str, float]) -> dict[str, float]:
+    """The mean of each value over all ranks, which have the same names."""
+    names = sorted(values)
+    means = mean_over_ranks([torch.tensor(values[name], dtype=torch.float64) for name in names])
+    found = {name: mean.item() for name, mean in zip(names, means, strict=True)}
+    return {name: found[name] for name in values}
 
 
 def optimizer_path(network: str) -> str:
     """Where a network's optimizer is in the spec."""
     paths = {"discriminator": "gan.optimizer", "ema": "student.optimizer"}
     return paths.get(network, f"{network}.optimizer")
-
-
-def _step_of(line: str) -> float:
-    try:
-        return int(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return math.inf  # a line cut short by a crash

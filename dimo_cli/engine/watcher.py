@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Protocol
 
 from dimo_cli.teachers.protocol import Backbone
@@ -22,8 +23,11 @@ class Watcher(Protocol):
     def measure_fid(self, step: int, student: Backbone) -> float:
         """FID of the averaged student."""
 
+    def looks_at(self, step: int) -> bool:
+        """Whether it is time to look; asked at step 0 as well."""
+
     def look(self, step: int, student: Backbone) -> dict[str, float]:
-        """Further numbers for the log, where it is time for them; called at step 0 as well."""
+        """Further numbers for the log."""
 
     def should_stop(self) -> str | None:
         """Why to end the run, if there is a reason to."""
@@ -36,3 +40,37 @@ class Watcher(Protocol):
 
     def on_note(self, message: str) -> None:
         """Something happened that the user should know: a skipped step, a rollback."""
+
+
+class Bystander:
+    """Who looks on in every rank but the first: silent, and with the same timetable."""
+
+    def __init__(self, watcher: Watcher) -> None:
+        self.looks_at = watcher.looks_at
+
+    def on_start(self, step: int) -> None:
+        return
+
+    def on_log(self, record: dict[str, Any]) -> None:
+        return
+
+    def on_preview(self, step: int, student: Backbone) -> None:
+        return
+
+    def measure_fid(self, step: int, student: Backbone) -> float:
+        return math.nan
+
+    def look(self, step: int, student: Backbone) -> dict[str, float]:
+        return {}
+
+    def should_stop(self) -> str | None:
+        return None
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        return
+
+    def on_note(self, message: str) -> None:
+        return

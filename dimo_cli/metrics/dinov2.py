@@ -18,7 +18,14 @@ from dimo_cli.metrics.protocol import FeatureNetwork, Features
 from dimo_cli.metrics.resize import pil_bicubic
 from dimo_cli.rewards.clip_network import renamed
 from dimo_cli.rewards.networks import VisionSizes, VisionTransformer
-from dimo_cli.teachers.blueprint import HubFile, Published, StateDict, fill, on_meta
+from dimo_cli.teachers.blueprint import (
+    HubFile,
+    Published,
+    StateDict,
+    described_by,
+    fill,
+    on_meta,
+)
 
 REPO = "facebook/dinov2-large"
 SIDE, PATCH = 224, 14
@@ -62,10 +69,11 @@ class Dinov2Features(FeatureNetwork):
 
 def load_dinov2(store: HubStore) -> Dinov2Features:
     """The network with the published weights, from the Hub, a mirror or a local folder."""
-    sizes = read_sizes(store)
+    with described_by(CONFIG):
+        sizes = read_sizes(store)
+        network = on_meta(lambda: VisionTransformer(sizes))
     published = Published(WEIGHTS, convert=our_names)
     file, located = store.first(published)
-    network = on_meta(lambda: VisionTransformer(sizes))
     try:
         fill(network, store.weights(published), f"`{file}`")
     except MissingError as error:

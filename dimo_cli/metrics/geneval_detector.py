@@ -24,7 +24,7 @@ from dimo_cli.metrics.geneval import CLASSES, COLORS, Box, Detection, Rules
 from dimo_cli.rewards.clip import ClipReward, in_folder, load_clip
 from dimo_cli.rewards.clip_network import ClipSizes
 from dimo_cli.rewards.protocol import RewardCard
-from dimo_cli.teachers.blueprint import HubFile, Published
+from dimo_cli.teachers.blueprint import HubFile, Published, described_by
 from dimo_cli.teachers.clip_text import open_clip_tokens
 
 if TYPE_CHECKING:
@@ -191,14 +191,15 @@ def load_mask2former(store: HubStore) -> nn.Module:
     from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation
 
     config, weights = store.config(CONFIG), store.weights(WEIGHTS)
-    kind, labels = config.get("model_type"), len(config.get("id2label", CLASSES))
+    with described_by(CONFIG):
+        kind, labels = config.get("model_type"), len(config.get("id2label", CLASSES))
     if kind != "mask2former" or labels != len(CLASSES):
         raise MissingError(
             f"`{CONFIG}` is of a {kind} with {labels} classes, not of a mask2former with "
             f"{len(CLASSES)}.",
             "GenEval needs a detector of COCO's instances.",
         )
-    with library_is_quiet():
+    with library_is_quiet(), described_by(CONFIG):
         network, report = Mask2FormerForUniversalSegmentation.from_pretrained(
             None,
             config=Mask2FormerConfig.from_dict(config),

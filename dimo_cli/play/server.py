@@ -36,6 +36,7 @@ from dimo_cli.errors import DimoError, MissingError
 from dimo_cli.play.studio import Say, Studio
 from dimo_cli.specs.flags import spec_from_flags
 from dimo_cli.specs.play import LABELS, Ask, DrawAsk, TeacherAsk, TteoAsk
+from dimo_cli.untrusted import parse_json
 
 LOOPBACK_NAMES = ["localhost", "127.0.0.1", "[::1]"]
 MOST_CONNECTIONS = 64
@@ -152,7 +153,7 @@ async def read_json(request: Request) -> dict[str, Any]:
         if len(body) > LARGEST_REQUEST:
             raise Refused(413, f"The request is larger than {LARGEST_REQUEST:,} bytes.")
     try:
-        values = json.loads(body)
+        values = parse_json(body)
     except ValueError:
         raise Refused(400, "The request is not valid JSON.") from None
     if not isinstance(values, dict):

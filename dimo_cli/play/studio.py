@@ -21,7 +21,7 @@ from dimo_cli.console.images import Pixels, enlarge, png_bytes
 from dimo_cli.engine.schedules import middle_mask_ratio
 from dimo_cli.errors import SpecError
 from dimo_cli.hub import HubStore
-from dimo_cli.optimizing import optimize_prompt, reward_weights, slug
+from dimo_cli.optimizing import optimize_prompt, settled, slug
 from dimo_cli.optimizing import provenance as tteo_provenance
 from dimo_cli.refining import load_rewards
 from dimo_cli.rewards.protocol import Reward
@@ -45,7 +45,6 @@ from dimo_cli.teachers.registry import load_teacher
 
 Say = Callable[[dict[str, Any]], None]
 """Tells the page something; raises if nobody listens any more."""
-STEP_SIZES = {"shapes": 0.01}  # its embeddings are short: the paper's 0.2 overshoots
 SMALLEST_SIDE = 64  # as `dimo sample` writes its files
 EXAMPLES = ("a red fox in the snow", "a lighthouse at dusk", "a bowl of oranges on a table")
 
@@ -76,7 +75,7 @@ class Studio:
     @cached_property
     def rewards(self) -> dict[str, tuple[Reward, float]]:
         """The rewards that TTEO ascends, with their weights."""
-        weights = reward_weights(self.student, self.tteo)
+        weights = settled(self.student, self.tteo).rewards
         device = next(self.student.backbone.parameters()).device
         models = load_rewards(list(weights), HubStore(self.local_dir, say=self.note), device)
         return {name: (models[name], weight) for name, weight in weights.items()}
@@ -110,11 +109,10 @@ class Studio:
     def tteo_facts(self) -> dict[str, Any]:
         """Which rewards TTEO ascends, or why there is none."""
         try:
-            rewards = reward_weights(self.student, self.tteo)
+            spec = settled(self.student, self.tteo)
         except SpecError as refusal:
             return {"refusal": f"{refusal.message} {refusal.hint}"}
-        rate = STEP_SIZES.get(self.student.teacher.name, self.tteo.learning_rate)
-        return {"rewards": list(rewards), "step_size": rate}
+        return {"rewards": list(spec.rewards), "step_size": spec.learning_rate}
 
     def draw(self, ask: DrawAsk, say: Say) -> None:
         """Images of the student, in one step."""
@@ -165,7 +163,8 @@ class Studio:
         if "rewards" not in vars(self):
             say({"status": "Loading the rewards ..."})
         rewards = self.rewards
-        spec = self.tteo.model_copy(update=ask.model_dump(exclude={"condition"}))
+        settings = ask.model_dump(exclude={"condition"})
+        spec = settled(self.student, self.tteo).model_copy(update=settings)
         iterate = 0
 
         def tell(scores: Tensor) -> None:
@@ -217,7 +216,7 @@ class Studio:
         words = ["dimo", "tteo", self.name, "--prompt", prompt, "--seed", str(spec.seed)]
         words += ["--starts", str(spec.starts), "--iters", str(spec.iterations)]
         words += ["--rate", f"{spec.learning_rate:g}"]
-        for name, weight in spec.rewards.items():
+        for name, weight in self.tteo.rewards.items():
             words += ["--reward", f"{name}={weight:g}"]
         return shlex.join([*words, *self.place()])
 

@@ -18,6 +18,7 @@ from dimo_cli.specs.explain import default_of, leaves, origin_of
 from dimo_cli.specs.refine import RefineSpec
 from dimo_cli.specs.render import scalar
 from dimo_cli.specs.resolve import load_yaml, resolve_spec
+from dimo_cli.untrusted import parse_json
 
 if TYPE_CHECKING:
     from dimo_cli.effort import Effort
@@ -287,6 +288,6 @@ def read_json(path: Path, run: RunRecord) -> dict[str, Any] | None:
 def parsed(text: str) -> Any:
     """JSON, or None."""
     try:
-        return json.loads(text)
+        return parse_json(text)
     except ValueError:
         return None

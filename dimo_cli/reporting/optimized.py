@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from pydantic import ValidationError
 
 from dimo_cli.reporting.charts import Chart, Series
 from dimo_cli.reporting.collect import Setting, is_number, parsed, settings_of
 from dimo_cli.reporting.pictures import Picture, embed
 from dimo_cli.specs.tteo import TteoSpec
+from dimo_cli.untrusted import parse_json
 
 OUTCOME = "outcome.json"
 NUMBERS = ("score_before", "score_best_of_n", "score_after", "seconds")
@@ -116,8 +115,8 @@ def facts_of(path: Path) -> tuple[list[Setting], str]:
         with Image.open(path) as image:
             image.load()
             info = image.info
-        spec = TteoSpec.model_validate(json.loads(info["dimo.tteo"]))
-    except (OSError, KeyError, ValueError, ValidationError):
+        spec = TteoSpec.model_validate(parse_json(info["dimo.tteo"]))
+    except (OSError, KeyError, ValueError, TypeError, Image.DecompressionBombError):
         return [], ""
     default = TteoSpec().model_dump()
     changed = {key for key, value in spec.model_dump().items() if value != default[key]}

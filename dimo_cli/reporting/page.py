@@ -14,6 +14,7 @@ from markupsafe import Markup
 from dimo_cli import __version__
 from dimo_cli.errors import MissingError
 from dimo_cli.files import write_whole_text
+from dimo_cli.redacting import without_secrets
 from dimo_cli.reporting.optimized import is_tteo
 from dimo_cli.reporting.run_view import run_view
 from dimo_cli.reporting.tteo_view import tteo_view
@@ -58,7 +59,7 @@ def render(folder: Path) -> str:
         "style_hash": policy_hash(style),
         "script_hash": policy_hash(script),
     }
-    return environment.get_template(name).render(**view, **ours)
+    return without_secrets(environment.get_template(name).render(**view, **ours))
 
 
 def own_text(name: str) -> str:

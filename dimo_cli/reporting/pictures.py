@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
+
+from dimo_cli.untrusted import parse_json
 
 KEPT_BYTES = 150_000  # a PNG up to this size is embedded as it is
 LONGEST_SIDE = 1200
@@ -36,8 +37,8 @@ def embed(path: Path, title: str, alt: str) -> Picture | None:
             data, kind = path.read_bytes(), "png"
             if image.format != "PNG" or len(data) > KEPT_BYTES:
                 data, kind = smaller(image), "jpeg"
-            names = tuple(str(name) for name in json.loads(conditions))
-    except (OSError, ValueError, TypeError, Image.DecompressionBombError):
+            names = tuple(str(name) for name in parse_json(conditions))
+    except Exception:  # of whichever decoder
         return None
     uri = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
     return Picture(title, alt, uri, *image.size, names)

@@ -14,10 +14,10 @@ from dimo_cli.rewards.clip_network import (
     IMAGE_PREFIXES,
     ClipImageTower,
     ClipSizes,
+    built,
     image_weights,
-    published_sizes,
 )
-from dimo_cli.rewards.networks import AffineHead
+from dimo_cli.rewards.networks import AffineHead, VisionSizes
 from dimo_cli.rewards.protocol import FileByHand, Reward, RewardCard, RewardText, fill_reward
 from dimo_cli.teachers.blueprint import HubFile, Published, StateDict, on_meta
 
@@ -29,6 +29,9 @@ HEAD = FileByHand(
     HubFile("christophschuhmann/improved-aesthetic-predictor", "sac+logos+ava1-l14-linearMSE.pth"),
     "https://github.com/christophschuhmann/improved-aesthetic-predictor/raw/main/"
     "sac%2Blogos%2Bava1-l14-linearMSE.pth",
+)
+L_14 = VisionSizes(
+    hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, hidden_act="quick_gelu"
 )
 # The other half of CLIP: nothing here reads.
 TEXT = re.compile(r"text_model\.|text_projection\.|logit_scale$")
@@ -85,10 +88,16 @@ def load(name: str, store: HubStore, sizes: ClipSizes | None = None) -> Aestheti
     """The predictor with its weights; its head is looked for first, for it may be missing."""
     card = CARDS[name]
     head = head_weights(store)
-    found = sizes or published_sizes(store.config(card.other_files[0]))
-    weights = {**store.weights(card.weights), **head}
-    network = fill_reward(on_meta(lambda: AestheticNetwork(found)), weights, card)
+    found, network = built(card, store, sizes, AestheticNetwork)
+    network = fill_reward(network, {**store.weights(card.weights), **head}, card)
     return AestheticReward(card, network, found.vision_config.image_size)
+
+
+def blank(name: str) -> AestheticReward:
+    """The predictor without weights, in the sizes of L/14."""
+    sizes = ClipSizes(projection_dim=768, vision_config=L_14)
+    network = on_meta(lambda: AestheticNetwork(sizes))
+    return AestheticReward(CARDS[name], network, L_14.image_size)
 
 
 def head_weights(store: HubStore) -> StateDict:

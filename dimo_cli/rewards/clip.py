@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from dimo_cli.rewards.clip_network import ClipNetwork, ClipSizes, clip_weights, published_sizes
+from dimo_cli.rewards.clip_network import ClipNetwork, ClipSizes, built, clip_weights
 from dimo_cli.rewards.protocol import Reward, RewardCard, RewardText, fill_reward
 from dimo_cli.teachers.blueprint import HubFile, Published, Store, on_meta
 from dimo_cli.teachers.clip_text import open_clip_tokens, restore_positions
@@ -100,14 +100,17 @@ def load(name: str, store: Store, sizes: ClipSizes | None = None) -> ClipReward:
     return load_clip(CARDS[name], store, sizes, is_scaled=name in SCALED)
 
 
+def blank(name: str) -> ClipReward:
+    """One of `CARDS` without weights, in the sizes of H-14."""
+    sizes = ClipSizes()
+    return ClipReward(CARDS[name], on_meta(lambda: ClipNetwork(sizes)), sizes, name in SCALED)
+
+
 def load_clip(
     card: RewardCard, store: Store, sizes: ClipSizes | None = None, is_scaled: bool = True
 ) -> ClipReward:
     """Any CLIP as a reward; its sizes are those of its config file, or of H-14 without one."""
-    if sizes is None:
-        configs = [store.config(file) for file in card.other_files]
-        sizes = published_sizes(configs[0]) if configs else ClipSizes()
-    found = sizes
-    network = fill_reward(on_meta(lambda: ClipNetwork(found)), store.weights(card.weights), card)
+    found, network = built(card, store, sizes, ClipNetwork)
+    network = fill_reward(network, store.weights(card.weights), card)
     restore_positions(network.text)
-    return ClipReward(card, network, sizes, is_scaled)
+    return ClipReward(card, network, found, is_scaled)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dimo_cli.rewards.networks import VisionSizes, VisionTransformer
+from dimo_cli.rewards.protocol import RewardCard
 from dimo_cli.specs.base import Int, Real, Spec
-from dimo_cli.teachers.blueprint import StateDict
+from dimo_cli.teachers.blueprint import StateDict, Store, described_by, on_meta
 from dimo_cli.teachers.clip_text import build_clip_text, clip_text_weights, features
+
+N = TypeVar("N", bound=nn.Module)
 
 # Parts of image towers' names, and what they are called here.
 FROM_OPEN_CLIP = {
@@ -88,6 +91,22 @@ def published_sizes(config: Mapping[str, Any]) -> ClipSizes:
     from transformers import CLIPConfig
 
     return clip_sizes(CLIPConfig.from_dict(dict(config)).to_dict())
+
+
+def built(
+    card: RewardCard, store: Store, sizes: ClipSizes | None, network: Callable[[ClipSizes], N]
+) -> tuple[ClipSizes, N]:
+    """The network of a reward, still without weights, and its sizes.
+
+    Those are the given ones, else those of its config file, or of H-14 without one.
+    """
+    if sizes is None and not card.other_files:
+        sizes = ClipSizes()
+    if sizes is not None:
+        return sizes, on_meta(lambda: network(sizes))
+    with described_by(card.other_files[0]):
+        found = published_sizes(store.config(card.other_files[0]))
+        return found, on_meta(lambda: network(found))
 
 
 class ClipImageTower(VisionTransformer):

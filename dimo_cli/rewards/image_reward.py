@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -222,6 +223,19 @@ def load(name: str, store: Store, sizes: ImageRewardSizes | None = None) -> Imag
     network = on_meta(lambda: ImageRewardNetwork(found))
     network = fill_reward(network, store.weights(card.weights), card)
     return ImageReward(card, network, found.vision_config.image_size, tokenizer)
+
+
+def blank(name: str) -> ImageReward:
+    """The model without weights, whose vocabulary knows no word."""
+    sizes = ImageRewardSizes()
+    network = on_meta(lambda: ImageRewardNetwork(sizes))
+    return ImageReward(CARDS[name], network, sizes.vision_config.image_size, no_words)
+
+
+def no_words(prompts: Sequence[str], max_length: int, **settings: Any) -> dict[str, Tensor]:
+    """What a tokenizer would make of prompts, in shape."""
+    ids = torch.zeros((len(prompts), max_length), dtype=torch.long)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
 def load_tokenizer(folder: Path) -> Any:

@@ -23,6 +23,7 @@ MODULES = {
     "image_reward": "image_reward",
     "aesthetic": "aesthetic",
     "shapes_clip": "shapes",
+    "shapes_preference": "shapes",
 }
 
 
@@ -57,3 +58,10 @@ def load_reward(
     """A reward with its published weights; `sizes` is for a network of one's own."""
     check_name(name)
     return REWARDS[name](store, sizes).to(device)
+
+
+def blank_reward(name: str) -> Reward:
+    """A reward in its published sizes without weights, for planning: nothing is downloaded."""
+    check_name(name)
+    reward: Reward = import_module(f"dimo_cli.rewards.{MODULES[name]}").blank(name)
+    return reward

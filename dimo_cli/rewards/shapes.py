@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from dimo_cli.rewards.protocol import Reward, RewardCard, RewardText
 from dimo_cli.teachers.blocks import Block
-from dimo_cli.teachers.blueprint import Published
+from dimo_cli.teachers.blueprint import Published, on_meta
 from dimo_cli.teachers.digits import builtin_path
 from dimo_cli.teachers.shapes import fill_from
 from dimo_cli.teachers.shapes.network import WIDTH, ShapesText, WordTower, words_to_ids
@@ -152,3 +152,10 @@ def load(name: str, store: Any = None, sizes: Any = None) -> ShapesReward:
         return ClipReward(CARDS[name], fill_from(ShapesClip(), file))
     reader = fill_from(ShapesText(), builtin / "shapes_text.safetensors")
     return PreferenceReward(CARDS[name], fill_from(ShapesJudge(), file), reader)
+
+
+def blank(name: str) -> ShapesReward:
+    """An embedded reward without weights."""
+    if name == "shapes_clip":
+        return ClipReward(CARDS[name], on_meta(ShapesClip))
+    return PreferenceReward(CARDS[name], on_meta(ShapesJudge), on_meta(ShapesText))

@@ -22,3 +22,22 @@ class Spec(BaseModel):
     """A group of settings. Unknown keys and NaN are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def shorthand(key: str, kind: str) -> BeforeValidator:
+    """Let `0.6` stand for `{kind: fixed, value: 0.6}`, and a bare word for `{kind: word}`;
+    keys without a kind belong to `kind`."""
+
+    def expand(data: Any) -> Any:
+        if isinstance(data, str):
+            try:
+                return {"kind": kind, key: float(data)}
+            except ValueError:
+                return {"kind": data}
+        if isinstance(data, (int, float)):
+            return {"kind": kind, key: data}
+        if isinstance(data, dict) and "kind" not in data:
+            return {"kind": kind, **data}
+        return data
+
+    return BeforeValidator(expand)

@@ -4,30 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from dimo_cli.specs.base import Int, Real, Spec
+from dimo_cli.specs.base import Int, Real, Spec, shorthand
+from dimo_cli.specs.divergences import AdaptiveWeight, ConstantWeight, Divergence, ForwardKL
 
 MaskSchedule = Literal["linear", "square", "root", "cosine", "arccos", "truncated_normal"]
-
-
-def _shorthand(key: str, kind: str) -> BeforeValidator:
-    """Let `0.6` stand for `{kind: fixed, value: 0.6}`, and a bare word for `{kind: word}`;
-    keys without a kind belong to `kind`."""
-
-    def expand(data: Any) -> Any:
-        if isinstance(data, str):
-            try:
-                return {"kind": kind, key: float(data)}
-            except ValueError:
-                return {"kind": data}
-        if isinstance(data, (int, float)):
-            return {"kind": kind, key: data}
-        if isinstance(data, dict) and "kind" not in data:
-            return {"kind": kind, **data}
-        return data
-
-    return BeforeValidator(expand)
 
 
 class TeacherGuidance(Spec):
@@ -72,7 +54,7 @@ class TeacherSource(Spec):
 class TeacherSpec(TeacherSource):
     """The frozen multi-step model (phi)."""
 
-    guidance: Annotated[TeacherGuidance, _shorthand("scale", "constant")] = Field(
+    guidance: Annotated[TeacherGuidance, shorthand("scale", "constant")] = Field(
         default_factory=TeacherGuidance, description="Guidance while distilling"
     )
 
@@ -122,14 +104,14 @@ class InitSpec(Spec):
     """The student's input x_init and its token-embedding noise (Di[M]O, section 4.3)."""
 
     mask_ratio: Annotated[
-        FixedRatio | RandomRatio, Field(discriminator="kind"), _shorthand("value", "fixed")
+        FixedRatio | RandomRatio, Field(discriminator="kind"), shorthand("value", "fixed")
     ] = Field(
         default_factory=FixedRatio,
         description="r_init, the share of mask tokens; the rest are random image tokens. "
         "At 1 the input carries no randomness and the student collapses",
     )
     embed_noise: Annotated[
-        FixedNoise | WarmupNoise, Field(discriminator="kind"), _shorthand("sigma", "fixed")
+        FixedNoise | WarmupNoise, Field(discriminator="kind"), shorthand("sigma", "fixed")
     ] = Field(default_factory=FixedNoise, description="Gaussian noise on the token embeddings")
     control: Literal[
         "none", "fixed_image_token", "fixed_class_token", "random_class_tokens", "encoded_noise"
@@ -186,84 +168,6 @@ class ConditionSpec(Spec):
     )
 
 
-class ForwardKL(Spec):
-    """KL(teacher || auxiliary): covers the teacher's modes."""
-
-    kind: Literal["fkl"] = Field("fkl", description="Name of the divergence")
-
-
-class ReverseKL(Spec):
-    """KL(auxiliary || teacher): seeks the teacher's modes."""
-
-    kind: Literal["rkl"] = Field("rkl", description="Name of the divergence")
-
-
-class Jeffreys(Spec):
-    """(1 - beta) forward KL + beta reverse KL; a negative beta goes past forward KL."""
-
-    kind: Literal["jeffreys"] = Field("jeffreys", description="Name of the divergence")
-    beta: Real = Field(0.0, ge=-2, le=2, description="Weight of the reverse KL")
-
-
-class JensenShannon(Spec):
-    """KL of both distributions to their middle."""
-
-    kind: Literal["js"] = Field("js", description="Name of the divergence")
-
-
-class SquaredHellinger(Spec):
-    """Squared distance of the square roots."""
-
-    kind: Literal["hellinger"] = Field("hellinger", description="Name of the divergence")
-
-
-class AlphaDivergence(Spec):
-    """The alpha divergence; alpha towards 0 is forward KL and towards 1 reverse KL."""
-
-    kind: Literal["alpha"] = Field("alpha", description="Name of the divergence")
-    alpha: Real = Field(0.5, ge=-3, le=4, description="Order; neither 0 nor 1")
-
-    @model_validator(mode="after")
-    def _not_a_limit(self) -> AlphaDivergence:
-        if self.alpha in (0.0, 1.0):
-            raise ValueError("alpha must be neither 0 (use kind fkl) nor 1 (use kind rkl)")
-        return self
-
-
-class RegisteredGenerator(Spec):
-    """The f-divergence of a generator f registered by name (Eq. 17)."""
-
-    kind: Literal["generator"] = Field("generator", description="Name of the divergence")
-    name: str = Field(..., min_length=1, description="Registered name of the generator f")
-
-
-Divergence = Annotated[
-    ForwardKL
-    | ReverseKL
-    | Jeffreys
-    | JensenShannon
-    | SquaredHellinger
-    | AlphaDivergence
-    | RegisteredGenerator,
-    Field(discriminator="kind"),
-    _shorthand("beta", "jeffreys"),
-]
-
-
-class ConstantWeight(Spec):
-    """w(t) = value."""
-
-    kind: Literal["constant"] = Field("constant", description="constant or adaptive")
-    value: Real = Field(1.0, gt=0, description="The weight itself")
-
-
-class AdaptiveWeight(Spec):
-    """One over the mean gap |p_theta(x_init) - p_phi(x_tilde)| of each sample (supplement D)."""
-
-    kind: Literal["adaptive"] = Field("adaptive", description="constant or adaptive")
-    floor: Real = Field(1e-5, gt=0, description="Smallest gap to divide by")
-
-
 class LossSpec(Spec):
     """The gradient that the student receives at its logits (Eq. 7)."""
 
@@ -274,7 +178,7 @@ class LossSpec(Spec):
     weight: Annotated[
         ConstantWeight | AdaptiveWeight,
         Field(discriminator="kind"),
-        _shorthand("value", "constant"),
+        shorthand("value", "constant"),
     ] = Field(default_factory=ConstantWeight, description="The weight w(t)")
     student_input: Literal["x_init", "x_tilde", "x_tilde_init"] = Field(
         "x_init",
@@ -291,10 +195,11 @@ class LossSpec(Spec):
     entropy_bonus: Real = Field(
         0.0, ge=0, description="Weight of the student's entropy, added as in PPO (supplement E.14)"
     )
-    chunk_tokens: Int = Field(
-        8192,
+    chunk_tokens: Int | None = Field(
+        None,
         ge=1,
-        description="Positions projected to the vocabulary at a time: memory, not result",
+        description="Positions projected to the vocabulary at a time; null: as many as fill 8 MiB. "
+        "It changes memory and time, not what is computed",
     )
 
 
@@ -378,8 +283,13 @@ class TrainSpec(Spec):
     """The loop: how long, how many at a time, on what."""
 
     steps: Int = Field(1000, ge=1, le=10_000_000, description="Student updates")
-    batch_size: Int = Field(64, ge=1, le=1_000_000, description="Samples per pass and process")
-    accumulate: Int = Field(1, ge=1, le=10_000, description="Passes whose gradients are summed")
+    batch_size: Int = Field(64, ge=1, le=1_000_000, description="Samples per pass")
+    accumulate: Int = Field(
+        1,
+        ge=1,
+        le=10_000,
+        description="Passes whose gradients are summed; several processes share their samples",
+    )
     seed: Int = Field(0, ge=0, lt=2**31, description="Fixes every random draw of the run")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to run")
     precision: Literal["auto", "fp32", "bf16"] = Field(

@@ -70,7 +70,7 @@ def allowed(info: FieldInfo) -> str:
             ("lt", "below"),
         ):
             if (limit := getattr(bound, attribute, None)) is not None:
-                words.append(f"{word} {limit:g}" if isinstance(limit, (int, float)) else str(limit))
+                words.append(f"{word} {limit:,}" if isinstance(limit, (int, float)) else str(limit))
     return ", ".join(words)
 
 

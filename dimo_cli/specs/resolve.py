@@ -23,7 +23,9 @@ S = TypeVar("S", bound=Spec)
 Tree = dict[str, Any]
 
 # Variables that steer the program and are no settings of a run.
-PROGRAM_VARIABLES = frozenset({"DIMO_DEBUG", "DIMO_GOLDEN", "DIMO_INCEPTION"})
+PROGRAM_VARIABLES = frozenset(
+    {"DIMO_DEBUG", "DIMO_GOLDEN", "DIMO_IMAGES", "DIMO_INCEPTION", "DIMO_REPORTS"}
+)
 
 
 @dataclass(frozen=True)
@@ -102,10 +104,12 @@ def resolve_spec(
     sets: Sequence[str] = (),
     environment: Mapping[str, str] | None = None,
     base: tuple[str, Tree] | None = None,
+    flags: Mapping[str, Tree] | None = None,
 ) -> Plan[S]:
     """Merge all sources into a validated spec; every problem is reported at once.
 
-    `base` is an origin and values that come after the preset and before everything else.
+    `base` is an origin and values that come after the preset and before everything else; `flags`
+    are the values of a command's own flags by origin, which only `--set` overrules.
     """
     layers = Layers(model)
     from_file = load_yaml(file.read_text, file) if file else None
@@ -114,6 +118,7 @@ def resolve_spec(
         preset = str(named) if named is not None else None
     if preset is not None:
         path = preset_path(preset)
+        refuse_other_kind(model, preset)
         add_yaml(layers, load_yaml(path.read_text, path), f"preset {preset}, line")
     if base is not None:
         layers.set("", base[1], base[0])
@@ -126,6 +131,8 @@ def resolve_spec(
             layers.set(
                 path_in_spec, parse_value(value, f"environment {name}"), f"environment {name}"
             )
+    for origin, values in (flags or {}).items():
+        layers.set("", values, origin)
     for assignment in sets:
         key, equals, text = assignment.partition("=")
         if not equals or not key.strip() or ".." in f".{key.strip()}.":
@@ -247,6 +254,15 @@ def preset_path(name: str) -> Path:
         known = [*names, *refine_preset_names()]
         raise SpecError(f"There is no preset `{name}`.", did_you_mean(name, known))
     return presets_folder() / f"{name}.yaml"
+
+
+def refuse_other_kind(model: type[Spec], preset: str) -> None:
+    """Refuse a preset of `dimo refine` where its settings mean nothing."""
+    if preset in refine_preset_names() and "reward" not in model.model_fields:
+        raise SpecError(
+            f"`{preset}` is a preset of `dimo refine`.",
+            f"Run `dimo refine STUDENT --preset {preset}`; for `dimo spec check` add --refine.",
+        )
 
 
 def preset_summary(name: str) -> str:

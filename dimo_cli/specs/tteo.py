@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -10,7 +10,7 @@ from dimo_cli.specs.base import Int, Real, Spec
 
 # ReNO's weights, which the paper keeps; scores as their models give them.
 RENO_WEIGHTS = {"image_reward": 1.0, "hps_v2.1": 5.0, "clip": 0.01, "pickscore": 0.05}
-SHAPES_WEIGHTS = {"shapes_clip": 1.0}
+SHAPES_WEIGHTS = {"shapes_clip": 1.0, "shapes_preference": 1.0}
 
 
 class TteoSpec(Spec):
@@ -20,7 +20,9 @@ class TteoSpec(Spec):
     iterations: Int = Field(
         4, ge=0, le=1000, description="Updates K of each start; 0: best of N alone"
     )
-    learning_rate: Real = Field(0.2, gt=0, description="Step size of SGD")
+    learning_rate: Real = Field(
+        0.2, gt=0, description="Step size of SGD; `shapes`, whose embeddings are short, has 0.01"
+    )
     momentum: Real = Field(0.9, ge=0, lt=1, description="Nesterov momentum of SGD; 0: none")
     clip_norm: Real | None = Field(
         None, gt=0, description="Largest gradient norm of a start; null: no limit"
@@ -32,8 +34,7 @@ class TteoSpec(Spec):
         "that suit the teacher",
     )
     seed: Int = Field(0, ge=0, lt=2**31, description="Fixes the starts")
-    decode: str = Field(
+    decode: Literal["soft", "argmax"] = Field(
         "soft",
-        pattern="^(soft|argmax)$",
         description="The final image: of the soft codes that were scored, or of the likeliest ones",
     )

@@ -8,7 +8,8 @@ teacher on the meta device (for planning) and `assemble` the real one.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
@@ -17,7 +18,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from dimo_cli.errors import MissingError, SpecError, did_you_mean
+from dimo_cli.errors import DimoError, MissingError, SpecError, did_you_mean
 from dimo_cli.specs.base import Spec
 from dimo_cli.teachers.conditioning import ClassConditioner
 from dimo_cli.teachers.protocol import (
@@ -147,6 +148,36 @@ def read_architecture(
         ) from None
 
 
+def check_sizes(config: Any, what: str, key: str = "") -> None:
+    """Refuse a configuration file with a number that no network has, anywhere in it."""
+    if isinstance(config, Mapping):
+        for name, value in config.items():
+            check_sizes(value, what, str(name))
+    for value in as_list(config):
+        check_sizes(value, what, key)
+    most = MOST_LAYERS if LAYERS.search(key) else MOST
+    if type(config) is int and config > most:
+        raise MissingError(
+            f"{what} is damaged: `{key}` is more than {most:,}.", "Copy or download it again."
+        )
+
+
+@contextmanager
+def described_by(file: HubFile) -> Iterator[None]:
+    """Refuse a configuration file of which no network can be built, whatever is wrong with it."""
+    try:
+        yield
+    except DimoError:
+        raise
+    except Exception as error:  # of pydantic, of the networks' library, or of torch
+        reason = " ".join(str(error).split())[:160]
+        raise MissingError(
+            f"`{file}` does not describe a network that dimo knows ({type(error).__name__}: "
+            f"{reason}).",
+            f"Is it the published file of `{file.repo}`?",
+        ) from error
+
+
 def on_meta(build: Callable[[], N]) -> N:
     """Build a network without memory for its weights."""
     with torch.device("meta"):
@@ -183,17 +214,29 @@ def fill_published(network: N, published: Published, store: Store) -> N:
 
 def skeleton(blueprint: Blueprint) -> Teacher:
     """The teacher on the meta device: shapes without weights."""
-    return finish(
-        blueprint, on_meta(blueprint.build_backbone), on_meta(blueprint.build_tokenizer), None, "-"
-    )
+    return finish(blueprint, *empty_networks(blueprint), None, "-")
+
+
+def empty_networks(blueprint: Blueprint) -> tuple[Backbone, Tokenizer]:
+    """Both networks without memory for their weights; sizes that do not go together are refused."""
+    try:
+        return on_meta(blueprint.build_backbone), on_meta(blueprint.build_tokenizer)
+    except DimoError:
+        raise
+    except Exception as error:  # of torch, or of the library that a family's networks are from
+        reason = " ".join(str(error).split())[:160]
+        raise SpecError(
+            f"`teacher.architecture` is none that `{blueprint.name}` can be built with: {reason}.",
+            "Leave it out, or state all of its sizes.",
+        ) from error
 
 
 def assemble(blueprint: Blueprint, store: Store, with_backbone: bool = True) -> Teacher:
     """The teacher with its published weights; without its backbone where a student has its own."""
-    backbone = on_meta(blueprint.build_backbone)
+    backbone, tokenizer = empty_networks(blueprint)
     if with_backbone:
         backbone = fill_published(backbone, blueprint.backbone, store)
-    tokenizer = fill_published(on_meta(blueprint.build_tokenizer), blueprint.tokenizer, store)
+    tokenizer = fill_published(tokenizer, blueprint.tokenizer, store)
     revision = store.revision_of(blueprint.backbone)
     return finish(blueprint, backbone, tokenizer, store, revision)
 

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from dimo_cli.errors import SpecError, nearest
-from dimo_cli.teachers.protocol import Teacher
+from typing import TYPE_CHECKING
 
+from dimo_cli.errors import SpecError, nearest
+
+if TYPE_CHECKING:  # names are completed in the shell before torch is imported
+    from dimo_cli.teachers.protocol import Teacher
+
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 SHOWN = 12  # class names listed in an error message at most
 
 
 def find_class(word: str, teacher: Teacher, asked: str = "--class") -> int:
-    """A class by number, WordNet id, or any of its names; `asked` is how it was asked for."""
-    names, wanted = teacher.class_names, word.strip().lower()
+    """A class by number, WordNet id, or any of its names; `asked` is how it was asked for.
+
+    Underscores stand for spaces, so that a name is one word of a command line.
+    """
+    names, wanted = teacher.class_names, plain(word)
     if wanted.removeprefix("-").isdigit():
         return checked(int(wanted), names, asked)
-    if wanted in teacher.class_ids:
-        return teacher.class_ids.index(wanted)
-    synonyms = [[name.strip().lower() for name in entry.split(",")] for entry in names]
+    if word.strip().lower() in teacher.class_ids:
+        return teacher.class_ids.index(word.strip().lower())
+    synonyms = [[plain(name) for name in entry.split(",")] for entry in names]
     for found in (
         [number for number, entry in enumerate(synonyms) if ", ".join(entry) == wanted],
         [number for number, entry in enumerate(synonyms) if entry[0] == wanted],
@@ -31,6 +39,11 @@ def find_class(word: str, teacher: Teacher, asked: str = "--class") -> int:
     if len(names) <= SHOWN:
         hint += f" By name: {', '.join(names)}."
     raise SpecError(f"There is no class `{word}`.", hint)
+
+
+def plain(name: str) -> str:
+    """A name as it is compared with others."""
+    return name.strip().lower().replace("_", " ")
 
 
 def checked(number: int, names: tuple[str, ...], asked: str) -> int:

@@ -90,6 +90,9 @@ class PromptConditioner(Conditioner):
         return self._complete(rows)
 
     def draw(self, count: int, generator: torch.Generator) -> Cond:
+        return self.draw_rows(count, generator, slice(None))
+
+    def draw_rows(self, count: int, generator: torch.Generator, rows: slice) -> Cond:
         if not self.dataset:
             raise SpecError(
                 "This teacher is conditioned on prompts, and the run has none.",
@@ -99,7 +102,7 @@ class PromptConditioner(Conditioner):
         chosen = torch.randint(
             len(self.dataset), size, generator=generator, device=generator.device
         )
-        return self.prompts([self.dataset[index] for index in chosen.tolist()])
+        return self.prompts([self.dataset[index] for index in chosen[rows].tolist()])
 
     def blank(self, count: int) -> Cond:
         return self._complete({name: torch.zeros(count, *s) for name, s in self.shapes.items()})

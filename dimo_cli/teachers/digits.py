@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dimo_cli.teachers.blocks import Block, EmbeddedBackbone
+from dimo_cli.teachers.classes import DIGITS as CLASS_NAMES
 from dimo_cli.teachers.conditioning import ClassConditioner
 from dimo_cli.teachers.plans import heuristic_plan
 from dimo_cli.teachers.protocol import (
@@ -28,7 +29,6 @@ from dimo_cli.teachers.protocol import (
 SIDE, LEVELS, CLASSES = 8, 17, 10
 MASK_ID = LEVELS
 FIRST_CLASS_ID = MASK_ID + 1
-CLASS_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 SPACE = TokenSpace(
     length=SIDE * SIDE,

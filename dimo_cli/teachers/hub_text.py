@@ -6,14 +6,13 @@ end-of-text token. Their tokenizer folders say how prompts are cut into words, a
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dimo_cli.teachers.blueprint import HubFile, Published, Store
+from dimo_cli.teachers.blueprint import HubFile, Published, Store, described_by
 from dimo_cli.teachers.clip_text import (
     build_clip_text,
     clip_text_weights,
@@ -72,9 +71,11 @@ def load_text_encoder(repo: str, store: Store) -> HubTextEncoder:
     from transformers import CLIPTokenizer
 
     config_file, weights_file, vocabulary, merges, *others = text_files(repo)
-    config = json.loads((store.folder((config_file,)) / "config.json").read_text(encoding="utf-8"))
-    weights = store.weights(text_weights(repo))
-    network = fill_clip_text(build_clip_text(config), weights, f"`{weights_file}`")
+    with described_by(config_file):
+        network = build_clip_text(store.config(config_file))
+    network = fill_clip_text(network, store.weights(text_weights(repo)), f"`{weights_file}`")
     store.folder((merges,))  # without these the tokenizer would start all the same, and cut wrongly
     folder = store.folder((vocabulary, merges, *others))
-    return HubTextEncoder(network, CLIPTokenizer.from_pretrained(folder, local_files_only=True))
+    with described_by(vocabulary):
+        tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    return HubTextEncoder(network, tokenizer)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from dimo_cli.errors import SpecError
+from dimo_cli.specs.tteo import RENO_WEIGHTS, TteoSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +166,10 @@ class Conditioner(ABC):
     def draw(self, count: int, generator: torch.Generator) -> Cond:
         """`count` random conditions from the condition dataset."""
 
+    def draw_rows(self, count: int, generator: torch.Generator, rows: slice) -> Cond:
+        """Only some `rows` of what `draw` would return; override it where that saves work."""
+        return self.draw(count, generator)[rows]
+
     @abstractmethod
     def blank(self, count: int) -> Cond:
         """A condition of the right shapes and no meaning, for planning without any weights."""
@@ -212,6 +217,15 @@ class SamplerDefaults:
     schedule: str = "arccos"
 
 
+@dataclass(frozen=True, slots=True)
+class TteoDefaults:
+    """What test-time optimization begins with when nobody says otherwise: the paper's settings."""
+
+    rewards: Mapping[str, float] = field(default_factory=lambda: dict(RENO_WEIGHTS))
+    learning_rate: float = TteoSpec.model_fields["learning_rate"].default
+    """Step size, which goes with the length of the embeddings and the scale of the rewards."""
+
+
 @dataclass(frozen=True)
 class Teacher:
     """A frozen masked diffusion model, and the facts that its students carry along."""
@@ -229,6 +243,7 @@ class Teacher:
     class_ids: tuple[str, ...] = field(default=())
     """WordNet ids of the classes, where they have any."""
     takes_prompts: bool = False
+    tteo: TteoDefaults = field(default_factory=TteoDefaults)
 
     def to(self, device: torch.device | str) -> Teacher:
         """Move both networks to `device` and return the teacher itself."""

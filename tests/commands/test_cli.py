@@ -315,3 +315,48 @@ def test_a_signal_to_the_real_program_leaves_a_run_that_resumes(tmp_path, number
     assert "checkpoint written" in talk
     assert "Traceback" not in talk
     assert list((tmp_path / "r" / "checkpoints").glob("step-*"))
+
+
+def test_flags_of_refine_beat_a_spec_file_and_set_beats_both(dimo, tmp_path):
+    (tmp_path / "mine.yaml").write_text(
+        "start: other\n"
+        "gan: {enabled: false}\n"
+        "reward:\n  terms: {shapes_clip: 1.0}\n"
+        "init: {mask_ratio: 0.5}\n"
+    )
+    flags = ("--spec", "mine.yaml", "--gan", "--reward", "shapes_clip=3", "--dry-run", "--json")
+    document = json.loads(dimo("refine", "shapes", *flags).stdout)
+    spec, origins = document["spec"], document["origins"]
+    assert spec["gan"]["enabled"]
+    assert spec["reward"]["terms"] == {"shapes_clip": 3.0}
+    assert spec["start"] == "shapes"
+    assert spec["init"]["mask_ratio"]["value"] == 0.5, "what a student brings along is no flag"
+    assert origins["gan.enabled"] == "flag --gan"
+    assert origins["reward.terms"] == "flag --reward shapes_clip"
+    assert origins["start"] == "argument STUDENT"
+    more = ("--set", "gan.enabled=false", "--set", "reward.terms.shapes_clip=4")
+    spec = json.loads(dimo("refine", "shapes", *flags, *more).stdout)["spec"]
+    assert not spec["gan"]["enabled"]
+    assert spec["reward"]["terms"] == {"shapes_clip": 4.0}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("presets", "list"), ("presets", "show", "digits"), ("doctor", "--offline"),
+     ("sample", "-n", "1"), ("presets", "cp", "digits", "mine.yaml")],
+)  # fmt: skip
+def test_quiet_leaves_the_result_alone(dimo, arguments):
+    result = dimo(*arguments, "--quiet")
+    assert result.exit_code == 0
+    assert result.stderr == ""
+    assert result.stdout
+
+
+@pytest.mark.parametrize(("threads", "words"), [(1, "1 thread)"), (4, "4 threads)")])
+def test_hardware_is_counted_in_words(monkeypatch, threads, words):
+    import torch
+
+    from dimo_cli.effort import hardware_name
+
+    monkeypatch.setattr("torch.get_num_threads", lambda: threads)
+    assert hardware_name(torch.device("cpu"), 1).endswith(words)

@@ -8,7 +8,7 @@ from torch.autograd import gradcheck
 
 from dimo_cli.engine import divergence as D
 from dimo_cli.errors import SpecError
-from dimo_cli.specs import distill as specs
+from dimo_cli.specs import divergences as specs
 
 CASES = {
     "fkl": D.ForwardKL(),

@@ -227,7 +227,7 @@ def test_a_tracker_receives_the_log(tmp_path):
 
 
 def test_a_tracker_that_is_not_installed_is_named_with_its_extra(tmp_path, monkeypatch):
-    monkeypatch.setattr("dimo_cli.engine.trainer.find_spec", lambda name: None)
+    monkeypatch.setattr("dimo_cli.engine.tracking.find_spec", lambda name: None)
     with pytest.raises(MissingError) as caught:
         train(tmp_path, monitor={"tracker": "wandb"})
     assert "dimo-cli[wandb]" in caught.value.hint

@@ -77,7 +77,7 @@ def test_every_reward_is_a_metric_by_its_name(fake_hub, images, name):
     assert result.protocol["images"] == 3
 
 
-@pytest.mark.parametrize("name", ["shapes_clip"])
+@pytest.mark.parametrize("name", ["shapes_clip", "shapes_preference"])
 def test_the_rewards_of_shapes_are_metrics(name):
     reward = load_reward(name, HubStore())
     pictures = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)

@@ -216,7 +216,7 @@ def test_dropout_acts_in_training_and_can_be_turned_off(teacher, io, conditions,
 
 def test_masking_matches_given_the_recorded_uniforms(teacher, io, monkeypatch, generator):
     tokens, uniforms = io["gen.target_tokens"], io["mask.u"]
-    monkeypatch.setattr(torch, "rand", lambda *size, **_: uniforms.reshape(size))
+    monkeypatch.setattr(torch, "rand", lambda *size, **_: uniforms.reshape(*size))
     schedules = [name.split(".")[1] for name in io if re.fullmatch(r"mask\.\w+\.mask", name)]
     assert schedules
     for schedule in schedules:

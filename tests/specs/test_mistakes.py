@@ -214,6 +214,12 @@ def test_wrong_arguments_of_distill_exit_2(dimo, arguments, words):
         (("sample", "--class", "3", "--prompt", "a fox"), "exclude each other"),
         (("sample", "--student", "x", "--preset", "maskgit", "--teacher"), "exclude each other"),
         (("sample", "--set", "teacher.revision=x"), "add --preset"),
+        (("tteo", "shapes", "--prompt", "x", "--reward", "clip=-1"), "`--reward clip` is -1.0"),
+        (("tteo", "shapes", "--prompt", "x", "--reward", "hps_v2.1=0"), "`--reward hps_v2.1` is 0"),
+        (("tteo", "shapes", "--prompt", "x", "--rate", "0"), "`--rate` is 0"),
+        (("tteo", "shapes", "--prompt", "x", "--iters", "-1"), "`--iters` is -1"),
+        (("refine", "shapes", "--reward", "clip=-1"), "(from flag --reward clip)"),
+        (("refine", "shapes", "--reward", "hps_v2.1=-1"), "(from flag --reward hps_v2.1)"),
     ],
 )
 def test_wrong_flags_of_other_commands_exit_2_and_name_the_flag(dimo, arguments, words):

@@ -7,6 +7,7 @@ import yaml
 
 from dimo_cli.errors import SpecError
 from dimo_cli.specs import distill as specs
+from dimo_cli.specs import divergences
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.explain import known_paths, leaves
 from dimo_cli.specs.refine import RefineSpec
@@ -64,15 +65,15 @@ def test_short_forms_mean_the_long_ones(assignment, path, value):
 @pytest.mark.parametrize(
     ("sets", "divergence"),
     [
-        (["loss.divergence=fkl"], specs.ForwardKL()),
-        (["loss.divergence=0.3"], specs.Jeffreys(beta=0.3)),
-        (["loss.divergence.beta=-0.2"], specs.Jeffreys(beta=-0.2)),
-        (["loss.divergence.kind=rkl"], specs.ReverseKL()),
+        (["loss.divergence=fkl"], divergences.ForwardKL()),
+        (["loss.divergence=0.3"], divergences.Jeffreys(beta=0.3)),
+        (["loss.divergence.beta=-0.2"], divergences.Jeffreys(beta=-0.2)),
+        (["loss.divergence.kind=rkl"], divergences.ReverseKL()),
         (["loss.divergence=rkl", "loss.divergence={kind: alpha, alpha: 2}"],
-         specs.AlphaDivergence(alpha=2)),
+         divergences.AlphaDivergence(alpha=2)),
         (["loss.divergence.kind=alpha", "loss.divergence.alpha=0.25"],
-         specs.AlphaDivergence(alpha=0.25)),
-        (["loss.divergence=jeffreys", "loss.divergence.beta=1"], specs.Jeffreys(beta=1)),
+         divergences.AlphaDivergence(alpha=0.25)),
+        (["loss.divergence=jeffreys", "loss.divergence.beta=1"], divergences.Jeffreys(beta=1)),
     ],
 )  # fmt: skip
 def test_changing_the_kind_drops_the_settings_of_the_old_one(sets, divergence):

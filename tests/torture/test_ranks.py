@@ -87,12 +87,12 @@ def test_a_rank_that_dies_ends_the_others_with_a_sentence(tmp_path):
 
 
 @pytest.mark.parametrize("call", [("distill", "--preset", "digits"), ("refine", "digits", "--gan")])
-def test_training_in_several_processes_is_refused_before_it_waits_for_them(dimo, monkeypatch, call):
+def test_a_process_that_is_not_told_where_the_others_are_says_so(dimo, monkeypatch, call):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "0")
     result = dimo(*call, "--out", "r")
-    assert result.exit_code == 2
-    assert "several processes is not supported yet" in result.stderr
+    assert result.exit_code == 3
+    assert "Process 0 of 2" in result.stderr
     assert not Path("r").exists()
 
 

@@ -2,7 +2,14 @@
 
 import pytest
 
-from tests.torture.harness import Fork, Program, killed_often, same_run, tidy_names
+from tests.torture.harness import (
+    Fork,
+    Program,
+    killed_often,
+    same_run,
+    seconds_to_start,
+    tidy_names,
+)
 
 OFTEN = {"steps": 16, "batch_size": 8, "checkpoint_every": 2, "log_every": 1}
 KILLS = 25
@@ -42,9 +49,11 @@ def test_25_kills_of_the_real_program_change_nothing(tmp_path):
         "monitor.table_samples=0",
         "monitor.preview_every=7",
     )
-    Program(tmp_path / "whole", *settings).finish()
+    whole = Program(tmp_path / "whole", *settings)
+    start_up = seconds_to_start(whole, tmp_path / "whole")
+    whole.finish()
     run = tmp_path / "killed"
-    told = killed_often(lambda: Program(run, *settings), run, kills=KILLS, seed=2, start_up=4)
+    told = killed_often(lambda: Program(run, *settings), run, KILLS, seed=2, start_up=start_up)
     print({moment: told.count(moment) for moment in sorted(set(told))})  # noqa: T201
     assert told.count("while it writes a checkpoint") >= 8
     same_run(tmp_path / "whole", run)

@@ -14,10 +14,11 @@ from typing import TypeVar
 from safetensors.torch import load_file
 from torch import nn
 
+from dimo_cli.specs.tteo import SHAPES_WEIGHTS
 from dimo_cli.teachers.conditioning import PromptConditioner
 from dimo_cli.teachers.digits import builtin_path
 from dimo_cli.teachers.plans import heuristic_plan
-from dimo_cli.teachers.protocol import SamplerDefaults, Teacher, TokenSpace
+from dimo_cli.teachers.protocol import SamplerDefaults, Teacher, TokenSpace, TteoDefaults
 from dimo_cli.teachers.shapes.network import (
     LENGTH,
     MASK_ID,
@@ -42,6 +43,7 @@ SPACE = TokenSpace(
 N = TypeVar("N", bound=nn.Module)
 STEPS, GUIDANCE = 16, 1.5
 CAPTIONS = 4000
+TTEO_RATE = 0.01  # the embeddings are short: the paper's 0.2 overshoots
 
 
 def fill_from(network: N, path: Path) -> N:
@@ -73,6 +75,7 @@ def load_from(folder: Path) -> Teacher:
         conditioner=conditioner,
         sampler=SamplerDefaults(steps=STEPS, guidance=GUIDANCE, plan=heuristic_plan("random")),
         takes_prompts=True,
+        tteo=TteoDefaults(SHAPES_WEIGHTS, TTEO_RATE),
     )
 
 

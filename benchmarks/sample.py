@@ -1,0 +1,147 @@
+"""Images per second in one step: against the teacher at 16 steps, and against the floor.
+
+The floor is one forward of the whole network and one decoding, alone. With a GPU also through
+torch.compile and through CUDA graphs. The cold start is that of the command line: a new process
+that draws one image of the built-in student, over one that only imports what it needs.
+"""
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.measuring import Clock, device_of, environment, in_turn, medians, ratio
+from benchmarks.networks import MASKGIT_SMALL, random_teacher
+from dimo_cli.engine.parallel import sample_by_plan
+from dimo_cli.engine.sampling import sample_student
+from dimo_cli.specs.distill import InitSpec
+from dimo_cli.teachers.protocol import Cond, Teacher
+
+BARS = {"over_floor": 1.05}
+STEPS = 16
+COLD_STARTS = 3
+IMPORTS = "import torch, dimo_cli.students, dimo_cli.samplers"
+
+
+class Sampling:
+    """One batch of images, drawn in several ways."""
+
+    def __init__(self, teacher: Teacher, batch: int, half: bool) -> None:
+        self.teacher, self.batch, self.half = teacher, batch, half
+        self.device = next(teacher.backbone.parameters()).device
+        self.generator = torch.Generator(self.device).manual_seed(0)
+        self.cond: Cond = teacher.conditioner.draw(batch, self.generator)
+        space = teacher.space
+        shape = (batch, space.length, space.groups)
+        self.tokens = torch.randint(space.codes, shape, device=self.device)
+
+    def autocast(self) -> torch.autocast:
+        """bf16 where it is asked for."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.half)
+
+    def one_step(self) -> None:
+        """As the finished student draws."""
+        with self.autocast():
+            tokens = sample_student(
+                self.teacher.backbone,
+                self.teacher.space,
+                self.teacher.tokenizer,
+                self.cond,
+                InitSpec(),
+                self.generator,
+            )
+            self.decode(tokens)
+
+    def many_steps(self) -> None:
+        """As the teacher draws, guided."""
+        defaults = self.teacher.sampler
+        slots = self.teacher.space.length * self.teacher.space.groups
+        plan = defaults.plan(STEPS, slots, defaults.guidance, defaults.choice_noise)
+        with self.autocast():
+            self.decode(sample_by_plan(self.teacher, self.cond, plan, self.generator))
+
+    @torch.inference_mode()
+    def forward(self) -> None:
+        """Tokens to logits."""
+        with self.autocast():
+            self.teacher.backbone(self.tokens, self.cond)
+
+    @torch.inference_mode()
+    def decode(self, tokens: torch.Tensor | None = None) -> None:
+        """Tokens to images."""
+        with self.autocast():
+            self.teacher.tokenizer.decode(self.tokens if tokens is None else tokens, self.cond)
+
+
+def compiled(teacher: Teacher, batch: int, mode: str) -> Callable[[], None]:
+    """One-step sampling with both networks compiled; `reduce-overhead` is with CUDA graphs."""
+    run = Sampling(teacher, batch, half=True)
+    run.teacher.backbone.hidden = torch.compile(run.teacher.backbone.hidden, mode=mode)
+    run.teacher.tokenizer.decode = torch.compile(run.teacher.tokenizer.decode, mode=mode)
+    return run.one_step
+
+
+def cold_start() -> dict[str, float]:
+    """Seconds from the start of a process to an image on disk, and of the imports alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        image = str(Path(folder) / "image.png")
+        drawing = ["-m", "dimo_cli", "sample", "--class", "3", "-n", "1", "--grid", image]
+        commands = {"dimo_sample": drawing, "imports": ["-c", IMPORTS]}
+        calls = {
+            name: (lambda command=command: run_process(command))
+            for name, command in commands.items()
+        }
+        clock = Clock.name
+        Clock.choose("wall")  # the time of another process is not that of this one
+        found = medians(in_turn(calls, COLD_STARTS))
+        Clock.choose(clock)
+    return found
+
+
+def run_process(arguments: list[str]) -> None:
+    """Run Python."""
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    subprocess.run([sys.executable, *arguments], check=True, **quiet)
+
+
+def measure(gpu: bool, rounds: int) -> dict[str, Any]:
+    """The whole benchmark."""
+    device = device_of(gpu)
+    batch = 64 if gpu else 4
+    name, architecture = ("maskbit", None) if gpu else ("maskgit", MASKGIT_SMALL)
+    teacher = random_teacher(name, architecture, device)
+    run = Sampling(teacher, batch, half=gpu)
+    calls = {
+        "one_step": run.one_step,
+        "forward": run.forward,
+        "decode": run.decode,
+        "teacher": run.many_steps,
+    }
+    times = in_turn(calls, rounds)
+    if gpu:
+        for mode in ("default", "reduce-overhead"):
+            again = random_teacher(name, architecture, device)
+            times |= in_turn({f"one_step_{mode}": compiled(again, batch, mode)}, rounds, warmup=3)
+    found = medians(times)
+    return {
+        "benchmark": "sample",
+        **environment(device),
+        "teacher": name,
+        "batch": batch,
+        "teacher_steps": STEPS,
+        "seconds": {**found, **{f"cold_{name}": value for name, value in cold_start().items()}},
+        "images_per_second": {
+            name: batch / value
+            for name, value in found.items()
+            if name == "teacher" or name.startswith("one_step")
+        },
+        "ratios": {
+            "over_floor": ratio(times["one_step"], times["forward"], times["decode"]),
+            "teacher_over_one_step": ratio(times["teacher"], times["one_step"]),
+        },
+        "bars": BARS,
+    }

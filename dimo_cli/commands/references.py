@@ -1,0 +1,54 @@
+"""`dimo eval ref`: statistics of real images, to compare with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dimo_cli.commands.options import JsonOption, LocalDirOption, QuietOption, command, example
+
+app = typer.Typer(no_args_is_help=True, help="Statistics of real images, to compare with.")
+
+
+@app.callback()
+def references() -> None:
+    """Statistics of real images, to compare with."""
+
+
+@app.command("build", epilog=example("dimo eval ref build photos --out photos.npz --crop 256"))
+@command
+def build(
+    folder: Annotated[Path, typer.Argument(help="Folder, .zip or .npz of real images.")],
+    file: Annotated[Path, typer.Option("--out", "-o", help="The npz file to write.")],
+    features: Annotated[
+        list[str] | None, typer.Option(help="inception (default), dinov2, digits or shapes.")
+    ] = None,
+    resize: Annotated[
+        str, typer.Option(help="clean, legacy_tensorflow or legacy_pytorch.")
+    ] = "clean",
+    crop: Annotated[int | None, typer.Option(help="Crop to a square of this side.")] = None,
+    recipe: Annotated[
+        str, typer.Option(help="How: lanczos (COCO), adm (ImageNet) or center.")
+    ] = "lanczos",
+    keep: Annotated[
+        int, typer.Option(help="Keep the features of so many images, for KID and PR.")
+    ] = 10_000,
+    inception: Annotated[str | None, typer.Option(help="File of Inception's weights.")] = None,
+    local_dir: LocalDirOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Measure real images once, with everything that was done to them in the file."""
+    from dimo_cli.console.output import out
+    from dimo_cli.console.progress import tracking
+    from dimo_cli.hub import HubStore
+    from dimo_cli.real_images import ReferencePlan, build_file  # torch starts here
+
+    plan = ReferencePlan(folder, tuple(features or ["inception"]), resize, crop, recipe, keep)
+    store = HubStore(local_dir, say=out.note)
+    with tracking(out, "measure") as progress:
+        document = build_file(plan, file, inception, store, out.note, progress)
+    lines = [f"{key}: {value}" for key, value in document.items()]
+    out.result(document, "\n".join(lines))

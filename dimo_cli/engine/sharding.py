@@ -1,0 +1,142 @@
+"""Networks whose blocks are spread over all ranks (FSDP2), and what is left whole in each rank.
+
+The blocks hold nearly all weights, so that their shards decide the memory. Embeddings, norms and
+the head stay whole: the head is called on chunks of masked positions, whose number differs between
+ranks, and gathering it each time would make ranks wait for calls that never come.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from dimo_cli.errors import SpecError
+from dimo_cli.specs.distill import DistillSpec
+from dimo_cli.teachers.protocol import Backbone
+
+if TYPE_CHECKING:
+    from accelerate import FullyShardedDataParallelPlugin
+
+    from dimo_cli.engine.memory import MemoryEstimate
+
+GATHERED = 3  # blocks whole at a time: one at work with its gradient, and the next
+
+
+def sharding_wanted() -> bool:
+    """Whether the launcher's configuration asks for sharding."""
+    return os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true")
+
+
+def sharding_plugin(spec: DistillSpec) -> FullyShardedDataParallelPlugin | None:
+    """How accelerate's configuration wants networks to be sharded; None where it does not."""
+    if not sharding_wanted() or not dist.is_initialized():
+        return None
+    version = os.environ.get("FSDP_VERSION", "1")
+    if version != "2":
+        raise SpecError(
+            f"The launcher's configuration asks for version {version} of FSDP; dimo knows "
+            "version 2.",
+            "Set `fsdp_version: 2`, or use `dimo distill --gpus N --shard`.",
+        )
+    if spec.train.compile:
+        raise SpecError(
+            "`train.compile` cannot be combined with sharding: compiled blocks are not gathered.",
+            "Leave out one of `--shard` and `train.compile`.",
+        )
+    from accelerate import FullyShardedDataParallelPlugin
+    from torch.distributed.fsdp import CPUOffloadPolicy
+
+    plugin = FullyShardedDataParallelPlugin()
+    if isinstance(plugin.cpu_offload, CPUOffloadPolicy):
+        raise SpecError(
+            "`fsdp_offload_params` is not supported.",
+            "Set it to false; for less memory, set `train.gradient_checkpointing=true`.",
+        )
+    return plugin
+
+
+def shard_blocks(network: Backbone, plugin: FullyShardedDataParallelPlugin) -> None:
+    """Spread the blocks of a network over all ranks, in place."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+
+    device = next(network.parameters()).device
+    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    blocks = list(blocks_of(network))
+    for block in blocks:
+        fully_shard(block, mesh=mesh, reshard_after_forward=plugin.reshard_after_forward)
+    inside = {parameter for block in blocks for parameter in block.parameters()}
+    whole = {parameter for parameter in network.parameters() if parameter not in inside}
+    fully_shard(network, mesh=mesh, ignored_params=whole)
+    register_fsdp_forward_method(network, "hidden")
+
+
+def blocks_of(module: nn.Module) -> Iterator[nn.Module]:
+    """The entries of its outermost lists of modules."""
+    for child in module.children():
+        if isinstance(child, nn.ModuleList):
+            yield from child
+        else:
+            yield from blocks_of(child)
+
+
+def sharded_estimate(
+    estimate: MemoryEstimate, backbone: Backbone, spec: DistillSpec, processes: int
+) -> MemoryEstimate:
+    """The memory of one process where the blocks are spread over `processes` of them.
+
+    Student, auxiliary and average are; the teacher is whole. A few blocks are gathered at a time.
+    """
+    sizes = [sum(p.nbytes for p in block.parameters()) for block in blocks_of(backbone)]
+    frozen = backbone.embedding_parameters() if spec.student.freeze_embeddings else []
+    trained = sum(p.nbytes for p in backbone.parameters()) - sum(p.nbytes for p in frozen)
+    networks = 3 if getattr(spec, "distill_weight", 1.0) else 2
+    away = 1 - 1 / processes
+    spread = sum(sizes) / trained
+    return replace(
+        estimate,
+        weights=round(estimate.weights - networks * sum(sizes) * away + GATHERED * max(sizes)),
+        gradients_and_optimizers=round(estimate.gradients_and_optimizers * (1 - spread * away)),
+    )
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether this rank holds only some rows of it."""
+    return isinstance(tensor, DTensor)
+
+
+def local(tensor: Tensor) -> Tensor:
+    """What this rank holds of a tensor, in the same memory."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def own_rows(tensor: Tensor) -> slice:
+    """Which rows of a tensor this rank holds."""
+    if not isinstance(tensor, DTensor):
+        return slice(0, len(tensor)) if tensor.ndim else slice(None)
+    count, rank = tensor.device_mesh.size(), tensor.device_mesh.get_local_rank()
+    each = -(-len(tensor) // count)  # as torch.chunk: the last ones may get less, or nothing
+    start = min(len(tensor), rank * each)
+    rows = slice(start, min(len(tensor), start + each))
+    assert rows.stop - rows.start == len(tensor.to_local())
+    return rows
+
+
+@torch.no_grad()
+def gather(network: nn.Module, into: nn.Module | None) -> None:
+    """Fill `into` with the whole weights of a sharded network; every rank takes part.
+
+    Ranks without an `into` only give what they have.
+    """
+    targets = None if into is None else into.state_dict()
+    for name, tensor in network.state_dict().items():
+        whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+        if targets is not None:
+            targets[name].copy_(whole)

@@ -1,0 +1,75 @@
+"""Which samples of a step's batch a rank computes, and in how many passes.
+
+A step has `train.batch_size` x `train.accumulate` samples, however many ranks there are. Each rank
+gets as many as every other, in passes of at most `train.batch_size`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from dimo_cli.engine.draws import Rows
+from dimo_cli.errors import SpecError
+from dimo_cli.specs.distill import TrainSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """The passes of one rank: `passes` of `batch` samples, which start with sample `first`."""
+
+    batch: int
+    passes: int
+    first: int
+    samples: int
+    """Samples of the whole step."""
+
+    def streams(self, generator: torch.Generator) -> list[Rows]:
+        """Where each pass of the next step gets its random numbers from.
+
+        All start where `generator` is; it serves the last pass itself, and so goes on from where
+        the step ends.
+        """
+        state = generator.get_state()
+        parts, part = self.samples // self.batch, self.first // self.batch
+        streams = []
+        for index in range(self.passes):
+            is_last = index == self.passes - 1
+            own = generator if is_last else torch.Generator(generator.device).set_state(state)
+            streams.append(Rows(own, part + index, parts))
+        return streams
+
+
+def divide(train: TrainSpec, rank: int = 0, world: int = 1) -> Share:
+    """The share of a rank, refused where not every rank would get as much as every other."""
+    samples = train.batch_size * train.accumulate
+    if samples % world:
+        fitting = [str(n) for n in range(1, min(samples, 4 * world) + 1) if samples % n == 0]
+        raise SpecError(
+            f"The {samples} samples of a step (`train.batch_size` {train.batch_size} x "
+            f"`train.accumulate` {train.accumulate}) cannot be divided evenly among {world} "
+            "processes.",
+            f"Use another number of processes (such as {', '.join(fitting)}) or another batch.",
+        )
+    each = samples // world
+    batch = max(size for size in range(1, min(each, train.batch_size) + 1) if each % size == 0)
+    return Share(batch, each // batch, rank * each, samples)
+
+
+def local_train(train: TrainSpec, share: Share) -> TrainSpec:
+    """The loop as one rank carries it out."""
+    own = {"batch_size": share.batch, "accumulate": share.passes}
+    return train.model_copy(update=own)
+
+
+def mean_over_ranks(numbers: Sequence[Tensor]) -> list[Tensor]:
+    """The mean of each number over all ranks: the same in every process."""
+    if not numbers or not (dist.is_available() and dist.is_initialized()):
+        return list(numbers)
+    together = torch.stack([number.detach() for number in numbers])
+    dist.all_reduce(together)
+    return list(together / dist.get_world_size())

@@ -1,0 +1,1 @@
+"""Turns commands, specs, presets and logs into Markdown and pictures."""
