@@ -41,7 +41,7 @@ BARS = {
     "over_floor": 1.10,
 }
 GPU_BARS = {"over_floor": 1.10, "model_flops_utilization": 0.45}
-REAL = {"maskbit": (64, False), "meissonic": (4, True)}  # batch, gradient checkpointing
+REAL = {"maskbit": (64, False), "meissonic": (4, False)}  # batch, gradient checkpointing
 CARDS = {"H200": 989e12, "H100": 989e12, "A100": 312e12}
 
 

@@ -24,6 +24,7 @@ from dimo_cli.launching.reports import VARIABLE, Report, read_reports
 from dimo_cli.specs.launch import LaunchSpec
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+GRACE = 10.0  # seconds for the launcher to see that its processes have ended
 BY_SIGNAL = 128  # exit codes above are of a process that was ended by a signal
 
 
@@ -70,6 +71,7 @@ def launch(spec: LaunchSpec, arguments: Sequence[str]) -> None:
             started.start()
             while started.is_alive() and not (passed and not own_processes()):
                 started.join(0.2)
+            started.join(GRACE)
         if not started.is_alive():
             conclude(started.problem, read_reports(Path(folder)), passed)
     if started.is_alive():
