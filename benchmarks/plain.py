@@ -2,8 +2,9 @@
 
 After the public description of the released code: the student generates twice an iteration (once
 with a graph for its own update, once more for the auxiliary's), all logits and softmaxes are whole
-tensors that live as long as the step does, the student's gradient goes through the surrogate
-0.5 |z - sg(z - g)|^2, and what is not finite is filtered out of logits and gradients.
+tensors that live as long as the step does and are divided by their temperatures whatever these are,
+the student's gradient goes through the surrogate 0.5 |z - sg(z - g)|^2, and what is not finite is
+filtered out of logits and gradients. The two halves of guidance are one doubled batch.
 """
 
 import copy
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributions import Categorical
 
 from dimo_cli.engine.masking import forward_mask, initial_tokens
 from dimo_cli.engine.schedules import ema_decay, perturb_embeddings
@@ -34,6 +36,8 @@ class Recipe:
     schedule: str = "arccos"
     label_smoothing: float = 0.1
     learning_rate: float = 1e-5
+    temperature: float = 1.0
+    weight: float = 1.0
     dropout: bool = True
 
 
@@ -86,9 +90,8 @@ class PlainDistillation:
             embeds = self.student.embed(x_init)
             embeds = perturb_embeddings(embeds, recipe.sigma, self.generator)
             logits = self.all_logits(self.student, embeds, cond)
-        probs = logits.detach().softmax(-1)
-        tokens = torch.multinomial(probs.flatten(0, -2), 1, generator=self.generator)
-        return cond, logits, tokens.view(probs.shape[:-1])
+        probs = (logits.detach() / recipe.temperature).softmax(-1)
+        return cond, logits, Categorical(probs=probs).sample()
 
     def all_logits(self, backbone: Backbone, embeds: Tensor, cond: Cond) -> Tensor:
         """Logits [B, L, G, V] of all positions in float32."""
@@ -108,10 +111,10 @@ class PlainDistillation:
         x_tilde, mask = self.masked(tokens)
         with torch.no_grad(), self.autocast():
             guided = self.guided_logits(x_tilde, cond)
-            p = guided.softmax(-1)
+            p = (guided / self.recipe.temperature).softmax(-1)
             auxiliary = self.all_logits(self.auxiliary, self.auxiliary.embed(x_tilde), cond)
-            q = auxiliary.softmax(-1)
-        field = torch.where(mask[..., None], q - p, 0.0)
+            q = (auxiliary / self.recipe.temperature).softmax(-1)
+        field = torch.where(mask[..., None], q - p, 0.0) / self.recipe.weight
         field = torch.nan_to_num(field, nan=0.0)
         sound = self.sound(logits, field)
         target = (logits - field).detach()
