@@ -7,10 +7,10 @@ import time
 import traceback
 
 import torch
-import torch._dynamo  # the first optimizer would import it, in every fork
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
+import tests.forking  # noqa: F401
 from dimo_cli.engine.checkpoint import CheckpointFolder
 from dimo_cli.engine.trainer import Trainer
 from dimo_cli.ranks import joined_ranks

@@ -9,9 +9,9 @@ import sys
 import time
 import traceback
 
-import torch._dynamo  # noqa: F401 - the first optimizer would import it, in every fork
 from safetensors.torch import load_file
 
+import tests.forking  # noqa: F401
 from dimo_cli.console.live import PlainView
 from dimo_cli.engine.checkpoint import CheckpointFolder, check_contents
 from dimo_cli.runs import distill
