@@ -38,7 +38,8 @@ def hardware_name(device: torch.device, processes: int) -> str:
     if device.type == "cuda":
         return f"{processes} x {torch.cuda.get_device_name(device)}"
     threads = torch.get_num_threads()
-    return f"CPU ({platform.machine()}, {threads} thread{'s' * (threads != 1)})"
+    each = f"{processes} processes of " if processes > 1 else ""
+    return f"CPU ({platform.machine()}, {each}{threads} thread{'s' * (threads != 1)})"
 
 
 @contextmanager

@@ -79,6 +79,16 @@ def joined_ranks() -> Iterator[None]:
             part()
 
 
+def can_meet() -> bool:
+    """Whether a launcher said where its processes find each other; Slurm alone does not."""
+    return own_rank()[1] > 1 and "MASTER_ADDR" in os.environ
+
+
+def are_joined() -> bool:
+    """Whether this process is connected with others."""
+    return dist.is_initialized()
+
+
 def part() -> None:
     """Leave the others; from here on this process is on its own."""
     if dist.is_initialized():

@@ -10,7 +10,7 @@ from torch import nn
 
 from dimo_cli.main import main
 from dimo_cli.rewards.protocol import Reward, RewardCard
-from dimo_cli.rewards.registry import REWARDS
+from dimo_cli.rewards.registry import register_reward
 from dimo_cli.teachers.blueprint import Published
 
 CARD = RewardCard(
@@ -41,10 +41,10 @@ class Warmth(Reward):
         return self.network(pixels).mean((1, 2, 3))
 
 
-def load_warmth(store, sizes=None):
+def load_warmth(store):
     return Warmth(CARD, warmth_network(), image_size=32)
 
 
-REWARDS["warmth"] = load_warmth
+register_reward("warmth", load_warmth)
 if __name__ == "__main__":
     main()

@@ -73,7 +73,6 @@ def load_stripes():
 
 register_teacher("stripes", load_stripes)
 monitor = {"fid_every": 0, "table_samples": 0}  # no feature network knows stripes
-monitor = {"fid_every": 0, "table_samples": 0}  # no feature network knows stripes
 spec = {"teacher": {"name": "stripes"}, "train": {"steps": 50}, "monitor": monitor}
 result = distill(DistillSpec.model_validate(spec), Path(sys.argv[1]), PlainView(print))
 print(f"One-step student {result.student.short_id} in {result.folder}/student")

@@ -9,7 +9,7 @@ import pytest
 
 from dimo_cli.console.images import save_png
 from dimo_cli.origins import keep_origins, read_origins
-from dimo_cli.reporting.charts import Chart, Series, round_steps, thin
+from dimo_cli.reporting.charts import Chart, Series, axes, round_steps, thin
 from dimo_cli.reporting.page import render
 from dimo_cli.specs.render import to_yaml
 from tests.conftest import small_spec
@@ -372,6 +372,13 @@ def test_a_scale_is_logarithmic_only_where_a_linear_one_hides_the_curve():
     assert chart(1e-6, 1.0, 10.0).is_logarithmic
     assert not chart(1.0, 2.0, 10.0).is_logarithmic
     assert not chart(0.0, 1e-6, 10.0).is_logarithmic  # zero has no logarithm
+
+
+def test_what_is_next_to_nothing_lies_on_the_lower_edge():
+    chart = Chart("entropy", [Series("entropy", [(1, 2.0), (2, 1e-3), (3, 1e-40)])])
+    _, y_axis = axes(chart)
+    assert y_axis.low == 2e-6
+    assert y_axis(2.0) < y_axis(1e-3) < y_axis(1e-40) == y_axis(2e-6)
 
 
 def test_a_chart_tells_in_words_what_it_shows():

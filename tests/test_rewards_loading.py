@@ -10,6 +10,7 @@ from safetensors.torch import save
 
 from dimo_cli.errors import MissingError, SpecError
 from dimo_cli.hub import HubStore, dimo_cache
+from dimo_cli.rewards import registry
 from dimo_cli.rewards.aesthetic import HEAD
 from dimo_cli.rewards.clip_network import ClipSizes, TextSizes
 from dimo_cli.rewards.image_reward import PROMPT_LENGTH, ImageRewardSizes
@@ -304,3 +305,25 @@ def test_every_reward_says_what_it_needs(name):
 def test_names_are_known_before_torch_is():
     code = "import sys, dimo_cli.rewards.registry; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+class Plugin:
+    """A package's entry point that loads a reward."""
+
+    name = "constant"
+
+    def load(self):
+        return lambda store: torch.nn.Identity()
+
+
+def test_a_reward_of_an_installed_package_is_known_by_its_name(monkeypatch):
+    monkeypatch.setattr(registry, "REWARDS", dict(registry.REWARDS))
+    found = {"dimo.rewards": [Plugin()]}
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: found.get(group, []))
+    registry.check_name("constant")
+    assert isinstance(load_reward("constant", HubStore()), torch.nn.Identity)
+
+
+def test_two_rewards_of_one_name_are_refused():
+    with pytest.raises(SpecError, match="There is a reward `clip` already"):
+        registry.register_reward("clip", lambda store: None)

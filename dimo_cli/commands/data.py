@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -79,11 +80,15 @@ def encode(
 
     from dimo_cli.data.encode import encode as encode_images  # torch starts here
     from dimo_cli.data.images import open_source
+    from dimo_cli.ranks import can_meet, is_first, joined_ranks
     from dimo_cli.teachers.registry import load_skeleton, load_teacher
 
     images = open_source(source, load_skeleton(teacher_source).takes_prompts)
     teacher = load_teacher(teacher_source, out.note, with_backbone=False)
-    with counting(out, "encode", len(images)) as advance:
+    if can_meet() and not is_first():
+        out.silence()
+    meeting = joined_ranks() if can_meet() else nullcontext()
+    with meeting, counting(out, "encode", len(images)) as advance:
         done = encode_images(spec, images, teacher, teacher_source, folder, advance)
     document = {
         "folder": str(folder),

@@ -11,6 +11,7 @@ import typer
 from dimo_cli.commands import completing, references
 from dimo_cli.commands.fidelity import fidelity
 from dimo_cli.commands.geneval import export_images, import_results
+from dimo_cli.commands.launching import GpusOption, ProcessesOption, asked_for, carry_out
 from dimo_cli.commands.options import (
     GuidanceOption,
     JsonOption,
@@ -49,6 +50,15 @@ COMMANDS = {
     "pickscore": (("pickscore",), "Mean PickScore."),
     "geneval": (("geneval",), "Six tasks of prompt following, and overall."),
     "all": ((), "Everything that suits the target."),
+}
+# What a metric can be shown with; the others suit the embedded digits.
+SHOWN_WITH = {
+    "fdd": "runs/maskbit --ref photos",
+    "clip": "shapes",
+    "hps": "runs/meissonic --prompts hpsv2",
+    "image-reward": "shapes",
+    "pickscore": "runs/meissonic --prompts prompts.txt",
+    "geneval": "shapes",
 }
 RENAMED = {
     "target": "TARGET",
@@ -171,6 +181,8 @@ def measuring(metrics: tuple[str, ...]) -> Callable[..., None]:
         github: Annotated[
             bool, typer.Option("--github", help="Write a step summary and annotations.")
         ] = False,
+        gpus: GpusOption = None,
+        processes: ProcessesOption = None,
         as_json: JsonOption = False,
         quiet: QuietOption = False,
     ) -> None:
@@ -197,6 +209,8 @@ def measuring(metrics: tuple[str, ...]) -> Callable[..., None]:
             "sampler": sampler_flags(given),
         }
         spec = spec_from_flags(EvalSpec, values, RENAMED)
+        if carry_out(asked_for(gpus=gpus, processes=processes)):
+            return
 
         from dimo_cli.console.output import out
         from dimo_cli.console.scores import check_plot
@@ -219,12 +233,10 @@ def measuring(metrics: tuple[str, ...]) -> Callable[..., None]:
 for _name, (_metrics, _help) in COMMANDS.items():
     _measure = measuring(_metrics)
     _measure.__doc__ = _help
+    _shown = f"dimo eval {_name} {SHOWN_WITH.get(_name, 'digits')}"
     app.command(
         _name,
-        epilog=example(
-            f"dimo eval {_name} runs/digits",
-            f"dimo eval {_name} digits --teacher --steps 8 --json",
-        ),
+        epilog=example(f"{_shown} --json", f"{_shown} --teacher --steps 8"),
     )(command(_measure))
 
 

@@ -61,7 +61,7 @@ FLAGS = ("--shard",)
 
 def asked_for(**values: Any) -> LaunchSpec:
     """The processes that a command line asks for."""
-    if values["nodes"] == 1:
+    if values.get("nodes", 1) == 1:
         values["node"] = 0  # Slurm numbers its machines also where each has a job of its own
     return spec_from_flags(LaunchSpec, values)
 

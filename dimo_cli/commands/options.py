@@ -13,7 +13,7 @@ import typer
 from dimo_cli.commands import completing
 from dimo_cli.console.environment import image_protocol
 from dimo_cli.errors import DimoError, MissingError
-from dimo_cli.launching.reports import hand_over
+from dimo_cli.launching.reports import hand_over, is_follower
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -145,6 +145,9 @@ def command(function: Callable[P, R]) -> Callable[P, R]:
         try:
             image_protocol()  # a mistyped DIMO_IMAGES is refused before anything is drawn
             return function(*args, **kwargs)
+        except typer.Exit as end:
+            # Of several processes the first answers for all: a failed gate is no failed process.
+            raise typer.Exit(0 if is_follower() else end.exit_code) from None
         except BrokenPipeError:  # `dimo ... | head` is no error
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             raise typer.Exit(0) from None

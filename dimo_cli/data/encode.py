@@ -20,7 +20,7 @@ from dimo_cli.data.shards import FACTS, INDEX, shard_path, token_dtype, write_js
 from dimo_cli.errors import DimoError, MissingError, SpecError
 from dimo_cli.files import file_sha256, writing_to
 from dimo_cli.locking import LOCK, locked
-from dimo_cli.ranks import own_rank
+from dimo_cli.ranks import are_joined, from_all, is_first, own_rank
 from dimo_cli.specs.data import DatasetIndex, EncodeSpec, Recipe, ShardEntry
 from dimo_cli.specs.distill import TeacherSource
 from dimo_cli.teachers.protocol import Teacher
@@ -209,8 +209,9 @@ def encode_share(
         teacher.tokenizer.to(device)
         for number in mine:
             encode_shard(job, number, teacher, device, advance)
-    index = write_index(job, spec.source, classes)
-    return Encoded(len(job.images), len(job.shards()), len(numbers) - len(mine), index)
+    kept = sum(from_all(len(numbers) - len(mine)))  # by when all of them are done
+    index = write_index(job, spec.source, classes) if is_first() or not are_joined() else None
+    return Encoded(len(job.images), len(job.shards()), kept, index)
 
 
 def encode_in_processes(

@@ -110,12 +110,17 @@ def estimate_memory(
     if on_gpu is None:
         on_gpu = torch.cuda.is_available() and spec.train.device != "cpu"
     half = spec.train.precision == "bf16" or (spec.train.precision == "auto" and on_gpu)
+    has_average = not (on_gpu and spec.student.ema.offload)
     most = MOST_CHUNKS * chunk_rows(teacher, spec)
     batch, small = spec.train.batch_size, max(1, most // teacher.space.length // 2)
     make = partial(make_method, rewards=rewards)
+
+    def at(size: int) -> MemoryEstimate:
+        return at_batch(teacher, spec, make, size, half, has_average)
+
     if batch <= 2 * small:
-        return at_batch(teacher, spec, make, batch, half)
-    one, two = (at_batch(teacher, spec, make, size, half).parts for size in (small, 2 * small))
+        return at(batch)
+    one, two = at(small).parts, at(2 * small).parts
     # Whatever grows with the batch does so in proportion, once there are several chunks.
     share = (batch - small) / small
     grown = {name: round(part + share * (two[name] - part)) for name, part in one.items()}
@@ -128,14 +133,20 @@ def chunk_rows(teacher: Teacher, spec: DistillSpec) -> int:
 
 
 def at_batch(
-    teacher: Teacher, spec: DistillSpec, make: Callable[..., Distillation], batch: int, half: bool
+    teacher: Teacher,
+    spec: DistillSpec,
+    make: Callable[..., Distillation],
+    batch: int,
+    half: bool,
+    has_average: bool,
 ) -> MemoryEstimate:
     """The estimate at a batch that is rehearsed as it is; further passes add what each keeps."""
     from dimo_cli.engine.rehearsal import rehearse  # fake tensors take a second to import
 
     train = spec.train.model_copy(update={"batch_size": batch, "accumulate": 1})
     build = partial(make, spec.model_copy(update={"train": train}))
-    found = rehearse(teacher, build, half, most_rows=2 * chunk_rows(teacher, spec))
+    most_rows = 2 * chunk_rows(teacher, spec)
+    found = rehearse(teacher, build, half, most_rows, has_average)
     return MemoryEstimate(**found.of_passes(spec.train.accumulate))
 
 

@@ -159,16 +159,40 @@ def buckets(tensors: list[Tensor], size: int) -> Iterator[list[Tensor]]:
 
 
 class Ema:
-    """The running average of a network's weights, as a network of its own."""
+    """The running average of a network's weights, as a network of its own.
 
-    def __init__(self, average: nn.Module, source: nn.Module) -> None:
+    With a `home`, that is where it is unless it is used.
+    """
+
+    def __init__(
+        self, average: nn.Module, source: nn.Module, home: torch.device | str | None = None
+    ) -> None:
         self.network = average.requires_grad_(False).eval()
-        pairs = zip(average.parameters(), source.parameters(), strict=True)
+        self.source, self.home, self.is_away = source, home, home is not None
+        self.follow()
+
+    def follow(self) -> None:
+        """Average the parameters that are trained, wherever they are."""
+        pairs = zip(self.network.parameters(), self.source.parameters(), strict=True)
         moving = [(mean, now) for mean, now in pairs if now.requires_grad]
         self.means: list[Tensor] = [local(mean.detach()) for mean, _ in moving]
         self.sources: list[Tensor] = [local(now.detach()) for _, now in moving]
 
+    def at(self, device: torch.device | str) -> nn.Module:
+        """The average on a device, where it stays until the next update."""
+        if self.home is not None:
+            self.is_away = True
+            self.network.to(device)
+        return self.network
+
     @torch.no_grad()
     def update(self, decay: float) -> None:
         """mean <- decay mean + (1 - decay) weight."""
-        torch._foreach_lerp_(self.means, self.sources, 1 - decay)
+        if self.is_away:
+            self.network.to(self.home)
+            self.is_away = False
+            self.follow()
+        sources = self.sources
+        if self.home is not None:
+            sources = [source.to(self.home) for source in sources]
+        torch._foreach_lerp_(self.means, sources, 1 - decay)

@@ -24,6 +24,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from dimo_cli.engine.distill import Distillation
 from dimo_cli.engine.optimizer import Ema, NetworkOptimizer
+from dimo_cli.engine.precision import matrices
 from dimo_cli.teachers.protocol import Cond, Conditioner, Teacher
 
 N = TypeVar("N", bound=nn.Module)
@@ -224,13 +225,21 @@ class Rehearsed:
         return found
 
 
-def rehearse(teacher: Teacher, build: Build, half: bool, most_rows: int) -> Rehearsed:
-    """A step of what `build` makes out of a teacher; `half`: under bf16 autocast."""
+def rehearse(
+    teacher: Teacher, build: Build, half: bool, most_rows: int, has_average: bool = True
+) -> Rehearsed:
+    """A step of what `build` makes out of a teacher; `half`: under bf16 autocast.
+
+    Without `has_average` the running average is in another memory than everything else.
+    """
     ledger = Ledger(teacher.space.vocab, most_rows)
     with ledger, on_the_stage():
         with ledger.counting_as(WEIGHTS):
             method = build(without_weights(teacher), torch.Generator(), autocast(half))
-            ema = Ema(copy.deepcopy(method.student), method.student)
+            ema = Ema(copy.deepcopy(method.student), method.student) if has_average else None
+            if half:
+                for parameter in matrices(method.teacher.backbone):
+                    parameter.data = parameter.data.bfloat16()
         for network in method.networks().values():
             for parameter in network.parameters():
                 follow_gradient(parameter, ledger)
@@ -241,7 +250,8 @@ def rehearse(teacher: Teacher, build: Build, half: bool, most_rows: int) -> Rehe
         before = ledger.live.copy()
         after = watch_end_of_passes(method, ledger)
         method.step(1)
-        ema.update(0.9)
+        if ema is not None:
+            ema.update(0.9)
     peak = {name: ledger.peak[name] for name in PURPOSES}
     return Rehearsed(peak, {name: after[name] - before[name] for name in PURPOSES})
 

@@ -50,6 +50,11 @@ def sharding_plugin(spec: DistillSpec) -> FullyShardedDataParallelPlugin | None:
             "`train.compile` cannot be combined with sharding: compiled blocks are not gathered.",
             "Leave out one of `--shard` and `train.compile`.",
         )
+    if spec.student.ema.offload:
+        raise SpecError(
+            "`student.ema.offload` cannot be combined with sharding: the average is sharded, too.",
+            "Leave out one of `--shard` and `student.ema.offload`.",
+        )
     from accelerate import FullyShardedDataParallelPlugin
     from torch.distributed.fsdp import CPUOffloadPolicy
 

@@ -6,7 +6,7 @@ gets as many as every other, in passes of at most `train.batch_size`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -73,3 +73,11 @@ def mean_over_ranks(numbers: Sequence[Tensor]) -> list[Tensor]:
     together = torch.stack([number.detach() for number in numbers])
     dist.all_reduce(together)
     return list(together / dist.get_world_size())
+
+
+def mean_values(values: Mapping[str, float]) -> dict[str, float]:
+    """The mean of each value over all ranks, which have the same names."""
+    names = sorted(values)
+    means = mean_over_ranks([torch.tensor(values[name], dtype=torch.float64) for name in names])
+    found = {name: mean.item() for name, mean in zip(names, means, strict=True)}
+    return {name: found[name] for name in values}

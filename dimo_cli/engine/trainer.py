@@ -7,7 +7,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,10 +21,12 @@ from dimo_cli.engine.checkpoint import CheckpointFolder, random_state, restore_r
 from dimo_cli.engine.distill import Distillation
 from dimo_cli.engine.memory import peak_memory
 from dimo_cli.engine.optimizer import Ema
+from dimo_cli.engine.precision import store_in_bf16, tf32
 from dimo_cli.engine.runlog import RunLog
 from dimo_cli.engine.schedules import ema_decay
-from dimo_cli.engine.sharding import gather, local, shard_blocks, sharding_plugin
-from dimo_cli.engine.share import divide, local_train, mean_over_ranks
+from dimo_cli.engine.sharding import gather, shard_blocks, sharding_plugin
+from dimo_cli.engine.share import divide, local_train, mean_values
+from dimo_cli.engine.soundness import names_of_unsound, optimizer_path
 from dimo_cli.engine.tracking import Tracking
 from dimo_cli.engine.watcher import Bystander, Watcher
 from dimo_cli.errors import DivergedError, MissingError, SpecError
@@ -90,8 +92,12 @@ class Trainer:
         average = copy.deepcopy(self.distillation.student)
         if plugin is not None:
             self.shard(average, plugin)
-        self.ema = Ema(average, self.distillation.student)
+        home = "cpu" if spec.student.ema.offload else None
+        self.ema = Ema(average, self.distillation.student, home)
         self.is_sharded = plugin is not None
+        self.restore_teacher = lambda: None
+        if self.accelerator.mixed_precision == "bf16":
+            self.restore_teacher = store_in_bf16(teacher.backbone)
         self.checkpoints = CheckpointFolder(folder / "checkpoints")
         self.tracking = Tracking(spec.monitor.tracker, self.accelerator, folder)
         self.run_log = RunLog(folder / "log.jsonl")
@@ -174,6 +180,7 @@ class Trainer:
                         break
         finally:
             self.distillation.teacher.backbone.eval()  # its dropout may have been on
+            self.restore_teacher()
             self.tracking.finish()
         return self.averaged
 
@@ -184,7 +191,8 @@ class Trainer:
         done = progress.step + 1
         last = done == train.steps
         log_due = done % train.log_every == 0 or last
-        report = self.distillation.step(progress.step, measure=log_due)
+        with tf32(train.tf32):
+            report = self.distillation.step(progress.step, measure=log_due)
         if report.skipped:
             if self.note_skipped(report.skipped):
                 return  # rolled back: nothing of this step is left
@@ -223,10 +231,11 @@ class Trainer:
         Where it is sharded, every rank has to ask for it at the same time.
         """
         if not self.is_sharded:
-            return self.ema.network  # type: ignore[return-value]
-        whole = copy.deepcopy(self.distillation.teacher.backbone).eval() if is_first() else None
+            return self.ema.at(self.accelerator.device)  # type: ignore[return-value]
+        backbone = self.distillation.teacher.backbone  # whose weights may be rounded
+        whole = copy.deepcopy(backbone).float().eval() if is_first() else None
         gather(self.ema.network, whole)
-        return whole or self.distillation.teacher.backbone
+        return whole or backbone
 
     def note_skipped(self, network: str) -> bool:
         """Count a step whose numbers were not finite; roll back where skipping will not help.
@@ -386,26 +395,3 @@ class Trainer:
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
-
-
-def names_of_unsound(networks: Mapping[str, nn.Module]) -> list[str]:
-    """Those with a weight that is not finite."""
-    return [
-        name
-        for name, network in networks.items()
-        if not all(local(parameter).isfinite().all() for parameter in network.parameters())
-    ]
-
-
-def mean_values(values: Mapping[str, float]) -> dict[str, float]:
-    """The mean of each value over all ranks, which have the same names."""
-    names = sorted(values)
-    means = mean_over_ranks([torch.tensor(values[name], dtype=torch.float64) for name in names])
-    found = {name: mean.item() for name, mean in zip(names, means, strict=True)}
-    return {name: found[name] for name in values}
-
-
-def optimizer_path(network: str) -> str:
-    """Where a network's optimizer is in the spec."""
-    paths = {"discriminator": "gan.optimizer", "ema": "student.optimizer"}
-    return paths.get(network, f"{network}.optimizer")

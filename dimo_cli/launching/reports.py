@@ -28,6 +28,11 @@ class Report:
     """Whether it ended only because another one did."""
 
 
+def is_follower() -> bool:
+    """Whether dimo started this process, and others before it."""
+    return bool(os.environ.get(VARIABLE)) and os.environ.get("RANK", "0") != "0"
+
+
 def hand_over(error: DimoError) -> bool:
     """Leave an error to the launcher; False where nobody would say it then."""
     folder = os.environ.get(VARIABLE)

@@ -24,7 +24,7 @@ from dimo_cli.launching.reports import VARIABLE, Report, read_reports
 from dimo_cli.specs.launch import LaunchSpec
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-GRACE = 10.0  # seconds for the launcher to see that its processes have ended
+GRACE = 3.0  # seconds for the launcher to see that its processes have ended
 BY_SIGNAL = 128  # exit codes above are of a process that was ended by a signal
 
 

@@ -17,6 +17,7 @@ WIDTH, HEIGHT = 380, 230
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 34
 MOST_POINTS, MOST_ROWS, DOTS_UP_TO = 300, 60, 40
 LOG_FROM = 100.0  # a curve that spans this factor is drawn on a logarithmic scale
+LOG_DEPTH = 1e6  # below this part of the highest value, a curve lies on the lower edge
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ class Axis:
     def __call__(self, value: float) -> float:
         low, high = self.low, self.high
         if self.is_logarithmic:
-            value, low, high = math.log10(value), math.log10(low), math.log10(high)
+            value, low, high = math.log10(max(value, low)), math.log10(low), math.log10(high)
         share = (value - low) / ((high - low) or 1.0)
         return round(self.start + share * (self.end - self.start), 1)
 
@@ -167,6 +168,8 @@ def axes(chart: Chart) -> tuple[Axis, Axis]:
         low, high = (low if low == 0 else low - room), high + room
         if 0 <= min(chart.values) < 0.25 * high:
             low = 0.0
+    else:
+        low = max(low, high / LOG_DEPTH)
     left, right = min(steps), max(steps)
     x_axis = Axis(left, right if right > left else left + 1, LEFT, WIDTH - RIGHT)
     return x_axis, Axis(low, high, HEIGHT - BOTTOM, TOP, chart.is_logarithmic)

@@ -88,7 +88,7 @@ def collapse(run: RunRecord) -> str | None:
     return (
         f"The student's entropy was below {COLLAPSED_SHARE:.0%} of its start by step "
         f"{number(low)}. If all samples of a class are alike it collapsed: lower "
-        "`init.mask_ratio`."
+        "`student.optimizer.learning_rate`."
     )
 
 

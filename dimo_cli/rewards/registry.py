@@ -39,8 +39,26 @@ def _loader(name: str) -> Callable[..., Reward]:
 REWARDS: dict[str, Callable[..., Reward]] = {name: _loader(name) for name in MODULES}
 
 
+def register_reward(name: str, load: Callable[[HubStore], Reward]) -> None:
+    """Add a reward of one's own, to be used by its name wherever dimo's are."""
+    if name in REWARDS:
+        raise SpecError(f"There is a reward `{name}` already.", "Choose another name.")
+    REWARDS[name] = lambda store, sizes=None: load(store)
+
+
+def load_plugins() -> None:
+    """Register the rewards of installed packages (entry point group `dimo.rewards`)."""
+    from importlib.metadata import entry_points
+
+    for entry in entry_points(group="dimo.rewards"):
+        if entry.name not in REWARDS:
+            register_reward(entry.name, entry.load())
+
+
 def check_name(name: str) -> None:
     """Refuse a reward that does not exist."""
+    if name not in REWARDS:
+        load_plugins()
     if name not in REWARDS:
         raise SpecError(f"{name!r} is not a known reward.", did_you_mean(name, REWARDS))
 
@@ -61,7 +79,14 @@ def load_reward(
 
 
 def blank_reward(name: str) -> Reward:
-    """A reward in its published sizes without weights, for planning: nothing is downloaded."""
+    """A reward in its published sizes without weights, for planning: nothing is downloaded.
+
+    One of a user's own has no such form, and is loaded.
+    """
     check_name(name)
+    if name not in MODULES:
+        from dimo_cli.hub import HubStore
+
+        return REWARDS[name](HubStore())
     reward: Reward = import_module(f"dimo_cli.rewards.{MODULES[name]}").blank(name)
     return reward

@@ -227,6 +227,9 @@ class EmaSpec(Spec):
 
     decay: Real = Field(0.9999, ge=0, lt=1, description="Decay per step")
     warmup: bool = Field(True, description="Start with the smaller decay (1 + k)/(10 + k)")
+    offload: bool = Field(
+        False, description="Keep the average in the CPU's memory, and 4 bytes per weight off a GPU"
+    )
 
 
 class StudentSpec(Spec):
@@ -294,6 +297,9 @@ class TrainSpec(Spec):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to run")
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="Autocast of the forwards; auto: bf16 on CUDA, fp32 elsewhere"
+    )
+    tf32: bool = Field(
+        True, description="On CUDA, multiply what is left in fp32 with TF32: faster, to 3 digits"
     )
     compile: bool = Field(False, description="torch.compile the backbones: slow start, fast steps")
     dropout: bool = Field(

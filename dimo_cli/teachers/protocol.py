@@ -61,7 +61,9 @@ class Cond:
 
     def to(self, device: torch.device | str) -> Cond:
         """Move every tensor to `device`."""
-        tensors = {name: tensor.to(device) for name, tensor in self.tensors.items()}
+        tensors = {
+            name: moved(tensor, torch.device(device)) for name, tensor in self.tensors.items()
+        }
         return Cond(tensors, self.texts)
 
     def at(self, time: float | None) -> Cond:
@@ -78,6 +80,13 @@ class Cond:
         names = conds[0].tensors.keys()
         tensors = {name: torch.cat([cond.tensors[name] for cond in conds]) for name in names}
         return Cond(tensors, tuple(text for cond in conds for text in cond.texts))
+
+
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor on another device; on its way to a GPU, nobody waits for it."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 class Backbone(nn.Module, ABC):

@@ -352,11 +352,14 @@ def test_quiet_leaves_the_result_alone(dimo, arguments):
     assert result.stdout
 
 
-@pytest.mark.parametrize(("threads", "words"), [(1, "1 thread)"), (4, "4 threads)")])
-def test_hardware_is_counted_in_words(monkeypatch, threads, words):
+@pytest.mark.parametrize(
+    ("processes", "threads", "words"),
+    [(1, 1, ", 1 thread)"), (1, 4, ", 4 threads)"), (2, 1, ", 2 processes of 1 thread)")],
+)
+def test_hardware_is_counted_in_words(monkeypatch, processes, threads, words):
     import torch
 
     from dimo_cli.effort import hardware_name
 
     monkeypatch.setattr("torch.get_num_threads", lambda: threads)
-    assert hardware_name(torch.device("cpu"), 1).endswith(words)
+    assert hardware_name(torch.device("cpu"), processes).endswith(words)

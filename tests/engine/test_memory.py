@@ -11,6 +11,7 @@ from dimo_cli.data.shards import builtin_dataset
 from dimo_cli.engine.distill import Distillation
 from dimo_cli.engine.memory import estimate_memory
 from dimo_cli.engine.optimizer import Ema
+from dimo_cli.engine.precision import matrices
 from dimo_cli.engine.refine import Refinement
 from dimo_cli.refining import LabeledTokens, blank_rewards
 from dimo_cli.rewards.shapes import load as load_shapes_reward
@@ -121,11 +122,21 @@ def test_accumulating_passes_needs_hardly_more_memory_than_one(teacher):
     assert one.total < four.total < 1.2 * one.total
 
 
-def test_half_precision_halves_what_is_kept(teacher):
+def test_half_precision_halves_what_is_kept_and_the_teachers_matrices(teacher):
     spec = small_spec(train={"batch_size": 64})
     whole, half = (estimate_memory(teacher, spec, on_gpu=on_gpu) for on_gpu in (False, True))
     assert half.activations < 0.8 * whole.activations
-    assert half.weights == whole.weights
+    rounded = sum(parameter.numel() for parameter in matrices(teacher.backbone))
+    assert half.weights == whole.weights - 2 * rounded
+
+
+def test_on_a_gpu_an_average_may_wait_elsewhere(teacher):
+    kept, offloaded = (
+        estimate_memory(teacher, small_spec(student={"ema": {"offload": offload}}), on_gpu=True)
+        for offload in (False, True)
+    )
+    count = sum(parameter.numel() for parameter in teacher.backbone.parameters())
+    assert kept.weights - offloaded.weights == 4 * count
 
 
 def test_estimating_allocates_nothing_large(teacher):

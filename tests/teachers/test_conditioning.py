@@ -108,3 +108,17 @@ def test_a_condition_at_a_time_carries_it_for_every_sample(asked):
     cond = ClassConditioner(10).labels(torch.tensor([1, 2]))
     assert cond.at(None) is cond
     assert cond.at(7.0).tensors["time"].tolist() == [7.0, 7.0]
+
+
+def test_the_latest_prompts_stay_in_memory(asked, monkeypatch):
+    monkeypatch.setattr("dimo_cli.teachers.conditioning.KEPT", 2)
+    kept = conditioner(asked)
+    first = kept.prompts(["a", "b"])
+    again = kept.prompts(["b", "a"])
+    assert asked == [["a", "b"]]
+    assert torch.equal(first.tensors["text"].flip(0), again.tensors["text"])
+    kept.prompts(["c"])  # in the place of `b`, which waited longest
+    kept.prompts(["a"])
+    assert asked == [["a", "b"], ["c"]]
+    kept.prompts(["b"])
+    assert asked == [["a", "b"], ["c"], ["b"]]

@@ -1,0 +1,24 @@
+"""Weights that are not finite, and where to look for the cause."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import nn
+
+from dimo_cli.engine.sharding import local
+
+
+def names_of_unsound(networks: Mapping[str, nn.Module]) -> list[str]:
+    """Those with a weight that is not finite."""
+    return [
+        name
+        for name, network in networks.items()
+        if not all(local(parameter).isfinite().all() for parameter in network.parameters())
+    ]
+
+
+def optimizer_path(network: str) -> str:
+    """Where a network's optimizer is in the spec."""
+    paths = {"discriminator": "gan.optimizer", "ema": "student.optimizer"}
+    return paths.get(network, f"{network}.optimizer")
