@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from benchmarks.measuring import device_of, environment, in_turn, medians, peak_bytes
 from dimo_cli.engine.auxiliary import auxiliary_loss
-from dimo_cli.engine.distill import backward_through_head, log_probs
-from dimo_cli.engine.divergence import ForwardKL, surrogate_loss
+from dimo_cli.engine.distill import log_probs
+from dimo_cli.engine.divergence import ForwardKL
+from dimo_cli.engine.heads import HeadRows, backward_through_head
 from dimo_cli.engine.sampling import rows_at_once
-from dimo_cli.teachers.protocol import TokenSpace
+from dimo_cli.teachers.protocol import LastLinear, TokenSpace
 
 BARS = {"dimo": 0.40}
 MASKED = 0.64  # the mean share under the arccos schedule
@@ -89,6 +90,10 @@ class Head(nn.Linear):
         """Logits [..., 1, V]."""
         return self(hidden)[..., None, :]
 
+    def last_linear(self, hidden: Tensor) -> LastLinear:
+        """All of it."""
+        return LastLinear(hidden, self.weight)
+
 
 def chunked(heads: Heads) -> None:
     """Both updates as dimo computes them."""
@@ -107,13 +112,12 @@ def chunked(heads: Heads) -> None:
         log_q = log_probs(heads.auxiliary.head(flat["auxiliary"][rows[part]]), 1)
         return ForwardKL().logit_gradient(log_p, log_q)
 
-    def student_loss(logits: Any, part: slice) -> Tensor:
-        gradient = field(part)
-        return surrogate_loss(logits(), gradient)
+    def student_loss(head: HeadRows, part: slice) -> Tensor:
+        return head.surrogate_loss(field(part))
 
-    def loss(logits: Any, part: slice) -> Tensor:
+    def loss(head: HeadRows, part: slice) -> Tensor:
         targets = heads.targets.flatten()[rows[part]]
-        return auxiliary_loss(logits().flatten(0, 1), targets, label_smoothing=SMOOTHING).total
+        return auxiliary_loss(head.logits().flatten(0, 1), targets, label_smoothing=SMOOTHING).total
 
     backward_through_head(heads.student, heads.leaf("student"), rows, chunk, student_loss)
     backward_through_head(heads.auxiliary, heads.leaf("auxiliary"), rows, chunk, loss)

@@ -10,7 +10,6 @@ import copy
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from dimo_cli.engine.auxiliary import IGNORED, auxiliary_loss
 from dimo_cli.engine.divergence import build_divergence, entropy_logit_gradient, surrogate_loss
 from dimo_cli.engine.draws import Rows, own_generator, samples_among
+from dimo_cli.engine.heads import HeadRows, backward_through_head
 from dimo_cli.engine.masking import check_control, draw_ratio, forward_mask, initial_tokens
 from dimo_cli.engine.optimizer import NetworkOptimizer
 from dimo_cli.engine.sampling import chunks, draw_from_hidden, rows_at_once, student_hidden
@@ -71,38 +71,6 @@ def trainable_copy(teacher: Teacher, spec: DistillSpec) -> Backbone:
 def log_probs(logits: Tensor, temperature: float) -> Tensor:
     """log softmax(z / T)."""
     return (logits if temperature == 1 else logits / temperature).log_softmax(-1)
-
-
-def backward_through_head(
-    backbone: Backbone,
-    hidden: Tensor,
-    rows: Tensor,
-    chunk_tokens: int,
-    loss_of: Callable[[Callable[[], Tensor], slice], Tensor],
-    extra_gradient: Tensor | None = None,
-) -> Tensor:
-    """Backpropagate the sum of chunk losses through head and backbone; returns that sum.
-
-    hidden [B, L, D]; rows [N] are positions of its flat form [B L, D]. `loss_of(logits, part)` is
-    the loss at rows[part], whose logits [n, G, V] exist from when it calls `logits()`, and do not
-    outlive their chunk. What other losses ask of the hidden states, `extra_gradient` [B, L, D],
-    joins in the one backward pass.
-    """
-    length = hidden.shape[1]
-    flat = hidden.detach().flatten(0, 1)
-    gradient = torch.zeros_like(flat)
-    total = flat.new_zeros((), dtype=torch.float32)
-    for part in chunks(len(rows), chunk_tokens):
-        picked = flat.index_select(0, rows[part]).requires_grad_()
-        head = partial(backbone.head, picked, rows[part] % length)
-        loss = loss_of(lambda head=head: head().float(), part)  # type: ignore[misc]
-        loss.backward()
-        assert picked.grad is not None
-        gradient.index_copy_(0, rows[part], picked.grad)
-        total += loss.detach()
-    gradient = gradient.view_as(hidden)
-    hidden.backward(gradient if extra_gradient is None else gradient + extra_gradient)
-    return total
 
 
 class Distillation:
@@ -285,9 +253,8 @@ class Distillation:
                 divergence += (self.divergence.value(log_p, log_q) * slots[part]).sum()
             return gradient
 
-        def loss_of(logits: Callable[[], Tensor], part: slice) -> Tensor:
-            gradient = gradient_at(part)  # first: the student's logits have no part in it
-            return surrogate_loss(logits(), gradient)
+        def loss_of(head: HeadRows, part: slice) -> Tensor:
+            return head.surrogate_loss(gradient_at(part))
 
         with self.autocast():
             if loss.entropy_bonus:
@@ -344,7 +311,7 @@ class Distillation:
         student_flat = generation.hidden.detach().flatten(0, 1)
         slots = mask.numel() * self.spec.train.accumulate
 
-        def loss_of(logits: Callable[[], Tensor], part: slice) -> Tensor:
+        def loss_of(head: HeadRows, part: slice) -> Tensor:
             soft_target = None
             if spec.soft_weight:
                 with torch.no_grad():
@@ -352,7 +319,7 @@ class Distillation:
                     soft_target = self.student.head(student_flat[rows[part]], positions)
                     soft_target = soft_target.flatten(0, 1)
             loss = auxiliary_loss(
-                logits().flatten(0, 1),
+                head.logits().flatten(0, 1),
                 targets[part].flatten(),
                 soft_target,
                 spec.soft_weight,
@@ -480,8 +447,8 @@ class Distillation:
         }[self.spec.loss.reduction]
         scale = self.spec.loss.entropy_bonus / (B * self.spec.train.accumulate * divisor)
 
-        def loss_of(logits: Callable[[], Tensor], part: slice) -> Tensor:
-            found = logits()
+        def loss_of(head: HeadRows, part: slice) -> Tensor:
+            found = head.logits()
             return surrogate_loss(found, -scale * entropy_logit_gradient(found.detach()))
 
         rows = torch.arange(B * L, device=hidden.device)

@@ -8,14 +8,14 @@ ranks, and gathering it each time would make ranks wait for calls that never com
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from dimo_cli.errors import SpecError
 from dimo_cli.specs.distill import DistillSpec
@@ -23,6 +23,7 @@ from dimo_cli.teachers.protocol import Backbone
 
 if TYPE_CHECKING:
     from accelerate import FullyShardedDataParallelPlugin
+    from torch.distributed.tensor import DTensor
 
     from dimo_cli.engine.memory import MemoryEstimate
 
@@ -112,19 +113,21 @@ def sharded_estimate(
     )
 
 
-def is_sharded(tensor: Tensor) -> bool:
+def is_sharded(tensor: Tensor) -> TypeGuard[DTensor]:
     """Whether this rank holds only some rows of it."""
-    return isinstance(tensor, DTensor)
+    # Imported here, it would delay every start by most of a second; who shards has imported it.
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(tensor, module.DTensor)
 
 
 def local(tensor: Tensor) -> Tensor:
     """What this rank holds of a tensor, in the same memory."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return tensor.to_local() if is_sharded(tensor) else tensor
 
 
 def own_rows(tensor: Tensor) -> slice:
     """Which rows of a tensor this rank holds."""
-    if not isinstance(tensor, DTensor):
+    if not is_sharded(tensor):
         return slice(0, len(tensor)) if tensor.ndim else slice(None)
     count, rank = tensor.device_mesh.size(), tensor.device_mesh.get_local_rank()
     each = -(-len(tensor) // count)  # as torch.chunk: the last ones may get less, or nothing
@@ -142,6 +145,6 @@ def gather(network: nn.Module, into: nn.Module | None) -> None:
     """
     targets = None if into is None else into.state_dict()
     for name, tensor in network.state_dict().items():
-        whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+        whole = tensor.full_tensor() if is_sharded(tensor) else tensor
         if targets is not None:
             targets[name].copy_(whole)

@@ -26,6 +26,7 @@ from dimo_cli.teachers.protocol import (
     Backbone,
     Cond,
     Conditioner,
+    LastLinear,
     Plan,
     SamplerDefaults,
     Step,
@@ -119,7 +120,15 @@ class TokenHead(ConvMlmLayer):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """The logits of any rows: no position looks at another."""
-        return pointwise(self.conv2, self.layer_norm(pointwise(self.conv1, hidden)))[..., None, :]
+        return pointwise(self.conv2, self.features(hidden))[..., None, :]
+
+    def features(self, hidden: Tensor) -> Tensor:
+        """What the second convolution sees."""
+        return self.layer_norm(pointwise(self.conv1, hidden))
+
+    def last_linear(self, hidden: Tensor) -> LastLinear:
+        """The second convolution as the linear map that it is."""
+        return LastLinear(self.features(hidden), self.conv2.weight.flatten(1), self.conv2.bias)
 
 
 class AmusedStyleBackbone(Backbone):
@@ -149,6 +158,9 @@ class AmusedStyleBackbone(Backbone):
 
     def head(self, hidden: Tensor, positions: Tensor | None = None) -> Tensor:
         return self.mlm_layer(hidden)
+
+    def last_linear(self, hidden: Tensor) -> LastLinear:
+        return self.mlm_layer.last_linear(hidden)
 
     def embedding_parameters(self) -> list[nn.Parameter]:
         """Token embedding and head: the official recipe freezes both."""

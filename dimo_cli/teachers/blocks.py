@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dimo_cli.teachers.protocol import Backbone
+from dimo_cli.teachers.protocol import Backbone, LastLinear
 
 
 class Block(nn.Module):
@@ -69,6 +69,9 @@ class EmbeddedBackbone(Backbone):
 
     def head(self, hidden: Tensor, positions: Tensor | None = None) -> Tensor:
         return self.to_logits(hidden)[..., None, :]
+
+    def last_linear(self, hidden: Tensor) -> LastLinear:
+        return LastLinear(hidden, self.to_logits.weight, self.to_logits.bias)
 
     def embedding_parameters(self) -> list[nn.Parameter]:
         return list(self.token_embedding.parameters())

@@ -89,6 +89,15 @@ def moved(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device)
 
 
+@dataclass(frozen=True, slots=True)
+class LastLinear:
+    """Where a head ends in one linear map: what goes in [n, D], and weight [G V, D] and bias."""
+
+    features: Tensor
+    weight: Tensor
+    bias: Tensor | None = None
+
+
 class Backbone(nn.Module, ABC):
     """A bidirectional network from token embeddings to logits, split where the engine needs it.
 
@@ -128,6 +137,13 @@ class Backbone(nn.Module, ABC):
         `positions` says which token position each row of a flat `hidden` [N, D] came from;
         None means that `hidden` holds all positions in order.
         """
+
+    def last_linear(self, hidden: Tensor) -> LastLinear | None:
+        """The last map of the head for rows [n, D], to send gradients through it without logits.
+
+        A bias that is not trained may be left out. None: the head has no such end.
+        """
+        return None
 
     @abstractmethod
     def embedding_parameters(self) -> list[nn.Parameter]:

@@ -63,6 +63,17 @@ def test_specs_and_presets_do_without_torch():
     assert python("-c", code).returncode == 0
 
 
+def test_drawing_imports_of_torch_only_what_it_needs():
+    code = (
+        "import sys\n"
+        "import dimo_cli.samplers, dimo_cli.students\n"
+        "heavy = {'transformers', 'diffusers', 'accelerate', 'sympy', 'torch.distributed.tensor'}\n"
+        "sys.exit(sorted(heavy & set(sys.modules)) or 0)"
+    )
+    result = python("-c", code)
+    assert result.returncode == 0, result.stderr
+
+
 @pytest.mark.parametrize(
     "command",
     [("distill",), ("sample",), ("compare",), ("report",), ("eval", "fid"), ("presets", "list"),

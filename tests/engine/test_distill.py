@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from dimo_cli.engine import masking
-from dimo_cli.engine.distill import Distillation, backward_through_head
+from dimo_cli.engine.distill import Distillation
 from dimo_cli.engine.divergence import build_divergence
+from dimo_cli.engine.heads import backward_through_head
 from tests.conftest import small_spec
 
 # With a large `eps`: what has no gradient but for rounding (the bias of attention keys) stays.
@@ -50,7 +51,7 @@ def test_chunked_backward_equals_plain_backward(teacher, generator):
     backbone.zero_grad()
     hidden = backbone.hidden(backbone.embed(tokens), cond)
     total = backward_through_head(
-        backbone, hidden, rows, 7, lambda logits, part: (logits() * weights[part]).sum()
+        backbone, hidden, rows, 7, lambda head, part: (head.logits() * weights[part]).sum()
     )
     assert_same(gradients(backbone), expected, atol=1e-4)
     plain = (backbone(tokens, cond).flatten(0, 1)[rows] * weights).sum()

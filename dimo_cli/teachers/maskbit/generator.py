@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dimo_cli.teachers.maskbit.architecture import Architecture
 from dimo_cli.teachers.maskbit.bits import expected_signs, signs_of
-from dimo_cli.teachers.protocol import Backbone, Cond
+from dimo_cli.teachers.protocol import Backbone, Cond, LastLinear
 
 EPS = 1e-12
 
@@ -131,6 +131,10 @@ class MaskBitGenerator(Backbone):
     def head(self, hidden: Tensor, positions: Tensor | None = None) -> Tensor:
         logits = self.prediction_layer(self.last_layer(hidden))
         return logits.unflatten(-1, (self.groups, -1))
+
+    def last_linear(self, hidden: Tensor) -> LastLinear:
+        last = self.prediction_layer
+        return LastLinear(self.last_layer(hidden), last.weight, last.bias)
 
     def embedding_parameters(self) -> list[nn.Parameter]:
         return list(self.input_proj.parameters())

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dimo_cli.teachers.maskgen.architecture import Architecture
-from dimo_cli.teachers.protocol import Backbone, Cond
+from dimo_cli.teachers.protocol import Backbone, Cond, LastLinear
 
 SCORE_PERIOD = 1000.0
 SCORE_FACTOR = 100.0
@@ -198,6 +198,9 @@ class MaskGenBackbone(Backbone):
 
     def head(self, hidden: Tensor, positions: Tensor | None = None) -> Tensor:
         return (hidden @ self.embeddings.weight[: self.codes].T)[..., None, :]
+
+    def last_linear(self, hidden: Tensor) -> LastLinear:
+        return LastLinear(hidden, self.embeddings.weight[: self.codes])
 
     def embedding_parameters(self) -> list[nn.Parameter]:
         return list(self.embeddings.parameters())

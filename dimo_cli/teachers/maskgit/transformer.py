@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dimo_cli.teachers.maskgit.architecture import MaskGitArchitecture
-from dimo_cli.teachers.protocol import Backbone, Cond
+from dimo_cli.teachers.protocol import Backbone, Cond, LastLinear
 
 # The layers around the blocks were trained with another epsilon than the blocks' default of 1e-5.
 OUTER_EPS = 1e-12
@@ -130,6 +130,11 @@ class MaskGitTransformer(Backbone):
             bias = bias[positions]
         logits = F.linear(hidden, self.tok_emb.weight[: self.vocab]) + bias
         return logits[..., None, :]
+
+    def last_linear(self, hidden: Tensor) -> LastLinear | None:
+        if self.bias.requires_grad:  # one for each position: no bias of a linear map
+            return None
+        return LastLinear(hidden, self.tok_emb.weight[: self.vocab])
 
     def embedding_parameters(self) -> list[nn.Parameter]:
         # The output is tied to the table; its bias is frozen along with it.

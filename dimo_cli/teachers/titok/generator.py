@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dimo_cli.teachers.protocol import Backbone, Cond
+from dimo_cli.teachers.protocol import Backbone, Cond, LastLinear
 from dimo_cli.teachers.titok.architecture import Architecture
 
 
@@ -53,6 +53,9 @@ class TiTokGenerator(Backbone):
 
     def head(self, hidden: Tensor, positions: Tensor | None = None) -> Tensor:
         return self.to_logits(hidden)[..., None, :]
+
+    def last_linear(self, hidden: Tensor) -> LastLinear:
+        return LastLinear(hidden, self.to_logits.weight, self.to_logits.bias)
 
     def embedding_parameters(self) -> list[nn.Parameter]:
         return list(self.table.parameters())
