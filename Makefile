@@ -47,6 +47,9 @@ gpu: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.startup --json benchmarks/results/startup.json
+	for name in step loss sample eval scale; do \
+		$(BIN)/python -m benchmarks $$name --json benchmarks/results/$$name.json || exit 1; \
+	done
 
 # The generated pages and pictures of docs/, with what the presets cost counted anew.
 docs: $(STAMP)
