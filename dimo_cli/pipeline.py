@@ -153,7 +153,7 @@ class OneStepPipeline(DiffusionPipeline):
         return self
 
     def compile(self, mode: str = "default") -> OneStepPipeline:
-        """Compile transformer and decoder with `torch.compile`: a slow first call, faster later ones.
+        """Compile transformer and decoder: a slow first call, faster later ones (torch.compile).
 
         `reduce-overhead` records CUDA graphs as well. Rounding differs, so the images may differ in
         a few tokens from those of before.

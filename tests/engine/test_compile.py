@@ -14,7 +14,7 @@ def fresh_compiler():
 
 
 def whole(function):
-    """The function as one graph, or an error; the graph is run as it is, so that no time is lost."""
+    """The function as one graph, or an error; the graph is run as it is, to lose no time."""
     return torch.compile(function, fullgraph=True, backend="eager")
 
 
