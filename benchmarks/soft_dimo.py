@@ -53,6 +53,7 @@ VARIANTS = {
     "GAN alone": ["distill_weight=0", "gan.weight=100"],
     "Di[M]O and GAN, Gumbel straight-through": ["relax.kind=gumbel_st"],
 }
+LONGER = "Di[M]O alone, as long"
 ESTIMATORS = {"soft": 1.0, "gumbel_st": 1.0}
 DRAWS = 64  # gradients behind a variance
 SOFTNESS = (0.25, 0.5, 1.0, 2.0, 4.0)  # softmax temperatures of Fig. 8
@@ -76,17 +77,41 @@ def refined(folder: Path, preset: str, start: str, sets: list[str]) -> Student:
     return open_student(folder)
 
 
+def distilled(folder: Path, preset: str, sets: list[str]) -> Student:
+    """The student of a distillation run, which is carried out as far as it is not done yet."""
+    spec = resolve_spec(DistillSpec, preset=preset, sets=sets, environment={}).spec
+    if not (folder / "student").is_dir():
+        distill(spec, folder, PlainView(print, seconds=30), (folder / "run.yaml").is_file())
+    return open_student(folder, LoadOptions(with_teacher=True))
+
+
 def measure_digits(folder: Path) -> dict[str, object]:
-    """FID before and after refinement, with and without Di[M]O, soft and straight-through."""
-    before = fid(open_student("digits", LoadOptions(with_teacher=True)))
-    after: dict[str, list[float]] = {}
+    """FID before and after refinement, with and without Di[M]O, soft and straight-through.
+
+    Beside them, Di[M]O alone for as many steps more: what the refinement has to be held against.
+    """
+    found: dict[str, list[float]] = {name: [] for name in ("before", LONGER, *VARIANTS)}
     for seed in SEEDS:
+        seeded = [f"train.seed={seed}", "monitor.table_samples=0"]
+        start = folder / f"digits-start-{seed}"
+        students = {"before": distilled(start, "digits", seeded)}
         for number, (name, sets) in enumerate(VARIANTS.items()):
             run = folder / f"digits-{number}-{seed}"
-            student = refined(run, "digits-gan", "digits", [*sets, f"train.seed={seed}"])
-            after.setdefault(name, []).append(fid(student))
-            print(f"{name}, seed {seed}: {before:.4f} -> {after[name][-1]:.4f}", flush=True)
-    return {"before": before, "after": after, "images": FID_IMAGES, "seeds": SEEDS}
+            students[name] = refined(run, "digits-gan", str(start), [*sets, seeded[0]])
+        steps = sum(steps_of(run) for run in (start, folder / f"digits-0-{seed}"))
+        longer = [*seeded, f"train.steps={steps}"]
+        students[LONGER] = distilled(folder / f"digits-longer-{seed}", "digits", longer)
+        for name, student in students.items():
+            found[name].append(fid(student))
+            print(f"{name}, seed {seed}: {found[name][-1]:.4f}", flush=True)
+    before = found.pop("before")
+    return {"before": before, "after": found, "images": FID_IMAGES, "seeds": SEEDS}
+
+
+def steps_of(run: Path) -> int:
+    """How many steps a run has trained."""
+    last = (run / "log.jsonl").read_text(encoding="utf-8").splitlines()[-1]
+    return int(json.loads(last)["step"])
 
 
 def fid(student: Student) -> float:
