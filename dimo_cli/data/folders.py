@@ -126,7 +126,7 @@ class ZippedFiles(Files):
             ) from error
 
     def names(self) -> list[str]:
-        return [info.filename for info in self.archive.infolist() if not info.is_dir()]
+        return [name for name in self.archive.namelist() if name and not name.endswith("/")]
 
     def open(self, name: str) -> BinaryIO:
         return io.BytesIO(self.archive.read(name))

@@ -106,6 +106,15 @@ def test_a_zip_is_as_good_as_a_folder(folder, tmp_path):
     assert torch.equal(everything(images), expected(12))
 
 
+def test_what_has_no_name_in_a_zip_is_passed_over(folder, tmp_path):
+    path = zipped(folder, tmp_path / "images.zip")
+    whole = len(open_images(path))
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("nameless.png", b"")
+        archive.filelist[-1].filename = ""
+    assert len(open_images(path)) == whole
+
+
 @pytest.mark.parametrize("suffix", ["PNG", "bmp", "tif", "tiff", "ppm", "webp", "npy"])
 def test_every_lossless_format_gives_the_same_bytes(tmp_path, suffix):
     for number in range(3):
