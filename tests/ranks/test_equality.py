@@ -165,12 +165,14 @@ def compare_gradients(teacher, rank):
             plain.hidden(plain.embed(tokens), cond).square().mean().backward()
             spread.hidden(spread.embed(tokens[mine]), cond[mine]).square().mean().backward()
             average_over_ranks([p for p in spread.parameters() if not is_sharded(p)])
+            # Where a gradient is nothing but rounding (key biases), it is held to the others.
+            grads = [p.grad.abs().max().item() for p in plain.parameters() if p.grad is not None]
             pairs = zip(plain.named_parameters(), spread.parameters(), strict=True)
             assert any(is_sharded(parameter) for parameter in spread.parameters())
             for (key, whole), part in pairs:
                 if part.grad is not None:
                     expected = whole.grad[own_rows(part)] if whole.ndim else whole.grad
-                    scale = whole.grad.abs().max().item()
+                    scale = max(whole.grad.abs().max().item(), 0.01 * max(grads))
                     torch.testing.assert_close(
                         local(part.grad), expected, rtol=1e-4, atol=1e-5 * scale, msg=key
                     )
