@@ -145,7 +145,7 @@ def memory_of_each(
     place, available = machine_memory()
     if launch.processes:
         available //= launch.on_each
-    advice = advice_to_fit(teacher, spec, memory, available, blank_rewards, launch.total)
+    advice = advice_to_fit(teacher, spec, memory, available, blank_rewards, launch.total, on_gpu)
     return memory, place, available, advice
 
 

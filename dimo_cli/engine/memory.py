@@ -69,10 +69,11 @@ def advice_to_fit(
     available: int,
     rewards: Callable[[RefineSpec], Rewards] = lambda spec: {},
     processes: int = 1,
+    on_gpu: bool | None = None,
 ) -> str | None:
     """What to change so that a run fits into `available` bytes; None if it fits as it is.
 
-    `spec` and `estimate` are those of each of the `processes`.
+    `spec` and `estimate` are those of each of the `processes`; `on_gpu` is that of the estimate.
     """
     if estimate.total <= available:
         return None
@@ -80,7 +81,8 @@ def advice_to_fit(
         train = spec.train.model_copy(update={"gradient_checkpointing": checkpointing})
         changed = estimate
         if train != spec.train:
-            changed = estimate_memory(teacher, spec.model_copy(update={"train": train}), rewards)
+            lighter = spec.model_copy(update={"train": train})
+            changed = estimate_memory(teacher, lighter, rewards, on_gpu)
         spare = available - (changed.total - changed.activations)
         most = int(spare / (changed.activations / spec.train.batch_size))
         if most >= 1:

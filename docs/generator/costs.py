@@ -8,10 +8,11 @@ from typing import TypedDict
 
 from dimo_cli.engine.flops import flops_per_step
 from dimo_cli.engine.memory import advice_to_fit, estimate_memory
+from dimo_cli.refining import blank_rewards
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.refine import RefineSpec
 from dimo_cli.specs.resolve import preset_names, refine_preset_names, resolve_spec
-from dimo_cli.teachers.registry import load_skeleton
+from dimo_cli.teachers.registry import EMBEDDED, load_skeleton
 from docs.generator.markdown import HERE
 
 FILE = HERE / "costs.json"
@@ -40,7 +41,8 @@ def cost_of(name: str) -> Cost:
     """Count what a preset costs."""
     spec = spec_of(name)
     teacher = load_skeleton(spec.teacher)
-    memory = estimate_memory(teacher, spec)
+    on_gpu = spec.teacher.name not in EMBEDDED  # whose page speaks of minutes on a laptop
+    memory = estimate_memory(teacher, spec, blank_rewards, on_gpu)
     return {
         "parameters": sum(weight.numel() for weight in teacher.backbone.parameters()),
         "tokenizer_parameters": sum(weight.numel() for weight in teacher.tokenizer.parameters()),
@@ -52,7 +54,10 @@ def cost_of(name: str) -> Cost:
         },
         "flops_per_step": flops_per_step(teacher, spec),
         "advice": {
-            str(gib): advice_to_fit(teacher, spec, memory, gib * 2**30) for gib in SMALLER_GPUS
+            str(gib): advice_to_fit(
+                teacher, spec, memory, gib * 2**30, blank_rewards, on_gpu=on_gpu
+            )
+            for gib in SMALLER_GPUS
         },
     }
 
