@@ -6,6 +6,7 @@ Whatever is not a rank's own is agreed on over the CPU, by gloo: what one says a
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -63,7 +64,9 @@ def joined_ranks() -> Iterator[None]:
     if not on_cpu():
         torch.cuda.set_device(whole_number("LOCAL_RANK", rank))
     try:
-        dist.init_process_group("gloo" if on_cpu() else "cpu:gloo,cuda:nccl", timeout=PATIENCE)
+        with stdout_for_results():
+            dist.init_process_group("gloo" if on_cpu() else "cpu:gloo,cuda:nccl", timeout=PATIENCE)
+            wait_for_all()
         yield
         part()
     except (RuntimeError, ValueError) as error:
@@ -77,6 +80,19 @@ def joined_ranks() -> Iterator[None]:
         # After an error on a GPU others may be in the middle of something: nothing to wait for.
         if on_cpu():
             part()
+
+
+@contextmanager
+def stdout_for_results() -> Iterator[None]:
+    """Send what libraries say on stdout to stderr: Gloo of torch 2.8 tells of its connections."""
+    sys.stdout.flush()
+    stdout = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        os.dup2(stdout, 1)
+        os.close(stdout)
 
 
 def can_meet() -> bool:

@@ -71,7 +71,7 @@ def rows_of(model: type[Spec], prefix: str = "", default: Spec | None = None) ->
     """Every setting below a spec, by dotted path; `default` is what the group above it has here."""
     for name, info in model.model_fields.items():
         path = f"{prefix}{name}"
-        own = info.get_default(call_default_factory=True)
+        own = info.get_default(call_default_factory=True, validated_data={})
         value = getattr(default, name) if isinstance(default, model) else own
         kinds = spec_types(info.annotation)
         if not kinds:

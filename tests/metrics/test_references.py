@@ -165,7 +165,7 @@ def test_pickles_of_old_numpy_are_read(tmp_path, network):
     mu, sigma = statistics()
     new = pickle.dumps({"fid": {"mu": mu, "sigma": sigma}}, 2)
     old = new.replace(b"numpy._core.", b"numpy.core.")
-    assert old != new
+    assert b"numpy.core." in old
     (tmp_path / "old.pkl").write_bytes(old)
     assert np.array_equal(read_reference(tmp_path / "old.pkl", network).gaussian.mean, mu)
 
