@@ -80,7 +80,7 @@ def refined(folder: Path, preset: str, start: str, sets: list[str]) -> Student:
 def distilled(folder: Path, preset: str, sets: list[str]) -> Student:
     """The student of a distillation run, which is carried out as far as it is not done yet."""
     spec = resolve_spec(DistillSpec, preset=preset, sets=sets, environment={}).spec
-    if not (folder / "student").is_dir():
+    if not (folder / "summary.json").is_file():
         distill(spec, folder, PlainView(print, seconds=30), (folder / "run.yaml").is_file())
     return open_student(folder, LoadOptions(with_teacher=True))
 
@@ -199,11 +199,8 @@ def judged(student: Student, tasks: list[Task], rewards: dict[str, Reward]) -> d
 def shapes_students(folder: Path) -> dict[str, Student]:
     """The students of shapes before and after reward refinement."""
     run = folder / "shapes"
-    if not (run / "summary.json").is_file():
-        spec = resolve_spec(DistillSpec, preset="shapes", environment={}).spec
-        distill(spec, run, PlainView(print, seconds=30), resume=(run / "run.yaml").is_file())
     return {
-        "Di[M]O": open_student(run, LoadOptions(with_teacher=True)),
+        "Di[M]O": distilled(run, "shapes", []),
         "Di[M]O and reward": refined(folder / "shapes-reward", "shapes-reward", str(run), []),
     }
 

@@ -27,6 +27,7 @@ from dimo_cli.effort import hardware_name, recorded_effort
 from dimo_cli.engine.distill import Distillation
 from dimo_cli.engine.tracking import check_tracker
 from dimo_cli.engine.trainer import Interrupted, Trainer
+from dimo_cli.engine.watcher import Idle
 from dimo_cli.errors import MissingError, SpecError
 from dimo_cli.files import write_whole_text, writing_to
 from dimo_cli.locking import locked, refuse_if_locked
@@ -54,7 +55,7 @@ FREE_ON_RESUME = (
 )
 
 
-class RunWatcher:
+class RunWatcher(Idle):
     """Draws the previews and measures the FIDs that the trainer asks for."""
 
     def __init__(self, spec: DistillSpec, teacher: Teacher, folder: Path, view: View) -> None:
@@ -101,21 +102,6 @@ class RunWatcher:
             sampler, images=self.spec.monitor.fid_samples, seed=FID_SEED, protocol=protocol
         )
         return score.value
-
-    def looks_at(self, step: int) -> bool:
-        return False
-
-    def look(self, step: int, student: Backbone) -> dict[str, float]:
-        return {}
-
-    def should_stop(self) -> str | None:
-        return None
-
-    def state(self) -> dict[str, Any]:
-        return {}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        pass
 
     def as_student(self, backbone: Backbone) -> Student:
         """The averaged network as a student, though it is not on disk yet."""

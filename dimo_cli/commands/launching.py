@@ -70,7 +70,8 @@ def check_launch(launch: LaunchSpec, spec: DistillSpec, has_folder: bool) -> Non
     """Refuse what would only fail once the processes are there."""
     if launch.total == 1:
         return
-    from dimo_cli.engine.share import divide  # torch starts here
+    from dimo_cli.engine.sharding import check_shardable  # torch starts here
+    from dimo_cli.engine.share import divide
 
     divide(spec.train, 0, launch.total)
     if launch.gpus and spec.train.device == "cpu":
@@ -81,11 +82,8 @@ def check_launch(launch: LaunchSpec, spec: DistillSpec, has_folder: bool) -> Non
         raise SpecError(
             "`--processes` are on CPUs, but `train.device` is cuda.", "Use `--gpus` instead."
         )
-    if launch.shard and spec.train.compile:
-        raise SpecError(
-            "`train.compile` cannot be combined with `--shard`: compiled blocks are not gathered.",
-            "Leave out one of the two.",
-        )
+    if launch.shard:
+        check_shardable(spec)
     if launch.nodes > 1 and not has_folder:
         raise SpecError(
             "With `--nodes`, all machines have to use the same run folder.",

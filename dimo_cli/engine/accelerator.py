@@ -29,10 +29,9 @@ def make_accelerator(
             "`train.precision` is bf16, but the run would be on a CPU, where bf16 is very slow.",
             "Use `--set train.precision=fp32`.",
         )
-    bf16 = spec.precision == "bf16" or (spec.precision == "auto" and on_cuda)
     return Accelerator(
         cpu=spec.device == "cpu" or (own_rank()[1] > 1 and not on_cuda),
-        mixed_precision="bf16" if bf16 else "no",
+        mixed_precision="bf16" if spec.is_half(on_cuda) else "no",
         log_with=None if tracker == "none" else tracker,
         project_dir=folder,
     )

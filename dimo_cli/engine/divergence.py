@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from dimo_cli.errors import SpecError, did_you_mean
+from dimo_cli.plugins import register_plugins
 from dimo_cli.specs import divergences as specs
 from dimo_cli.teachers.protocol import LastLinear
 
@@ -167,10 +168,7 @@ class FromGenerator(FDivergence):
 
 def load_plugins() -> None:
     """Register the generators of installed packages (entry point group `dimo.generators`)."""
-    from importlib.metadata import entry_points
-
-    for entry in entry_points(group="dimo.generators"):
-        register_generator(entry.name, entry.load())
+    register_plugins("dimo.generators", register_generator)
 
 
 def build_divergence(spec: specs.Divergence) -> FDivergence:

@@ -111,7 +111,7 @@ def estimate_memory(
     """
     if on_gpu is None:
         on_gpu = torch.cuda.is_available() and spec.train.device != "cpu"
-    half = spec.train.precision == "bf16" or (spec.train.precision == "auto" and on_gpu)
+    half = spec.train.is_half(on_gpu)
     has_average = not (on_gpu and spec.student.ema.offload)
     most = MOST_CHUNKS * chunk_rows(teacher, spec)
     batch, small = spec.train.batch_size, max(1, most // teacher.space.length // 2)

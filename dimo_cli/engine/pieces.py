@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ class Pieces:
         starts = self.starts[key]
         if starts[-1] != len(like):
             raise RuntimeError(f"{key} has {starts[-1]} rows instead of {len(like)}")
-        for path, start, stop in zip(self.files, starts, starts[1:], strict=False):
+        for path, (start, stop) in zip(self.files, pairwise(starts), strict=True):
             low, high = max(rows.start, start), min(rows.stop, stop)
             if low < high:
                 with safe_open(path, "pt") as file:

@@ -35,6 +35,20 @@ def sharding_wanted() -> bool:
     return os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true")
 
 
+def check_shardable(spec: DistillSpec) -> None:
+    """Refuse settings that sharding does not go with."""
+    if spec.train.compile:
+        raise SpecError(
+            "`train.compile` cannot be combined with sharding: compiled blocks are not gathered.",
+            "Leave out one of `--shard` and `train.compile`.",
+        )
+    if spec.student.ema.offload:
+        raise SpecError(
+            "`student.ema.offload` cannot be combined with sharding: the average is sharded, too.",
+            "Leave out one of `--shard` and `student.ema.offload`.",
+        )
+
+
 def sharding_plugin(spec: DistillSpec) -> FullyShardedDataParallelPlugin | None:
     """How accelerate's configuration wants networks to be sharded; None where it does not."""
     if not sharding_wanted() or not dist.is_initialized():
@@ -46,16 +60,7 @@ def sharding_plugin(spec: DistillSpec) -> FullyShardedDataParallelPlugin | None:
             "version 2.",
             "Set `fsdp_version: 2`, or use `dimo distill --gpus N --shard`.",
         )
-    if spec.train.compile:
-        raise SpecError(
-            "`train.compile` cannot be combined with sharding: compiled blocks are not gathered.",
-            "Leave out one of `--shard` and `train.compile`.",
-        )
-    if spec.student.ema.offload:
-        raise SpecError(
-            "`student.ema.offload` cannot be combined with sharding: the average is sharded, too.",
-            "Leave out one of `--shard` and `student.ema.offload`.",
-        )
+    check_shardable(spec)
     from accelerate import FullyShardedDataParallelPlugin
     from torch.distributed.fsdp import CPUOffloadPolicy
 

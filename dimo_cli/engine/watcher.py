@@ -42,11 +42,8 @@ class Watcher(Protocol):
         """Something happened that the user should know: a skipped step, a rollback."""
 
 
-class Bystander:
-    """Who looks on in every rank but the first: silent, and with the same timetable."""
-
-    def __init__(self, watcher: Watcher) -> None:
-        self.looks_at = watcher.looks_at
+class Idle:
+    """Does nothing and wants nothing: a watcher writes down only what it does."""
 
     def on_start(self, step: int) -> None:
         return
@@ -59,6 +56,9 @@ class Bystander:
 
     def measure_fid(self, step: int, student: Backbone) -> float:
         return math.nan
+
+    def looks_at(self, step: int) -> bool:
+        return False
 
     def look(self, step: int, student: Backbone) -> dict[str, float]:
         return {}
@@ -74,3 +74,10 @@ class Bystander:
 
     def on_note(self, message: str) -> None:
         return
+
+
+class Bystander(Idle):
+    """Who looks on in every rank but the first: silent, and with the same timetable."""
+
+    def __init__(self, watcher: Watcher) -> None:
+        self.looks_at = watcher.looks_at  # type: ignore[method-assign]

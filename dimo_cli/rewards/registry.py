@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from dimo_cli.errors import SpecError, did_you_mean
+from dimo_cli.plugins import register_plugins
 
 if TYPE_CHECKING:  # names are checked before torch is imported
     import torch
@@ -48,11 +49,7 @@ def register_reward(name: str, load: Callable[[HubStore], Reward]) -> None:
 
 def load_plugins() -> None:
     """Register the rewards of installed packages (entry point group `dimo.rewards`)."""
-    from importlib.metadata import entry_points
-
-    for entry in entry_points(group="dimo.rewards"):
-        if entry.name not in REWARDS:
-            register_reward(entry.name, entry.load())
+    register_plugins("dimo.rewards", register_reward, known=REWARDS)
 
 
 def check_name(name: str) -> None:

@@ -314,6 +314,10 @@ class TrainSpec(Spec):
     checkpoint_every: Int = Field(100, ge=1, description="Steps between two checkpoints")
     keep_checkpoints: Int = Field(2, ge=1, description="Newest checkpoints kept beside the best")
 
+    def is_half(self, on_cuda: bool) -> bool:
+        """Whether forwards run in bf16."""
+        return self.precision == "bf16" or (self.precision == "auto" and on_cuda)
+
 
 class RecoverySpec(Spec):
     """What happens when a loss or a gradient is not finite."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from dimo_cli.errors import SpecError, did_you_mean
 from dimo_cli.hub import HubStore
+from dimo_cli.plugins import register_plugins
 from dimo_cli.specs.distill import TeacherSource
 from dimo_cli.teachers import digits, shapes
 from dimo_cli.teachers.blueprint import Blueprint, HubFile, assemble, skeleton
@@ -51,11 +52,7 @@ def register_teacher(name: str, load: Callable[[], Teacher]) -> None:
 
 def load_plugins() -> None:
     """Register the teachers of installed packages (entry point group `dimo.teachers`)."""
-    from importlib.metadata import entry_points
-
-    for entry in entry_points(group="dimo.teachers"):
-        if entry.name not in teacher_names():
-            register_teacher(entry.name, entry.load())
+    register_plugins("dimo.teachers", register_teacher, known=teacher_names())
 
 
 def teacher_names() -> list[str]:

@@ -128,6 +128,10 @@ def test_a_failed_gate_is_the_exit_code_of_all(tmp_path):
         (("--gpus", "2", "--processes", "2"), "`--gpus`"),
         (("--gpus", "64"), "none that torch can use"),
         (("--shard", "--set", "train.compile=true", "--processes", "2"), "`train.compile`"),
+        (
+            ("--shard", "--set", "student.ema.offload=true", "--processes", "2"),
+            "`student.ema.offload`",
+        ),
         (("--nodes", "2", "--gpus", "1"), "`--main HOST:PORT`"),
         (("--nodes", "2", "--gpus", "1", "--main", "first:1"), "the same run folder"),
     ],
@@ -145,7 +149,7 @@ def test_the_launcher_is_told_what_was_asked_for(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     spec = LaunchSpec(gpus=8, nodes=2, node=1, main="first:29500", shard=True)
     told = launcher_arguments(spec, ["distill", "--resume", "r"])
-    pairs = dict(zip(told[:-5:2], told[1:-5:2], strict=False))
+    pairs = dict(zip(told[:-5:2], told[1:-5:2], strict=True))
     assert pairs["--num_processes"] == "16"
     assert pairs["--machine_rank"] == "1"
     assert (pairs["--main_process_ip"], pairs["--main_process_port"]) == ("first", "29500")
