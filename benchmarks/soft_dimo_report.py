@@ -21,7 +21,9 @@ PAPER_ROWS = {  # GenEval in Table 3 of Soft-Di[M]O
 
 
 def mean_and_spread(values: Sequence[float]) -> str:
-    """Mean and standard deviation over seeds."""
+    """Mean and standard deviation over seeds, or the only value."""
+    if len(values) == 1:
+        return f"{values[0]:.3f}"
     return f"{statistics.mean(values):.3f} ± {statistics.stdev(values):.3f}"
 
 
@@ -161,7 +163,12 @@ def bars(measured: Mapping[str, Mapping[str, Any]]) -> str:
         rows += [
             check("teacher at 16 steps", teacher, 0.75),
             check("student / teacher", overall(found, "student, Di[M]O") / teacher, 0.90),
-            check("after reward", overall(found, "student, Di[M]O and reward") / teacher, 1.00),
+            check(
+                "after reward",
+                overall(found, "student, Di[M]O and reward") / teacher,
+                1.0,
+                above=True,
+            ),
             check("gain of the held-out reward", gain, 0.0),
         ]
     if "tteo" in measured:
@@ -169,7 +176,7 @@ def bars(measured: Mapping[str, Mapping[str, Any]]) -> str:
         plain, best = budgets["plain"]["overall"], budgets["TTEO 4x4"]["overall"]
         rows.append(check("gain of TTEO 4x4", best - plain, 0.08))
         of_sixteen = best - budgets["best of 16"]["overall"]
-        rows.append(check("TTEO 4x4 over best of 16", of_sixteen, 0.0))
+        rows.append(check("TTEO 4x4 over best of 16", of_sixteen, 0.0, above=True))
     if "digits" in measured:
         found = measured["digits"]
         ratio = mean_ratio(found["after"]["Di[M]O and GAN"], found["before"])
@@ -179,23 +186,29 @@ def bars(measured: Mapping[str, Mapping[str, Any]]) -> str:
     return (
         "## Asked and measured\n\n"
         + table(["what", "measured", "asked", ""], rows)
-        + "\nWhere the small world falls short of the papers, two things differ. Its scenes put "
-        "every object anywhere, so that one pass must turn noise into one of very many layouts, "
-        "which took the papers days on many GPUs and has minutes of one core here. And its two "
-        "rewards are networks of under a million weights, which a student learns to please "
-        "faster than it learns to draw: selection by them stops to help beyond 16 pictures.\n"
+        + "\nWhere the small world differs from the papers:\n\n"
+        "- One pass has to turn noise into a layout, which the student learns within half an "
+        "hour of one core for one or two objects, and less well for counting, where every object has a "
+        "color of its own to choose.\n"
+        "- Rewards are maximized with `relax: gumbel_st`. The embedded judge never saw images that "
+        "are half of one thing and half of another: with soft embeddings, and the reward alone, "
+        "200 steps raised the reward and lowered the verifier's score from 0.81 to 0.72. The "
+        "paper's rewards are large networks that are harder to please.\n"
+        "- Trained for much longer, a student pleases this judge too well in any case: the "
+        "held-out reward peaks, then falls, which is where the guard stops a run.\n"
+        "- TTEO 4x4 carries 16 images forward and back. On one core that is three times the work "
+        "of drawing 16, so it cannot be had in the time of best of 16; best of 32 and 64 stand on "
+        "both sides of its time.\n"
     )
 
 
-def check(name: str, value: float, bar: float, at_most: bool = False) -> list[str]:
+def check(
+    name: str, value: float, bar: float, at_most: bool = False, above: bool = False
+) -> list[str]:
     """One row: a number, its bar, and whether it is reached."""
-    reached = value <= bar if at_most else value >= bar
-    return [
-        name,
-        f"{value:.3f}",
-        f"{'<=' if at_most else '>='} {bar:.2f}",
-        "" if reached else "short",
-    ]
+    sign = "<=" if at_most else ">" if above else ">="
+    reached = {"<=": value <= bar, ">": value > bar, ">=": value >= bar}[sign]
+    return [name, f"{value:.3f}", f"{sign} {bar:.2f}", "" if reached else "short"]
 
 
 SECTIONS = {

@@ -39,6 +39,7 @@ from dimo_cli.teachers.conditioning import PromptConditioner
 from dimo_cli.teachers.protocol import Backbone, Cond, Teacher
 from dimo_cli.teachers.registry import configured, load_skeleton
 
+HELD_OUT = "held_out_reward"  # its name in the log
 GUARD_SEED = 31
 PREVIEW_PROMPTS, SCORED_AT_ONCE = 400, 16
 
@@ -107,7 +108,7 @@ class RefineWatcher(RunWatcher):
     ) -> None:
         super().__init__(spec, teacher, folder, view)
         self.reward, self.held_out = spec.reward, held_out
-        self.guard = Guard(spec.reward.patience, spec.reward.tolerance)
+        self.guard = Guard(spec.reward.patience, spec.reward.tolerance, rising=(HELD_OUT,))
 
     def looks_at(self, step: int) -> bool:
         return bool(self.reward.terms) and step % self.reward.watch_every == 0
@@ -139,7 +140,7 @@ class RefineWatcher(RunWatcher):
                     self.held_out(part.to(target.device), self.held_out.prepare(texts))
                     for part, texts in in_parts(images, prompts)
                 ]
-            seen["held_out_reward"] = float(torch.cat(scores).mean())
+            seen[HELD_OUT] = float(torch.cat(scores).mean())
         return seen
 
 

@@ -1,6 +1,6 @@
 """Trains the networks behind the teacher `shapes`: tokenizer, text encoder, then transformer.
 
-    python examples/train_shapes.py --out runs/shapes-teacher          (two hours on 2 CPU cores)
+    python examples/train_shapes.py --out runs/shapes-teacher     (about an hour on 2 CPU cores)
 
 Stopped and started again with the same --out, it goes on from its last checkpoint.
 """
@@ -185,10 +185,10 @@ def once(path, network, train):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--pictures", type=int, default=120_000)
-    parser.add_argument("--tokenizer-steps", type=int, default=4000)
+    parser.add_argument("--pictures", type=int, default=60_000)
+    parser.add_argument("--tokenizer-steps", type=int, default=2500)
     parser.add_argument("--text-steps", type=int, default=1500)
-    parser.add_argument("--steps", type=int, default=13000)
+    parser.add_argument("--steps", type=int, default=8000)
     parser.add_argument("--compile", action="store_true", help="faster; needs a C++ compiler")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)

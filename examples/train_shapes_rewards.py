@@ -1,6 +1,9 @@
 """Trains the two embedded rewards of `shapes` (minutes each on 2 CPU cores).
 
-python examples/train_shapes_rewards.py --teacher FOLDER --out FOLDER
+    python examples/train_shapes_rewards.py --teacher FOLDER --out FOLDER
+
+`shapes_clip` sees rendered pictures only. `shapes_preference` also learns, as preference models do,
+from pictures that a generator drew and that were judged: by the rules of the verifier.
 """
 
 import argparse
@@ -13,10 +16,15 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from train_shapes import as_images, decaying_rate
 
+from dimo_cli.engine.parallel import sample_by_plan
+from dimo_cli.metrics.shapes import is_true
 from dimo_cli.rewards.shapes import ShapesClip, ShapesJudge
+from dimo_cli.teachers.registry import load_teacher
 from dimo_cli.teachers.shapes import fill_from, world
 from dimo_cli.teachers.shapes.network import ShapesText, words_to_ids
 from dimo_cli.teachers.shapes.tokenizer import ShapesTokenizer
+
+FEW = (1, 1, 2, 3, 4)  # steps of the teacher, so few that many of its pictures are wrong
 
 
 def triples(count, seed):
@@ -28,6 +36,31 @@ def triples(count, seed):
         true.append(world.caption(scene, rng))
         false.append(world.caption(world.near_miss(scene, rng), rng))
     return torch.stack(pictures), words_to_ids(true), words_to_ids(false)
+
+
+@torch.inference_mode()
+def judged(folder, count, seed, batch=200):
+    """Pictures that the teacher drew in few steps, their captions, and whether they are true."""
+    teacher = load_teacher("shapes")
+    for network, name in ((teacher.tokenizer, "tokenizer"), (teacher.backbone, "backbone")):
+        trained = fill_from(type(network)(), folder / f"shapes_{name}.safetensors")
+        network.load_state_dict(trained.state_dict())
+    rng, generator = random.Random(seed), torch.Generator().manual_seed(seed)
+    pictures, said, verdicts = [], [], []
+    for start in range(0, count, batch):
+        scenes = [world.random_scene(rng) for _ in range(batch)]
+        captions = [world.caption(scene, rng) for scene in scenes]
+        cond = teacher.conditioner.prompts(captions)
+        sampler = teacher.sampler
+        steps = FEW[start // batch % len(FEW)]
+        plan = sampler.plan(steps, teacher.space.length, sampler.guidance, sampler.choice_noise)
+        images = teacher.tokenizer.decode(sample_by_plan(teacher, cond, plan, generator), cond)
+        drawn = ((images.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1)
+        pictures.append(drawn)
+        said += captions
+        verdicts += [is_true(*pair) for pair in zip(scenes, drawn.numpy(), strict=True)]
+    print(f"judged: {sum(verdicts) / len(verdicts):.1%} of {len(verdicts)} are true", flush=True)
+    return torch.cat(pictures), words_to_ids(said), torch.tensor(verdicts)
 
 
 class Roughen:
@@ -72,30 +105,39 @@ def train_clip(data, roughen, steps):
     return network
 
 
-def train_judge(data, roughen, steps, reader):
-    """Right pictures against near misses and against broken pictures."""
+def train_judge(data, roughen, steps, reader, drawn):
+    """Right pictures against near misses and broken pictures, and drawn ones as judged."""
     pictures, true, false = data
+    generated, said, verdicts = drawn
     with torch.no_grad():
-        true, false = (torch.cat([reader(p) for p in ids.split(500)]) for ids in (true, false))
+        true, false, said = (
+            torch.cat([reader(part) for part in ids.split(500)]) for ids in (true, false, said)
+        )
     network = ShapesJudge()
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.02)
     for step in range(steps):
-        rows = torch.randint(len(pictures), (48,))
+        rows = torch.randint(len(pictures), (24,))
+        picked = torch.randint(len(generated), (72,))
         images = torch.cat(
-            [roughen(pictures[rows]), roughen(pictures[rows]), roughen.broken(pictures[rows])]
+            [
+                roughen(pictures[rows]),
+                roughen(pictures[rows]),
+                roughen.broken(pictures[rows]),
+                as_images(generated[picked]) + 0.05 * torch.randn(72, 3, world.SIDE, world.SIDE),
+            ]
         )
         # Captions of other pictures are easy to tell and teach to read; near misses come beside.
-        is_near = torch.rand(48, 1, 1) < 0.5
+        is_near = torch.rand(24, 1, 1) < 0.5
         wrong = torch.where(is_near, false[rows], true[rows].roll(1, 0))
-        states = torch.cat([true[rows], wrong, true[rows]])
-        target = torch.cat([torch.full((48,), 0.98), torch.full((96,), 0.02)])
+        states = torch.cat([true[rows], wrong, true[rows], said[picked]])
+        right = torch.cat([torch.ones(24), torch.zeros(48), verdicts[picked].float()])
         logits = network(images, states)
-        weight = torch.where(target > 0.5, 1.0, 0.5)
-        loss = F.binary_cross_entropy_with_logits(logits, target, weight)
+        loss = F.binary_cross_entropy_with_logits(logits, 0.02 + 0.96 * right)
         take_step(optimizer, loss, step, steps)
         if step % 100 == 0:
-            hits = ((logits > 0) == (target > 0.5)).float().view(3, -1).mean(1).tolist()
-            print(f"judge {step}: loss {loss:.3f}, right on {hits}", flush=True)
+            hits = ((logits > 0) == (right > 0.5)).float()
+            told = [round(part.mean().item(), 2) for part in hits.split((24, 24, 24, 72))]
+            print(f"judge {step}: loss {loss:.3f}, right on {told}", flush=True)
     return network
 
 
@@ -112,14 +154,19 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--teacher", type=Path, required=True, help="folder of train_shapes.py")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--pictures", type=int, default=60_000)
+    parser.add_argument("--pictures", type=int, default=30_000)
+    parser.add_argument("--drawn", type=int, default=20_000, help="judged pictures of the teacher")
     parser.add_argument("--steps", type=int, default=2500)
     options = parser.parse_args()
     roughen = Roughen(
         fill_from(ShapesTokenizer(), options.teacher / "shapes_tokenizer.safetensors")
     )
     reader = fill_from(ShapesText(), options.teacher / "shapes_text.safetensors")
-    jobs = {"shapes_clip": train_clip, "shapes_preference": partial(train_judge, reader=reader)}
+    drawn = partial(judged, options.teacher, options.drawn, seed=200)
+    jobs = {
+        "shapes_clip": train_clip,
+        "shapes_preference": lambda *given: train_judge(*given, reader, drawn()),
+    }
     for number, (name, train) in enumerate(jobs.items()):
         path = options.out / f"{name}.safetensors"
         if not path.exists():

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 
 class Guard:
     """Remembers numbers from the first look on, and says when one has been low for too long."""
 
-    def __init__(self, patience: int, tolerance: float) -> None:
-        """A number is low below its first value by more than `tolerance` of that value's size."""
-        self.patience, self.tolerance = patience, tolerance
-        self.first: dict[str, float] = {}
+    def __init__(self, patience: int, tolerance: float, rising: Collection[str] = ()) -> None:
+        """A number is low if it fell by more than `tolerance` of the size of what it fell from.
+
+        That is its first value. Numbers in `rising` are expected to grow, so for them it is the
+        best one: a student that got worse again is stopped before it is worse than it began.
+        """
+        self.patience, self.tolerance, self.rising = patience, tolerance, rising
+        self.high: dict[str, float] = {}
         self.low: dict[str, int] = {}
         self.reason: str | None = None
         """Why to stop, once it is time to."""
@@ -20,19 +24,21 @@ class Guard:
     def see(self, step: int, numbers: Mapping[str, float]) -> None:
         """Take in a look."""
         for name, value in numbers.items():
-            start = self.first.setdefault(name, value)
-            is_low = value < start - self.tolerance * abs(start)
+            high = self.high.setdefault(name, value)
+            if name in self.rising:
+                high = self.high[name] = max(high, value)
+            is_low = value < high - self.tolerance * abs(high)
             self.low[name] = self.low.get(name, 0) + 1 if is_low else 0
             if self.low[name] >= self.patience:
                 self.reason = (
-                    f"Stopped at step {step}: {name.replace('_', ' ')} fell from {start:.3g} to "
+                    f"Stopped at step {step}: {name.replace('_', ' ')} fell from {high:.3g} to "
                     f"{value:.3g} and stayed there for {self.patience} looks."
                 )
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
-        return {"first": dict(self.first), "low": dict(self.low)}
+        return {"high": dict(self.high), "low": dict(self.low)}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Continue from `state`."""
-        self.first, self.low = dict(state.get("first", {})), dict(state.get("low", {}))
+        self.high, self.low = dict(state.get("high", {})), dict(state.get("low", {}))

@@ -77,7 +77,11 @@ class RewardSpec(Spec):
         5, ge=1, description="Looks at a fallen reward or diversity before the run stops"
     )
     tolerance: Real = Field(
-        0.1, ge=0, lt=1, description="What it may fall by, relative to the start, before it counts"
+        0.1,
+        ge=0,
+        lt=1,
+        description="Share that the diversity may fall by from the start, and the held-out reward "
+        "from its best, before it counts",
     )
 
 

@@ -190,6 +190,15 @@ def test_the_guard_stops_when_a_number_stays_low():
         assert "diversity fell from 1 to 0.6" in one.reason
 
 
+def test_the_guard_measures_a_held_out_reward_from_its_best():
+    guard = Guard(patience=1, tolerance=0.1, rising=("held_out_reward",))
+    for step, reward in enumerate([10.0, 13.0, 12.0]):
+        guard.see(step, {"diversity": 1.0, "held_out_reward": reward})
+        assert guard.reason is None
+    guard.see(3, {"diversity": 1.0, "held_out_reward": 11.0})
+    assert "held out reward fell from 13 to 11" in guard.reason
+
+
 @pytest.mark.parametrize("kind", ["soft", "gumbel_st"])
 def test_a_refinement_in_several_passes_is_that_in_one(teacher, kind):
     found = []

@@ -61,6 +61,15 @@ def test_the_verifier_reads_every_object_exactly(rng):
         assert sorted(map(repr, found)) == sorted(map(repr, things))
 
 
+def test_what_is_unsaid_is_as_in_a_picture_book(rng):
+    pair = world.Scene((world.Group("circle"), world.Group("square")))
+    for _ in range(50):
+        (circle, square), _ = world.compose(pair, rng)
+        assert (circle.size, circle.shape, square.shape) == ("large", "circle", "square")
+        assert circle.x < square.x
+        assert circle.y == square.y
+
+
 def test_rendered_truth_scores_one_on_all_six_tasks(rng):
     tasks = benchmark(8)
     found = scores(tasks, [draw(task.scene, rng) for task in tasks])

@@ -67,7 +67,7 @@ def load_from(folder: Path) -> Teacher:
     return Teacher(
         name="shapes",
         family="shapes",
-        revision="3",
+        revision="4",
         license="Apache-2.0",
         space=SPACE,
         backbone=backbone,

@@ -1,8 +1,10 @@
 """The little world of the teacher `shapes`: scenes, their captions, and their pictures.
 
-A scene is one or two groups of equal objects on a plain background. Everything a caption can say
-is true of the picture, and everything else is drawn at random, so that a picture can be checked
-against its caption by rules.
+A scene is one or two groups of objects on a plain background. Everything a caption says is true of
+the picture. What it does not say is as in a picture book: objects are as large as there is room
+for, and stand in lines, in the order that they are said in. Only colors, the background, and where
+the lines are, is drawn at random then. So a picture can be checked against its caption by rules,
+and what is left open is little enough for one pass of a small network.
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ BACKGROUNDS: dict[str, tuple[int, int, int]] = {
 }
 SHAPES = ("circle", "square", "triangle")
 SIZES: dict[str, int] = {"small": 3, "large": 5}  # half the side of the box around an object
-LATTICE = (6, 10, 14, 18, 22, 26)  # where the centers of objects can be, in both directions
+# Where the centers of objects can be, in both directions: an object looks the same to the
+# tokenizer, whose patches are 4 pixels wide, wherever it is. Large ones do not fit in the middle.
+PLACES: dict[str, tuple[int, int | None, int]] = {"small": (4, 16, 28), "large": (6, None, 26)}
 NUMBERS = ("zero", "one", "two", "three", "four")
 MOST = 4  # objects of one group
 
@@ -58,7 +62,7 @@ BACKGROUND_WORDS = ("on a {} background", "on {}", "in front of a {} background"
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Equal objects; a color or size of None is not said and can be any."""
+    """Objects of one shape; a color or size of None is not said."""
 
     shape: str
     count: int = 1
@@ -138,59 +142,52 @@ def random_group(rng: random.Random, count: int) -> Group:
 
 def compose(scene: Scene, rng: random.Random) -> tuple[list[Thing], str]:
     """Objects and background that make a scene true; what it does not say is drawn at random."""
+    lines = in_lines(scene)
     while True:
-        things = place(scene, rng)
+        things = arrange(lines, scene.relation, rng)
         if things is not None:
             return things, scene.background or rng.choice(list(BACKGROUNDS))
 
 
-def place(scene: Scene, rng: random.Random) -> list[Thing] | None:
-    """One attempt to put all objects without touching each other; None if it failed."""
-    crowded = sum(group.count for group in scene.groups) > 2
-    placed: list[list[Thing]] = []
-    for group in scene.groups:
-        color = group.color or rng.choice(list(COLORS))
-        size = group.size or ("small" if crowded else rng.choice(list(SIZES)))
-        placed.append([])
-        for _ in range(group.count):
-            others = [thing for members in placed for thing in members]
-            thing = find_room(group.shape, color, size, others, rng)
-            if thing is None:
-                return None
-            placed[-1].append(thing)
-    if scene.relation and not is_related(placed[0], placed[1], scene.relation):
-        return None
-    return [thing for members in placed for thing in members]
+def in_lines(scene: Scene) -> list[list[Group]]:
+    """Which objects stand in which line, in the order of the picture; each is a group of one.
 
-
-def find_room(
-    shape: str, color: str, size: str, others: Sequence[Thing], rng: random.Random
-) -> Thing | None:
-    """A place for one more object, apart from the others; None if there is none.
-
-    Centers lie on a lattice, so that an object looks the same to the tokenizer wherever it is.
+    Two objects stand side by side. More stand in a line for each group; four make two lines.
     """
-    half = SIZES[size]
-    for _ in range(12):
-        x, y = rng.choice(LATTICE), rng.choice(LATTICE)
-        if all(
-            max(abs(x - other.x), abs(y - other.y)) > half + SIZES[other.size] + 1
-            for other in others
-        ):
-            return Thing(shape, color, size, x, y)
-    return None
+    crowded = sum(group.count for group in scene.groups) > 2
+    usual_size = "small" if crowded else "large"
+    singles = [
+        [replace(group, count=1, size=group.size or usual_size)] * group.count
+        for group in scene.groups
+    ]
+    if scene.relation in ("right", "below"):
+        singles.reverse()
+    if not crowded and not scene.relation:
+        return [[single for members in singles for single in members]]
+    return [
+        line
+        for members in singles
+        for line in ([members[:2], members[2:]] if len(members) == MOST else [members])
+    ]
 
 
-def is_related(first: Sequence[Thing], second: Sequence[Thing], relation: Relation) -> bool:
-    """Whether all of the first group are on that side of all of the second, by more than a bit."""
-    gap = 4
-    if relation == "left":
-        return max(t.x for t in first) + gap <= min(t.x for t in second)
-    if relation == "right":
-        return min(t.x for t in first) >= max(t.x for t in second) + gap
-    if relation == "above":
-        return max(t.y for t in first) + gap <= min(t.y for t in second)
-    return min(t.y for t in first) >= max(t.y for t in second) + gap
+def arrange(
+    lines: Sequence[Sequence[Group]], relation: Relation | None, rng: random.Random
+) -> list[Thing] | None:
+    """One attempt to put the lines somewhere; None if a large object came to be in the middle."""
+    things = []
+    for row, line in zip(sorted(rng.sample(range(3), len(lines))), lines, strict=True):
+        columns = {1: [rng.randrange(3)], 2: [0, 2], 3: [0, 1, 2]}[len(line)]
+        for column, single in zip(columns, line, strict=True):
+            size = single.size or "large"
+            x, y = PLACES[size][column], PLACES[size][row]
+            if x is None or y is None:
+                return None
+            if relation in ("left", "right"):
+                x, y = y, x
+            color = single.color or rng.choice(list(COLORS))
+            things.append(Thing(single.shape, color, size, x, y))
+    return things
 
 
 def caption(scene: Scene, rng: random.Random) -> str:
