@@ -188,8 +188,8 @@ def bars(measured: Mapping[str, Mapping[str, Any]]) -> str:
         + table(["what", "measured", "asked", ""], rows)
         + "\nWhere the small world differs from the papers:\n\n"
         "- One pass has to turn noise into a layout, which the student learns within half an "
-        "hour of one core for one or two objects, and less well for counting, where every object has a "
-        "color of its own to choose.\n"
+        "hour of one core for one or two objects, and less well for counting, where every object "
+        "has a color of its own to choose.\n"
         "- Rewards are maximized with `relax: gumbel_st`. The embedded judge never saw images that "
         "are half of one thing and half of another: with soft embeddings, and the reward alone, "
         "200 steps raised the reward and lowered the verifier's score from 0.81 to 0.72. The "
