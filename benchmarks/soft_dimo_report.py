@@ -158,42 +158,40 @@ def bars(measured: Mapping[str, Mapping[str, Any]]) -> str:
     if "shapes" in measured:
         found = measured["shapes"]
         teacher = overall(found, "teacher, 16 steps")
+        refined = overall(found, "student, Di[M]O and reward")
         before, after = found["rewards"]["Di[M]O"], found["rewards"]["Di[M]O and reward"]
         gain = after["shapes_clip"] - before["shapes_clip"]
         rows += [
-            check("teacher at 16 steps", teacher, 0.75),
-            check("student / teacher", overall(found, "student, Di[M]O") / teacher, 0.90),
-            check(
-                "after reward",
-                overall(found, "student, Di[M]O and reward") / teacher,
-                1.0,
-                above=True,
-            ),
-            check("gain of the held-out reward", gain, 0.0),
+            check("teacher at 16 steps", teacher, ">=", 0.75),
+            check("student / teacher", overall(found, "student, Di[M]O") / teacher, ">=", 0.90),
+            check("after reward", refined / teacher, ">", 1.0),
+            check("gain of the held-out reward", gain, ">=", 0.0),
         ]
     if "tteo" in measured:
         budgets = measured["tteo"]["budgets"]
         plain, best = budgets["plain"]["overall"], budgets["TTEO 4x4"]["overall"]
-        rows.append(check("gain of TTEO 4x4", best - plain, 0.08))
+        rows.append(check("gain of TTEO 4x4", best - plain, ">=", 0.08))
         of_sixteen = best - budgets["best of 16"]["overall"]
-        rows.append(check("TTEO 4x4 over best of 16", of_sixteen, 0.0, above=True))
+        rows.append(check("TTEO 4x4 over best of 16", of_sixteen, ">", 0.0))
     if "digits" in measured:
         found = measured["digits"]
         ratio = mean_ratio(found["after"]["Di[M]O and GAN"], found["before"])
-        rows.append(check("digits: FID after / before the GAN", ratio, 0.85, at_most=True))
+        rows.append(check("digits: FID after / before the GAN", ratio, "<=", 0.85))
     if not rows:
         return ""
     return (
         "## Asked and measured\n\n"
         + table(["what", "measured", "asked", ""], rows)
         + "\nWhere the small world differs from the papers:\n\n"
-        "- One pass has to turn noise into a layout, which the student learns within half an "
-        "hour of one core for one or two objects, and less well for counting, where every object "
-        "has a color of its own to choose.\n"
+        "- What a caption of `shapes` leaves open is colors and the background. Drafts of the "
+        "world also left open where objects stand: one pass then mixed several places, and its "
+        "score stayed near eight tenths of its teacher's.\n"
+        "- The teacher of `shapes` is trained briefly, and fails as large ones do: by putting the "
+        "wrong color on the wrong object. One longer training scored 0.96 on an earlier draft.\n"
         "- Rewards are maximized with `relax: gumbel_st`. The embedded judge never saw images that "
         "are half of one thing and half of another: with soft embeddings, and the reward alone, "
-        "200 steps raised the reward and lowered the verifier's score from 0.81 to 0.72. The "
-        "paper's rewards are large networks that are harder to please.\n"
+        "the reward of a trial rose while the verifier's score fell. The paper's rewards are large "
+        "networks that are harder to please.\n"
         "- Trained for much longer, a student pleases this judge too well in any case: the "
         "held-out reward peaks, then falls, which is where the guard stops a run.\n"
         "- TTEO 4x4 carries 16 images forward and back. On one core that is three times the work "
@@ -202,11 +200,8 @@ def bars(measured: Mapping[str, Mapping[str, Any]]) -> str:
     )
 
 
-def check(
-    name: str, value: float, bar: float, at_most: bool = False, above: bool = False
-) -> list[str]:
+def check(name: str, value: float, sign: str, bar: float) -> list[str]:
     """One row: a number, its bar, and whether it is reached."""
-    sign = "<=" if at_most else ">" if above else ">="
     reached = {"<=": value <= bar, ">": value > bar, ">=": value >= bar}[sign]
     return [name, f"{value:.3f}", f"{sign} {bar:.2f}", "" if reached else "short"]
 

@@ -157,13 +157,13 @@ def train_backbone(text, tokens, words, steps, folder, compiled=False):
         loss.backward()
         torch.nn.utils.clip_grad_norm_(backbone.parameters(), 1.0)
         for group in optimizer.param_groups:
-            group["lr"] = decaying_rate(step, steps, 1e-3, 300)
+            group["lr"] = 1e-3 * min(1, (step + 1) / 300)  # the average below makes it settle
         optimizer.step()
         for name, tensor in backbone.state_dict().items():
             average[name].lerp_(tensor, 1 - min(0.999, (1 + step) / (10 + step)))
         if step % 100 == 0:
             print(f"teacher {step}: cross-entropy {loss:.4f}", flush=True)
-        if (step + 1) % 500 == 0 or step + 1 == steps:
+        if (step + 1) % 250 == 0 or step + 1 == steps:
             state = {"backbone": backbone.state_dict(), "optimizer": optimizer.state_dict()}
             torch.save({**state, "average": average, "step": step + 1}, folder / "new.pt")
             (folder / "new.pt").replace(checkpoint)
@@ -188,7 +188,7 @@ def main():
     parser.add_argument("--pictures", type=int, default=60_000)
     parser.add_argument("--tokenizer-steps", type=int, default=2500)
     parser.add_argument("--text-steps", type=int, default=1500)
-    parser.add_argument("--steps", type=int, default=8000)
+    parser.add_argument("--steps", type=int, default=1250)
     parser.add_argument("--compile", action="store_true", help="faster; needs a C++ compiler")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)

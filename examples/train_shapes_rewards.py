@@ -11,16 +11,17 @@ import random
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 from train_shapes import as_images, decaying_rate
 
-from dimo_cli.engine.parallel import sample_by_plan
 from dimo_cli.metrics.shapes import is_true
 from dimo_cli.rewards.shapes import ShapesClip, ShapesJudge
-from dimo_cli.teachers.registry import load_teacher
-from dimo_cli.teachers.shapes import fill_from, world
+from dimo_cli.samplers import Target, sample_images
+from dimo_cli.specs.sample import SamplerSpec
+from dimo_cli.teachers.shapes import fill_from, load_from, world
 from dimo_cli.teachers.shapes.network import ShapesText, words_to_ids
 from dimo_cli.teachers.shapes.tokenizer import ShapesTokenizer
 
@@ -38,29 +39,20 @@ def triples(count, seed):
     return torch.stack(pictures), words_to_ids(true), words_to_ids(false)
 
 
-@torch.inference_mode()
-def judged(folder, count, seed, batch=200):
+def judged(folder, count, seed):
     """Pictures that the teacher drew in few steps, their captions, and whether they are true."""
-    teacher = load_teacher("shapes")
-    for network, name in ((teacher.tokenizer, "tokenizer"), (teacher.backbone, "backbone")):
-        trained = fill_from(type(network)(), folder / f"shapes_{name}.safetensors")
-        network.load_state_dict(trained.state_dict())
-    rng, generator = random.Random(seed), torch.Generator().manual_seed(seed)
-    pictures, said, verdicts = [], [], []
-    for start in range(0, count, batch):
-        scenes = [world.random_scene(rng) for _ in range(batch)]
-        captions = [world.caption(scene, rng) for scene in scenes]
-        cond = teacher.conditioner.prompts(captions)
-        sampler = teacher.sampler
-        steps = FEW[start // batch % len(FEW)]
-        plan = sampler.plan(steps, teacher.space.length, sampler.guidance, sampler.choice_noise)
-        images = teacher.tokenizer.decode(sample_by_plan(teacher, cond, plan, generator), cond)
-        drawn = ((images.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1)
-        pictures.append(drawn)
-        said += captions
-        verdicts += [is_true(*pair) for pair in zip(scenes, drawn.numpy(), strict=True)]
-    print(f"judged: {sum(verdicts) / len(verdicts):.1%} of {len(verdicts)} are true", flush=True)
-    return torch.cat(pictures), words_to_ids(said), torch.tensor(verdicts)
+    teacher = load_from(folder)
+    rng = random.Random(seed)
+    scenes = [world.random_scene(rng) for _ in range(count)]
+    captions = [world.caption(scene, rng) for scene in scenes]
+    drawn = np.empty((count, world.SIDE, world.SIDE, 3), np.uint8)
+    for number, steps in enumerate(FEW):
+        every = slice(number, None, len(FEW))
+        spec = SamplerSpec(teacher=True, steps=steps, seed=seed + number)
+        drawn[every], _ = sample_images(Target(teacher), captions[every], spec)
+    verdicts = [is_true(*pair) for pair in zip(scenes, drawn, strict=True)]
+    print(f"judged: {sum(verdicts) / count:.1%} of {count} are true", flush=True)
+    return torch.from_numpy(drawn), words_to_ids(captions), torch.tensor(verdicts)
 
 
 class Roughen:
@@ -156,7 +148,7 @@ def main():
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--pictures", type=int, default=30_000)
     parser.add_argument("--drawn", type=int, default=20_000, help="judged pictures of the teacher")
-    parser.add_argument("--steps", type=int, default=2500)
+    parser.add_argument("--steps", type=int, default=1500)
     options = parser.parse_args()
     roughen = Roughen(
         fill_from(ShapesTokenizer(), options.teacher / "shapes_tokenizer.safetensors")

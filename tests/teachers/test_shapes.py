@@ -70,6 +70,28 @@ def test_what_is_unsaid_is_as_in_a_picture_book(rng):
         assert circle.y == square.y
 
 
+def test_objects_of_a_group_look_the_same_whatever_color_they_are(rng):
+    three, seen = world.Scene((world.Group("circle", 3),)), set()
+    for _ in range(50):
+        things, _ = world.compose(three, rng)
+        (look,) = {(thing.color, thing.size) for thing in things}
+        seen.add(look)
+    assert len(seen) == len(world.COLORS)
+
+
+def test_lines_are_spread_over_the_picture_and_objects_over_their_line(rng):
+    def places(*groups, relation=None):
+        things, _ = world.compose(world.Scene(groups, relation), rng)
+        return [(thing.x, thing.y) for thing in things]
+
+    circle, square = world.Group("circle", size="small"), world.Group("square", size="small")
+    three = world.Group("circle", 3)
+    assert places(circle) == [(16, 16)]
+    assert places(three, square) == [(4, 4), (16, 4), (28, 4), (16, 28)]
+    assert places(circle, square, relation="left") == [(4, 16), (28, 16)]
+    assert places(circle, square, relation="below") == [(16, 4), (16, 28)]
+
+
 def test_rendered_truth_scores_one_on_all_six_tasks(rng):
     tasks = benchmark(8)
     found = scores(tasks, [draw(task.scene, rng) for task in tasks])

@@ -61,13 +61,13 @@ def load_from(folder: Path) -> Teacher:
     fill_from(text, folder / "shapes_text.safetensors")
     fill_from(tokenizer, folder / "shapes_tokenizer.safetensors")
     conditioner = PromptConditioner(
-        {"text": (SUMMARY, WIDTH)}, lambda: ShapesTextEncoder(text), key="shapes 2"
+        {"text": (SUMMARY, WIDTH)}, lambda: ShapesTextEncoder(text), key="shapes 4"
     )
     conditioner.dataset = captions(CAPTIONS, seed=1)
     return Teacher(
         name="shapes",
         family="shapes",
-        revision="4",
+        revision="5",
         license="Apache-2.0",
         space=SPACE,
         backbone=backbone,

@@ -2,9 +2,10 @@
 
 A scene is one or two groups of objects on a plain background. Everything a caption says is true of
 the picture. What it does not say is as in a picture book: objects are as large as there is room
-for, and stand in lines, in the order that they are said in. Only colors, the background, and where
-the lines are, is drawn at random then. So a picture can be checked against its caption by rules,
-and what is left open is little enough for one pass of a small network.
+for, those of a group look the same, and they stand in lines that are spread over the picture, in
+the order that they are said in. Only colors and the background are drawn at random then. So a
+picture can be checked against its caption by rules, and what is left open is little enough for one
+pass of a small network.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,9 +37,10 @@ BACKGROUNDS: dict[str, tuple[int, int, int]] = {
 }
 SHAPES = ("circle", "square", "triangle")
 SIZES: dict[str, int] = {"small": 3, "large": 5}  # half the side of the box around an object
-# Where the centers of objects can be, in both directions: an object looks the same to the
-# tokenizer, whose patches are 4 pixels wide, wherever it is. Large ones do not fit in the middle.
-PLACES: dict[str, tuple[int, int | None, int]] = {"small": (4, 16, 28), "large": (6, None, 26)}
+# Where the centers of objects can be, in both directions. Large ones are a little off the middle:
+# the patches of the tokenizer are 4 pixels wide, and so an object looks the same to it anywhere.
+PLACES: dict[str, tuple[int, int, int]] = {"small": (4, 16, 28), "large": (6, 14, 26)}
+SPREAD = {1: (1,), 2: (0, 2), 3: (0, 1, 2)}  # which places so many lines, or objects of one, take
 NUMBERS = ("zero", "one", "two", "three", "four")
 MOST = 4  # objects of one group
 
@@ -78,6 +80,14 @@ class Scene:
     relation: Relation | None = None
     """Where the first group is, seen from the second."""
     background: str | None = None
+
+
+class Look(NamedTuple):
+    """What an object of a picture looks like."""
+
+    shape: str
+    color: str
+    size: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,51 +152,42 @@ def random_group(rng: random.Random, count: int) -> Group:
 
 def compose(scene: Scene, rng: random.Random) -> tuple[list[Thing], str]:
     """Objects and background that make a scene true; what it does not say is drawn at random."""
-    lines = in_lines(scene)
-    while True:
-        things = arrange(lines, scene.relation, rng)
-        if things is not None:
-            return things, scene.background or rng.choice(list(BACKGROUNDS))
+    things = arrange(in_lines(scene, rng), scene.relation)
+    return things, scene.background or rng.choice(list(BACKGROUNDS))
 
 
-def in_lines(scene: Scene) -> list[list[Group]]:
-    """Which objects stand in which line, in the order of the picture; each is a group of one.
+def in_lines(scene: Scene, rng: random.Random) -> list[list[Look]]:
+    """Which objects stand in which line, in the order of the picture.
 
     Two objects stand side by side. More stand in a line for each group; four make two lines.
     """
     crowded = sum(group.count for group in scene.groups) > 2
     usual_size = "small" if crowded else "large"
-    singles = [
-        [replace(group, count=1, size=group.size or usual_size)] * group.count
+    looks = [
+        [Look(group.shape, group.color or rng.choice(list(COLORS)), group.size or usual_size)]
+        * group.count
         for group in scene.groups
     ]
     if scene.relation in ("right", "below"):
-        singles.reverse()
+        looks.reverse()
     if not crowded and not scene.relation:
-        return [[single for members in singles for single in members]]
+        return [[look for members in looks for look in members]]
     return [
         line
-        for members in singles
+        for members in looks
         for line in ([members[:2], members[2:]] if len(members) == MOST else [members])
     ]
 
 
-def arrange(
-    lines: Sequence[Sequence[Group]], relation: Relation | None, rng: random.Random
-) -> list[Thing] | None:
-    """One attempt to put the lines somewhere; None if a large object came to be in the middle."""
+def arrange(lines: Sequence[Sequence[Look]], relation: Relation | None) -> list[Thing]:
+    """Spread the lines evenly over the picture, and the objects of a line over the line."""
     things = []
-    for row, line in zip(sorted(rng.sample(range(3), len(lines))), lines, strict=True):
-        columns = {1: [rng.randrange(3)], 2: [0, 2], 3: [0, 1, 2]}[len(line)]
-        for column, single in zip(columns, line, strict=True):
-            size = single.size or "large"
-            x, y = PLACES[size][column], PLACES[size][row]
-            if x is None or y is None:
-                return None
+    for row, line in zip(SPREAD[len(lines)], lines, strict=True):
+        for column, look in zip(SPREAD[len(line)], line, strict=True):
+            x, y = PLACES[look.size][column], PLACES[look.size][row]
             if relation in ("left", "right"):
                 x, y = y, x
-            color = single.color or rng.choice(list(COLORS))
-            things.append(Thing(single.shape, color, size, x, y))
+            things.append(Thing(*look, x, y))
     return things
 
 
