@@ -90,7 +90,7 @@ def shapes(found: Mapping[str, Any]) -> str:
         + table(["network", *SHORT, "overall"], rows)
         + "\nThe paper's Table 3 has 0.48 for MaskGen-L at 16 steps and 0.51 for its one-step "
         "student after rewards: a ratio of 1.06.\n\n"
-        + "Mean rewards; `shapes_preference` is trained for, `shapes_clip` only watches:\n\n"
+        + "Mean rewards; `shapes_clip` is trained for, `shapes_preference` only watches:\n\n"
         + table(["student", *names], rewards)
     )
 
@@ -160,7 +160,7 @@ def bars(measured: Mapping[str, Mapping[str, Any]]) -> str:
         teacher = overall(found, "teacher, 16 steps")
         refined = overall(found, "student, Di[M]O and reward")
         before, after = found["rewards"]["Di[M]O"], found["rewards"]["Di[M]O and reward"]
-        gain = after["shapes_clip"] - before["shapes_clip"]
+        gain = after["shapes_preference"] - before["shapes_preference"]
         rows += [
             check("teacher at 16 steps", teacher, ">=", 0.75),
             check("student / teacher", overall(found, "student, Di[M]O") / teacher, ">=", 0.90),

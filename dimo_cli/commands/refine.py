@@ -60,7 +60,7 @@ def refine(
         typer.Option(
             "--reward",
             metavar="NAME=WEIGHT",
-            help="Train for a reward; repeatable.",
+            help="Train for this reward, and not for the preset's; repeatable.",
             autocompletion=completing.rewards,
         ),
     ] = None,
@@ -150,8 +150,8 @@ def new_run(
     flags: dict[str, dict[str, Any]] = {"argument STUDENT": {"start": student}}
     if gan:
         flags["flag --gan"] = {"gan": {"enabled": True}}
-    for name, weight in map(reward_weight, rewards):
-        flags[f"flag --reward {name}"] = {"reward": {"terms": {name: weight}}}
+    if terms := dict(map(reward_weight, rewards)):
+        flags[f"flag --reward {', '.join(terms)}"] = {"reward": {"terms": terms}}
     base = (f"student {student}", brought)
     plan = resolve_spec(RefineSpec, preset=preset, file=file, sets=sets, base=base, flags=flags)
     check_rewards(plan.spec)

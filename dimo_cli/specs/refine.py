@@ -84,6 +84,14 @@ class RewardSpec(Spec):
         "from its best, before it counts",
     )
 
+    @model_validator(mode="after")
+    def _holds_out(self) -> RewardSpec:
+        if self.held_out in self.terms:
+            raise ValueError(
+                f"held_out is {self.held_out}, which is trained for: name another reward, or null"
+            )
+        return self
+
 
 def _weight_or_off(data: object) -> object:
     return 1.0 if data is True else 0.0 if data is False else data

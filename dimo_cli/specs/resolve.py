@@ -45,7 +45,7 @@ class Layers:
     origins: dict[str, str] = field(default_factory=dict)
 
     def set(self, path: str, value: Any, origin: str) -> None:
-        """Set one dotted path; mappings are merged key by key."""
+        """Set one dotted path; mappings are merged key by key, except where keys are free names."""
         if isinstance(value, dict) and value and path and not types_at(self.model, path):
             self._set_names(path, value, origin)
             return
@@ -64,11 +64,15 @@ class Layers:
         self.origins[path] = origin
 
     def _set_names(self, path: str, values: Tree, origin: str) -> None:
-        """Merge a mapping whose keys are free names, such as `hps_v2.1`: a dot there is no path."""
+        """Set a mapping whose keys are free names, such as `hps_v2.1`: a dot there is no path.
+
+        It takes the place of the one before: whoever names rewards wants no others.
+        """
         node = self._open(path)
+        node.clear()
+        self._forget(path)
         for name, value in values.items():
             node[str(name)] = value
-            self._forget(f"{path}.{name}")
             self.origins[f"{path}.{name}"] = origin
 
     def _is_another_kind(self, group: str, node: Tree, kind: Any) -> bool:

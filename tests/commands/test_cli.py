@@ -351,6 +351,18 @@ def test_flags_of_refine_beat_a_spec_file_and_set_beats_both(dimo, tmp_path):
     assert spec["reward"]["terms"] == {"shapes_clip": 4.0}
 
 
+def test_rewards_that_are_named_take_the_place_of_the_presets(dimo):
+    named = ("--reward", "shapes_preference=2", "--set", "reward.held_out=shapes_clip")
+    plan = json.loads(dimo("refine", "shapes", *named, "--dry-run", "--json").stdout)
+    assert plan["spec"]["reward"]["terms"] == {"shapes_preference": 2.0}
+
+
+def test_what_is_trained_for_is_not_held_out(dimo):
+    result = dimo("refine", "shapes", "--reward", "shapes_preference", "--dry-run")
+    assert result.exit_code == 2
+    assert "held_out is shapes_preference, which is trained for" in result.stderr
+
+
 @pytest.mark.parametrize(
     "arguments",
     [("presets", "list"), ("presets", "show", "digits"), ("doctor", "--offline"),
