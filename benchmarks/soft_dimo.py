@@ -244,7 +244,8 @@ def measure_tteo(folder: Path) -> dict[str, object]:
     """Verifier scores and seconds of best-of-N and of TTEO, over the refined student."""
     student = shapes_students(folder)["Di[M]O and reward"]
     rewards = {name: (embedded_reward(name), weight) for name, weight in SHAPES_WEIGHTS.items()}
-    tasks = benchmark(20, seed=1)
+    tasks = benchmark(PER_TASK)
+    drawn = [run["overall"] for run in verify(Target(student.teacher, student), tasks)]
     found = {}
     for name, (starts, iterations) in BUDGETS.items():
         spec = settled(student, TteoSpec(starts=starts, iterations=iterations))
@@ -256,7 +257,7 @@ def measure_tteo(folder: Path) -> dict[str, object]:
             seconds.append(outcome.seconds)
         found[name] = {**scores(tasks, pictures), "seconds": statistics.median(seconds)}
         print(name, found[name], flush=True)
-    return {"budgets": found, "prompts": len(tasks), "seed": 1}
+    return {"drawn": drawn, "budgets": found, "prompts": len(tasks)}
 
 
 def measure_soft_images(folder: Path) -> dict[str, object]:

@@ -1,6 +1,6 @@
 """Trains the networks behind the teacher `shapes`: tokenizer, text encoder, then transformer.
 
-    python examples/train_shapes.py --out runs/shapes-teacher     (about an hour on 2 CPU cores)
+    python examples/train_shapes.py --out runs/shapes-teacher     (half an hour on 2 CPU cores)
 
 Stopped and started again with the same --out, it goes on from its last checkpoint.
 """
