@@ -116,8 +116,7 @@ def measure_digits(folder: Path, seeds: Sequence[int] = SEEDS) -> dict[str, obje
 def copied(run: Path, folder: Path) -> Path:
     """A finished run once more, to go on with more steps."""
     if not folder.exists():
-        shutil.copytree(run, folder)
-        (folder / "summary.json").unlink()
+        shutil.copytree(run, folder, ignore=shutil.ignore_patterns("summary.json"))
     return folder
 
 

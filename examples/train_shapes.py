@@ -43,11 +43,11 @@ def as_images(pictures):
     return pictures.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def decaying_rate(step, steps, top, warmup=100):
-    """Linear warm-up, then half a cosine down to a fiftieth."""
-    if step < warmup:
-        return top * (step + 1) / warmup
-    done = (step - warmup) / max(1, steps - warmup)
+def decaying_rate(step, steps, top):
+    """Linear warm-up of 100 steps, then half a cosine down to a fiftieth."""
+    if step < 100:
+        return top * (step + 1) / 100
+    done = (step - 100) / max(1, steps - 100)
     return top * (0.02 + 0.98 * (1 + math.cos(math.pi * done)) / 2)
 
 
