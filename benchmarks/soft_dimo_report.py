@@ -14,6 +14,7 @@ Made by `python -m benchmarks.soft_dimo`. The teachers are the embedded `digits`
 papers' figures are of MaskGit on ImageNet and of MaskGen-L, so what compares is the direction and
 the ratio of two numbers, not the numbers.
 """
+STOPPING = "TTEO 4x4, until enough"
 SHORT = ("single", "two", "counting", "colors", "position", "attribution")
 PAPER_ROWS = {  # GenEval in Table 3 of Soft-Di[M]O
     "paper: MaskGen-L, 16 steps": (0.97, 0.55, 0.38, 0.80, 0.08, 0.14, 0.48),
@@ -111,9 +112,10 @@ def tteo(found: Mapping[str, Any]) -> str:
     return (
         "## Test-time embedding optimization over the refined student of shapes\n\n"
         f"The same {found['prompts']} prompts; both embedded rewards select and give the "
-        "gradient; seconds are the median of a prompt. The student as `dimo sample` draws it "
+        "gradient; seconds are the mean of a prompt. The student as `dimo sample` draws it "
         f"scores {mean_and_spread(found['drawn'])}; `plain` is its first start, decoded softly as "
-        "all rows are.\n\n"
+        f"all rows are. The last row updates a prompt only as long as no start scores "
+        f"{found['enough']:g} (`--stop-at`, chosen on other prompts).\n\n"
         + table(
             ["budget", "overall", "seconds", "paper: GenEval", "paper: seconds (Table 6)"], rows
         )
@@ -171,23 +173,14 @@ def bars(measured: Mapping[str, Mapping[str, Any]]) -> str:
         ]
     if "tteo" in measured:
         budgets = measured["tteo"]["budgets"]
-        optimized, sixteen = budgets["TTEO 4x4"], budgets["best of 16"]
-        best = optimized["overall"]
-        rows += [
-            check(
-                "TTEO 4x4 over the refined student",
-                best - statistics.mean(measured["tteo"]["drawn"]),
-                ">=",
-                0.08,
-            ),
-            check("TTEO 4x4 over best of 16", best - sixteen["overall"], ">", 0.0),
-            check(
-                "time of TTEO 4x4 / of best of 16",
-                optimized["seconds"] / sixteen["seconds"],
-                "<=",
-                1.0,
-            ),
-        ]
+        drawn, sixteen = statistics.mean(measured["tteo"]["drawn"]), budgets["best of 16"]
+        for name in ("TTEO 4x4", STOPPING):
+            score, seconds = budgets[name]["overall"], budgets[name]["seconds"]
+            rows += [
+                check(f"{name}: over the refined student", score - drawn, ">=", 0.08),
+                check(f"{name}: over best of 16", score - sixteen["overall"], ">", 0.0),
+                check(f"{name}: time / best of 16", seconds / sixteen["seconds"], "<=", 1.0),
+            ]
     if "digits" in measured:
         found = measured["digits"]
         ratio = mean_ratio(found["after"]["Di[M]O and GAN"], found["before"])
@@ -209,9 +202,13 @@ def bars(measured: Mapping[str, Mapping[str, Any]]) -> str:
         "networks that are harder to please.\n"
         "- Trained for much longer, or with a much larger weight, a student pleases its reward too "
         "well in any case, or loses its diversity, which is where the guard stops a run.\n"
-        "- TTEO 4x4 carries 16 images forward and back. On one core that is three times the work "
-        "of drawing 16 (twice in the paper: 5.66 s and 2.64 s), so it cannot be had in the time of "
-        "best of 16; what it has to beat in its own time is best of 64.\n"
+        "- The refinement raises both rewards, also the one that only watches. How much of it the "
+        "verifier sees differs between two runs of the same command on two machines: 0.83 and 0.86 "
+        "were seen, from 0.83.\n"
+        "- TTEO 4x4 carries 16 images forward four times in batches of four, and back, and a way "
+        "back costs more than a way forward. So it cannot be had in the time of best of 16 (the "
+        "paper: 5.66 s and 2.64 s); what it has to beat in about its own time is best of 64. Most "
+        "prompts need no update, though, which is what `--stop-at` makes use of.\n"
         "- Part of what TTEO gains over the student is of decoding softly: see `plain`.\n"
     )
 

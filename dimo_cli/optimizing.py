@@ -124,7 +124,9 @@ def optimize_prompt(
     began = clock(device)
     found = optimize_embeddings(backbone, teacher.tokenizer, cond, start, score, spec, on_iterate)
     chosen = slice(found.best, found.best + 1)
-    after = render(backbone, teacher.tokenizer, cond[chosen], found.embeddings[chosen], spec)
+    after = found.images[chosen]
+    if spec.decode == "argmax":
+        after = render(backbone, teacher.tokenizer, cond[chosen], found.embeddings[chosen], spec)
     seconds = clock(device) - began
     return Outcome(
         prompt,

@@ -1,9 +1,10 @@
-"""Trains the two embedded rewards of `shapes` (minutes each on 2 CPU cores).
+"""Trains the two embedded rewards of `shapes` (half an hour on 2 CPU cores).
 
     python examples/train_shapes_rewards.py --teacher FOLDER --out FOLDER
 
 `shapes_clip` sees rendered pictures only. `shapes_preference` also learns, as preference models do,
-from pictures that a generator drew and that were judged: by the rules of the verifier.
+from pictures that generators drew and that were judged: by the rules of the verifier. Half of them
+are the teacher's in few steps, half the embedded student's, decoded softly as TTEO decodes.
 """
 
 import argparse
@@ -17,15 +18,19 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from train_shapes import as_images, decaying_rate
 
+from dimo_cli.engine.tteo import render, start_embeddings
 from dimo_cli.metrics.shapes import is_true
+from dimo_cli.published_students import open_student
 from dimo_cli.rewards.shapes import ShapesClip, ShapesJudge
-from dimo_cli.samplers import Target, sample_images
+from dimo_cli.samplers import Target, sample_images, to_pixels
 from dimo_cli.specs.sample import SamplerSpec
+from dimo_cli.specs.tteo import TteoSpec
 from dimo_cli.teachers.shapes import fill_from, load_from, world
 from dimo_cli.teachers.shapes.network import ShapesText, words_to_ids
 from dimo_cli.teachers.shapes.tokenizer import ShapesTokenizer
 
 FEW = (1, 1, 2, 3, 4)  # steps of the teacher, so few that many of its pictures are wrong
+AT_ONCE = 250  # pictures of the student
 
 
 def triples(count, seed):
@@ -40,19 +45,49 @@ def triples(count, seed):
 
 
 def judged(folder, count, seed):
-    """Pictures that the teacher drew in few steps, their captions, and whether they are true."""
-    teacher = load_from(folder)
+    """Drawn pictures, each with its caption and with a near miss, and which of them are true."""
     rng = random.Random(seed)
     scenes = [world.random_scene(rng) for _ in range(count)]
     captions = [world.caption(scene, rng) for scene in scenes]
-    drawn = np.empty((count, world.SIDE, world.SIDE, 3), np.uint8)
+    half = count // 2
+    drawn = np.concatenate(
+        [by_teacher(folder, captions[:half], seed), by_student(captions[half:], seed)]
+    )
+    near = [world.near_miss(scene, rng) for scene in scenes]
+    verdicts = [is_true(*pair) for pair in zip(scenes + near, [*drawn, *drawn], strict=True)]
+    print(f"judged: {sum(verdicts[:count]) / count:.1%} of {count} are true", flush=True)
+    said = words_to_ids(captions + [world.caption(scene, rng) for scene in near])
+    return torch.from_numpy(drawn).repeat(2, 1, 1, 1), said, torch.tensor(verdicts)
+
+
+def by_teacher(folder, captions, seed):
+    """Pictures of the teacher in few steps."""
+    teacher = load_from(folder)
+    drawn = np.empty((len(captions), world.SIDE, world.SIDE, 3), np.uint8)
     for number, steps in enumerate(FEW):
         every = slice(number, None, len(FEW))
         spec = SamplerSpec(teacher=True, steps=steps, seed=seed + number)
         drawn[every], _ = sample_images(Target(teacher), captions[every], spec)
-    verdicts = [is_true(*pair) for pair in zip(scenes, drawn, strict=True)]
-    print(f"judged: {sum(verdicts) / count:.1%} of {count} are true", flush=True)
-    return torch.from_numpy(drawn), words_to_ids(captions), torch.tensor(verdicts)
+    return drawn
+
+
+def by_student(captions, seed):
+    """Soft pictures of the student that ships in the package."""
+    student, drawn = open_student("shapes"), []
+    teacher, generator = student.teacher, torch.Generator().manual_seed(seed)
+    for first in range(0, len(captions), AT_ONCE):
+        cond = teacher.conditioner.prompts(captions[first : first + AT_ONCE])
+        start = start_embeddings(
+            student.backbone,
+            teacher.space,
+            teacher.tokenizer,
+            student.manifest.init,
+            len(cond),
+            generator,
+        )
+        images = render(student.backbone, teacher.tokenizer, cond, start, TteoSpec())
+        drawn.append(to_pixels(images))
+    return np.concatenate(drawn)
 
 
 class Roughen:
@@ -147,23 +182,27 @@ def main():
     parser.add_argument("--teacher", type=Path, required=True, help="folder of train_shapes.py")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--pictures", type=int, default=30_000)
-    parser.add_argument("--drawn", type=int, default=20_000, help="judged pictures of the teacher")
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--drawn", type=int, default=30_000, help="judged pictures")
+    parser.add_argument("--clip-steps", type=int, default=1500)
+    parser.add_argument("--judge-steps", type=int, default=3000)
     options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
     roughen = Roughen(
         fill_from(ShapesTokenizer(), options.teacher / "shapes_tokenizer.safetensors")
     )
     reader = fill_from(ShapesText(), options.teacher / "shapes_text.safetensors")
     drawn = partial(judged, options.teacher, options.drawn, seed=200)
     jobs = {
-        "shapes_clip": train_clip,
-        "shapes_preference": lambda *given: train_judge(*given, reader, drawn()),
+        "shapes_clip": partial(train_clip, steps=options.clip_steps),
+        "shapes_preference": lambda *given: train_judge(
+            *given, options.judge_steps, reader, drawn()
+        ),
     }
     for number, (name, train) in enumerate(jobs.items()):
         path = options.out / f"{name}.safetensors"
         if not path.exists():
             torch.manual_seed(10 + number)
-            network = train(triples(options.pictures, seed=100 + number), roughen, options.steps)
+            network = train(triples(options.pictures, seed=100 + number), roughen)
             save_file({key: tensor.half() for key, tensor in network.state_dict().items()}, path)
 
 

@@ -71,7 +71,7 @@ def test_tteo_begins_with_what_suits_the_teacher(shipped):
     defaults = student.teacher.tteo
     if name == "shapes":
         assert settled(student, TteoSpec()).rewards == SHAPES_WEIGHTS
-        assert settled(student, TteoSpec()).learning_rate == defaults.learning_rate == 0.01
+        assert settled(student, TteoSpec()).learning_rate == defaults.learning_rate == 0.1
         assert settled(student, TteoSpec(learning_rate=0.2)).learning_rate == 0.2
         assert settled(student, TteoSpec(rewards={"clip": 2.0})).rewards == {"clip": 2.0}
     else:

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
+SHIPPED = EXAMPLES.parent / "dimo_cli" / "teachers" / "builtin"
 
 
 def run(name, *arguments):
@@ -17,6 +18,12 @@ def run(name, *arguments):
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     return result.stdout
+
+
+def assert_the_same_tensors(folder, names):
+    for name in names:
+        mine, theirs = (load_file(f / f"{name}.safetensors") for f in (folder, SHIPPED))
+        assert {k: v.shape for k, v in mine.items()} == {k: v.shape for k, v in theirs.items()}
 
 
 def test_the_ablations_write_a_table_and_do_not_run_twice_what_is_done(tmp_path):
@@ -33,10 +40,20 @@ def test_the_ablations_write_a_table_and_do_not_run_twice_what_is_done(tmp_path)
 def test_the_training_script_writes_every_file_that_ships(tmp_path):
     pytest.importorskip("sklearn")
     run("train_digits.py", "--out", str(tmp_path), "--steps", "20")
-    shipped = EXAMPLES.parent / "dimo_cli" / "teachers" / "builtin"
-    for name in ("digits", "digits_features", "digits_reference", "digits_data"):
-        mine, theirs = (load_file(f / f"{name}.safetensors") for f in (tmp_path, shipped))
-        assert {k: v.shape for k, v in mine.items()} == {k: v.shape for k, v in theirs.items()}
+    names = ("digits", "digits_features", "digits_reference", "digits_data")
+    assert_the_same_tensors(tmp_path, names)
+
+
+@pytest.mark.slow
+def test_the_scripts_of_shapes_write_every_network_that_ships(tmp_path):
+    """In steps too few to learn anything; for the judge the teacher of the package draws."""
+    where = ("--out", str(tmp_path), "--pictures", "100")
+    steps = ("--tokenizer-steps", "8", "--text-steps", "2", "--steps", "2")
+    run("train_shapes.py", *where, *steps)
+    steps = ("--drawn", "20", "--clip-steps", "1", "--judge-steps", "1")
+    run("train_shapes_rewards.py", "--teacher", str(SHIPPED), *where, *steps)
+    names = ("backbone", "text", "tokenizer", "clip", "preference")
+    assert_the_same_tensors(tmp_path, [f"shapes_{name}" for name in names])
 
 
 def test_the_picture_of_the_readme_can_be_drawn_again(tmp_path):

@@ -128,6 +128,16 @@ def test_tteo_keeps_pictures_trace_and_embeddings_and_goes_on_where_it_stopped(
     torch.testing.assert_close(torch.tensor(first), torch.tensor(second))
 
 
+def test_tteo_stops_where_a_prompt_scores_enough(dimo, text_student, toy_reward):
+    call = ("tteo", text_student, "--prompt", "a fox", "--reward", "clip=1", "--rate", 50, "--json")
+    (whole,) = succeed(dimo(*call))["outcomes"]
+    enough = whole["score_best_of_n"]
+    (short,) = succeed(dimo(*call, "--stop-at", enough - 1e-4))["outcomes"]
+    assert (len(whole["trace"]), len(short["trace"])) == (5, 1)
+    assert short["score_after"] == pytest.approx(enough)
+    assert short["folder"] != whole["folder"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [

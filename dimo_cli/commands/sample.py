@@ -148,7 +148,10 @@ def open_target(spec: SampleSpec, local_dir: Path | None, sets: list[str]) -> Ta
     """Load what is to be sampled."""
     from dimo_cli.console.output import out
     from dimo_cli.errors import SpecError
-    from dimo_cli.samplers import Target  # torch starts here
+    from dimo_cli.starting import importing
+
+    with importing():
+        from dimo_cli.samplers import Target  # torch starts here
 
     if spec.preset:
         from dimo_cli.specs.distill import DistillSpec

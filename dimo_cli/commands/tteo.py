@@ -69,6 +69,10 @@ def tteo(
             autocompletion=completing.rewards,
         ),
     ] = None,
+    stop_at: Annotated[
+        float | None,
+        typer.Option("--stop-at", help="Score at which a prompt needs no further update."),
+    ] = None,
     decode: Annotated[
         str, typer.Option("--decode", help="The final image: soft codes, or argmax.")
     ] = "soft",
@@ -90,6 +94,7 @@ def tteo(
         "iterations": BUDGETS[budget][1] if iterations is None else iterations,
         "rewards": dict(reward_weight(text) for text in rewards or ()),
         "seed": seed,
+        "stop_at": stop_at,
         "decode": decode,
         **({} if rate is None else {"learning_rate": rate}),
     }
@@ -103,7 +108,8 @@ def tteo(
 def flag_names(values: Mapping[str, Any]) -> dict[str, str]:
     """How the fields of a spec are called on the command line."""
     rewards = {f"rewards.{name}": f"--reward {name}" for name in values["rewards"]}
-    return {"iterations": "--iters", "learning_rate": "--rate", **rewards}
+    own = {"iterations": "--iters", "learning_rate": "--rate", "stop_at": "--stop-at"}
+    return {**own, **rewards}
 
 
 def read_prompts(file: Path | None) -> list[str]:
@@ -161,6 +167,7 @@ def carry_out(
                 out.note(f"Finished already: {target}")
             else:
                 outcome = optimize_prompt(student, rewards, prompt, spec, lambda _: advance(1))
+                advance(spec.iterations + 1 - len(outcome.found.trace))
                 keep(outcome, student, spec, target)
                 if out.data.is_terminal:
                     pair = np.stack([outcome.before, outcome.after])

@@ -22,6 +22,9 @@ from dimo_cli.teachers.protocol import Backbone, Cond, Tokenizer, TokenSpace
 Score = Callable[[Tensor], Tensor]
 """Images [N, 3, H, W] to the numbers [N] that are to rise."""
 
+Iterates = tuple[Tensor, Tensor, Tensor]
+"""Embeddings, images and scores of one iterate of every start."""
+
 
 @dataclass(frozen=True)
 class Optimized:
@@ -29,10 +32,12 @@ class Optimized:
 
     embeddings: Tensor
     """Input embeddings [N, L, D] of each start's best iterate: one pass makes its image again."""
+    images: Tensor
+    """Their images [N, 3, H, W], softly decoded."""
     scores: Tensor
     """Their scores [N]."""
     trace: Tensor
-    """Scores of all iterates [K + 1, N]."""
+    """Scores of all iterates [K + 1, N]; of fewer where one scored enough."""
     best: int
     """The start with the highest score; the earlier one if two are equal."""
 
@@ -75,25 +80,36 @@ def optimize_embeddings(
         momentum=spec.momentum,
         nesterov=spec.momentum > 0,
     )
-    best, best_scores = start.clone(), torch.full((len(start),), -torch.inf, device=start.device)
+    kept: Iterates | None = None
     trace = []
     for iterate in range(spec.iterations + 1):
         last = iterate == spec.iterations
         with torch.set_grad_enabled(not last):
             probs = token_probs(backbone, embeddings, cond, spec.temperature)
-            scores = score(tokenizer.decode_probs(probs, cond))
+            images = tokenizer.decode_probs(probs, cond)
+            scores = score(images)
         seen = scores.detach().float()
-        improved = seen > best_scores
-        best = torch.where(improved[:, None, None], embeddings.detach(), best)
-        best_scores = torch.where(improved, seen, best_scores)
+        here = (embeddings.detach().clone(), images.detach(), seen)
+        kept = here if kept is None else better(kept, here)
         trace.append(seen)
         on_iterate(seen)
-        if last:
+        if last or (spec.stop_at is not None and float(kept[2].max()) >= spec.stop_at):
             break
         (gradient,) = torch.autograd.grad(-scores.sum(), embeddings)
         embeddings.grad = clipped(gradient, spec.clip_norm)
         optimizer.step()
-    return Optimized(best, best_scores, torch.stack(trace), int(best_scores.argmax()))
+    assert kept is not None
+    return Optimized(*kept, torch.stack(trace), int(kept[2].argmax()))
+
+
+def better(kept: Iterates, new: Iterates) -> Iterates:
+    """The iterate with the higher score, start by start; the earlier one if two are equal."""
+    improved = new[2] > kept[2]
+    embeddings, images, scores = (
+        torch.where(improved.view(-1, *[1] * (mine.dim() - 1)), theirs, mine)
+        for mine, theirs in zip(kept, new, strict=True)
+    )
+    return embeddings, images, scores
 
 
 def clipped(gradient: Tensor, limit: float | None) -> Tensor:

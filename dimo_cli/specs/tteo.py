@@ -20,9 +20,7 @@ class TteoSpec(Spec):
     iterations: Int = Field(
         4, ge=0, le=1000, description="Updates K of each start; 0: best of N alone"
     )
-    learning_rate: Real = Field(
-        0.2, gt=0, description="Step size of SGD; `shapes`, whose embeddings are short, has 0.01"
-    )
+    learning_rate: Real = Field(0.2, gt=0, description="Step size of SGD; `shapes` has 0.1")
     momentum: Real = Field(0.9, ge=0, lt=1, description="Nesterov momentum of SGD; 0: none")
     clip_norm: Real | None = Field(
         None, gt=0, description="Largest gradient norm of a start; null: no limit"
@@ -32,6 +30,10 @@ class TteoSpec(Spec):
         default_factory=dict,
         description="Rewards and weights, for the gradient and for the selection; empty: those "
         "that suit the teacher",
+    )
+    stop_at: Real | None = Field(
+        None,
+        description="Score at which a prompt needs no further update; null: all K are carried out",
     )
     seed: Int = Field(0, ge=0, lt=2**31, description="Fixes the starts")
     decode: Literal["soft", "argmax"] = Field(

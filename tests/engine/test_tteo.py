@@ -84,6 +84,14 @@ def test_no_network_receives_a_gradient(teacher, start):
     assert all(p.grad is None for p in teacher.backbone.parameters())
 
 
+def test_a_prompt_that_scores_enough_is_updated_no_further(teacher, start):
+    whole = run(teacher, start, iterations=6, learning_rate=3.0)
+    enough = float(whole.trace[2].max())
+    short = run(teacher, start, iterations=6, learning_rate=3.0, stop_at=enough)
+    assert torch.equal(short.trace, whole.trace[:3])
+    assert float(short.scores.max()) >= enough
+
+
 def test_ties_keep_the_earlier_start(teacher, start):
     found = run(teacher, start, score=lambda images: 0 * brightness(images), iterations=1)
     assert found.best == 0
@@ -102,6 +110,7 @@ def test_the_saved_embeddings_make_the_image_again_in_one_pass(teacher, start):
     cond = teacher.conditioner.labels(torch.tensor([3, 3, 8, 8]))
     images = render(teacher.backbone, teacher.tokenizer, cond, found.embeddings, TteoSpec())
     torch.testing.assert_close(brightness(images), found.scores, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(images, found.images, atol=1e-5, rtol=1e-5)
     hard = render(
         teacher.backbone, teacher.tokenizer, cond, found.embeddings, TteoSpec(decode="argmax")
     )
