@@ -73,31 +73,28 @@ def optimize_embeddings(
     on_iterate: Callable[[Tensor], None] = lambda scores: None,
 ) -> Optimized:
     """Ascend the score of the softly decoded image from every start [N, L, D] at once."""
-    embeddings = start.clone().requires_grad_()
-    optimizer = torch.optim.SGD(
-        [embeddings],
-        lr=spec.learning_rate,
-        momentum=spec.momentum,
-        nesterov=spec.momentum > 0,
-    )
+    embeddings, velocity = start, torch.zeros_like(start)
     kept: Iterates | None = None
     trace = []
     for iterate in range(spec.iterations + 1):
         last = iterate == spec.iterations
+        embeddings = embeddings.detach().requires_grad_(not last)
         with torch.set_grad_enabled(not last):
             probs = token_probs(backbone, embeddings, cond, spec.temperature)
             images = tokenizer.decode_probs(probs, cond)
             scores = score(images)
         seen = scores.detach().float()
-        here = (embeddings.detach().clone(), images.detach(), seen)
+        here = (embeddings.detach(), images.detach(), seen)
         kept = here if kept is None else better(kept, here)
         trace.append(seen)
         on_iterate(seen)
         if last or (spec.stop_at is not None and float(kept[2].max()) >= spec.stop_at):
             break
-        (gradient,) = torch.autograd.grad(-scores.sum(), embeddings)
-        embeddings.grad = clipped(gradient, spec.clip_norm)
-        optimizer.step()
+        (gradient,) = torch.autograd.grad(scores.sum(), embeddings)
+        gradient = clipped(gradient, spec.clip_norm)
+        # Nesterov's momentum, as torch.optim.SGD has it: which takes seconds to import.
+        velocity = spec.momentum * velocity + gradient
+        embeddings = embeddings + spec.learning_rate * (gradient + spec.momentum * velocity)
     assert kept is not None
     return Optimized(*kept, torch.stack(trace), int(kept[2].argmax()))
 
