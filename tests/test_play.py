@@ -134,7 +134,7 @@ def test_the_page_learns_what_the_student_takes(client):
     assert shapes["takes_prompts"]
     assert shapes["tteo"]["rewards"] == ["shapes_clip", "shapes_preference"]
     assert len(shapes["examples"]) == 4
-    assert shapes["tteo"]["step_size"] == 0.01
+    assert shapes["tteo"]["step_size"] == 0.1
     own = read_manifest(BUILTIN["shapes"] / MANIFEST)
     assert shapes["r_init"] == own.init.mask_ratio.value
     assert (shapes["temperature"], shapes["teacher_steps"]) == (own.temperature, 16)
