@@ -1,4 +1,4 @@
-"""A fast start of commands that draw one image and end."""
+"""A fast start, and a fast end, of commands that draw one image."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """Import torch without looking for garbage: of the objects that it makes, all are kept."""
+    """Import torch without looking for garbage in what it makes, then or at exit: all is kept."""
     gc.disable()
     try:
         yield
     finally:
+        gc.freeze()
         gc.enable()

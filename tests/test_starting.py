@@ -1,0 +1,26 @@
+"""A fast start: what torch makes when it is imported is never searched for garbage."""
+
+import gc
+
+import pytest
+
+from dimo_cli.starting import importing
+
+
+@pytest.fixture(autouse=True)
+def _thawed():
+    yield
+    gc.unfreeze()
+
+
+def test_nothing_is_searched_for_garbage_while_torch_is_imported():
+    with importing():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+
+
+def test_what_was_imported_is_not_searched_at_exit_either():
+    with importing():
+        kept = [[] for _ in range(10_000)]
+    assert gc.get_freeze_count() > len(kept)
+    assert not any(found is kept for found in gc.get_objects())
