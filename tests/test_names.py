@@ -46,7 +46,7 @@ def test_a_hub_that_is_away_is_said_at_once(dimo, monkeypatch):
     dimo("sample", "-n", "1")  # imports, which take their time on a busy machine
     started = time.monotonic()
     result = dimo("sample", "--student", "you/name")
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 15
     assert result.exit_code == 3
     assert "`you/name` does not exist here. Cannot reach http://127.0.0.1:9" in result.stderr
     assert "Retrying" not in result.stderr
@@ -57,7 +57,7 @@ def test_a_server_that_never_answers_is_given_seconds(monkeypatch):
     monkeypatch.setattr(network, "connects", lambda session, url: time.sleep(20))
     started = time.monotonic()
     assert not network.answers("http://127.0.0.1:9")
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 15
 
 
 def test_any_answer_counts_and_is_remembered(fake_hub, monkeypatch):
