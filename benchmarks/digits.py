@@ -15,7 +15,7 @@ import torch
 from benchmarks.output import emit
 from dimo_cli import __version__
 from dimo_cli.console.live import PlainView
-from dimo_cli.runs import distill
+from dimo_cli.runs.distill import distill
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.resolve import resolve_spec
 

@@ -19,7 +19,7 @@ from dimo_cli.engine.auxiliary import auxiliary_loss
 from dimo_cli.engine.distill import log_probs
 from dimo_cli.engine.divergence import ForwardKL
 from dimo_cli.engine.heads import HeadRows, backward_through_head
-from dimo_cli.engine.sampling import rows_at_once
+from dimo_cli.engine.one_step import rows_at_once
 from dimo_cli.teachers.protocol import LastLinear, TokenSpace
 
 BARS = {"dimo": 0.40}

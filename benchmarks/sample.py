@@ -16,15 +16,15 @@ import torch
 
 from benchmarks.measuring import Clock, device_of, environment, in_turn, medians, ratio
 from benchmarks.networks import MASKGIT_SMALL, random_teacher
-from dimo_cli.engine.parallel import sample_by_plan
-from dimo_cli.engine.sampling import sample_student
+from dimo_cli.engine.many_steps import sample_by_plan
+from dimo_cli.engine.one_step import sample_student
 from dimo_cli.specs.distill import InitSpec
 from dimo_cli.teachers.protocol import Cond, Teacher
 
 BARS = {"over_floor": 1.05}
 STEPS = 16
 COLD_STARTS = 3
-IMPORTS = "import torch, dimo_cli.students, dimo_cli.samplers"
+IMPORTS = "import torch, dimo_cli.students.student.student, dimo_cli.sampling.samplers"
 
 
 class Sampling:

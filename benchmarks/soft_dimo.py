@@ -28,25 +28,26 @@ from benchmarks.soft_dimo_report import STOPPING, report
 from dimo_cli.console.live import PlainView
 from dimo_cli.engine.refine import Refinement
 from dimo_cli.engine.relax import estimate
-from dimo_cli.engine.trainer import make_accelerator
-from dimo_cli.hub import HubStore
-from dimo_cli.metrics.fid import FidMeter
+from dimo_cli.evaluation.softness import measure_softness
+from dimo_cli.hub.store import HubStore
 from dimo_cli.metrics.shapes import Task, benchmark, scores
-from dimo_cli.optimizing import optimize_prompt, settled
-from dimo_cli.published_students import open_student
-from dimo_cli.refining import real_tokens, refine
 from dimo_cli.rewards.protocol import Reward
 from dimo_cli.rewards.registry import load_reward
-from dimo_cli.runs import distill
-from dimo_cli.samplers import Target, draw_images, sample_images, student_sampler
-from dimo_cli.soft_images import measure_softness
+from dimo_cli.runs.distill import distill
+from dimo_cli.runs.meter import FidMeter
+from dimo_cli.runs.refine import real_tokens, refine
+from dimo_cli.sampling.samplers import draw_images, sample_images, student_sampler
+from dimo_cli.sampling.tteo import optimize_prompt, settled
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.refine import RefineSpec
 from dimo_cli.specs.resolve import resolve_spec
 from dimo_cli.specs.sample import SamplerSpec
 from dimo_cli.specs.tteo import SHAPES_WEIGHTS, TteoSpec
-from dimo_cli.students import LoadOptions, Student
+from dimo_cli.students.published import open_student
+from dimo_cli.students.student import LoadOptions, Student
+from dimo_cli.students.target import Target
 from dimo_cli.teachers.shapes import world
+from dimo_cli.training.accelerator import make_accelerator
 
 SEEDS = (0, 1, 2)
 FID_IMAGES, FID_SEED = 5000, 20_000

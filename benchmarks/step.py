@@ -26,9 +26,9 @@ from benchmarks.measuring import (
 from benchmarks.networks import MASKGIT_SMALL, MEISSONIC_SMALL, random_teacher
 from benchmarks.plain import PlainDistillation, Recipe
 from dimo_cli.engine.distill import Distillation
-from dimo_cli.engine.flops import flops_per_step
 from dimo_cli.engine.optimizer import Ema
 from dimo_cli.engine.schedules import ema_decay
+from dimo_cli.planning.flops import flops_per_step
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.teachers.protocol import Backbone, Cond, Teacher
 

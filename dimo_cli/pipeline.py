@@ -24,15 +24,17 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dimo_cli.engine.checkpoint import contiguous
 from dimo_cli.errors import SpecError, did_you_mean
-from dimo_cli.hub import Access, file_sha256, hub_access
-from dimo_cli.interpolating import picture_tokens
-from dimo_cli.published_students import hub_id, open_student
-from dimo_cli.samplers import condition, images_at_once, to_pixels
+from dimo_cli.files.writing import contiguous, file_sha256
+from dimo_cli.hub.access import Access, hub_access
+from dimo_cli.sampling.interpolating import picture_tokens
+from dimo_cli.sampling.samplers import condition, images_at_once, to_pixels
 from dimo_cli.specs.flags import spec_from_flags
+from dimo_cli.specs.manifest import MANIFEST, WEIGHTS
 from dimo_cli.specs.sample import SamplerSpec
-from dimo_cli.students import BUILTIN, MANIFEST, WEIGHTS, LoadOptions, Student
+from dimo_cli.students.folder import BUILTIN
+from dimo_cli.students.published import hub_id, open_student
+from dimo_cli.students.student import LoadOptions, Student
 from dimo_cli.teachers.classes import find_class
 
 if TYPE_CHECKING:

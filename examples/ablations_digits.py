@@ -16,8 +16,9 @@ import torch
 import typer
 
 from dimo_cli.console.live import PlainView
-from dimo_cli.metrics.fid import FidMeter
-from dimo_cli.runs import distill, student_sampler
+from dimo_cli.runs.distill import distill
+from dimo_cli.runs.meter import FidMeter
+from dimo_cli.sampling.samplers import student_sampler
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.resolve import resolve_spec
 

@@ -8,10 +8,10 @@ A reward scores a picture and a prompt: `dimo_cli/rewards/protocol.py` says what
 import torch
 from torch import nn
 
+from dimo_cli.hub.published import Published
 from dimo_cli.main import main
 from dimo_cli.rewards.protocol import Reward, RewardCard
 from dimo_cli.rewards.registry import register_reward
-from dimo_cli.teachers.blueprint import Published
 
 CARD = RewardCard(
     name="warmth",

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from dimo_cli.console.live import PlainView
-from dimo_cli.runs import distill
+from dimo_cli.runs.distill import distill
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.teachers.conditioning import ClassConditioner
 from dimo_cli.teachers.plans import heuristic_plan

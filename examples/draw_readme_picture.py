@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from dimo_cli.console.images import enlarge, grid
-from dimo_cli.samplers import Target, sample_images
+from dimo_cli.files.png import enlarge, grid
+from dimo_cli.sampling.samplers import sample_images
 from dimo_cli.specs.sample import SamplerSpec
-from dimo_cli.students import BUILTIN, load_student
+from dimo_cli.students.folder import BUILTIN, load_student
+from dimo_cli.students.target import Target
 
 ROWS = {
     "teacher, 1 step": SamplerSpec(teacher=True, steps=1, seed=1),

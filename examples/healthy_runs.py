@@ -12,15 +12,16 @@ from pathlib import Path
 import numpy as np
 import typer
 
-from dimo_cli.console.images import enlarge, grid, save_png
 from dimo_cli.console.live import PlainView
 from dimo_cli.console.panels import labelled
-from dimo_cli.runs import distill
-from dimo_cli.samplers import Target, sample_images
+from dimo_cli.files.png import enlarge, grid, save_png
+from dimo_cli.runs.distill import distill
+from dimo_cli.sampling.samplers import sample_images
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.resolve import resolve_spec
 from dimo_cli.specs.sample import SamplerSpec
-from dimo_cli.students import load_student
+from dimo_cli.students.folder import load_student
+from dimo_cli.students.target import Target
 
 DOCS = Path(__file__).parent.parent / "docs"
 RUNS = [

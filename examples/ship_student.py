@@ -14,18 +14,10 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 
 from dimo_cli.cards.card import student_card
-from dimo_cli.files import file_sha256
-from dimo_cli.pushing import draw_preview
-from dimo_cli.students import (
-    CARD,
-    MANIFEST,
-    PREVIEW,
-    WEIGHTS,
-    describe_student,
-    find_student,
-    load_student,
-    read_manifest,
-)
+from dimo_cli.files.writing import file_sha256
+from dimo_cli.publishing.package import draw_preview
+from dimo_cli.specs.manifest import CARD, MANIFEST, PREVIEW, WEIGHTS
+from dimo_cli.students.folder import describe_student, find_student, load_student, read_manifest
 
 
 def halve(folder: Path) -> None:

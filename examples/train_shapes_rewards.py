@@ -21,12 +21,13 @@ from train_shapes import as_images, decaying_rate
 
 from dimo_cli.engine.tteo import optimize_embeddings, render, start_embeddings
 from dimo_cli.metrics.shapes import is_true
-from dimo_cli.optimizing import settled
-from dimo_cli.published_students import open_student
 from dimo_cli.rewards.shapes import CARDS, ClipReward, PreferenceReward, ShapesClip, ShapesJudge
-from dimo_cli.samplers import Target, sample_images, to_pixels
+from dimo_cli.sampling.samplers import sample_images, to_pixels
+from dimo_cli.sampling.tteo import settled
 from dimo_cli.specs.sample import SamplerSpec
 from dimo_cli.specs.tteo import TteoSpec
+from dimo_cli.students.published import open_student
+from dimo_cli.students.target import Target
 from dimo_cli.teachers.shapes import fill_from, load_from, world
 from dimo_cli.teachers.shapes.network import ShapesText, words_to_ids
 from dimo_cli.teachers.shapes.tokenizer import ShapesTokenizer

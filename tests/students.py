@@ -6,7 +6,7 @@ from safetensors.torch import save
 
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.resolve import resolve_spec
-from dimo_cli.students import save_student
+from dimo_cli.students.folder import save_student
 from dimo_cli.teachers.registry import load_teacher
 from tests import published
 

@@ -11,10 +11,11 @@ import pytest
 from PIL import Image
 
 from dimo_cli.cards.card import student_card
-from dimo_cli.optimizing import settled
-from dimo_cli.pushing import draw_preview
+from dimo_cli.publishing.package import draw_preview
+from dimo_cli.sampling.tteo import settled
+from dimo_cli.specs.manifest import CARD, PREVIEW
 from dimo_cli.specs.tteo import RENO_WEIGHTS, SHAPES_WEIGHTS, TteoSpec
-from dimo_cli.students import BUILTIN, CARD, PREVIEW, describe_student, load_student
+from dimo_cli.students.folder import BUILTIN, describe_student, load_student
 from dimo_cli.teachers.protocol import TteoDefaults
 
 SHIP = Path(__file__).parents[1] / "examples" / "ship_student.py"

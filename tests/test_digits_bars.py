@@ -6,13 +6,14 @@ import pytest
 import torch
 
 from dimo_cli.console.live import PlainView
-from dimo_cli.metrics.fid import FidMeter
-from dimo_cli.runs import FID_SEED, distill
-from dimo_cli.samplers import student_sampler, teacher_sampler
+from dimo_cli.runs.closing import FID_SEED
+from dimo_cli.runs.distill import distill
+from dimo_cli.runs.meter import FidMeter
+from dimo_cli.sampling.samplers import student_sampler, teacher_sampler
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.resolve import resolve_spec
 from dimo_cli.specs.sample import SamplerSpec
-from dimo_cli.students import BUILTIN, load_student
+from dimo_cli.students.folder import BUILTIN, load_student
 
 pytestmark = pytest.mark.slow
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from dimo_cli.metrics import prompts
 from dimo_cli.metrics.expected import expected_value
-from dimo_cli.metrics.geneval import TAGS
+from dimo_cli.metrics.geneval_requests import TAGS
 from dimo_cli.metrics.protocol import Result
 
 QUICK = ("-n", "256", "--json")

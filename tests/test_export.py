@@ -12,7 +12,7 @@ from dimo_cli.exporting.program import Program, draw_inputs
 from dimo_cli.exporting.write import export_student
 from dimo_cli.specs.export import ExportSpec
 from dimo_cli.specs.sample import SamplerSpec
-from dimo_cli.students import BUILTIN, load_student
+from dimo_cli.students.folder import BUILTIN, load_student
 from tests.students import OTHER_NETWORKS, PROMPTS, PUBLISH, golden_student
 
 # dimo can be imported by nobody in this process, and neither can what it brings along.
@@ -44,7 +44,8 @@ def succeed(result):
 
 
 def own_images(student, wanted, seed=0, **sampling):
-    from dimo_cli.samplers import Target, draw_images
+    from dimo_cli.sampling.samplers import draw_images
+    from dimo_cli.students.target import Target
 
     target, spec = Target(student.teacher, student), SamplerSpec(seed=seed, **sampling)
     return draw_images(target, wanted, spec)[0]

@@ -117,7 +117,7 @@ def test_the_prompts_of_a_run_are_encoded_once_ever(dimo, fake_hub, golden, tmp_
 
 def test_the_published_one_step_students_of_others_are_sampled(dimo, fake_hub, golden, monkeypatch):
     """`dimo sample --student Yuanzhi/DiMO` without the teacher's own weights."""
-    import dimo_cli.published_students as module
+    import dimo_cli.students.student.published as module
 
     models = {
         "maskgit": published.publish_maskgit(fake_hub, golden),
@@ -211,7 +211,7 @@ def test_the_commands_for_published_teachers_run(
     if named and "presets show" not in command:
         monkeypatch.setenv("DIMO_TEACHER__ARCHITECTURE", json.dumps(models[named[1]]))
     monkeypatch.setattr(
-        "dimo_cli.published_students.foreign_source",
+        "dimo_cli.students.student.published.foreign_source",
         lambda name: TeacherSource(name=name, architecture=models[name]),
     )
     (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS))

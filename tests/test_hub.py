@@ -11,8 +11,10 @@ from safetensors.torch import save
 from torch import nn
 
 from dimo_cli.errors import MissingError
-from dimo_cli.hub import HubStore, dimo_cache, download_cache
-from dimo_cli.teachers.blueprint import HubFile, Published, fill, on_meta
+from dimo_cli.hub.access import dimo_cache, download_cache
+from dimo_cli.hub.loading import fill, on_meta
+from dimo_cli.hub.published import HubFile, Published
+from dimo_cli.hub.store import HubStore
 from tests.fake_hub import COMMIT, TOKEN
 
 WEIGHTS = {"a": torch.arange(6.0).view(2, 3), "b": torch.ones(4)}
@@ -240,7 +242,7 @@ def test_a_file_that_was_replaced_on_the_hub_is_refused_until_it_is_pinned(hub):
 
 
 def test_a_full_disk_leaves_no_half_written_file(hub, monkeypatch):
-    import dimo_cli.teachers.weights as module
+    import dimo_cli.hub.store.weights as module
 
     def full(tensors, path, metadata):
         path.write_bytes(b"half")

@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 
 from dimo_cli.engine.masking import initial_tokens
-from dimo_cli.interpolating import file_tokens, mixed, plan_strip
-from dimo_cli.samplers import Target
+from dimo_cli.sampling.interpolating import file_tokens, mixed, plan_strip
 from dimo_cli.specs.sample import SampleSpec
-from dimo_cli.students import BUILTIN, load_student
+from dimo_cli.students.folder import BUILTIN, load_student
+from dimo_cli.students.target import Target
 from tests.students import PROMPTS, PUBLISH, golden_student
 
 

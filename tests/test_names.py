@@ -5,9 +5,9 @@ import time
 
 import pytest
 
-from dimo_cli import network
-from dimo_cli.published_students import hub_id
-from dimo_cli.uploads import push_files
+from dimo_cli.hub.store import network
+from dimo_cli.publishing.upload import push_files
+from dimo_cli.students.published import hub_id
 
 PATHS = (
     *("./nowhere", "../x", "~/x", "/no/such", "nowhere/at/all", "runs/x/student", "x/model.pt"),
@@ -26,7 +26,7 @@ def test_what_looks_like_a_path_is_one(dimo, name, monkeypatch):
     def ask(url):
         raise AssertionError("the Hub was asked")
 
-    monkeypatch.setattr("dimo_cli.hub.answers", ask)
+    monkeypatch.setattr("dimo_cli.hub.store.store.answers", ask)
     assert hub_id(name) is None
     result = dimo("sample", "--student", name)
     assert result.exit_code == 3
@@ -69,14 +69,14 @@ def test_any_answer_counts_and_is_remembered(fake_hub, monkeypatch):
 
 
 def test_without_a_network_the_cache_serves(fake_hub, monkeypatch):
-    from dimo_cli.hub import HubStore
-    from dimo_cli.teachers.blueprint import HubFile
+    from dimo_cli.hub.published import HubFile
+    from dimo_cli.hub.store import HubStore
 
     file = HubFile("owner/net", "config.json")
     fake_hub.add("owner/net", "config.json", b'{"width": 8}')
     assert HubStore().config(file) == {"width": 8}
     asked = len(fake_hub.requests)
-    monkeypatch.setattr("dimo_cli.hub.answers", lambda url: False)
+    monkeypatch.setattr("dimo_cli.hub.store.store.answers", lambda url: False)
     assert HubStore().config(file) == {"width": 8}
     assert len(fake_hub.requests) == asked
 
@@ -86,6 +86,6 @@ def test_a_push_without_a_network_is_refused_before_it_begins(monkeypatch):
     from dimo_cli.specs.push import PushSpec
 
     monkeypatch.setenv("HF_TOKEN", "hf_x")
-    monkeypatch.setattr("dimo_cli.uploads.answers", lambda url: False)
+    monkeypatch.setattr("dimo_cli.publishing.upload.answers", lambda url: False)
     with pytest.raises(MissingError, match="nothing was sent"):
         push_files([], PushSpec(target="digits", repository="you/x"), "", lambda line: None)

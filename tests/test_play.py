@@ -19,8 +19,9 @@ from starlette.testclient import TestClient
 from dimo_cli.errors import MissingError
 from dimo_cli.play.server import LOOPBACK_NAMES, ModelThread, build_app, is_loopback, open_port
 from dimo_cli.play.studio import Studio
+from dimo_cli.specs.manifest import MANIFEST
 from dimo_cli.specs.tteo import TteoSpec
-from dimo_cli.students import BUILTIN, MANIFEST, load_student, read_manifest
+from dimo_cli.students.folder import BUILTIN, load_student, read_manifest
 
 PROMPT = "a red circle above a blue square"
 

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from dimo_cli.engine.flops import flops_per_step, mean_ratio
-from dimo_cli.engine.memory import advice_to_fit, estimate_memory
+from dimo_cli.planning.flops import flops_per_step, mean_ratio
+from dimo_cli.planning.memory import advice_to_fit, estimate_memory
 from dimo_cli.specs.distill import DistillSpec, TeacherSource
 from dimo_cli.specs.resolve import preset_names, resolve_spec
 from dimo_cli.teachers.registry import load_skeleton, register_teacher, teacher_names
@@ -77,7 +77,7 @@ def test_presets_show_prints_memory_and_arithmetic(dimo):
 
 def test_a_dry_run_that_does_not_fit_is_refused_with_what_to_change(dimo, monkeypatch):
     monkeypatch.setattr(
-        "dimo_cli.engine.memory.machine_memory", lambda: ("a small GPU", 24 * 2**30)
+        "dimo_cli.training.accelerator.machine_memory", lambda: ("a small GPU", 24 * 2**30)
     )
     result = dimo("distill", "--preset", "maskbit", "--dry-run", "--json")
     assert result.exit_code == 3

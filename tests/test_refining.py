@@ -45,7 +45,9 @@ class Brightness(Reward):
 
 @pytest.fixture
 def toy_reward(monkeypatch):
-    monkeypatch.setattr("dimo_cli.refining.load_reward", lambda name, store, device: Brightness())
+    monkeypatch.setattr(
+        "dimo_cli.runs.distill.refine.load_reward", lambda name, store, device: Brightness()
+    )
 
 
 @pytest.fixture

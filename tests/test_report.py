@@ -7,10 +7,10 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from dimo_cli.console.images import save_png
-from dimo_cli.origins import keep_origins, read_origins
+from dimo_cli.files.png import save_png
 from dimo_cli.reporting.charts import Chart, Series, axes, round_steps, thin
 from dimo_cli.reporting.page import render
+from dimo_cli.run_folder.origins import keep_origins, read_origins
 from dimo_cli.specs.render import to_yaml
 from tests.conftest import small_spec
 

@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import save
 
 from dimo_cli.errors import MissingError, SpecError
-from dimo_cli.hub import HubStore, dimo_cache
+from dimo_cli.hub.access import dimo_cache
+from dimo_cli.hub.store import HubStore
 from dimo_cli.rewards import registry
 from dimo_cli.rewards.aesthetic import HEAD
 from dimo_cli.rewards.clip_network import ClipSizes, TextSizes

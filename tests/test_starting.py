@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from dimo_cli.starting import importing
+from dimo_cli.commands.starting import importing
 
 
 @pytest.fixture

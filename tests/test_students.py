@@ -8,8 +8,8 @@ import torch
 
 from dimo_cli.console.live import PlainView
 from dimo_cli.errors import MissingError, SpecError
-from dimo_cli.runs import distill
-from dimo_cli.students import BUILTIN, find_student, load_student
+from dimo_cli.runs.distill import distill
+from dimo_cli.students.folder import BUILTIN, find_student, load_student
 from tests.conftest import small_spec
 
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from dimo_cli.cards.licenses import License
-from dimo_cli.effort import Effort
+from dimo_cli.run_folder.effort import Effort
 from dimo_cli.specs.push import Footprint
 
 if TYPE_CHECKING:
-    from dimo_cli.students import StudentManifest
+    from dimo_cli.specs.manifest import StudentManifest
 
 COUNTED = re.compile(r"^([a-z]+)(?:_k\d+|\d+k?)$")  # fid50k, precision_k3
 WITHOUT_EFFECT = ("sampler.top_k", "sampler.top_p")  # where they are 0

@@ -6,7 +6,7 @@ from typing import Any
 
 from dimo_cli.cards.citations import DIMO, SOFT_DIMO, TEACHERS
 from dimo_cli.cards.facts import CardFacts, Measured
-from dimo_cli.effort import Effort
+from dimo_cli.run_folder.effort import Effort
 
 
 def introduction(facts: CardFacts) -> str:

@@ -20,9 +20,9 @@ from dimo_cli.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from dimo_cli.samplers import Target
     from dimo_cli.specs.sample import SampleSpec
     from dimo_cli.specs.sides import Side
+    from dimo_cli.students.target import Target
 
 EXAMPLES = example(
     "dimo compare digits runs/digits --class 7",
@@ -94,10 +94,11 @@ def show(sides: list[Side], specs: list[SampleSpec], file: Path, local_dir: Path
     from rich.text import Text
 
     from dimo_cli import __version__
-    from dimo_cli.console import images, panels, terminal
+    from dimo_cli.console import panels, terminal
     from dimo_cli.console.output import out
     from dimo_cli.console.progress import counting
-    from dimo_cli.targets import check_target  # torch starts here
+    from dimo_cli.files.png import save_png
+    from dimo_cli.students.target import check_target
 
     by_name: dict[str, list[int]] = {}
     for index, side in enumerate(sides):
@@ -114,7 +115,7 @@ def show(sides: list[Side], specs: list[SampleSpec], file: Path, local_dir: Path
     documents = [drawn[index][1] for index in range(len(sides))]
     picture = panels.side_by_side(shown, specs[0].pixels)
     about = {"Software": f"dimo {__version__}", "dimo.compare": json.dumps(documents)}
-    images.save_png(picture, file, about)
+    save_png(picture, file, about)
     view: list[RenderableType] = []
     if out.data.is_terminal:
         view = terminal.shown_panels(shown, picture, out.data.width)
@@ -127,8 +128,8 @@ def show(sides: list[Side], specs: list[SampleSpec], file: Path, local_dir: Path
 def open_side(name: str, sides: list[Side], spec: SampleSpec, local_dir: Path | None) -> Target:
     """What all sides of one name are drawn with."""
     from dimo_cli.console.output import out
-    from dimo_cli.students import LoadOptions
-    from dimo_cli.targets import load_target
+    from dimo_cli.students.student import LoadOptions
+    from dimo_cli.students.target import load_target
 
     teachers = [side.is_teacher for side in sides]
     folder = str(local_dir) if local_dir else None
@@ -142,9 +143,9 @@ def draw_side(
     """The images of one side as a panel, and all that makes them repeatable."""
     import time
 
-    from dimo_cli import samplers
     from dimo_cli.commands.sample import chosen_conditions
     from dimo_cli.console.panels import Panel
+    from dimo_cli.sampling import samplers
 
     wanted = chosen_conditions(target.teacher, spec)
     started = time.perf_counter()

@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 import typer
 
-from dimo_cli import names
+from dimo_cli.students import names
 
 
 def presets(incomplete: str) -> list[tuple[str, str]]:
@@ -49,12 +49,16 @@ def targets(ctx: typer.Context, incomplete: str) -> list[Any]:
 
 def rewards() -> list[str]:
     """Rewards, for NAME or NAME=WEIGHT."""
-    return names.reward_names()
+    from dimo_cli.rewards.registry import REWARDS
+
+    return list(REWARDS)
 
 
 def gates() -> list[str]:
     """Numbers of `dimo eval`, for NAME=VALUE."""
-    return [f"{name}=" for name in names.gate_names()]
+    from dimo_cli.evaluation.gates import GATED
+
+    return [f"{name}=" for names in GATED.values() for name in names]
 
 
 def classes(ctx: typer.Context) -> list[str]:
@@ -62,8 +66,17 @@ def classes(ctx: typer.Context) -> list[str]:
     named = [ctx.params.get(key) for key in ("preset", "student")]
     named += ctx.params.get("targets") or []
     for name in filter(None, named):
-        return names.class_names(names.teacher_of_student(name) or name)
-    return names.class_names("digits")
+        return class_names(names.teacher_of_student(name) or name)
+    return class_names("digits")
+
+
+def class_names(teacher: str) -> list[str]:
+    """The first name of each of a teacher's classes, in a form that a shell takes for one word."""
+    from dimo_cli.teachers import classes, imagenet
+
+    known = classes.DIGITS if teacher == "digits" else imagenet.class_names()
+    first = (entry.split(",")[0].lower().replace(" ", "_") for entry in known)
+    return list(dict.fromkeys(first))
 
 
 def keys(incomplete: str) -> list[str]:

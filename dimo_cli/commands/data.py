@@ -78,9 +78,9 @@ def encode(
     plan = resolve_spec(DistillSpec, preset=preset, sets=with_local_dir(sets, local_dir))
     teacher_source = plan.spec.teacher
 
-    from dimo_cli.data.encode import encode as encode_images  # torch starts here
+    from dimo_cli.data.encode import encode as encode_images
     from dimo_cli.data.images import open_source
-    from dimo_cli.ranks import can_meet, is_first, joined_ranks
+    from dimo_cli.distributed.ranks import can_meet, is_first, joined_ranks
     from dimo_cli.teachers.registry import load_skeleton, load_teacher
 
     images = open_source(source, load_skeleton(teacher_source).takes_prompts)

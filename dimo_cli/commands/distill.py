@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from dimo_cli.console.live import View
-    from dimo_cli.runs import RunResult
+    from dimo_cli.runs.distill import RunResult
     from dimo_cli.specs.distill import DistillSpec
     from dimo_cli.specs.launch import LaunchSpec
     from dimo_cli.specs.resolve import Plan
@@ -144,13 +144,13 @@ def train(plan: Plan[DistillSpec], folder: Path, resuming: bool) -> None:
     name = plan.spec.teacher.name
     if not (out.quiet or out.as_json) and speaks():
         out.talk.print(f"Loading torch and the teacher `{name}` ...", style="faint")
-    from dimo_cli import runs  # torch starts here
+    from dimo_cli.runs.distill import distill as work
 
     with agreed_folder(folder) as agreed:
         show_run(
             name,
             agreed,
-            lambda view: runs.distill(plan.spec, agreed, view, resuming, plan.origins),
+            lambda view: work(plan.spec, agreed, view, resuming, plan.origins),
         )
 
 
@@ -161,8 +161,8 @@ def show_run(start: str, folder: Path, work: Callable[[View], RunResult | None])
 
     from dimo_cli.console.live import LiveView, PlainView
     from dimo_cli.console.output import out
-    from dimo_cli.console.tables import comparison_sentence, comparison_table
-    from dimo_cli.engine.trainer import Interrupted
+    from dimo_cli.runs.tables import comparison_sentence, comparison_table
+    from dimo_cli.training.trainer import Interrupted
 
     talk = out.talk
     view: View

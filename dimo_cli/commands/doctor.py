@@ -52,7 +52,7 @@ def doctor(
     from rich.text import Text
 
     from dimo_cli.console.output import out
-    from dimo_cli.health import run_checks
+    from dimo_cli.planning.health import run_checks
 
     out.note("Checking ...")
     checks = run_checks(folder, offline)
@@ -99,11 +99,12 @@ def examine(spec: DistillSpec, offline: bool) -> tuple[dict[str, Any], Renderabl
     from rich.text import Text
 
     from dimo_cli.commands.plan import size
-    from dimo_cli.downloads import TO_DOWNLOAD, bytes_of, needs_of
-    from dimo_cli.engine.memory import advice_to_fit, estimate_memory, machine_memory
-    from dimo_cli.health import existing_parent
-    from dimo_cli.hub import dimo_cache, download_cache
+    from dimo_cli.hub.access import dimo_cache, download_cache
+    from dimo_cli.planning.downloads import TO_DOWNLOAD, bytes_of, needs_of
+    from dimo_cli.planning.health import existing_parent
+    from dimo_cli.planning.memory import advice_to_fit, estimate_memory
     from dimo_cli.teachers.registry import load_skeleton
+    from dimo_cli.training.accelerator import machine_memory
 
     teacher = load_skeleton(spec.teacher)
     needs = needs_of(spec.teacher, teacher, ask_hub=not offline)

@@ -31,8 +31,8 @@ from dimo_cli.commands.options import (
 from dimo_cli.commands.usage import Commands
 
 if TYPE_CHECKING:
-    from dimo_cli.evaluating import Evaluation
-    from dimo_cli.hub import HubStore
+    from dimo_cli.evaluation.result import Evaluation
+    from dimo_cli.hub.store import HubStore
     from dimo_cli.specs.evaluate import EvalSpec
 
 app = typer.Typer(no_args_is_help=True, help="Measure students, teachers and folders of images.")
@@ -85,8 +85,8 @@ def side_by_side(
         if context.invoked_subcommand is None:
             raise context.fail("Name a metric, or --compare A B. `dimo eval --help` lists them.")
         return
-    from dimo_cli.comparing import compare_documents
     from dimo_cli.console.output import out
+    from dimo_cli.evaluation.comparing import compare_documents
 
     first, second = compare
     rows, view = compare_documents(first, second)
@@ -187,7 +187,7 @@ def measuring(metrics: tuple[str, ...]) -> Callable[..., None]:
         quiet: QuietOption = False,
     ) -> None:
         given = dict(locals())  # every argument by name
-        from dimo_cli.gates import read_limits
+        from dimo_cli.evaluation.gates import read_limits
         from dimo_cli.specs.evaluate import EvalSpec
         from dimo_cli.specs.flags import spec_from_flags
 
@@ -213,9 +213,9 @@ def measuring(metrics: tuple[str, ...]) -> Callable[..., None]:
             return
 
         from dimo_cli.console.output import out
-        from dimo_cli.console.scores import check_plot
-        from dimo_cli.hub import HubStore
-        from dimo_cli.ranks import is_first, joined_ranks  # torch starts here
+        from dimo_cli.distributed.ranks import is_first, joined_ranks
+        from dimo_cli.evaluation.tables import check_plot
+        from dimo_cli.hub.store import HubStore
 
         if not is_first():
             out.silence()
@@ -278,7 +278,7 @@ def measured(spec: EvalSpec, store: HubStore, use_cache: bool) -> Evaluation:
     """An evaluation with a progress bar."""
     from dimo_cli.console.output import out
     from dimo_cli.console.progress import tracking
-    from dimo_cli.evaluating import evaluate
+    from dimo_cli.evaluation.evaluate import evaluate
 
     with tracking(out, "measure") as progress:
         return evaluate(spec, store, out.note, progress, use_cache)
@@ -287,10 +287,10 @@ def measured(spec: EvalSpec, store: HubStore, use_cache: bool) -> Evaluation:
 def show(spec: EvalSpec, store: HubStore, use_cache: bool, github: bool) -> None:
     """Measure, show, and let the gates decide."""
     from dimo_cli.console.output import out
-    from dimo_cli.console.scores import results_view, write_github
-    from dimo_cli.gates import check_gates
+    from dimo_cli.distributed.ranks import is_first
+    from dimo_cli.evaluation.gates import check_gates
+    from dimo_cli.evaluation.tables import results_view, write_github
     from dimo_cli.metrics.expected import expected_value
-    from dimo_cli.ranks import is_first
 
     evaluation = measured(spec, store, use_cache)
     gates = check_gates(evaluation.results, spec.maximum, spec.minimum)
@@ -322,7 +322,7 @@ def show_sweep(spec: EvalSpec, store: HubStore, plot: Path, use_cache: bool) -> 
     from rich.text import Text
 
     from dimo_cli.console.output import out
-    from dimo_cli.console.scores import draw_curve
+    from dimo_cli.evaluation.tables import draw_curve
 
     rows: list[tuple[float, Evaluation]] = []
     for temperature in spec.temperatures:

@@ -69,8 +69,8 @@ def export(
 
     from dimo_cli.console.output import out
     from dimo_cli.exporting.write import export_student
-    from dimo_cli.published_students import open_student
-    from dimo_cli.students import LoadOptions
+    from dimo_cli.students.published import open_student
+    from dimo_cli.students.student import LoadOptions
 
     place = str(local_dir) if local_dir else None
     options = LoadOptions(local_dir=place, say=out.note, device="cpu")

@@ -46,10 +46,10 @@ def fidelity(
     """Squared error between soft images and those of drawn tokens, by softmax temperature."""
     temperatures = positive_numbers(softness)
     from dimo_cli.console.output import out
-    from dimo_cli.console.scores import check_plot, draw_curve
-    from dimo_cli.published_students import open_student
-    from dimo_cli.soft_images import asked_for, measure_softness, real_images
-    from dimo_cli.students import LoadOptions
+    from dimo_cli.evaluation.softness import asked_for, measure_softness, real_images
+    from dimo_cli.evaluation.tables import check_plot, draw_curve
+    from dimo_cli.students.published import open_student
+    from dimo_cli.students.student import LoadOptions
 
     if plot is not None:
         check_plot(plot)

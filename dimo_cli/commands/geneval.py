@@ -53,8 +53,8 @@ def export_images(
     given = dict(locals())  # every argument by name
     from dimo_cli.console.output import out
     from dimo_cli.console.progress import tracking
-    from dimo_cli.evaluating import export_geneval  # torch starts here
-    from dimo_cli.hub import HubStore
+    from dimo_cli.evaluation.evaluate import export_geneval
+    from dimo_cli.hub.store import HubStore
     from dimo_cli.specs.evaluate import EvalSpec
     from dimo_cli.specs.flags import spec_from_flags
 
@@ -79,8 +79,8 @@ def import_results(
 ) -> None:
     """Show GenEval's scores as found by the original tool."""
     from dimo_cli.console.output import out
-    from dimo_cli.console.scores import results_view
-    from dimo_cli.evaluating import Evaluation  # torch starts here
+    from dimo_cli.evaluation.result import Evaluation
+    from dimo_cli.evaluation.tables import results_view
     from dimo_cli.metrics.geneval_folder import read_results
 
     scores = read_results(results)

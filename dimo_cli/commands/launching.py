@@ -70,7 +70,7 @@ def check_launch(launch: LaunchSpec, spec: DistillSpec, has_folder: bool) -> Non
     """Refuse what would only fail once the processes are there."""
     if launch.total == 1:
         return
-    from dimo_cli.engine.sharding import check_shardable  # torch starts here
+    from dimo_cli.engine.sharding import check_shardable
     from dimo_cli.engine.share import divide
 
     divide(spec.train, 0, launch.total)
@@ -101,8 +101,8 @@ def carry_out(launch: LaunchSpec) -> bool:
             "start more.",
             "Use one of the two.",
         )
-    from dimo_cli.launching.start import Ended, check_devices  # torch starts here
-    from dimo_cli.launching.start import launch as start
+    from dimo_cli.distributed.start import Ended, check_devices
+    from dimo_cli.distributed.start import launch as start
 
     if launch.total == 1:
         check_devices(launch)
@@ -123,7 +123,7 @@ def speaks() -> bool:
 def agreed_folder(folder: Path) -> Iterator[Path]:
     """Join the processes of a job: they share one run folder, and the first alone speaks."""
     from dimo_cli.console.output import out
-    from dimo_cli.ranks import as_first_says, joined_ranks
+    from dimo_cli.distributed.ranks import as_first_says, joined_ranks
 
     if not speaks():
         out.silence()

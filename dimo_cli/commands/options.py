@@ -12,8 +12,8 @@ import typer
 
 from dimo_cli.commands import completing
 from dimo_cli.console.environment import image_protocol
+from dimo_cli.distributed.reports import hand_over, is_follower
 from dimo_cli.errors import DimoError, MissingError
-from dimo_cli.launching.reports import hand_over, is_follower
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -15,7 +15,7 @@ from dimo_cli.specs.render import changed_values, commented_yaml
 from dimo_cli.specs.resolve import Plan
 
 if TYPE_CHECKING:
-    from dimo_cli.engine.memory import MemoryEstimate
+    from dimo_cli.planning.memory import MemoryEstimate
     from dimo_cli.teachers.protocol import Teacher
 
 
@@ -52,11 +52,11 @@ def describe(
 ) -> tuple[dict[str, Any], RenderableType]:
     """The resolved spec, its origins, the memory estimate and the plan, as document and view."""
     from dimo_cli.engine.divergence import build_divergence
-    from dimo_cli.engine.flops import flops_per_step
     from dimo_cli.engine.masking import check_control
     from dimo_cli.engine.share import divide, local_train
-    from dimo_cli.engine.tracking import check_tracker
+    from dimo_cli.planning.flops import flops_per_step
     from dimo_cli.teachers.registry import load_skeleton
+    from dimo_cli.training.tracking import check_tracker
 
     spec = plan.spec
     teacher = load_skeleton(spec.teacher)
@@ -132,9 +132,13 @@ def memory_of_each(
     """What each process needs; where it would be, what is there, and what to change to fit."""
     import torch
 
-    from dimo_cli.engine.memory import advice_to_fit, estimate_memory, machine_memory
-    from dimo_cli.engine.sharding import sharded_estimate
-    from dimo_cli.refining import blank_rewards
+    from dimo_cli.planning.memory import (
+        advice_to_fit,
+        blank_rewards,
+        estimate_memory,
+        sharded_estimate,
+    )
+    from dimo_cli.training.accelerator import machine_memory
 
     on_gpu = bool(launch.gpus) or (None if launch.total == 1 else False)
     memory = estimate_memory(teacher, spec, blank_rewards, on_gpu)

@@ -57,13 +57,13 @@ def play(
     from dimo_cli.commands.refine import reward_weight
     from dimo_cli.commands.tteo import flag_names
     from dimo_cli.console.output import out
-    from dimo_cli.optimizing import settled
     from dimo_cli.play.server import is_loopback, open_port, serve
     from dimo_cli.play.studio import Studio
-    from dimo_cli.published_students import open_student
+    from dimo_cli.sampling.tteo import settled
     from dimo_cli.specs.flags import spec_from_flags
     from dimo_cli.specs.tteo import TteoSpec
-    from dimo_cli.students import LoadOptions
+    from dimo_cli.students.published import open_student
+    from dimo_cli.students.student import LoadOptions
 
     values = {"rewards": dict(reward_weight(text) for text in rewards or ())}
     spec = spec_from_flags(TteoSpec, values, flag_names(values))

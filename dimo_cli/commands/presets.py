@@ -65,9 +65,8 @@ def show(name: NameArgument, as_json: JsonOption = False, quiet: QuietOption = F
 
 def costs(spec: DistillSpec) -> dict[str, float]:
     """What a step of a preset costs, worked out without its weights."""
-    from dimo_cli.engine.flops import flops_per_step
-    from dimo_cli.engine.memory import estimate_memory
-    from dimo_cli.refining import blank_rewards
+    from dimo_cli.planning.flops import flops_per_step
+    from dimo_cli.planning.memory import blank_rewards, estimate_memory
     from dimo_cli.teachers.registry import load_skeleton
 
     teacher = load_skeleton(spec.teacher)

@@ -13,9 +13,9 @@ from dimo_cli.commands.options import JsonOption, LocalDirOption, QuietOption, c
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from dimo_cli.pushing import Package
+    from dimo_cli.publishing.package import Package
+    from dimo_cli.publishing.upload import Pushed
     from dimo_cli.specs.push import PushSpec
-    from dimo_cli.uploads import Pushed
 
 EXAMPLES = example(
     "dimo push runs/digits you/digits-1step --dry-run",
@@ -109,9 +109,9 @@ def publish(spec: PushSpec, local_dir: Path | None, dry_run: bool) -> None:
     from rich.text import Text
 
     from dimo_cli.console.output import out
-    from dimo_cli.pushing import package_document, prepare  # torch starts here
-    from dimo_cli.students import LoadOptions
-    from dimo_cli.uploads import push_files
+    from dimo_cli.publishing.package import package_document, prepare
+    from dimo_cli.publishing.upload import push_files
+    from dimo_cli.students.student import LoadOptions
 
     options = LoadOptions(local_dir=str(local_dir) if local_dir else None, say=out.note)
     with tempfile.TemporaryDirectory() as workplace:

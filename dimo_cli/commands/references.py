@@ -43,8 +43,8 @@ def build(
     """Measure real images once, with everything that was done to them in the file."""
     from dimo_cli.console.output import out
     from dimo_cli.console.progress import tracking
-    from dimo_cli.hub import HubStore
-    from dimo_cli.real_images import ReferencePlan, build_file  # torch starts here
+    from dimo_cli.evaluation.references import ReferencePlan, build_file
+    from dimo_cli.hub.store import HubStore
 
     plan = ReferencePlan(folder, tuple(features or ["inception"]), resize, crop, recipe, keep)
     store = HubStore(local_dir, say=out.note)

@@ -122,9 +122,9 @@ def new_run(
     """The plan of a new run: preset, then what the student brings along, then flags."""
     from dimo_cli.commands.distill import free_folder
     from dimo_cli.errors import SpecError
-    from dimo_cli.published_students import look_at_student
     from dimo_cli.specs.refine import RefineSpec
     from dimo_cli.specs.resolve import refine_preset_names, resolve_spec
+    from dimo_cli.students.published import look_at_student
 
     if student is None:
         raise SpecError(
@@ -200,7 +200,7 @@ def continued_run(folder: Path, sets: list[str], *others: object) -> tuple[Plan[
 def train(plan: Plan[RefineSpec], folder: Path, resuming: bool) -> None:
     """Refine, then show the closing table."""
     from dimo_cli.commands.distill import show_run
-    from dimo_cli.refining import refine as work  # torch starts here
+    from dimo_cli.runs.refine import refine as work
 
     with agreed_folder(folder) as agreed:
         show_run(

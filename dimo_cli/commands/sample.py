@@ -31,8 +31,8 @@ from dimo_cli.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from dimo_cli.samplers import Target
     from dimo_cli.specs.sample import SampleSpec
+    from dimo_cli.students.target import Target
     from dimo_cli.teachers.protocol import Teacher
 
 SHOWN = 40  # images drawn in the terminal at most; the PNG has all
@@ -146,17 +146,17 @@ def sample(
 
 def open_target(spec: SampleSpec, local_dir: Path | None, sets: list[str]) -> Target:
     """Load what is to be sampled."""
+    from dimo_cli.commands.starting import importing
     from dimo_cli.console.output import out
     from dimo_cli.errors import SpecError
-    from dimo_cli.starting import importing
 
     with importing():
-        from dimo_cli.samplers import Target  # torch starts here
+        from dimo_cli.students.target import Target
 
     if spec.preset:
         from dimo_cli.specs.distill import DistillSpec
         from dimo_cli.specs.resolve import resolve_spec
-        from dimo_cli.students import best_device
+        from dimo_cli.students.student import best_device
         from dimo_cli.teachers.registry import load_teacher
 
         given = with_local_dir(sets, local_dir)
@@ -165,8 +165,9 @@ def open_target(spec: SampleSpec, local_dir: Path | None, sets: list[str]) -> Ta
         return Target(teacher.to(best_device()))
     if sets:
         raise SpecError("`--set` changes a preset: add --preset.", "For a student leave it out.")
-    from dimo_cli.published_students import open_student
-    from dimo_cli.students import BUILTIN, LoadOptions
+    from dimo_cli.students.folder import BUILTIN
+    from dimo_cli.students.published import open_student
+    from dimo_cli.students.student import LoadOptions
 
     folder = str(local_dir) if local_dir else None
     options = LoadOptions(spec.sampler.teacher, folder, out.note)
@@ -187,10 +188,11 @@ def draw(spec: SampleSpec, target: Target, grid_file: Path, folder: Path | None)
     from rich.console import Group
     from rich.text import Text
 
-    from dimo_cli import interpolating, samplers
-    from dimo_cli.console import images, terminal
+    from dimo_cli.console import terminal
     from dimo_cli.console.output import out
     from dimo_cli.console.progress import counting
+    from dimo_cli.files import png
+    from dimo_cli.sampling import interpolating, samplers
     from dimo_cli.teachers.classes import short_name
 
     target, about_input = started_from(target, spec)
@@ -212,15 +214,15 @@ def draw(spec: SampleSpec, target: Target, grid_file: Path, folder: Path | None)
     provenance = samplers.provenance(target, spec.sampler, protocol)
     fitting = len(pixels) if strip else fitting_columns(len(pixels), pixels.shape[1])
     columns = spec.columns or fitting
-    large = images.grid(images.enlarge(pixels, spec.pixels), columns, gap=4)
+    large = png.grid(png.enlarge(pixels, spec.pixels), columns, gap=4)
     about = {f"dimo.{kind}": ", ".join(dict.fromkeys(names))}
-    images.save_png(large, grid_file, {**provenance, **about})
+    png.save_png(large, grid_file, {**provenance, **about})
     files = [str(grid_file)]
     if folder is not None:
         for index, (picture, name) in enumerate(zip(pixels, names, strict=True)):
             path = folder / f"{index:05d}.png"
             one = {**provenance, f"dimo.{kind}": name, "dimo.index": str(index)}
-            images.save_png(images.enlarge(picture[None], spec.pixels)[0], path, one)
+            png.save_png(png.enlarge(picture[None], spec.pixels)[0], path, one)
             files.append(str(path))
     document: dict[str, Any] = {
         "images": len(names),
@@ -239,7 +241,7 @@ def draw(spec: SampleSpec, target: Target, grid_file: Path, folder: Path | None)
 
 def started_from(target: Target, spec: SampleSpec) -> tuple[Target, dict[str, Any]]:
     """The target, started from the image of `--init` if there is one."""
-    from dimo_cli.interpolating import start_from_file
+    from dimo_cli.sampling.interpolating import start_from_file
 
     return start_from_file(target, spec.init) if spec.init else (target, {})
 

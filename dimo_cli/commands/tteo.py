@@ -138,13 +138,13 @@ def carry_out(
     from dimo_cli.console import terminal
     from dimo_cli.console.output import out
     from dimo_cli.console.progress import counting
-    from dimo_cli.files import writing_to
-    from dimo_cli.hub import HubStore
-    from dimo_cli.locking import locked, refuse_if_locked
-    from dimo_cli.optimizing import folder_name, is_finished, keep, optimize_prompt, settled
-    from dimo_cli.published_students import open_student
-    from dimo_cli.refining import load_rewards
-    from dimo_cli.students import LoadOptions
+    from dimo_cli.files.locking import locked, refuse_if_locked
+    from dimo_cli.files.writing import writing_to
+    from dimo_cli.hub.store import HubStore
+    from dimo_cli.rewards.registry import load_rewards
+    from dimo_cli.sampling.tteo import folder_name, is_finished, keep, optimize_prompt, settled
+    from dimo_cli.students.published import open_student
+    from dimo_cli.students.student import LoadOptions
 
     refuse_if_locked(folder)
     place = str(local_dir) if local_dir else None

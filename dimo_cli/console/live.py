@@ -14,7 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from dimo_cli.console.environment import image_protocol
-from dimo_cli.console.images import Pixels, half_blocks
+from dimo_cli.console.images import half_blocks
+from dimo_cli.files.png import Pixels
 
 SPARKS = "\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
 

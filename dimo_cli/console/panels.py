@@ -11,7 +11,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from dimo_cli.console.images import Pixels, draw, enlarge, grid
+from dimo_cli.console.images import draw
+from dimo_cli.files.png import Pixels, enlarge, grid
 
 BACKGROUND, INK, FONT_SIZE, PADDING = 24, 235, 16, 12
 

@@ -11,8 +11,9 @@ from rich.segment import ControlType, Segment
 from rich.text import Text
 
 from dimo_cli.console.environment import image_protocol
-from dimo_cli.console.images import Pixels, draw, enlarge, grid, png_bytes
+from dimo_cli.console.images import draw
 from dimo_cli.console.panels import Panel, as_text
+from dimo_cli.files.png import Pixels, enlarge, grid, png_bytes
 
 KITTY_CHUNK = 4096  # base64 characters of one sequence at most
 CELL_WIDTH = 8  # pixels of a character, about: a picture is as wide as it would be elsewhere

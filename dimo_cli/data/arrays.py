@@ -7,15 +7,16 @@ import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from dimo_cli.errors import SpecError
-from dimo_cli.metrics.protocol import Batch
-from dimo_cli.untrusted import ARCHIVE_ERRORS, Untrusted, check_archive, read_header
+from dimo_cli.files.untrusted import ARCHIVE_ERRORS, Untrusted, check_archive, read_header
 
 CHANNELS = 3
 
@@ -101,3 +102,18 @@ def truncated(path: Path, why: str = "") -> SpecError:
     """The sentence for a damaged npz file."""
     told = f": {why}" if why else ""
     return SpecError(f"`{path}` is truncated or damaged{told}.", "Copy or download it again.")
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Some images of an evaluation, as they would be read from disk."""
+
+    images: Tensor
+    """Bytes [B, 3, H, W]: what is generated is rounded first, so that folders give the same."""
+    first: int = 0
+    """Global number of the first image."""
+    prompts: tuple[str, ...] = ()
+    """The prompt of each image; empty for classes and folders without captions."""
+
+    def __len__(self) -> int:
+        return len(self.images)

@@ -17,10 +17,10 @@ from torch import Tensor
 from dimo_cli import __version__
 from dimo_cli.data.images import RESIZE, Source, class_labels
 from dimo_cli.data.shards import FACTS, INDEX, shard_path, token_dtype, write_json, write_shard
+from dimo_cli.distributed.ranks import are_joined, from_all, is_first, own_rank
 from dimo_cli.errors import DimoError, MissingError, SpecError
-from dimo_cli.files import file_sha256, writing_to
-from dimo_cli.locking import LOCK, locked
-from dimo_cli.ranks import are_joined, from_all, is_first, own_rank
+from dimo_cli.files.locking import LOCK, locked
+from dimo_cli.files.writing import file_sha256, writing_to
 from dimo_cli.specs.data import DatasetIndex, EncodeSpec, Recipe, ShardEntry
 from dimo_cli.specs.distill import TeacherSource
 from dimo_cli.teachers.protocol import Teacher

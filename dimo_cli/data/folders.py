@@ -22,7 +22,7 @@ from typing import BinaryIO
 import numpy as np
 import torch
 
-from dimo_cli.data.arrays import ArrayImages, Images
+from dimo_cli.data.arrays import ArrayImages, Batch, Images
 from dimo_cli.data.images import files_below
 from dimo_cli.data.pictures import (
     NOTED,
@@ -35,8 +35,7 @@ from dimo_cli.data.pictures import (
     reason,
 )
 from dimo_cli.errors import MissingError, SpecError
-from dimo_cli.metrics.protocol import Batch
-from dimo_cli.untrusted import ARCHIVE_ERRORS, check_archive, parse_json
+from dimo_cli.files.untrusted import ARCHIVE_ERRORS, check_archive, parse_json
 
 MOST_THREADS, NAMES_SHOWN = 16, 3
 MOST_BYTES = 2**30  # of images in memory at once

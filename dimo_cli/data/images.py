@@ -20,9 +20,9 @@ from torch import Tensor
 
 from dimo_cli.data.pictures import check_shape
 from dimo_cli.errors import DimoError, MissingError, SpecError
+from dimo_cli.files.untrusted import parse_json
 from dimo_cli.teachers.classes import find_class
 from dimo_cli.teachers.protocol import Teacher
-from dimo_cli.untrusted import parse_json
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")

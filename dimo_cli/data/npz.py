@@ -10,7 +10,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from dimo_cli.errors import SpecError
-from dimo_cli.untrusted import Untrusted, check_archive, read_array
+from dimo_cli.files.untrusted import Untrusted, check_archive, read_array
 
 
 class Npz:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from dimo_cli.errors import SpecError, did_you_mean
-from dimo_cli.untrusted import read_array
+from dimo_cli.files.untrusted import read_array
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".npy")
 # Modes that are converted to RGB with a note, and those that need none.

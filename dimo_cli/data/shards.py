@@ -21,10 +21,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dimo_cli.errors import MissingError, SpecError
-from dimo_cli.files import fsync_path
+from dimo_cli.files.untrusted import parse_json
+from dimo_cli.files.writing import fsync_path
 from dimo_cli.specs.data import DatasetIndex, Recipe
 from dimo_cli.teachers.protocol import Teacher
-from dimo_cli.untrusted import parse_json
 
 INDEX = "index.json"
 FACTS = "dimo"  # where a shard says what it was made of
@@ -121,7 +121,7 @@ class TokenDataset:
 
         `verify` reads every shard and compares its hash.
         """
-        from dimo_cli.hub import file_sha256
+        from dimo_cli.files.writing import file_sha256
 
         index = read_index(folder)
         tokens: list[Tensor] = []

@@ -16,14 +16,15 @@ from torch import Tensor, nn
 
 from dimo_cli.engine.auxiliary import IGNORED, auxiliary_loss
 from dimo_cli.engine.divergence import build_divergence, entropy_logit_gradient, surrogate_loss
-from dimo_cli.engine.draws import Rows, own_generator, samples_among
+from dimo_cli.engine.draws import Rows, chunks, own_generator, samples_among
 from dimo_cli.engine.heads import HeadRows, backward_through_head
 from dimo_cli.engine.masking import check_control, draw_ratio, forward_mask, initial_tokens
+from dimo_cli.engine.one_step import draw_from_hidden, rows_at_once, student_hidden
 from dimo_cli.engine.optimizer import NetworkOptimizer
-from dimo_cli.engine.sampling import chunks, draw_from_hidden, rows_at_once, student_hidden
 from dimo_cli.engine.schedules import draw_mask_ratio, guidance_scale, noise_sigma
 from dimo_cli.engine.share import Share, divide, mean_over_ranks
-from dimo_cli.specs.distill import AdaptiveWeight, DistillSpec
+from dimo_cli.specs.distill import DistillSpec
+from dimo_cli.specs.divergences import AdaptiveWeight
 from dimo_cli.teachers.protocol import Backbone, Cond, Teacher
 
 

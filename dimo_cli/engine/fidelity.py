@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dimo_cli.engine.one_step import draw_tokens
 from dimo_cli.engine.relax import relaxed
-from dimo_cli.engine.sampling import draw_tokens
 from dimo_cli.teachers.protocol import Cond, Tokenizer, TokenSpace
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dimo_cli.engine.divergence import surrogate_loss, surrogate_loss_through
-from dimo_cli.engine.sampling import chunks
+from dimo_cli.engine.draws import chunks
 from dimo_cli.teachers.protocol import Backbone
 
 

@@ -25,9 +25,9 @@ from dimo_cli.engine.gan import (
     generator_loss,
     masked_embeds,
 )
+from dimo_cli.engine.one_step import draw_tokens
 from dimo_cli.engine.optimizer import NetworkOptimizer
 from dimo_cli.engine.relax import estimate, one_hots, relaxed
-from dimo_cli.engine.sampling import draw_tokens
 from dimo_cli.engine.share import Share, mean_over_ranks
 from dimo_cli.specs.refine import RefineSpec
 from dimo_cli.teachers.protocol import Backbone, Cond, Teacher

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dimo_cli.engine.draws import Source
-from dimo_cli.engine.sampling import draw_tokens, gumbel
+from dimo_cli.engine.one_step import draw_tokens, gumbel
 
 Estimator = Literal["soft", "gumbel_st", "reinforce"]
 

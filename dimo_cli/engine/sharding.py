@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import TYPE_CHECKING, TypeGuard
 
 import torch
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from accelerate import FullyShardedDataParallelPlugin
     from torch.distributed.tensor import DTensor
 
-    from dimo_cli.engine.memory import MemoryEstimate
 
 GATHERED = 3  # blocks whole at a time: one at work with its gradient, and the next
 
@@ -96,26 +94,6 @@ def blocks_of(module: nn.Module) -> Iterator[nn.Module]:
             yield from child
         else:
             yield from blocks_of(child)
-
-
-def sharded_estimate(
-    estimate: MemoryEstimate, backbone: Backbone, spec: DistillSpec, processes: int
-) -> MemoryEstimate:
-    """The memory of one process where the blocks are spread over `processes` of them.
-
-    Student, auxiliary and average are; the teacher is whole. A few blocks are gathered at a time.
-    """
-    sizes = [sum(p.nbytes for p in block.parameters()) for block in blocks_of(backbone)]
-    frozen = backbone.embedding_parameters() if spec.student.freeze_embeddings else []
-    trained = sum(p.nbytes for p in backbone.parameters()) - sum(p.nbytes for p in frozen)
-    networks = 3 if getattr(spec, "distill_weight", 1.0) else 2
-    away = 1 - 1 / processes
-    spread = sum(sizes) / trained
-    return replace(
-        estimate,
-        weights=round(estimate.weights - networks * sum(sizes) * away + GATHERED * max(sizes)),
-        gradients_and_optimizers=round(estimate.gradients_and_optimizers * (1 - spread * away)),
-    )
 
 
 def is_sharded(tensor: Tensor) -> TypeGuard[DTensor]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dimo_cli.engine.sampling import student_input
+from dimo_cli.engine.one_step import student_input
 from dimo_cli.engine.schedules import perturb_embeddings
 from dimo_cli.specs.distill import InitSpec
 from dimo_cli.specs.tteo import TteoSpec

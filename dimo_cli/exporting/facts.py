@@ -10,11 +10,11 @@ from torch.export import ExportedProgram
 
 from dimo_cli import __version__
 from dimo_cli.engine.masking import masked_count
-from dimo_cli.engine.sampling import CHUNK_TOKENS
+from dimo_cli.engine.one_step import CHUNK_TOKENS
 from dimo_cli.engine.schedules import middle_mask_ratio
 from dimo_cli.exporting.program import EMBED_NOISE, NOISE, TOKENS, most_images
 from dimo_cli.specs.export import ExportSpec
-from dimo_cli.students import Student
+from dimo_cli.students.student import Student
 from dimo_cli.teachers.protocol import Teacher, TokenSpace
 
 

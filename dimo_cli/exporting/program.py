@@ -12,10 +12,10 @@ from torch.export import Dim, ExportedProgram
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from dimo_cli.engine.sampling import filter_logits, student_input, token_noise
+from dimo_cli.engine.one_step import filter_logits, student_input, token_noise
 from dimo_cli.engine.schedules import add_noise
 from dimo_cli.specs.export import ExportSpec
-from dimo_cli.students import Student
+from dimo_cli.students.student import Student
 from dimo_cli.teachers.conditioning import PromptConditioner
 from dimo_cli.teachers.protocol import Cond, Teacher
 

@@ -15,18 +15,11 @@ from torch import Tensor
 
 from dimo_cli.errors import MissingError, SpecError
 from dimo_cli.exporting.facts import describe, prompts_file
-from dimo_cli.exporting.program import (
-    TRACED_BATCH,
-    Inputs,
-    Program,
-    constants,
-    draw_inputs,
-    trace,
-)
-from dimo_cli.hub import file_sha256
-from dimo_cli.samplers import condition
+from dimo_cli.exporting.program import TRACED_BATCH, Inputs, Program, constants, draw_inputs, trace
+from dimo_cli.files.writing import file_sha256
+from dimo_cli.sampling.samplers import condition
 from dimo_cli.specs.export import ExportSpec
-from dimo_cli.students import Student
+from dimo_cli.students.student import Student
 from dimo_cli.teachers.conditioning import PromptConditioner
 from dimo_cli.teachers.protocol import Cond, Teacher
 

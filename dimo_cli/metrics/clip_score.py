@@ -13,18 +13,19 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from dimo_cli.data.arrays import Batch
+from dimo_cli.hub.published import HubFile, Published
 from dimo_cli.metrics.per_image import PromptMetric
-from dimo_cli.metrics.protocol import Batch, Result
+from dimo_cli.metrics.protocol import Result
 from dimo_cli.metrics.resize import threads
 from dimo_cli.rewards.clip import ClipReward, load_clip
 from dimo_cli.rewards.clip_network import ClipSizes, clip_weights
 from dimo_cli.rewards.preprocess import center_crop, normalize
 from dimo_cli.rewards.protocol import RewardCard
-from dimo_cli.teachers.blueprint import HubFile, Published
 from dimo_cli.teachers.clip_text import open_clip_tokens
 
 if TYPE_CHECKING:
-    from dimo_cli.hub import HubStore
+    from dimo_cli.hub.store import HubStore
 
 LAION = "laion/CLIP-ViT-g-14-laion2B-s12B-b42K"
 WEIGHTS = (
@@ -79,7 +80,7 @@ def clip_pixels(picture: Image.Image, size: int) -> Tensor:
 
 def published_sha256(store: HubStore, published: Published) -> str:
     """Hash of the file that these weights are read from."""
-    from dimo_cli.hub import file_sha256
+    from dimo_cli.files.writing import file_sha256
 
     _, located = store.first(published)
     return located.sha256 or file_sha256(located.path)

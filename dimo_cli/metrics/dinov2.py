@@ -13,19 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dimo_cli.errors import MissingError
-from dimo_cli.hub import HubStore, file_sha256
+from dimo_cli.files.writing import file_sha256
+from dimo_cli.hub.loading import described_by, fill, on_meta
+from dimo_cli.hub.published import HubFile, Published, StateDict
+from dimo_cli.hub.store import HubStore
 from dimo_cli.metrics.protocol import FeatureNetwork, Features
 from dimo_cli.metrics.resize import pil_bicubic
 from dimo_cli.rewards.clip_network import renamed
 from dimo_cli.rewards.networks import VisionSizes, VisionTransformer
-from dimo_cli.teachers.blueprint import (
-    HubFile,
-    Published,
-    StateDict,
-    described_by,
-    fill,
-    on_meta,
-)
 
 REPO = "facebook/dinov2-large"
 SIDE, PATCH = 224, 14

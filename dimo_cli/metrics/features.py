@@ -6,7 +6,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dimo_cli.metrics.frechet import Gaussian
-from dimo_cli.teachers.digits import CLASSES, builtin_path
+from dimo_cli.teachers.builtin import builtin_path
+from dimo_cli.teachers.digits import CLASSES
 
 
 class DigitsFeatures(nn.Module):

@@ -19,16 +19,18 @@ from PIL import Image
 from torch import Tensor, nn
 
 from dimo_cli.errors import MissingError
+from dimo_cli.hub.loading import described_by
+from dimo_cli.hub.published import HubFile, Published
 from dimo_cli.metrics.clip_score import clip_pixels, published_sha256
-from dimo_cli.metrics.geneval import CLASSES, COLORS, Box, Detection, Rules
+from dimo_cli.metrics.geneval import Box, Detection, Rules
+from dimo_cli.metrics.geneval_requests import CLASSES, COLORS
 from dimo_cli.rewards.clip import ClipReward, in_folder, load_clip
 from dimo_cli.rewards.clip_network import ClipSizes
 from dimo_cli.rewards.protocol import RewardCard
-from dimo_cli.teachers.blueprint import HubFile, Published, described_by
 from dimo_cli.teachers.clip_text import open_clip_tokens
 
 if TYPE_CHECKING:
-    from dimo_cli.hub import HubStore
+    from dimo_cli.hub.store import HubStore
 
 MASK2FORMER = "facebook/mask2former-swin-small-coco-instance"
 CONFIG = HubFile(MASK2FORMER, "config.json")

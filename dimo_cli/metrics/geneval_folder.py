@@ -13,11 +13,13 @@ from typing import Any
 
 from pydantic import ConfigDict, Field, ValidationError
 
+from dimo_cli.data.arrays import Batch
 from dimo_cli.errors import MissingError, SpecError
 from dimo_cli.metrics.clip_score import to_picture
-from dimo_cli.metrics.geneval import TAGS, Request, Tag, summarize
+from dimo_cli.metrics.geneval import summarize
+from dimo_cli.metrics.geneval_requests import TAGS, Request, Tag
 from dimo_cli.metrics.prompts import PromptSet, geneval_set, read_lines, read_request, read_text
-from dimo_cli.metrics.protocol import Batch, Result
+from dimo_cli.metrics.protocol import Result
 from dimo_cli.specs.base import Spec
 
 METADATA, SAMPLES = "metadata.jsonl", "samples"
@@ -115,7 +117,7 @@ class ResultLine(Spec):
 
 def read_results(path: Path) -> list[Result]:
     """GenEval by its own detector, from the results that its tool has written."""
-    from dimo_cli.hub import file_sha256
+    from dimo_cli.files.writing import file_sha256
 
     lines: list[ResultLine] = []
     seen: dict[str, int] = {}

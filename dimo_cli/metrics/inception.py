@@ -22,11 +22,13 @@ from torchvision.models import inception as torchvision_inception  # type: ignor
 from torchvision.models.inception import Inception3  # type: ignore[import-untyped]
 
 from dimo_cli.errors import MissingError
-from dimo_cli.hub import dimo_cache, file_sha256, is_offline
+from dimo_cli.files.writing import file_sha256
+from dimo_cli.hub.access import dimo_cache, is_offline
+from dimo_cli.hub.loading import fill, on_meta
+from dimo_cli.hub.published import StateDict
+from dimo_cli.hub.weights import read_pickle, state_dict_in, strip_wrappers
 from dimo_cli.metrics.protocol import FeatureNetwork, Features
 from dimo_cli.metrics.resize import check_mode, resized_parts
-from dimo_cli.teachers.blueprint import StateDict, fill, on_meta
-from dimo_cli.teachers.weights import read_pickle, state_dict_in, strip_wrappers
 
 NAME, DIMENSIONS, CLASSES = "inception-2015-12-05", 2048, 1008
 STATE_DICT, SCRIPT = "pt_inception-2015-12-05-6726825d.pth", "inception-2015-12-05.pt"

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dimo_cli.data.arrays import Batch
 from dimo_cli.errors import SpecError
 from dimo_cli.metrics.frechet import refuse_nonfinite
 from dimo_cli.metrics.manifold import BankMetric, FeatureBank, short_count
-from dimo_cli.metrics.protocol import Batch, Features, Result
+from dimo_cli.metrics.protocol import Features, Result
 
 ROWS = 4096
 

@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dimo_cli.data.arrays import Batch
 from dimo_cli.errors import SpecError
 from dimo_cli.metrics.frechet import refuse_nonfinite, sum_over_ranks
-from dimo_cli.metrics.protocol import Batch, Features, Metric, Result
+from dimo_cli.metrics.protocol import Features, Metric, Result
 
 BLOCK_BUDGET = 1 << 30
 """Bytes that blocks of distances may take."""

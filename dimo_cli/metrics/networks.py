@@ -11,10 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dimo_cli.errors import MissingError, SpecError, did_you_mean
-from dimo_cli.hub import HubStore, file_sha256
+from dimo_cli.files.writing import file_sha256
+from dimo_cli.hub.store import HubStore
 from dimo_cli.metrics.features import DigitsFeatures, load_digits_features
 from dimo_cli.metrics.protocol import FeatureNetwork, Features
-from dimo_cli.teachers.digits import CLASSES, LEVELS, builtin_path
+from dimo_cli.teachers.builtin import builtin_path
+from dimo_cli.teachers.digits import CLASSES, LEVELS
 from dimo_cli.teachers.digits import SIDE as DIGITS_SIDE
 from dimo_cli.teachers.shapes import fill_from
 from dimo_cli.teachers.shapes.world import COLORS, SHAPES

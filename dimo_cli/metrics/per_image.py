@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, distributed
 
+from dimo_cli.data.arrays import Batch
 from dimo_cli.errors import DimoError, SpecError
-from dimo_cli.metrics.protocol import Batch, Features, Metric
+from dimo_cli.metrics.protocol import Features, Metric
 
 
 class PerImage:

@@ -12,16 +12,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from dimo_cli.data.arrays import Batch
 from dimo_cli.errors import SpecError
 from dimo_cli.metrics.clip_score import published_sha256
 from dimo_cli.metrics.per_image import PromptMetric
 from dimo_cli.metrics.prompts import PROMPTS_PER_STYLE, STYLES, PromptSet
-from dimo_cli.metrics.protocol import Batch, Result
+from dimo_cli.metrics.protocol import Result
 from dimo_cli.rewards.protocol import Reward
 from dimo_cli.rewards.registry import load_reward
 
 if TYPE_CHECKING:
-    from dimo_cli.hub import HubStore
+    from dimo_cli.hub.store import HubStore
     from dimo_cli.specs.base import Spec
 
 HPS = ("hps_v2.0", "hps_v2.1")
@@ -118,8 +119,8 @@ def load_reward_score(
 
 def reward_sha256(reward: Reward, store: HubStore) -> str:
     """Hash of a reward's weights: of the published file, or of the one that ships inside dimo."""
-    from dimo_cli.hub import file_sha256
-    from dimo_cli.teachers.digits import builtin_path
+    from dimo_cli.files.writing import file_sha256
+    from dimo_cli.teachers.builtin import builtin_path
 
     if reward.card.weights.files:
         return published_sha256(store, reward.card.weights)

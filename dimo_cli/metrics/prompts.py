@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from dimo_cli.errors import MissingError, SpecError, did_you_mean
-from dimo_cli.metrics.geneval import TAGS, Request
-from dimo_cli.teachers.blueprint import HubFile
+from dimo_cli.hub.published import HubFile
+from dimo_cli.metrics.geneval_requests import TAGS, Request
 
 if TYPE_CHECKING:
-    from dimo_cli.hub import HubStore
+    from dimo_cli.hub.store import HubStore
 
 COCO_LINES = 30_000
 STYLES = ("anime", "concept-art", "paintings", "photo")

@@ -12,20 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Some images of an evaluation, as they would be read from disk."""
-
-    images: Tensor
-    """Bytes [B, 3, H, W]: what is generated is rounded first, so that folders give the same."""
-    first: int = 0
-    """Global number of the first image."""
-    prompts: tuple[str, ...] = ()
-    """The prompt of each image; empty for classes and folders without captions."""
-
-    def __len__(self) -> int:
-        return len(self.images)
+from dimo_cli.data.arrays import Batch
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,17 +22,18 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dimo_cli import __version__
-from dimo_cli.data.arrays import ArrayImages, Images
+from dimo_cli.data.arrays import ArrayImages, Batch, Images
 from dimo_cli.data.npz import Npz
 from dimo_cli.errors import MissingError, SpecError
-from dimo_cli.hub import file_sha256
+from dimo_cli.files.untrusted import parse_json
+from dimo_cli.files.writing import file_sha256
 from dimo_cli.metrics.checks import check_features, check_gaussian
 from dimo_cli.metrics.frechet import Gaussian, RunningGaussian
-from dimo_cli.metrics.protocol import Batch, FeatureNetwork
+from dimo_cli.metrics.protocol import FeatureNetwork
 from dimo_cli.metrics.statistics_pickle import read_statistics_pickle
-from dimo_cli.teachers.digits import DigitsTokenizer, builtin_path, training_tokens
+from dimo_cli.teachers.builtin import builtin_path
+from dimo_cli.teachers.digits import DigitsTokenizer, training_tokens
 from dimo_cli.teachers.shapes import world
-from dimo_cli.untrusted import parse_json
 
 Arrays = Mapping[str, NDArray[Any]]
 BATCH = 64

@@ -33,10 +33,10 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dimo_cli.errors import DimoError, MissingError
+from dimo_cli.files.untrusted import parse_json
 from dimo_cli.play.studio import Say, Studio
 from dimo_cli.specs.flags import spec_from_flags
 from dimo_cli.specs.play import LABELS, Ask, DrawAsk, TeacherAsk, TteoAsk
-from dimo_cli.untrusted import parse_json
 
 LOOPBACK_NAMES = ["localhost", "127.0.0.1", "[::1]"]
 MOST_CONNECTIONS = 64

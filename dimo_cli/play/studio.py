@@ -17,15 +17,15 @@ from typing import Any
 from torch import Tensor
 
 from dimo_cli import __version__
-from dimo_cli.console.images import Pixels, enlarge, png_bytes
 from dimo_cli.engine.schedules import middle_mask_ratio
 from dimo_cli.errors import SpecError
-from dimo_cli.hub import HubStore
-from dimo_cli.optimizing import optimize_prompt, settled, slug
-from dimo_cli.optimizing import provenance as tteo_provenance
-from dimo_cli.refining import load_rewards
+from dimo_cli.files.png import Pixels, enlarge, png_bytes
+from dimo_cli.hub.store import HubStore
 from dimo_cli.rewards.protocol import Reward
-from dimo_cli.samplers import Target, provenance, sample_images
+from dimo_cli.rewards.registry import load_rewards
+from dimo_cli.sampling.samplers import provenance, sample_images
+from dimo_cli.sampling.tteo import optimize_prompt, settled, slug
+from dimo_cli.sampling.tteo import provenance as tteo_provenance
 from dimo_cli.specs.play import (
     MOST_IMAGES,
     MOST_ITERATIONS,
@@ -37,7 +37,8 @@ from dimo_cli.specs.play import (
 )
 from dimo_cli.specs.sample import SamplerSpec
 from dimo_cli.specs.tteo import TteoSpec
-from dimo_cli.students import Student, teacher_source
+from dimo_cli.students.student import Student, teacher_source
+from dimo_cli.students.target import Target
 from dimo_cli.teachers.classes import find_class, short_name
 from dimo_cli.teachers.conditioning import PromptConditioner
 from dimo_cli.teachers.protocol import Teacher

@@ -10,18 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dimo_cli.errors import DimoError, MissingError
-from dimo_cli.origins import read_origins
+from dimo_cli.files.untrusted import parse_json
 from dimo_cli.reporting.pictures import Picture, embed
+from dimo_cli.run_folder.origins import read_origins
 from dimo_cli.specs.base import Spec
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.explain import default_of, leaves, origin_of
 from dimo_cli.specs.refine import RefineSpec
 from dimo_cli.specs.render import scalar
 from dimo_cli.specs.resolve import load_yaml, resolve_spec
-from dimo_cli.untrusted import parse_json
 
 if TYPE_CHECKING:
-    from dimo_cli.effort import Effort
+    from dimo_cli.run_folder.effort import Effort
 
 NOTES = "notes.txt"
 NOT_RECORDED = "not recorded"
@@ -167,7 +167,7 @@ def read_log(folder: Path, run: RunRecord) -> None:
 
 def read_effort(folder: Path, run: RunRecord) -> None:
     """How long it trained, and on what."""
-    from dimo_cli.effort import effort_of
+    from dimo_cli.run_folder.effort import effort_of
 
     try:
         run.effort = effort_of(folder)
@@ -260,7 +260,7 @@ def is_evaluation(document: Any) -> bool:
 
 def evaluations_of(weights_sha256: str, folder: Path) -> list[dict[str, Any]]:
     """What `dimo eval` measured of a student: results in the run folder, and in its cache here."""
-    from dimo_cli.hub import dimo_cache
+    from dimo_cli.hub.access import dimo_cache
 
     files = [*sorted(folder.glob("*.json")), *sorted((dimo_cache() / "eval").glob("*.json"))]
     found: dict[str, dict[str, Any]] = {}

@@ -8,11 +8,11 @@ from typing import Any
 
 from PIL import Image
 
+from dimo_cli.files.untrusted import parse_json
 from dimo_cli.reporting.charts import Chart, Series
 from dimo_cli.reporting.collect import Setting, is_number, parsed, settings_of
 from dimo_cli.reporting.pictures import Picture, embed
 from dimo_cli.specs.tteo import TteoSpec
-from dimo_cli.untrusted import parse_json
 
 OUTCOME = "outcome.json"
 NUMBERS = ("score_before", "score_best_of_n", "score_after", "seconds")

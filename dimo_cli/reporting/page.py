@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from dimo_cli import __version__
 from dimo_cli.errors import MissingError
-from dimo_cli.files import write_whole_text
+from dimo_cli.files.writing import write_whole_text
 from dimo_cli.redacting import without_secrets
 from dimo_cli.reporting.optimized import is_tteo
 from dimo_cli.reporting.run_view import run_view

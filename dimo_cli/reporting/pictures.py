@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from dimo_cli.untrusted import parse_json
+from dimo_cli.files.untrusted import parse_json
 
 KEPT_BYTES = 150_000  # a PNG up to this size is embedded as it is
 LONGEST_SIDE = 1200

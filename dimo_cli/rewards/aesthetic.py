@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dimo_cli.errors import MissingError
+from dimo_cli.hub.loading import on_meta
+from dimo_cli.hub.published import HubFile, Published, StateDict
 from dimo_cli.rewards.clip_network import (
     IMAGE_PREFIXES,
     ClipImageTower,
@@ -19,10 +21,9 @@ from dimo_cli.rewards.clip_network import (
 )
 from dimo_cli.rewards.networks import AffineHead, VisionSizes
 from dimo_cli.rewards.protocol import FileByHand, Reward, RewardCard, RewardText, fill_reward
-from dimo_cli.teachers.blueprint import HubFile, Published, StateDict, on_meta
 
 if TYPE_CHECKING:
-    from dimo_cli.hub import HubStore
+    from dimo_cli.hub.store import HubStore
 
 CLIP = "openai/clip-vit-large-patch14"
 HEAD = FileByHand(
@@ -102,7 +103,9 @@ def blank(name: str) -> AestheticReward:
 
 def head_weights(store: HubStore) -> StateDict:
     """The head, which a person has put into the local folder or into dimo's cache."""
-    from dimo_cli.hub import HubStore, NotThere, dimo_cache
+    from dimo_cli.errors import NotThere
+    from dimo_cli.hub.access import dimo_cache
+    from dimo_cli.hub.store import HubStore
 
     folder = store.local_dir or dimo_cache() / "rewards"
     try:

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from dimo_cli.hub.loading import on_meta
+from dimo_cli.hub.published import HubFile, Published, Store
 from dimo_cli.rewards.clip_network import ClipNetwork, ClipSizes, built, clip_weights
 from dimo_cli.rewards.protocol import Reward, RewardCard, RewardText, fill_reward
-from dimo_cli.teachers.blueprint import HubFile, Published, Store, on_meta
 from dimo_cli.teachers.clip_text import open_clip_tokens, restore_positions
 
 VIT_H_14 = 986_109_441

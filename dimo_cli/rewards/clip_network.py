@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dimo_cli.hub.loading import described_by, on_meta
+from dimo_cli.hub.published import StateDict, Store
 from dimo_cli.rewards.networks import VisionSizes, VisionTransformer
 from dimo_cli.rewards.protocol import RewardCard
 from dimo_cli.specs.base import Int, Real, Spec
-from dimo_cli.teachers.blueprint import StateDict, Store, described_by, on_meta
 from dimo_cli.teachers.clip_text import build_clip_text, clip_text_weights, features
 
 N = TypeVar("N", bound=nn.Module)

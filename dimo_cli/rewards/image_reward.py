@@ -11,10 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dimo_cli.errors import MissingError
+from dimo_cli.hub.loading import on_meta
+from dimo_cli.hub.published import HubFile, Published, StateDict, Store
 from dimo_cli.rewards.networks import AffineHead, VisionSizes, VisionTransformer
 from dimo_cli.rewards.protocol import Checkpointed, Reward, RewardCard, RewardText, fill_reward
 from dimo_cli.specs.base import Int, Real, Spec
-from dimo_cli.teachers.blueprint import HubFile, Published, StateDict, Store, on_meta
 
 # Mean and deviation of the raw score over the authors' validation set.
 MEAN, STD = 0.16717362830052426, 1.0333394966054072

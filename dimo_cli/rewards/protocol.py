@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from dimo_cli.errors import MissingError
+from dimo_cli.hub.loading import fill
+from dimo_cli.hub.published import HubFile, Published, StateDict
 from dimo_cli.rewards.preprocess import preprocess
-from dimo_cli.teachers.blueprint import HubFile, Published, StateDict, fill
 
 N = TypeVar("N", bound=nn.Module)
 PROMPTS_AT_ONCE = 64

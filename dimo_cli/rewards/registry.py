@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+import torch
+
 from dimo_cli.errors import SpecError, did_you_mean
+from dimo_cli.hub.store import HubStore
 from dimo_cli.plugins import register_plugins
+from dimo_cli.rewards.protocol import Reward
 
 if TYPE_CHECKING:  # names are checked before torch is imported
     import torch
 
-    from dimo_cli.hub import HubStore
+    from dimo_cli.hub.store import HubStore
     from dimo_cli.rewards.protocol import Reward, RewardCard
     from dimo_cli.specs.base import Spec
 
@@ -82,8 +86,16 @@ def blank_reward(name: str) -> Reward:
     """
     check_name(name)
     if name not in MODULES:
-        from dimo_cli.hub import HubStore
+        from dimo_cli.hub.store import HubStore
 
         return REWARDS[name](HubStore())
     reward: Reward = import_module(f"dimo_cli.rewards.{MODULES[name]}").blank(name)
     return reward
+
+
+def load_rewards(names: Sequence[str], store: HubStore, device: torch.device) -> dict[str, Reward]:
+    """Reward models by name, ready to be differentiated."""
+    rewards = {name: load_reward(name, store, device) for name in names}
+    for reward in rewards.values():
+        reward.gradient_checkpointing = True
+    return rewards

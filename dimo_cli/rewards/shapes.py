@@ -17,10 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dimo_cli.hub.loading import on_meta
+from dimo_cli.hub.published import Published
 from dimo_cli.rewards.protocol import Reward, RewardCard, RewardText
 from dimo_cli.teachers.blocks import Block
-from dimo_cli.teachers.blueprint import Published, on_meta
-from dimo_cli.teachers.digits import builtin_path
+from dimo_cli.teachers.builtin import builtin_path
 from dimo_cli.teachers.shapes import fill_from
 from dimo_cli.teachers.shapes.network import WIDTH, ShapesText, WordTower, words_to_ids
 from dimo_cli.teachers.shapes.world import SIDE

@@ -127,3 +127,9 @@ class RefineSpec(DistillSpec):
         if self.gan.weight == "auto" and not self.distill_weight:
             raise ValueError("gan.weight auto needs the Di[M]O loss: set distill_weight above 0")
         return self
+
+
+def reward_names(spec: RefineSpec) -> list[str]:
+    """The rewards that are loaded: those that count, and the one that is only watched."""
+    held_out = spec.reward.held_out
+    return [*spec.reward.terms, *([held_out] if held_out else [])]

@@ -15,6 +15,7 @@ from diffusers.models.unets.uvit_2d import UVit2DModel, UVitBlock
 from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 
+from dimo_cli.hub.published import HubFile
 from dimo_cli.specs.base import Int, Real
 from dimo_cli.teachers.amused_parts import (
     AmusedStyleBackbone,
@@ -25,7 +26,7 @@ from dimo_cli.teachers.amused_parts import (
     build_blueprint,
     read_networks,
 )
-from dimo_cli.teachers.blueprint import Blueprint, HubFile
+from dimo_cli.teachers.blueprint import Blueprint
 from dimo_cli.teachers.protocol import Cond
 from dimo_cli.teachers.vq_model import as_pixels, as_rows
 

@@ -16,9 +16,10 @@ from diffusers.models.unets.uvit_2d import ConvMlmLayer, UVit2DConvEmbed
 from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 
+from dimo_cli.hub.published import HubFile, Published, Store
 from dimo_cli.specs.base import Int, Spec
 from dimo_cli.teachers import vq_model
-from dimo_cli.teachers.blueprint import Blueprint, HubFile, Published, Store, read_architecture
+from dimo_cli.teachers.blueprint import Blueprint, read_architecture
 from dimo_cli.teachers.conditioning import PromptConditioner, TextEncoder
 from dimo_cli.teachers.hub_text import TEXT_LENGTH, load_text_encoder, text_files, text_weights
 from dimo_cli.teachers.plans import SCHEDULES, masked_counts

@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from dimo_cli.teachers.blueprint import StateDict, fill, on_meta
+from dimo_cli.hub.loading import fill, on_meta
+from dimo_cli.hub.published import StateDict
 
 N = TypeVar("N", bound=nn.Module)
 

@@ -8,23 +8,17 @@ Everything here is trained by `examples/train_digits.py`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.resources import files
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dimo_cli.teachers.blocks import Block, EmbeddedBackbone
+from dimo_cli.teachers.builtin import builtin_path
 from dimo_cli.teachers.classes import DIGITS as CLASS_NAMES
 from dimo_cli.teachers.conditioning import ClassConditioner
 from dimo_cli.teachers.plans import heuristic_plan
-from dimo_cli.teachers.protocol import (
-    Cond,
-    SamplerDefaults,
-    Teacher,
-    Tokenizer,
-    TokenSpace,
-)
+from dimo_cli.teachers.protocol import Cond, SamplerDefaults, Teacher, Tokenizer, TokenSpace
 
 SIDE, LEVELS, CLASSES = 8, 17, 10
 MASK_ID = LEVELS
@@ -81,11 +75,6 @@ class DigitsTokenizer(Tokenizer):
     def _paint(self, levels: Tensor) -> Tensor:
         grey = levels.view(-1, 1, SIDE, SIDE) * (2 / (LEVELS - 1)) - 1
         return grey.expand(-1, 3, -1, -1)
-
-
-def builtin_path(name: str) -> str:
-    """Path of a file that ships inside the package."""
-    return str(files("dimo_cli.teachers") / "builtin" / name)
 
 
 def training_tokens() -> tuple[Tensor, Tensor]:

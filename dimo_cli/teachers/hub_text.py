@@ -12,13 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dimo_cli.teachers.blueprint import HubFile, Published, Store, described_by
-from dimo_cli.teachers.clip_text import (
-    build_clip_text,
-    clip_text_weights,
-    features,
-    fill_clip_text,
-)
+from dimo_cli.hub.loading import described_by
+from dimo_cli.hub.published import HubFile, Published, Store
+from dimo_cli.teachers.clip_text import build_clip_text, clip_text_weights, features, fill_clip_text
 from dimo_cli.teachers.conditioning import TextEncoder
 
 TEXT_LENGTH = 77

@@ -24,6 +24,7 @@ from diffusers.models.upsampling import Upsample2D
 from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 
+from dimo_cli.hub.published import HubFile
 from dimo_cli.specs.base import Int
 from dimo_cli.teachers.amused_parts import (
     AmusedStyleBackbone,
@@ -34,7 +35,7 @@ from dimo_cli.teachers.amused_parts import (
     build_blueprint,
     read_networks,
 )
-from dimo_cli.teachers.blueprint import Blueprint, HubFile
+from dimo_cli.teachers.blueprint import Blueprint
 from dimo_cli.teachers.protocol import Cond
 from dimo_cli.teachers.vq_model import as_pixels, as_rows
 

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from dimo_cli.errors import SpecError, did_you_mean
-from dimo_cli.hub import HubStore
+from dimo_cli.hub.published import HubFile
+from dimo_cli.hub.store import HubStore
 from dimo_cli.plugins import register_plugins
 from dimo_cli.specs.distill import TeacherSource
 from dimo_cli.teachers import digits, shapes
-from dimo_cli.teachers.blueprint import Blueprint, HubFile, assemble, skeleton
+from dimo_cli.teachers.blueprint import Blueprint, assemble, skeleton
 from dimo_cli.teachers.conditioning import PromptConditioner
 from dimo_cli.teachers.protocol import Teacher
 

@@ -6,9 +6,8 @@ import json
 from functools import cache
 from typing import TypedDict
 
-from dimo_cli.engine.flops import flops_per_step
-from dimo_cli.engine.memory import advice_to_fit, estimate_memory
-from dimo_cli.refining import blank_rewards
+from dimo_cli.planning.flops import flops_per_step
+from dimo_cli.planning.memory import advice_to_fit, blank_rewards, estimate_memory
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.refine import RefineSpec
 from dimo_cli.specs.resolve import preset_names, refine_preset_names, resolve_spec

@@ -56,7 +56,7 @@ def test_specs_and_presets_do_without_torch():
         "import sys\n"
         "from dimo_cli.specs.distill import DistillSpec\n"
         "from dimo_cli.specs.resolve import resolve_spec\n"
-        "import dimo_cli.console.images, dimo_cli.console.live, dimo_cli.console.tables\n"
+        "import dimo_cli.console.images, dimo_cli.console.live, dimo_cli.runs.distill.tables\n"
         "resolve_spec(DistillSpec, preset='digits')\n"
         "sys.exit('torch' in sys.modules)"
     )
@@ -66,7 +66,7 @@ def test_specs_and_presets_do_without_torch():
 def test_drawing_imports_of_torch_only_what_it_needs():
     code = (
         "import sys\n"
-        "import dimo_cli.samplers, dimo_cli.students\n"
+        "import dimo_cli.sampling.samplers, dimo_cli.students.student.student\n"
         "heavy = {'transformers', 'diffusers', 'accelerate', 'sympy', 'torch.distributed.tensor'}\n"
         "sys.exit(sorted(heavy & set(sys.modules)) or 0)"
     )
@@ -303,7 +303,7 @@ def test_doctor_says_what_to_do_about_a_hub_that_cannot_be_reached(dimo, monkeyp
 
 def test_doctor_exits_3_where_the_disk_is_full(dimo, monkeypatch):
     full = SimpleNamespace(total=2**40, used=2**40, free=2**20)
-    monkeypatch.setattr("dimo_cli.health.shutil.disk_usage", lambda _: full)
+    monkeypatch.setattr("dimo_cli.planning.health.shutil.disk_usage", lambda _: full)
     result = dimo("doctor", "--offline")
     assert result.exit_code == 3
     assert "Not ready: disk" in result.stderr
@@ -382,7 +382,7 @@ def test_quiet_leaves_the_result_alone(dimo, arguments):
 def test_hardware_is_counted_in_words(monkeypatch, processes, threads, words):
     import torch
 
-    from dimo_cli.effort import hardware_name
+    from dimo_cli.run_folder.effort import hardware_name
 
     monkeypatch.setattr("torch.get_num_threads", lambda: threads)
     assert hardware_name(torch.device("cpu"), processes).endswith(words)

@@ -5,9 +5,10 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from dimo_cli.console.images import draw, enlarge, grid, half_blocks, save_png
+from dimo_cli.console.images import draw, half_blocks
 from dimo_cli.console.live import LiveView, PlainView, sparkline
 from dimo_cli.errors import MissingError
+from dimo_cli.files.png import enlarge, grid, save_png
 
 
 def flat(*levels, size=2):

@@ -6,7 +6,8 @@ import tarfile
 
 from PIL import Image
 
-from dimo_cli.teachers.digits import CLASS_NAMES, DigitsTokenizer, training_tokens
+from dimo_cli.teachers.classes import DIGITS as CLASS_NAMES
+from dimo_cli.teachers.digits import DigitsTokenizer, training_tokens
 
 
 def pictures(count):

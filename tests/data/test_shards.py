@@ -14,7 +14,7 @@ from dimo_cli.data.shards import (
     write_shard,
 )
 from dimo_cli.errors import MissingError, SpecError
-from dimo_cli.hub import file_sha256
+from dimo_cli.files.writing import file_sha256
 from dimo_cli.specs.data import DatasetIndex, Recipe, ShardEntry
 from dimo_cli.teachers.registry import load_skeleton
 

@@ -10,12 +10,13 @@ from PIL import Image
 from safetensors.torch import save
 
 from dimo_cli.console.live import PlainView
-from dimo_cli.hub import HubStore, Located
+from dimo_cli.hub.access import Located
+from dimo_cli.hub.store import HubStore
 from dimo_cli.metrics.prompts import GENEVAL_COUNTS
 from dimo_cli.rewards.registry import REWARDS
-from dimo_cli.runs import distill
+from dimo_cli.runs.distill import distill
 from dimo_cli.specs.distill import TeacherSource
-from dimo_cli.students import BUILTIN
+from dimo_cli.students.folder import BUILTIN
 from dimo_cli.teachers.registry import EMBEDDED, FAMILIES, blueprint_of
 from tests.conftest import small_spec
 from tests.docs.running import PREPARED, Stopped
@@ -114,8 +115,10 @@ def machine(registries, prepared, tmp_path, tmp_path_factory, monkeypatch):
     monkeypatch.setattr(HubStore, "locate", locate)
     monkeypatch.setattr("dimo_cli.metrics.inception.download_file", stop)
     monkeypatch.setattr("dimo_cli.metrics.inception.find_file", lambda path: None)
-    monkeypatch.setattr("dimo_cli.subjects.EMBEDDED_SAMPLES", 100)
-    monkeypatch.setattr("dimo_cli.engine.memory.machine_memory", lambda: ("a large GPU", 2**40))
+    monkeypatch.setattr("dimo_cli.evaluation.subjects.EMBEDDED_SAMPLES", 100)
+    monkeypatch.setattr(
+        "dimo_cli.training.accelerator.machine_memory", lambda: ("a large GPU", 2**40)
+    )
     disk = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: disk._replace(free=2**40))
     monkeypatch.setattr("dimo_cli.play.server.serve", lambda studio, listening, ready: ready())

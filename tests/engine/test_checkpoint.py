@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from dimo_cli.engine import checkpoint
-from dimo_cli.engine.checkpoint import CheckpointFolder, random_state, restore_random_state
 from dimo_cli.errors import MissingError
+from dimo_cli.training import checkpoint
+from dimo_cli.training.checkpoint import CheckpointFolder, random_state, restore_random_state
 
 
 @pytest.fixture

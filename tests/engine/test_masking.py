@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from dimo_cli.engine.masking import (
-    SCHEDULES,
     bernoulli_mask,
     check_control,
     draw_ratio,
@@ -16,7 +15,7 @@ from dimo_cli.engine.masking import (
     masked_count,
 )
 from dimo_cli.errors import SpecError
-from dimo_cli.teachers.plans import truncated_normal_ratio
+from dimo_cli.teachers.plans import SCHEDULES, truncated_normal_ratio
 from dimo_cli.teachers.protocol import TokenSpace
 
 SPACE = TokenSpace(

@@ -9,14 +9,14 @@ import torch
 from benchmarks.measuring import bytes_of, peak_bytes
 from dimo_cli.data.shards import builtin_dataset
 from dimo_cli.engine.distill import Distillation
-from dimo_cli.engine.memory import estimate_memory
 from dimo_cli.engine.optimizer import Ema
-from dimo_cli.engine.precision import matrices
 from dimo_cli.engine.refine import Refinement
-from dimo_cli.refining import LabeledTokens, blank_rewards
+from dimo_cli.planning.memory import blank_rewards, estimate_memory
 from dimo_cli.rewards.shapes import load as load_shapes_reward
+from dimo_cli.runs.refine import LabeledTokens
 from dimo_cli.specs.refine import RefineSpec
 from dimo_cli.teachers.registry import load_teacher
+from dimo_cli.training.precision import matrices
 from tests.conftest import small_spec
 
 CPU = torch.device("cpu")

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from dimo_cli.engine.parallel import (
+from dimo_cli.engine.many_steps import (
     draw_with_scores,
     guided_head,
     halton_ranks,

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from dimo_cli.engine.optimizer import Ema
-from dimo_cli.engine.precision import matrices, store_in_bf16, tf32
-from dimo_cli.engine.trainer import Trainer
+from dimo_cli.training.precision import matrices, store_in_bf16, tf32
+from dimo_cli.training.trainer import Trainer
 from tests.conftest import Silent, small_spec
 from tests.tiny import FAMILIES, tiny_teacher
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from dimo_cli.data.shards import builtin_dataset
-from dimo_cli.engine.guard import Guard
 from dimo_cli.engine.refine import Refinement, RunningNorm
-from dimo_cli.refining import LabeledTokens, diversity
+from dimo_cli.runs.refine import LabeledTokens, diversity
 from dimo_cli.specs.refine import RefineSpec
+from dimo_cli.training.guard import Guard
 from tests.conftest import small_spec
 
 

@@ -5,13 +5,8 @@ import re
 import pytest
 import torch
 
-from dimo_cli.engine.sampling import (
-    chunks,
-    draw_from_hidden,
-    draw_tokens,
-    filter_logits,
-    sample_student,
-)
+from dimo_cli.engine.draws import chunks
+from dimo_cli.engine.one_step import draw_from_hidden, draw_tokens, filter_logits, sample_student
 from dimo_cli.specs.distill import InitSpec
 
 

@@ -13,9 +13,9 @@ from types import ModuleType
 import pytest
 from accelerate.utils import LoggerType
 
-from dimo_cli.engine import tracking
-from dimo_cli.engine.tracking import check_tracker, has_login, wandb_settings
 from dimo_cli.errors import MissingError
+from dimo_cli.training import tracking
+from dimo_cli.training.tracking import check_tracker, has_login, wandb_settings
 from tests.conftest import Silent
 from tests.engine.test_trainer import train
 

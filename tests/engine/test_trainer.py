@@ -8,10 +8,11 @@ import signal
 import pytest
 import torch
 
-from dimo_cli.engine.trainer import Interrupted, Trainer, make_accelerator
 from dimo_cli.errors import DivergedError, MissingError, SpecError
 from dimo_cli.specs.distill import TrainSpec
 from dimo_cli.teachers.registry import load_teacher
+from dimo_cli.training.accelerator import make_accelerator
+from dimo_cli.training.trainer import Interrupted, Trainer
 from tests.conftest import Silent, small_spec
 
 
@@ -227,7 +228,7 @@ def test_a_tracker_receives_the_log(tmp_path):
 
 
 def test_a_tracker_that_is_not_installed_is_named_with_its_extra(tmp_path, monkeypatch):
-    monkeypatch.setattr("dimo_cli.engine.tracking.find_spec", lambda name: None)
+    monkeypatch.setattr("dimo_cli.training.tracking.find_spec", lambda name: None)
     with pytest.raises(MissingError) as caught:
         train(tmp_path, monitor={"tracker": "wandb"})
     assert "dimo-cli[wandb]" in caught.value.hint

@@ -7,8 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
+from dimo_cli.data.arrays import Batch
 from dimo_cli.errors import DimoError, MissingError, SpecError
-from dimo_cli.hub import HubStore
+from dimo_cli.hub.loading import on_meta
+from dimo_cli.hub.store import HubStore
 from dimo_cli.metrics.clip_score import (
     CARD,
     LAION,
@@ -19,10 +21,8 @@ from dimo_cli.metrics.clip_score import (
     with_prefix,
 )
 from dimo_cli.metrics.per_image import PerImage
-from dimo_cli.metrics.protocol import Batch
 from dimo_cli.rewards.clip_network import ClipNetwork, ClipSizes
 from dimo_cli.rewards.networks import VisionSizes
-from dimo_cli.teachers.blueprint import on_meta
 from dimo_cli.teachers.clip_text import open_clip_tokens
 from tests.published import pickled
 from tests.test_rewards_loading import CLIP_SIZES, clip_config, publish_clip, publish_hps

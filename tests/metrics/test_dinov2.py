@@ -10,7 +10,8 @@ from safetensors.torch import load, save
 from torchvision.transforms.functional import normalize, to_tensor
 
 from dimo_cli.errors import MissingError
-from dimo_cli.hub import HubStore, file_sha256
+from dimo_cli.files.writing import file_sha256
+from dimo_cli.hub.store import HubStore
 from dimo_cli.metrics.dinov2 import MEAN, REPO, SIDE, STD, load_dinov2, stretch_positions
 
 TRAINED_SIDE = 5 * 14  # positions on a 5 x 5 grid

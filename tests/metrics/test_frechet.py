@@ -9,9 +9,9 @@ import scipy.linalg
 import torch
 
 from dimo_cli.errors import SpecError
-from dimo_cli.metrics.fid import FidMeter, label_batches, metric_name
 from dimo_cli.metrics.frechet import Gaussian, RunningGaussian, frechet_distance
-from dimo_cli.samplers import teacher_sampler
+from dimo_cli.runs.meter import FidMeter, label_batches, metric_name
+from dimo_cli.sampling.samplers import teacher_sampler
 from dimo_cli.specs.sample import SamplerSpec
 
 

@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from dimo_cli.data.arrays import Batch
 from dimo_cli.errors import SpecError
 from dimo_cli.metrics.geneval import (
-    CLASSES,
     Detection,
     GenEval,
-    Request,
     Rules,
     ShapesGenEval,
     judge,
@@ -21,8 +20,8 @@ from dimo_cli.metrics.geneval import (
     relations,
     task_scores,
 )
+from dimo_cli.metrics.geneval_requests import CLASSES, Request
 from dimo_cli.metrics.prompts import PromptSet, draw_shapes, geneval_set
-from dimo_cli.metrics.protocol import Batch
 from dimo_cli.teachers.shapes.world import compose, near_miss, render
 
 

@@ -10,10 +10,12 @@ from PIL import Image
 from safetensors.torch import load_file, save
 from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation
 
+from dimo_cli.data.arrays import Batch
 from dimo_cli.errors import MissingError
-from dimo_cli.hub import HubStore
+from dimo_cli.hub.loading import on_meta
+from dimo_cli.hub.store import HubStore
 from dimo_cli.metrics import geneval_detector
-from dimo_cli.metrics.geneval import CLASSES, COLORS, Detection, GenEval, Request
+from dimo_cli.metrics.geneval import Detection, GenEval
 from dimo_cli.metrics.geneval_detector import (
     CLIP_CARD,
     CLIP_REPO,
@@ -26,11 +28,10 @@ from dimo_cli.metrics.geneval_detector import (
     load_mask2former,
     tight_box,
 )
+from dimo_cli.metrics.geneval_requests import CLASSES, COLORS, Request
 from dimo_cli.metrics.prompts import geneval_set
-from dimo_cli.metrics.protocol import Batch
 from dimo_cli.rewards.clip_network import ClipNetwork, ClipSizes, TextSizes
 from dimo_cli.rewards.networks import VisionSizes
-from dimo_cli.teachers.blueprint import on_meta
 from tests.published import pickled
 from tests.test_rewards_loading import publish_clip
 

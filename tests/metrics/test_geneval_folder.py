@@ -7,11 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
+from dimo_cli.data.arrays import Batch
 from dimo_cli.errors import MissingError, SpecError
-from dimo_cli.metrics.geneval import TAGS, Request
 from dimo_cli.metrics.geneval_folder import read_folder, read_results, save_batch, start_folder
+from dimo_cli.metrics.geneval_requests import TAGS, Request
 from dimo_cli.metrics.prompts import PromptSet, geneval_set
-from dimo_cli.metrics.protocol import Batch
 
 ROW = {"tag": "single_object", "include": [{"class": "dog", "count": 1}], "prompt": "a dog"}
 

@@ -20,7 +20,7 @@ from benchmarks.against_clean_fid import (
     write_images,
 )
 from dimo_cli.errors import MissingError, SpecError
-from dimo_cli.hub import file_sha256
+from dimo_cli.files.writing import file_sha256
 from dimo_cli.metrics import inception
 from dimo_cli.metrics.inception import CLASSES, DIMENSIONS, FidInception, load_inception
 

@@ -6,11 +6,12 @@ import re
 import pytest
 import torch
 
+from dimo_cli.data.arrays import Batch
 from dimo_cli.errors import SpecError
 from dimo_cli.metrics import inception_score as module
 from dimo_cli.metrics.inception_score import InceptionScore, Splits, inception_score
 from dimo_cli.metrics.manifold import FeatureBank
-from dimo_cli.metrics.protocol import Batch, Features
+from dimo_cli.metrics.protocol import Features
 
 CONVENTIONS = {
     r"torch_fidelity_splits(\d+)_shuffle(\d+)": lambda n, seed: Splits(n, seed),

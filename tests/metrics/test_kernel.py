@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from dimo_cli.data.arrays import Batch
 from dimo_cli.errors import SpecError
 from dimo_cli.metrics import kernel
 from dimo_cli.metrics.kernel import Kid, Subsets, kernel_distance
 from dimo_cli.metrics.manifold import FeatureBank
-from dimo_cli.metrics.protocol import Batch, Features
+from dimo_cli.metrics.protocol import Features
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from dataclasses import asdict
 import pytest
 import torch
 
+from dimo_cli.data.arrays import Batch
 from dimo_cli.errors import SpecError
 from dimo_cli.metrics.manifold import (
     BLOCK_BUDGET,
@@ -18,7 +19,7 @@ from dimo_cli.metrics.manifold import (
     manifold_bytes,
     short_count,
 )
-from dimo_cli.metrics.protocol import Batch, Features
+from dimo_cli.metrics.protocol import Features
 
 NAMES = ("precision", "recall", "density", "coverage")
 

@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import save_file
 
 from dimo_cli.errors import MissingError, SpecError
-from dimo_cli.hub import HubStore
+from dimo_cli.hub.store import HubStore
 from dimo_cli.metrics.features import load_digits_features, load_digits_reference
 from dimo_cli.metrics.frechet import RunningGaussian, frechet_distance
 from dimo_cli.metrics.networks import (

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from dimo_cli.data.arrays import Batch
 from dimo_cli.errors import MissingError, SpecError
-from dimo_cli.hub import HubStore
+from dimo_cli.hub.published import Published
+from dimo_cli.hub.store import HubStore
 from dimo_cli.metrics.preferences import (
     CHUNK,
     HpsBenchmark,
@@ -14,10 +16,8 @@ from dimo_cli.metrics.preferences import (
     load_reward_score,
 )
 from dimo_cli.metrics.prompts import STYLES, PromptSet, numbered
-from dimo_cli.metrics.protocol import Batch
 from dimo_cli.rewards.protocol import Reward, RewardCard
 from dimo_cli.rewards.registry import load_reward
-from dimo_cli.teachers.blueprint import Published
 from tests.test_rewards_loading import PUBLISH, SIZES
 
 PROMPTS = ("a cat", "two dogs in the rain", "a cat")

@@ -6,7 +6,8 @@ from collections import Counter
 import pytest
 
 from dimo_cli.errors import MissingError, SpecError
-from dimo_cli.hub import HubStore
+from dimo_cli.hub.published import HubFile
+from dimo_cli.hub.store import HubStore
 from dimo_cli.metrics.prompts import (
     CATEGORIES,
     GENEVAL_COUNTS,
@@ -16,7 +17,6 @@ from dimo_cli.metrics.prompts import (
     load_prompts,
     read_request,
 )
-from dimo_cli.teachers.blueprint import HubFile
 
 STORE = HubStore()
 

@@ -11,12 +11,13 @@ import pytest
 import torch
 
 from dimo_cli import __version__
+from dimo_cli.data.arrays import Batch
 from dimo_cli.errors import MissingError, SpecError
-from dimo_cli.hub import file_sha256
+from dimo_cli.files.writing import file_sha256
 from dimo_cli.metrics.features import load_digits_reference
 from dimo_cli.metrics.frechet import RunningGaussian, frechet_distance
 from dimo_cli.metrics.networks import load_network
-from dimo_cli.metrics.protocol import Batch, FeatureNetwork, Features
+from dimo_cli.metrics.protocol import FeatureNetwork, Features
 from dimo_cli.metrics.references import (
     build_reference,
     builtin_features,

@@ -8,13 +8,7 @@ import torch
 from PIL import Image
 
 from dimo_cli.errors import SpecError
-from dimo_cli.metrics.resize import (
-    RESIZES,
-    SIDE,
-    clean_by_matrices,
-    pil_bicubic,
-    resize_images,
-)
+from dimo_cli.metrics.resize import RESIZES, SIDE, clean_by_matrices, pil_bicubic, resize_images
 
 SIZES = [(23, 31), (299, 299), (1, 1), (700, 5), (64, 412)]
 

@@ -8,8 +8,9 @@ import torch
 from diffusers.schedulers.scheduling_amused import AmusedScheduler
 from torch.testing import assert_close
 
-from dimo_cli.engine.parallel import guided_head, reveal, token_scores
-from dimo_cli.teachers.blueprint import Blueprint, fill, on_meta
+from dimo_cli.engine.many_steps import guided_head, reveal, token_scores
+from dimo_cli.hub.loading import fill, on_meta
+from dimo_cli.teachers.blueprint import Blueprint
 from dimo_cli.teachers.plans import SCHEDULES, masked_counts
 from dimo_cli.teachers.protocol import Cond, Step
 from dimo_cli.teachers.vq_model import as_rows

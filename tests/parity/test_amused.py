@@ -10,13 +10,14 @@ import torch
 from safetensors.torch import save_file
 from torch.testing import assert_close
 
-from dimo_cli.engine.parallel import sample_by_plan
+from dimo_cli.engine.many_steps import sample_by_plan
 from dimo_cli.errors import MissingError
-from dimo_cli.hub import HubStore
+from dimo_cli.hub.loading import fill, on_meta
+from dimo_cli.hub.store import HubStore
 from dimo_cli.teachers import amused
 from dimo_cli.teachers.amused import AmusedBackbone
 from dimo_cli.teachers.amused_parts import settings
-from dimo_cli.teachers.blueprint import assemble, fill, on_meta, skeleton
+from dimo_cli.teachers.blueprint import assemble, skeleton
 from dimo_cli.teachers.clip_text import build_clip_text, features, fill_clip_text
 from dimo_cli.teachers.hub_text import load_text_encoder
 from dimo_cli.teachers.protocol import Cond

@@ -12,10 +12,11 @@ import torch
 from torch.testing import assert_close
 
 from dimo_cli.engine.auxiliary import auxiliary_loss
+from dimo_cli.engine.many_steps import guided_head, reveal, sample_by_plan, token_scores
 from dimo_cli.engine.masking import forward_mask
-from dimo_cli.engine.parallel import guided_head, reveal, sample_by_plan, token_scores
 from dimo_cli.errors import MissingError, SpecError
-from dimo_cli.teachers.blueprint import fill, on_meta, skeleton
+from dimo_cli.hub.loading import fill, on_meta
+from dimo_cli.teachers.blueprint import skeleton
 from dimo_cli.teachers.maskbit import VARIANTS, blueprint, growing_guidance_plan
 from dimo_cli.teachers.maskbit.bits import signs_of, tokens_of
 from dimo_cli.teachers.plans import SCHEDULES, masked_counts

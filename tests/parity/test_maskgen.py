@@ -9,11 +9,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from dimo_cli.engine.many_steps import guided_head, reveal, sample_by_plan, token_scores
 from dimo_cli.engine.masking import masked_count
-from dimo_cli.engine.parallel import guided_head, reveal, sample_by_plan, token_scores
-from dimo_cli.errors import MissingError, SpecError
-from dimo_cli.hub import NotThere
-from dimo_cli.teachers.blueprint import fill, finish, on_meta, skeleton
+from dimo_cli.errors import MissingError, NotThere, SpecError
+from dimo_cli.hub.loading import fill, on_meta
+from dimo_cli.teachers.blueprint import finish, skeleton
 from dimo_cli.teachers.clip_text import build_clip_text
 from dimo_cli.teachers.maskgen import VARIANTS, blueprint
 from dimo_cli.teachers.maskgen.generator import score_features

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from dimo_cli.engine.many_steps import guided_head, reveal, sample_by_plan, token_scores
 from dimo_cli.engine.masking import masked_count
-from dimo_cli.engine.parallel import guided_head, reveal, sample_by_plan, token_scores
-from dimo_cli.engine.sampling import filter_logits
+from dimo_cli.engine.one_step import filter_logits
 from dimo_cli.errors import MissingError, SpecError
-from dimo_cli.teachers.blueprint import fill, finish, on_meta, skeleton
+from dimo_cli.hub.loading import fill, on_meta
+from dimo_cli.teachers.blueprint import finish, skeleton
 from dimo_cli.teachers.maskgit import VARIANTS, VQGAN_CONFIG, blueprint, published_plan
 from dimo_cli.teachers.protocol import Cond
 

@@ -9,8 +9,9 @@ import torch
 from torch.testing import assert_close
 
 from dimo_cli.errors import MissingError, SpecError
+from dimo_cli.hub.loading import fill
 from dimo_cli.teachers import meissonic
-from dimo_cli.teachers.blueprint import fill, skeleton
+from dimo_cli.teachers.blueprint import skeleton
 from dimo_cli.teachers.meissonic import MeissonicBackbone, rotary_table
 from dimo_cli.teachers.plans import SCHEDULES
 from dimo_cli.teachers.protocol import Cond

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from dimo_cli.errors import MissingError
+from dimo_cli.hub.loading import on_meta
 from dimo_cli.rewards.aesthetic import CARDS as AESTHETIC
 from dimo_cli.rewards.aesthetic import AestheticNetwork, AestheticReward
 from dimo_cli.rewards.clip import CARDS as CLIP
@@ -33,7 +34,6 @@ from dimo_cli.rewards.preprocess import (
     resize_shorter_side,
 )
 from dimo_cli.rewards.protocol import RewardText, fill_reward
-from dimo_cli.teachers.blueprint import on_meta
 from dimo_cli.teachers.clip_text import restore_positions
 
 MANIFEST = json.loads((Path(__file__).parents[1] / "manifests" / "rewards.json").read_text())

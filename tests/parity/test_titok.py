@@ -11,10 +11,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dimo_cli.engine.parallel import draw_with_scores, guided_head, reveal, sample_by_plan
-from dimo_cli.errors import MissingError, SpecError
-from dimo_cli.hub import NotThere
-from dimo_cli.teachers.blueprint import fill, finish, on_meta, skeleton
+from dimo_cli.engine.many_steps import draw_with_scores, guided_head, reveal, sample_by_plan
+from dimo_cli.errors import MissingError, NotThere, SpecError
+from dimo_cli.hub.loading import fill, on_meta
+from dimo_cli.teachers.blueprint import finish, skeleton
 from dimo_cli.teachers.protocol import Cond
 from dimo_cli.teachers.titok import VARIANTS, blueprint
 from dimo_cli.teachers.titok.sampler import growing_plan

@@ -8,8 +8,8 @@ import huggingface_hub.constants as client
 import pytest
 
 from dimo_cli.console.live import PlainView
-from dimo_cli.runs import distill
-from dimo_cli.students import BUILTIN
+from dimo_cli.runs.distill import distill
+from dimo_cli.students.folder import BUILTIN
 from tests.conftest import small_spec
 from tests.fake_hub import TOKEN, serve
 from tests.fake_hub_uploads import UploadHandler, UploadHub

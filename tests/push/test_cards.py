@@ -13,12 +13,12 @@ from dimo_cli.cards.citations import TEACHERS
 from dimo_cli.cards.facts import CardFacts, Measured
 from dimo_cli.cards.licenses import KNOWN, license_of, license_to_publish
 from dimo_cli.console.live import PlainView
-from dimo_cli.effort import Effort, effort_of
 from dimo_cli.errors import SpecError
-from dimo_cli.pushing import describe, public_settings
-from dimo_cli.runs import distill
+from dimo_cli.publishing.package import describe, public_settings
+from dimo_cli.run_folder.effort import Effort, effort_of
+from dimo_cli.runs.distill import distill
 from dimo_cli.specs.push import Footprint, PushSpec
-from dimo_cli.students import BUILTIN, describe_student, load_student, teacher_repository
+from dimo_cli.students.folder import BUILTIN, describe_student, load_student, teacher_repository
 from dimo_cli.teachers.registry import FAMILIES, blueprint_of, load_skeleton
 from tests.conftest import small_spec
 

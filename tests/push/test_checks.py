@@ -7,8 +7,8 @@ import pytest
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 
-from dimo_cli.files import file_sha256
-from dimo_cli.students import BUILTIN
+from dimo_cli.files.writing import file_sha256
+from dimo_cli.students.folder import BUILTIN
 from tests.push.conftest import FILES, NAME, pushed, refused
 
 

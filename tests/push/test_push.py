@@ -3,8 +3,8 @@
 import huggingface_hub.constants as client
 import pytest
 
-from dimo_cli.files import file_sha256
-from dimo_cli.students import BUILTIN
+from dimo_cli.files.writing import file_sha256
+from dimo_cli.students.folder import BUILTIN
 from tests.fake_hub import TOKEN
 from tests.fake_hub_uploads import READ_ONLY
 from tests.push.conftest import FILES, NAME, pushed, refused

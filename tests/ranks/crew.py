@@ -11,10 +11,10 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 import tests.forking  # noqa: F401
-from dimo_cli.engine.checkpoint import CheckpointFolder
-from dimo_cli.engine.trainer import Trainer
-from dimo_cli.ranks import joined_ranks
+from dimo_cli.distributed.ranks import joined_ranks
 from dimo_cli.teachers.registry import load_teacher
+from dimo_cli.training.checkpoint import CheckpointFolder
+from dimo_cli.training.trainer import Trainer
 from tests.conftest import Silent, small_spec
 
 DEADLINE = 900  # of a machine that others use as well

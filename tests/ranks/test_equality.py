@@ -7,12 +7,12 @@ import pytest
 import torch
 from accelerate import FullyShardedDataParallelPlugin
 
-from dimo_cli.engine.checkpoint import CheckpointFolder
+from dimo_cli.distributed.ranks import joined_ranks
 from dimo_cli.engine.optimizer import average_over_ranks
 from dimo_cli.engine.sharding import blocks_of, is_sharded, local, own_rows, shard_blocks
-from dimo_cli.ranks import joined_ranks
 from dimo_cli.specs.distill import TeacherSource
 from dimo_cli.teachers.registry import load_teacher
+from dimo_cli.training.checkpoint import CheckpointFolder
 from tests.ranks.crew import (
     SHARDED,
     Crew,

@@ -9,10 +9,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from dimo_cli.engine.checkpoint import CheckpointFolder
-from dimo_cli.launching.reports import Report
-from dimo_cli.launching.start import conclude, launcher_arguments
+from dimo_cli.distributed.reports import Report
+from dimo_cli.distributed.start import conclude, launcher_arguments
 from dimo_cli.specs.launch import LaunchSpec
+from dimo_cli.training.checkpoint import CheckpointFolder
 from tests.torture.test_ranks import started
 
 PATIENCE = 300  # seconds, of a machine that others use as well

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from dimo_cli.errors import SpecError
-from dimo_cli.metrics.fid import FidMeter
-from dimo_cli.samplers import teacher_sampler
+from dimo_cli.runs.meter import FidMeter
+from dimo_cli.sampling.samplers import teacher_sampler
 from dimo_cli.specs.sample import SamplerSpec
-from dimo_cli.teachers.digits import builtin_path, training_tokens
+from dimo_cli.teachers.builtin import builtin_path
+from dimo_cli.teachers.digits import training_tokens
 from dimo_cli.teachers.protocol import Cond
 from dimo_cli.teachers.registry import load_teacher
 

@@ -8,16 +8,10 @@ import pytest
 import torch
 
 from dimo_cli.errors import SpecError
-from dimo_cli.hub import HubStore
+from dimo_cli.hub.store import HubStore
 from dimo_cli.metrics.shapes import TASKS, benchmark, is_true, read_picture, scores
 from dimo_cli.rewards.registry import load_reward
-from dimo_cli.rewards.shapes import (
-    CARDS,
-    ClipReward,
-    PreferenceReward,
-    ShapesClip,
-    ShapesJudge,
-)
+from dimo_cli.rewards.shapes import CARDS, ClipReward, PreferenceReward, ShapesClip, ShapesJudge
 from dimo_cli.teachers.protocol import Cond
 from dimo_cli.teachers.registry import load_teacher
 from dimo_cli.teachers.shapes import world
@@ -250,8 +244,9 @@ def test_prompts_without_a_student_go_to_the_built_in_one(dimo, tmp_path):
 @pytest.mark.slow
 def test_the_embedded_teacher_needs_its_steps():
     """Many steps draw what is asked far more often than one: what distillation is for."""
-    from dimo_cli.samplers import Target, sample_images
+    from dimo_cli.sampling.samplers import sample_images
     from dimo_cli.specs.sample import SamplerSpec
+    from dimo_cli.students.target import Target
 
     target, tasks = Target(load_teacher("shapes")), benchmark(20, seed=7)
     overall = []

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 
 import tests.forking  # noqa: F401
 from dimo_cli.console.live import PlainView
-from dimo_cli.engine.checkpoint import CheckpointFolder, check_contents
-from dimo_cli.runs import distill
+from dimo_cli.runs.distill import distill
+from dimo_cli.training.checkpoint import CheckpointFolder, check_contents
 from tests.conftest import small_spec
 
 DEADLINE = 7200  # of a machine that others use as well

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from dimo_cli.errors import DimoError
 from dimo_cli.main import app
-from dimo_cli.students import BUILTIN
+from dimo_cli.students.folder import BUILTIN
 from tests.conftest import small_spec
 from tests.data.pictures import class_folder
 from tests.torture.inputs import TEXT
@@ -128,7 +128,7 @@ def command_arguments(data, folder):
     template(folder)
     environment = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "hf"), "COLUMNS": "100"}
     # Processes of their own would work out of sight of all guards.
-    started = patch("dimo_cli.launching.start.launch", side_effect=DimoError("processes"))
+    started = patch("dimo_cli.distributed.start.launch", side_effect=DimoError("processes"))
     with patch.dict("os.environ", environment), started:
         result = CliRunner().invoke(app, arguments)
     if result.exception is not None and not isinstance(result.exception, SystemExit):

@@ -16,15 +16,15 @@ from dimo_cli.data.encode import is_finished
 from dimo_cli.data.folders import open_images
 from dimo_cli.data.images import open_source
 from dimo_cli.data.shards import TokenDataset, write_json, write_shard
-from dimo_cli.engine.checkpoint import CONTENTS, CheckpointFolder, write_contents
-from dimo_cli.engine.trainer import Trainer
 from dimo_cli.errors import MissingError
-from dimo_cli.files import file_sha256
+from dimo_cli.files.writing import file_sha256
+from dimo_cli.hub.weights import read_pickle, state_dict_in
 from dimo_cli.metrics.references import build_reference, read_reference, write_reference
 from dimo_cli.specs.data import DatasetIndex, Recipe, ShardEntry
-from dimo_cli.students import BUILTIN, load_student
+from dimo_cli.students.folder import BUILTIN, load_student
 from dimo_cli.teachers.registry import load_teacher
-from dimo_cli.teachers.weights import read_pickle, state_dict_in
+from dimo_cli.training.checkpoint import CONTENTS, CheckpointFolder, write_contents
+from dimo_cli.training.trainer import Trainer
 from tests.conftest import Silent, small_spec
 from tests.data.pictures import archive, pictures, png
 from tests.metrics.test_references import Projection, batches

@@ -9,12 +9,13 @@ from pydantic import ValidationError
 from safetensors.torch import save
 
 from dimo_cli.errors import SpecError
-from dimo_cli.hub import HubStore
+from dimo_cli.hub.published import HubFile, Published
+from dimo_cli.hub.store import HubStore
 from dimo_cli.metrics import dinov2, geneval_detector
 from dimo_cli.rewards import aesthetic, clip
 from dimo_cli.specs.distill import TeacherSource
-from dimo_cli.students import BUILTIN, LoadOptions, load_student
-from dimo_cli.teachers.blueprint import HubFile, Published
+from dimo_cli.students.folder import BUILTIN, load_student
+from dimo_cli.students.student import LoadOptions
 from dimo_cli.teachers.hub_text import load_text_encoder
 from dimo_cli.teachers.maskgit import VQGAN_CONFIG
 from dimo_cli.teachers.registry import blueprint_of, load_skeleton

@@ -10,10 +10,10 @@ from dimo_cli.data.folders import open_images
 from dimo_cli.data.images import open_source
 from dimo_cli.data.pictures import Fit, read_header, read_pixels
 from dimo_cli.errors import SpecError
-from dimo_cli.interpolating import file_tokens
-from dimo_cli.pushing import shows
+from dimo_cli.publishing.package import shows
 from dimo_cli.reporting.pictures import embed
-from dimo_cli.students import BUILTIN, load_student
+from dimo_cli.sampling.interpolating import file_tokens
+from dimo_cli.students.folder import BUILTIN, load_student
 from tests.data.pictures import pictures
 from tests.torture.inputs import HUGE, TEXT, broken
 

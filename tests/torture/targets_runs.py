@@ -6,13 +6,13 @@ from pathlib import Path
 import yaml
 from hypothesis import strategies as st
 
-from dimo_cli.cards import measured
-from dimo_cli.effort import effort_of
-from dimo_cli.metrics.geneval import TAGS
 from dimo_cli.metrics.geneval_folder import read_folder, read_results
-from dimo_cli.optimizing import SUMMARIZED, is_finished
-from dimo_cli.pushing import public_settings
+from dimo_cli.metrics.geneval_requests import TAGS
+from dimo_cli.publishing import measured
+from dimo_cli.publishing.package import public_settings
 from dimo_cli.reporting.page import write_report
+from dimo_cli.run_folder.effort import effort_of
+from dimo_cli.sampling.tteo import SUMMARIZED, is_finished
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.resolve import preset_names, preset_path, resolve_spec
 from tests.conftest import small_spec

@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 
 from dimo_cli.commands.evaluate import temperatures
 from dimo_cli.commands.refine import reward_weight
-from dimo_cli.comparing import compare_documents
-from dimo_cli.gates import read_limits
+from dimo_cli.evaluation.comparing import compare_documents
+from dimo_cli.evaluation.gates import read_limits
 from dimo_cli.metrics.prompts import load_prompts, read_lines
-from dimo_cli.optimizing import slug
-from dimo_cli.runs import attach_prompts
+from dimo_cli.runs.distill import attach_prompts
+from dimo_cli.sampling.tteo import slug
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.evaluate import EvalSpec
 from dimo_cli.specs.explain import known_paths

@@ -14,10 +14,10 @@ from dimo_cli.data.folders import Files, FolderImages, open_images
 from dimo_cli.data.images import open_source
 from dimo_cli.data.pictures import Header
 from dimo_cli.errors import DimoError, MissingError, SpecError
-from dimo_cli.interpolating import file_tokens
+from dimo_cli.hub.weights import read_pickle
 from dimo_cli.metrics.references import read_reference
-from dimo_cli.students import BUILTIN, load_student
-from dimo_cli.teachers.weights import read_pickle
+from dimo_cli.sampling.interpolating import file_tokens
+from dimo_cli.students.folder import BUILTIN, load_student
 from tests.data.pictures import png
 from tests.metrics.test_references import Projection
 from tests.torture.guards import in_little_memory, in_time
@@ -133,8 +133,8 @@ def test_names_of_thousands_of_digits_are_no_numbers(tmp_path, reader):
 
 
 def test_a_published_file_that_claims_more_than_it_has(tmp_path):
-    from dimo_cli.hub import HubStore
-    from dimo_cli.teachers.blueprint import HubFile, Published
+    from dimo_cli.hub.published import HubFile, Published
+    from dimo_cli.hub.store import HubStore
 
     header = b'{"a":{"dtype":"F32","shape":[1099511627776],"data_offsets":[0,4398046511104]}}'
     (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)

@@ -15,9 +15,9 @@ from safetensors import SafetensorError
 
 import dimo_cli
 from dimo_cli.console.live import PlainView
-from dimo_cli.engine.checkpoint import CheckpointFolder
 from dimo_cli.errors import MissingError
-from dimo_cli.runs import distill
+from dimo_cli.runs.distill import distill
+from dimo_cli.training.checkpoint import CheckpointFolder
 from tests.conftest import small_spec
 from tests.torture.harness import every_checkpoint_is_whole, same_run, tidy_names
 
@@ -109,12 +109,12 @@ def full_for_safetensors(*_args, **_kwargs):
 @pytest.mark.parametrize(
     ("place", "fails"),
     [
-        ("dimo_cli.runs.to_yaml", full),
-        ("dimo_cli.engine.trainer.Trainer.log", full),
-        ("dimo_cli.engine.checkpoint.torch.save", full),
-        ("dimo_cli.engine.checkpoint.save_file", full_for_safetensors),
-        ("dimo_cli.students.save_file", full_for_safetensors),
-        ("dimo_cli.runs.RunResult.summary", full),
+        ("dimo_cli.runs.distill.distill.to_yaml", full),
+        ("dimo_cli.training.trainer.Trainer.log", full),
+        ("dimo_cli.training.checkpoint.torch.save", full),
+        ("dimo_cli.training.checkpoint.save_file", full_for_safetensors),
+        ("dimo_cli.students.student.student.save_file", full_for_safetensors),
+        ("dimo_cli.runs.distill.distill.RunResult.summary", full),
     ],
 )
 def test_whatever_cannot_be_written_is_said_and_made_up_for_later(

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from dimo_cli.errors import MissingError, SpecError
-from dimo_cli.locking import locked, refuse_if_locked
+from dimo_cli.files.locking import locked, refuse_if_locked
 from tests.torture.harness import Fork
 
 FOREVER = {"steps": 100_000, "batch_size": 8, "checkpoint_every": 100_000, "log_every": 1}
@@ -68,7 +68,7 @@ def test_a_look_at_a_folder_leaves_no_trace(tmp_path):
 
 def test_a_lock_that_is_removed_while_another_waits_is_taken_anew(tmp_path, monkeypatch):
     """The holder removes its file as it leaves: whoever opened that one must not rely on it."""
-    from dimo_cli import locking
+    from dimo_cli.files.writing import locking
 
     opened = []
     real = locking.is_still
@@ -90,7 +90,7 @@ def test_a_file_system_without_locks_is_used_and_said(tmp_path, monkeypatch):
         raise OSError(errno.ENOTSUP, "Operation not supported")
 
     said = []
-    monkeypatch.setattr("dimo_cli.locking.fcntl.flock", cannot)
+    monkeypatch.setattr("dimo_cli.files.writing.locking.fcntl.flock", cannot)
     with locked(tmp_path, say=said.append):
         pass
     assert "has no locks" in said[0]

@@ -7,11 +7,11 @@ import torch
 
 from dimo_cli.data.shards import builtin_dataset
 from dimo_cli.engine.refine import Refinement
-from dimo_cli.engine.trainer import Trainer
 from dimo_cli.errors import DivergedError, MissingError
-from dimo_cli.refining import LabeledTokens
+from dimo_cli.runs.refine import LabeledTokens
 from dimo_cli.specs.refine import RefineSpec
 from dimo_cli.teachers.registry import load_teacher
+from dimo_cli.training.trainer import Trainer
 from tests.conftest import Silent, small_spec
 
 SHORT = {"steps": 6, "batch_size": 8, "checkpoint_every": 2, "log_every": 1}

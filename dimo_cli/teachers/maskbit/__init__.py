@@ -14,13 +14,8 @@ from typing import Any
 
 import torch
 
-from dimo_cli.teachers.blueprint import (
-    Blueprint,
-    HubFile,
-    Published,
-    StateDict,
-    read_architecture,
-)
+from dimo_cli.hub.published import HubFile, Published, StateDict
+from dimo_cli.teachers.blueprint import Blueprint, read_architecture
 from dimo_cli.teachers.conditioning import ClassConditioner
 from dimo_cli.teachers.imagenet import class_ids, class_names
 from dimo_cli.teachers.maskbit.architecture import Architecture

@@ -15,14 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from dimo_cli.errors import MissingError, NotThere
-from dimo_cli.teachers.blueprint import (
-    Blueprint,
-    HubFile,
-    Published,
-    StateDict,
-    Store,
-    read_architecture,
-)
+from dimo_cli.hub.published import HubFile, Published, StateDict, Store
+from dimo_cli.teachers.blueprint import Blueprint, read_architecture
 from dimo_cli.teachers.clip_text import (
     build_clip_text,
     clip_text_weights,

@@ -11,14 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from dimo_cli.errors import MissingError
+from dimo_cli.hub.published import HubFile, Published, StateDict
 from dimo_cli.teachers import imagenet
-from dimo_cli.teachers.blueprint import (
-    Blueprint,
-    HubFile,
-    Published,
-    StateDict,
-    read_architecture,
-)
+from dimo_cli.teachers.blueprint import Blueprint, read_architecture
 from dimo_cli.teachers.conditioning import ClassConditioner
 from dimo_cli.teachers.maskgit.architecture import MaskGitArchitecture
 from dimo_cli.teachers.maskgit.transformer import MaskGitTransformer

@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from dimo_cli.specs.tteo import SHAPES_WEIGHTS
+from dimo_cli.teachers.builtin import builtin_path
 from dimo_cli.teachers.conditioning import PromptConditioner
-from dimo_cli.teachers.digits import builtin_path
 from dimo_cli.teachers.plans import heuristic_plan
 from dimo_cli.teachers.protocol import SamplerDefaults, Teacher, TokenSpace, TteoDefaults
 from dimo_cli.teachers.shapes.network import (

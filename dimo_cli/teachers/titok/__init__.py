@@ -8,13 +8,8 @@ from functools import partial
 from typing import Any
 
 from dimo_cli.errors import NotThere, SpecError
-from dimo_cli.teachers.blueprint import (
-    Blueprint,
-    HubFile,
-    Published,
-    read_architecture,
-    unchanged,
-)
+from dimo_cli.hub.published import HubFile, Published, unchanged
+from dimo_cli.teachers.blueprint import Blueprint, read_architecture
 from dimo_cli.teachers.conditioning import ClassConditioner
 from dimo_cli.teachers.imagenet import class_ids, class_names
 from dimo_cli.teachers.protocol import SamplerDefaults, TokenSpace

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dimo_cli.teachers.blueprint import StateDict
+from dimo_cli.hub.published import StateDict
 from dimo_cli.teachers.protocol import Cond
 from dimo_cli.teachers.titok.architecture import Architecture
 from dimo_cli.teachers.titok.generator import TiTokGenerator, attend, table_rows

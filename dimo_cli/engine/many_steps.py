@@ -1,0 +1,221 @@
+"""Sampling a teacher in many steps: parallel decoding by a plan, and the theta-trapezoidal method.
+
+Only positions with a masked slot are projected to the vocabulary, a chunk at a time.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from dimo_cli.engine.draws import chunks
+from dimo_cli.engine.one_step import gumbel
+from dimo_cli.teachers.plans import SCHEDULES, check_steps
+from dimo_cli.teachers.protocol import Backbone, Cond, Step, Teacher, TokenSpace
+
+CHUNK_TOKENS = 8192
+
+
+def guided_head(
+    backbone: Backbone, tokens: Tensor, cond: Cond, null: Cond, guidance: float
+) -> Callable[[Tensor], Tensor]:
+    """z_u + s (z_c - z_u) of flat rows [n], after one pass over tokens [B, L, G].
+
+    The pass is over both halves at once, or over the conditional half alone at s = 1.
+    """
+    length = tokens.shape[1]
+    guided = guidance != 1.0
+    if guided:
+        tokens, cond = torch.cat([tokens, tokens]), Cond.cat([cond, null])
+    hidden = backbone.hidden(backbone.embed(tokens), cond)
+    assert isinstance(hidden, Tensor)
+    flat = hidden.flatten(0, 1)
+
+    def project(rows: Tensor) -> Tensor:
+        conditional = backbone.head(flat[rows], rows % length).float()
+        if not guided:
+            return conditional
+        unconditional = backbone.head(flat[rows + len(flat) // 2], rows % length).float()
+        return unconditional + guidance * (conditional - unconditional)
+
+    return project
+
+
+def draw_with_scores(
+    logits: Tensor, step: Step, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Draw tokens from logits [..., V] as a step says, with the scores that choose among them."""
+    logits = logits / step.temperature
+    noisy = logits
+    if step.token_noise:
+        noisy = logits + step.token_noise * gumbel(logits.shape, generator)
+    drawn = noisy.argmax(-1)
+    scores = token_scores(logits, drawn, step)
+    if step.choice == "random":
+        scores = torch.rand(drawn.shape, generator=generator, device=drawn.device)
+    if step.choice_noise:
+        scores = scores + step.choice_noise * gumbel(drawn.shape, generator)
+    return drawn, scores
+
+
+def token_scores(logits: Tensor, drawn: Tensor, step: Step) -> Tensor:
+    """What the network thinks of the drawn tokens, before any noise."""
+    if step.choice == "logit":
+        return logits.gather(-1, drawn[..., None]).squeeze(-1)
+    if step.choice in ("random", "halton"):  # not the network's to decide
+        return torch.zeros(drawn.shape, device=drawn.device)
+    log_prob = logits.log_softmax(-1).gather(-1, drawn[..., None]).squeeze(-1)
+    return log_prob.exp() if step.choice == "prob" else log_prob
+
+
+def reveal(
+    tokens: Tensor, masked: Tensor, drawn: Tensor, scores: Tensor, masked_after: int, mask_id: int
+) -> tuple[Tensor, Tensor]:
+    """Keep the drawn tokens with the highest scores, so that `masked_after` slots stay masked.
+
+    All tensors are [B, slots]; what was revealed before is never touched again. A slot counts as
+    revealed even where the mask id itself was drawn.
+    """
+    lowest_first = scores.masked_fill(~masked, torch.inf).argsort(-1)
+    still_masked = torch.zeros_like(masked).scatter_(-1, lowest_first[:, :masked_after], True)
+    tokens = torch.where(masked, drawn, tokens).masked_fill(still_masked, mask_id)
+    return tokens, still_masked
+
+
+def radical_inverse(index: int, base: int) -> float:
+    """The digits of `index` mirrored behind the point: one coordinate of a Halton sequence."""
+    result, factor = 0.0, 1 / base
+    while index:
+        index, digit = divmod(index, base)
+        result += digit * factor
+        factor /= base
+    return result
+
+
+def halton_ranks(space: TokenSpace) -> Tensor:
+    """The place of every position [L] in Halton's order (bases 2 and 3; base 2 alone in 1-D).
+
+    Points of the sequence fall into cells of the grid; a cell's place is when it is first hit.
+    """
+    rows, columns = space.grid or (1, space.length)
+    first_hit: dict[int, int] = {}
+    index = 0
+    while len(first_hit) < rows * columns:
+        index += 1
+        column = int(radical_inverse(index, 2) * columns)
+        row = int(radical_inverse(index, 3) * rows)
+        first_hit.setdefault(row * columns + column, len(first_hit))
+    return torch.tensor([first_hit[position] for position in range(rows * columns)])
+
+
+@torch.inference_mode()
+def sample_by_plan(
+    teacher: Teacher,
+    cond: Cond,
+    plan: list[Step],
+    generator: torch.Generator,
+    temperature: float = 1.0,
+    on_step: Callable[[], None] = lambda: None,
+) -> Tensor:
+    """Fill an all-mask sequence step by step; returns tokens [B, L, G], ready to decode."""
+    space, batch = teacher.space, len(cond)
+    slots = space.length * space.groups
+    null = teacher.conditioner.null(batch).to(generator.device)
+    tokens = torch.full((batch, slots), space.mask_id, device=generator.device)
+    masked = torch.ones_like(tokens, dtype=torch.bool)
+    ranks = halton_ranks(space) if plan[0].choice == "halton" else torch.zeros(space.length)
+    order = -ranks.repeat_interleave(space.groups).float().to(tokens.device)
+    for step in plan:
+        grid = tokens.view(batch, space.length, space.groups)
+        at = (cond.at(step.time), null.at(step.time))
+        project = guided_head(teacher.backbone, grid, *at, step.guidance)
+        rows = masked.view(-1, space.groups).any(-1).nonzero().squeeze(-1)
+        drawn = tokens.view(-1, space.groups).clone()
+        scores = torch.zeros(drawn.shape, device=drawn.device)
+        for part in chunks(len(rows), CHUNK_TOKENS):
+            logits = project(rows[part]) / temperature
+            drawn[rows[part]], scores[rows[part]] = draw_with_scores(logits, step, generator)
+        all_scores = scores.view(batch, slots) + order
+        tokens, masked = reveal(
+            tokens, masked, drawn.view(batch, slots), all_scores, step.masked_after, space.mask_id
+        )
+        on_step()
+    return tokens.view(batch, space.length, space.groups).clamp(max=space.codes - 1)
+
+
+@torch.inference_mode()
+def sample_theta_trapezoidal(
+    teacher: Teacher,
+    cond: Cond,
+    generator: torch.Generator,
+    *,
+    steps: int,
+    guidance: float,
+    schedule: str,
+    theta: float = 0.5,
+    temperature: float = 1.0,
+    on_step: Callable[[], None] = lambda: None,
+) -> Tensor:
+    """The theta-trapezoidal method (Ren et al., 2025): two network passes a step, second order.
+
+    Time is -log of the mask ratio, in which every masked slot is revealed at rate 1 and a step from
+    m to m' lasts log(m / m'). A step first leaps theta of its length at the rates of its start p;
+    the rest at (a1 p' - a2 p)+ with the rates p' seen there. The last step, of infinite length,
+    draws what is left.
+    """
+    check_steps(steps, teacher.space.length * teacher.space.groups)
+    space, batch = teacher.space, len(cond)
+    null = teacher.conditioner.null(batch).to(generator.device)
+    tokens = torch.full((batch, space.length, space.groups), space.mask_id, device=generator.device)
+    masked = torch.ones_like(tokens, dtype=torch.bool)
+    ratios = [*SCHEDULES[schedule](mask_progress(schedule, steps)).tolist()[:-1], 0.0]
+
+    def rates() -> Callable[[Tensor], Tensor]:
+        project = guided_head(teacher.backbone, tokens, cond, null, guidance)
+        return lambda rows: (project(rows) / temperature).softmax(-1)
+
+    def leap(rate_of: Callable[[Tensor], Tensor], duration: float) -> None:
+        """Reveal each masked slot with probability 1 - exp(-duration x its total rate)."""
+        nonlocal tokens, masked
+        rows = masked.flatten(0, 1).any(-1).nonzero().squeeze(-1)
+        flat, still = tokens.flatten(0, 1).clone(), masked.flatten(0, 1).clone()
+        for part in chunks(len(rows), CHUNK_TOKENS):
+            rate = rate_of(rows[part])
+            total = rate.sum(-1)
+            u = torch.rand(total.shape, generator=generator, device=total.device)
+            jumps = (u < -torch.expm1(-duration * total)) & still[rows[part]]
+            drawn = (rate.log() + gumbel(rate.shape, generator)).argmax(-1)
+            flat[rows[part]] = torch.where(jumps, drawn, flat[rows[part]])
+            still[rows[part]] &= ~jumps
+        tokens, masked = flat.view_as(tokens), still.view_as(masked)
+
+    for before, after in itertools.pairwise(ratios):
+        start = rates()
+        if after <= 0:
+            leap(start, math.inf)
+            on_step()
+            break
+        duration = math.log(before / after)
+        leap(start, theta * duration)
+        leap(extrapolated(start, rates(), theta), (1 - theta) * duration)
+        on_step()
+    return tokens.clamp(max=space.codes - 1)
+
+
+def extrapolated(
+    start: Callable[[Tensor], Tensor], middle: Callable[[Tensor], Tensor], theta: float
+) -> Callable[[Tensor], Tensor]:
+    """(a1 p' - a2 p)+ with a1 - a2 = 1: the rates of the second half of a trapezoidal step."""
+    a1 = 1 / (2 * theta * (1 - theta))
+    a2 = ((1 - theta) ** 2 + theta**2) / (2 * theta * (1 - theta))
+    return lambda rows: (a1 * middle(rows) - a2 * start(rows)).clamp(min=0)
+
+
+def mask_progress(schedule: str, steps: int) -> Tensor:
+    """The arguments u_0 ... u_steps at which a schedule falls from 1 to 0."""
+    u = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
+    return u if schedule in ("cosine", "arccos") else 1 - u

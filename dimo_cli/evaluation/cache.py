@@ -1,0 +1,62 @@
+"""Evaluations that need no second pass: one file for each content and protocol."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dimo_cli import __version__
+from dimo_cli.evaluation.result import Evaluation
+from dimo_cli.evaluation.subjects import Subject, content_hash
+from dimo_cli.files.untrusted import parse_json
+from dimo_cli.files.writing import write_whole_text
+from dimo_cli.hub.access import dimo_cache
+from dimo_cli.metrics.inception import VARIABLE
+from dimo_cli.specs.evaluate import EvalSpec, MetricName
+
+
+def cache_file(spec: EvalSpec, subject: Subject, names: Sequence[MetricName]) -> Path:
+    """Where the results of exactly this are kept."""
+    paths = {"target", "reference", "inception"}  # what they hold counts, not what they are called
+    plain = spec.model_dump(mode="json", exclude={"maximum", "minimum", "save_images", *paths})
+    facts = {
+        "dimo": __version__,
+        "spec": plain,
+        "metrics": list(names),
+        "subject": subject.facts,
+        "images": len(subject.images),
+        "prompts": subject.prompts.sha256 if subject.prompts else None,
+        "reference": content_at(spec.reference),
+        "inception": content_at(spec.inception or os.environ.get(VARIABLE)),
+    }
+    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
+    return dimo_cache() / "eval" / f"{key}.json"
+
+
+def content_at(path: str | None) -> str | None:
+    """A hash of what is at a path, if it is given and exists."""
+    found = Path(path).expanduser() if path else None
+    return content_hash(found) if found and found.exists() else None
+
+
+def read_cache(path: Path) -> dict[str, Any] | None:
+    """A result that was kept; None where there is none, or a damaged one."""
+    try:
+        document: dict[str, Any] = parse_json(path.read_text(encoding="utf-8"))
+        Evaluation.read(document)
+    except (OSError, ValueError):
+        return None
+    return document
+
+
+def write_cache(path: Path, evaluation: Evaluation) -> None:
+    """Keep results; a cache that cannot be written is no reason to fail."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole_text(path, json.dumps(evaluation.document()))
+    except OSError:
+        return

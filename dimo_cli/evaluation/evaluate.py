@@ -1,0 +1,164 @@
+"""An evaluation from spec to results: networks and metrics around one pass over the images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from dimo_cli.distributed.ranks import as_first_says, is_first
+from dimo_cli.errors import SpecError
+from dimo_cli.evaluation.cache import cache_file, read_cache, write_cache
+from dimo_cli.evaluation.readers import SUITED, Readers, Say, build_readers, reads_prompts
+from dimo_cli.evaluation.result import Evaluation
+from dimo_cli.evaluation.subjects import (
+    ON_DISK,
+    Opened,
+    Subject,
+    chosen_prompts,
+    open_target,
+    subject_of,
+)
+from dimo_cli.hub.store import HubStore
+from dimo_cli.metrics.geneval_folder import is_geneval_folder, read_folder, save_batch, start_folder
+from dimo_cli.metrics.prompts import PromptSet, load_prompts
+from dimo_cli.metrics.protocol import Features, Result
+from dimo_cli.specs.evaluate import EvalSpec, MetricName
+
+OWN_PROMPTS: Mapping[MetricName, str] = {"hps": "hpsv2", "geneval": "geneval"}
+
+
+def evaluate(
+    spec: EvalSpec,
+    store: HubStore,
+    say: Say = lambda line: None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    use_cache: bool = True,
+) -> Evaluation:
+    """Measure what a spec asks for; an unchanged target is not measured twice."""
+    opened = open_target(spec, store, say)
+    found: list[Evaluation] = []
+    for prompts, names in groups(spec, opened, store):
+        subject = subject_of(opened, spec, prompts)
+        path = cache_file(spec, subject, names)
+        may_read = use_cache and not spec.save_images
+        document = as_first_says(read_cache(path) if may_read and is_first() else None)
+        if document is not None:
+            found.append(replace(Evaluation.read(document), cached=True))
+            continue
+        readers, notes = build_readers(names, subject, spec, store, say)
+        results = one_pass(subject, readers, spec, progress)
+        results = [with_protocol(result, subject) for result in results]
+        found.append(Evaluation(results, subject.facts, [*notes, *subject.images.notes()]))
+        if is_first():
+            write_cache(path, found[-1])
+    return Evaluation(
+        [result for part in found for result in part.results],
+        found[0].subject,
+        list(dict.fromkeys(note for part in found for note in part.notes)),
+        all(part.cached for part in found),
+    )
+
+
+def groups(
+    spec: EvalSpec, opened: Opened, store: HubStore
+) -> list[tuple[PromptSet | None, list[MetricName]]]:
+    """The metrics by the prompts that they are measured on: one pass for each."""
+    names = spec.metrics or SUITED.get(opened.domain, ("fid", "is", "pr"))
+    given = chosen_prompts(spec.prompts, store) or prompts_within(opened.path)
+    found: dict[str | None, tuple[PromptSet | None, list[MetricName]]] = {}
+    for name in dict.fromkeys(names):
+        if reads_prompts(name) and not opened.takes_prompts:
+            raise SpecError(
+                f"`{name}` compares images with prompts, and `{opened.domain}` takes classes."
+            )
+        own = OWN_PROMPTS.get(name)
+        if opened.domain == "shapes" and own:
+            own = "shapes" if name == "geneval" else None
+        prompts = given
+        if own and opened.path is None and (given is None or given.name != own):
+            prompts = load_prompts(own, store)
+        found.setdefault(prompts.name if prompts else None, (prompts, []))[1].append(name)
+    return list(found.values())
+
+
+def prompts_within(path: Path | None) -> PromptSet | None:
+    """The prompts of a folder in GenEval's layout."""
+    return read_folder(path)[0] if path and is_geneval_folder(path) else None
+
+
+def export_geneval(
+    spec: EvalSpec, folder: Path, store: HubStore, say: Say, progress: Callable[[int, int], None]
+) -> int:
+    """Draw GenEval's images into the layout of the original tool; returns how many there are."""
+    opened = open_target(spec, store, say)
+    if opened.path is not None:
+        raise SpecError(f"`{opened.path}` has images already: name a student or a teacher.")
+    prompts = chosen_prompts(spec.prompts, store)
+    if prompts is None or not opened.takes_prompts:
+        raise SpecError(
+            f"GenEval's images are drawn from prompts; `{opened.domain}` takes classes."
+        )
+    subject = subject_of(opened, spec, prompts)
+    start_folder(folder, prompts)
+    for batch in subject.images.batches(subject.batch_size):
+        save_batch(folder, prompts, batch)
+        progress(batch.first + len(batch), len(subject.images))
+    return len(subject.images)
+
+
+def one_pass(
+    subject: Subject, readers: Readers, spec: EvalSpec, progress: Callable[[int, int], None]
+) -> list[Result]:
+    """Send every image of this rank's share through each network once; then the numbers."""
+    start, stop = share(len(subject.images), subject.batch_size)
+    done = 0
+    for batch in subject.images.batches(subject.batch_size, start, stop):
+        images = batch.images.to(subject.device)
+        batch = replace(batch, images=images)
+        with torch.inference_mode():
+            for network, metrics in readers:
+                features = network(images) if network else Features(images.new_empty(0))
+                for metric in metrics:
+                    metric.add(features, batch)
+        if spec.save_images:
+            save_images(Path(spec.save_images), batch.images, batch.first)
+        done += len(batch)
+        progress(done, stop - start)
+    metrics = [metric for _, part in readers for metric in part]
+    for metric in metrics:
+        metric.reduce()
+    return [result for metric in metrics for result in metric.results()]
+
+
+def share(total: int, batch: int) -> tuple[int, int]:
+    """This rank's part of the images: whole batches, so that their seeds do not change."""
+    if not dist.is_initialized():
+        return 0, total
+    batches = math.ceil(total / batch)
+    each = math.ceil(batches / dist.get_world_size()) * batch
+    start = min(total, dist.get_rank() * each)
+    return start, min(total, start + each)
+
+
+def with_protocol(result: Result, subject: Subject) -> Result:
+    """A result with what every protocol has."""
+    protocol: dict[str, Any] = {"images": len(subject.images), **result.protocol}
+    if subject.prompts is not None:
+        protocol |= subject.prompts.protocol()
+    elif subject.takes_prompts and subject.domain != ON_DISK:
+        protocol |= {"prompts": f"captions of {subject.domain}"}
+    return replace(result, protocol=protocol)
+
+
+def save_images(folder: Path, images: torch.Tensor, first: int) -> None:
+    """Keep images as PNG files, named by their numbers."""
+    from dimo_cli.files.png import save_png
+
+    for number, image in enumerate(images.cpu().permute(0, 2, 3, 1).numpy(), start=first):
+        save_png(image, folder / f"{number:06d}.png", {})

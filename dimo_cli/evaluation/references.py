@@ -1,0 +1,76 @@
+"""`dimo eval ref build`: real images measured once, with what was done to them in the file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dimo_cli.data.folders import open_images
+from dimo_cli.data.pictures import Fit
+from dimo_cli.errors import SpecError
+from dimo_cli.hub.store import HubStore
+from dimo_cli.metrics.networks import NetworkSource, check_name, load_network
+from dimo_cli.metrics.references import build_reference, write_reference
+from dimo_cli.students.student import best_device
+
+READ_AT_ONCE = 64
+
+
+@dataclass(frozen=True, slots=True)
+class ReferencePlan:
+    """Which images become a reference, and how."""
+
+    images: Path
+    networks: tuple[str, ...]
+    resize: str
+    crop: int | None
+    recipe: str
+    keep: int
+
+
+def build_file(
+    plan: ReferencePlan,
+    file: Path,
+    inception: str | None,
+    store: HubStore,
+    say: Callable[[str], None],
+    progress: Callable[[int, int], None],
+) -> dict[str, Any]:
+    """Write the reference of a plan; what it holds, as a document."""
+    for name in plan.networks:
+        check_name(name)
+    if file.suffix != ".npz":
+        raise SpecError(f"`--out` is {file}: it must end in .npz.", "References are npz files.")
+    fit = Fit(plan.recipe, plan.crop) if plan.crop else None
+    images = open_images(plan.images, fit=fit)
+    source = NetworkSource(
+        plan.resize, Path(inception).expanduser() if inception else None, True, store, say
+    )
+    networks = [load_network(name, source, best_device()) for name in plan.networks]
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        progress(done, len(images))
+
+    facts = {"source": plan.images.name, "crop": fit.note if fit else "none"}
+    with torch.inference_mode():
+        references = build_reference(
+            images.batches(READ_AT_ONCE), networks, facts, plan.keep, advance
+        )
+    notes = list(dict.fromkeys([*images.notes(), *(w for r in references for w in r.warnings)]))
+    for note in notes:
+        say(note)
+    return {
+        "file": str(file),
+        "sha256": write_reference(file, references),
+        "images": len(images),
+        "networks": [reference.facts["network"] for reference in references],
+        **facts,
+        "notes": notes,
+    }

@@ -1,0 +1,139 @@
+"""Evaluations as people read them: a table, a comparison, a curve, a summary for CI."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from dimo_cli.errors import SpecError
+
+if TYPE_CHECKING:
+    from dimo_cli.evaluation.gates import Gate
+    from dimo_cli.evaluation.result import Evaluation
+    from dimo_cli.metrics.expected import Expected
+
+HASH = re.compile("[0-9a-f]{40,}")
+SPREADS = ("std", "standard_error")
+
+
+def flat(facts: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested facts as lines."""
+    lines: dict[str, str] = {}
+    for key, value in facts.items():
+        if isinstance(value, Mapping):
+            lines |= flat(value, f"{prefix}{key}.")
+        elif value not in (None, ""):
+            text = str(value)
+            lines[f"{prefix}{key}"] = text[:16] if HASH.fullmatch(text) else text
+    return lines
+
+
+def results_view(
+    evaluation: Evaluation, expected: Sequence[Expected | None], gates: Sequence[Gate]
+) -> RenderableType:
+    """The numbers, and below them all that they depend on."""
+    table = Table(box=None, header_style="bold")
+    table.add_column("metric")
+    for title in ("value", "spread", "published"):
+        table.add_column(title, justify="right")
+    for result, known in zip(evaluation.results, expected, strict=True):
+        spread = next((result.details[key] for key in SPREADS if key in result.details), None)
+        table.add_row(
+            result.metric,
+            Text(f"{result.value:.4f}", style="bold"),
+            "" if spread is None else f"± {spread:.4f}",
+            "" if known is None else known.compare(result.value),
+        )
+    facts = Table.grid(padding=(0, 2))
+    shared = common_facts([result.protocol for result in evaluation.results])
+    for key, text in {**flat(evaluation.subject), **flat(shared)}.items():
+        facts.add_row(Text(key, style="dim"), Text(text))
+    for result in evaluation.results:
+        own = {key: value for key, value in result.protocol.items() if key not in shared}
+        if own:
+            line = ", ".join(f"{key} {text}" for key, text in flat(own).items())
+            facts.add_row(Text(result.metric, style="dim"), Text(line))
+    notes = [Text(f"Note: {note}", style="dim") for note in evaluation.notes]
+    if evaluation.cached:
+        notes.append(Text("Measured before: nothing has changed since.", style="dim"))
+    return Group(table, Text(""), facts, *notes, *(Text(gate.sentence) for gate in gates))
+
+
+def common_facts(protocols: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What is the same in all protocols."""
+    first, *others = protocols
+    return {
+        key: value
+        for key, value in first.items()
+        if all(key in other and other[key] == value for other in others)
+    }
+
+
+def comparison_view(rows: Sequence[Mapping[str, Any]], names: tuple[str, str]) -> Table:
+    """Numbers under the same protocols, side by side."""
+    table = Table(box=None, header_style="bold")
+    table.add_column("metric")
+    for title in (*names, "difference"):
+        table.add_column(title, justify="right")
+    for row in rows:
+        numbers = f"{row['first']:.4f}", f"{row['second']:.4f}", f"{row['difference']:+.4f}"
+        table.add_row(row["metric"], *numbers)
+    return table
+
+
+def write_github(evaluation: Evaluation, gates: Sequence[Gate]) -> list[str]:
+    """Add a table to the step's summary; returns the annotations to print."""
+    lines = ["| metric | value | gate |", "|---|---|---|"]
+    by_metric = {gate.metric: gate for gate in gates}
+    for result in evaluation.results:
+        gate = by_metric.get(result.metric)
+        told = "" if gate is None else ("passed" if gate.passed else "**failed**")
+        lines.append(f"| {result.metric} | {result.value:.4f} | {told} |")
+    facts = flat(evaluation.subject)
+    lines += ["", *(f"- {key}: `{value}`" for key, value in facts.items()), ""]
+    summary = os.environ.get("GITHUB_STEP_SUMMARY")
+    if summary:
+        with Path(summary).open("a", encoding="utf-8") as file:
+            file.write("\n".join(lines) + "\n")
+    kinds = {True: "notice", False: "error"}
+    return [f"::{kinds[gate.passed]} title=dimo eval::{gate.sentence}" for gate in gates]
+
+
+def check_plot(path: Path) -> None:
+    """Refuse another kind of file than is drawn, before anything is measured."""
+    if path.suffix.lower() != ".png":
+        raise SpecError(f"`--plot` is {path}: it must end in .png.", "Charts are PNG files.")
+
+
+def draw_curve(points: Sequence[tuple[float, float]], path: Path, title: str) -> None:
+    """A small line chart as PNG, with its lowest and highest value written beside the axes."""
+    from PIL import Image, ImageDraw
+
+    width, height, edge = 640, 400, 60
+    picture = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(picture)
+    xs, ys = [x for x, _ in points], [y for _, y in points]
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        across = (x - min(xs)) / ((max(xs) - min(xs)) or 1)
+        up = (y - min(ys)) / ((max(ys) - min(ys)) or 1)
+        return edge + across * (width - 2 * edge), height - edge - up * (height - 2 * edge)
+
+    draw.rectangle((edge, edge, width - edge, height - edge), outline="#999999")
+    corners = [place(x, y) for x, y in points]
+    draw.line(corners, fill="#1f5fbf", width=3)
+    for (x, _), (left, top) in zip(points, corners, strict=True):
+        draw.ellipse((left - 4, top - 4, left + 4, top + 4), fill="#1f5fbf")
+        draw.text((left - 8, height - edge + 8), f"{x:g}", fill="#333333")
+    for y in (min(ys), max(ys)):
+        draw.text((6, place(min(xs), y)[1] - 6), f"{y:.3f}", fill="#333333")
+    draw.text((edge, edge - 24), title, fill="#111111")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path)

@@ -1,0 +1,1 @@
+"""The Hugging Face Hub: find, download, verify and read published files."""

@@ -1,0 +1,49 @@
+"""How much arithmetic a distillation step is, counted on networks without memory."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from dimo_cli.planning.memory import blank_cond
+from dimo_cli.specs.distill import DistillSpec
+from dimo_cli.teachers.plans import SCHEDULES
+from dimo_cli.teachers.protocol import Backbone, Teacher
+
+
+def forward_flops(backbone: Backbone, teacher: Teacher) -> tuple[int, int]:
+    """FLOPs of one sample: through the backbone, and of all its positions through the head."""
+    space = teacher.space
+    tokens = torch.zeros((1, space.length, space.groups), dtype=torch.long, device="meta")
+    with torch.no_grad(), FlopCounterMode(display=False) as body:
+        hidden = backbone.hidden(backbone.embed(tokens), blank_cond(teacher, 1))
+    assert isinstance(hidden, torch.Tensor)
+    with torch.no_grad(), FlopCounterMode(display=False) as head:
+        backbone.head(hidden)
+    return body.get_total_flops(), head.get_total_flops()
+
+
+def mean_ratio(schedule: str) -> float:
+    """The mean share of masked tokens of a schedule."""
+    u = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
+    return float(SCHEDULES[schedule](u).mean())
+
+
+def flops_per_step(teacher: Teacher, spec: DistillSpec) -> float:
+    """FLOPs of one step on one process: forwards, and backwards at twice a forward."""
+    body, head = forward_flops(copy.deepcopy(teacher.backbone).to("meta"), teacher)
+    seen = head * mean_ratio(spec.masking.student)  # only masked positions reach the vocabulary
+    seen_by_auxiliary = head * mean_ratio(spec.masking.auxiliary)
+    training = 3 + spec.train.gradient_checkpointing  # forward, backward, and the forward again
+    teacher_passes = 2 if spec.teacher.guidance.needs_null else 1
+    student = training * body + head + 3 * seen
+    judges = (teacher_passes + 1) * (body + seen)
+    update = training * body + 3 * seen_by_auxiliary
+    if spec.auxiliary.fresh_samples:
+        update += body + head
+    total = student + judges + spec.auxiliary.updates * update
+    if spec.auxiliary.share_x_tilde:
+        total -= body
+    return float(total * spec.train.batch_size * spec.train.accumulate)

@@ -1,0 +1,194 @@
+"""How much memory a run will need, worked out without allocating any of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from dimo_cli.engine.distill import Distillation
+from dimo_cli.engine.one_step import rows_at_once
+from dimo_cli.engine.refine import Refinement, Rewards
+from dimo_cli.engine.sharding import GATHERED, blocks_of
+from dimo_cli.rewards.registry import blank_reward
+from dimo_cli.specs.distill import DistillSpec
+from dimo_cli.specs.refine import RefineSpec, reward_names
+from dimo_cli.teachers.protocol import Backbone, Cond, Teacher
+
+MOST_CHUNKS = 32  # a rehearsal goes through; larger batches follow from smaller ones
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryEstimate:
+    """Bytes by purpose, at the peak of a step."""
+
+    weights: int
+    gradients_and_optimizers: int
+    activations: int
+    logits: int
+
+    @property
+    def parts(self) -> dict[str, int]:
+        """All parts by name."""
+        return asdict(self)
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return sum(self.parts.values())
+
+
+def blank_cond(teacher: Teacher, count: int) -> Cond:
+    """A condition of the right shapes on the meta device."""
+    return teacher.conditioner.blank(count).to("meta")
+
+
+def advice_to_fit(
+    teacher: Teacher,
+    spec: DistillSpec,
+    estimate: MemoryEstimate,
+    available: int,
+    rewards: Callable[[RefineSpec], Rewards] = lambda spec: {},
+    processes: int = 1,
+    on_gpu: bool | None = None,
+) -> str | None:
+    """What to change so that a run fits into `available` bytes; None if it fits as it is.
+
+    `spec` and `estimate` are those of each of the `processes`; `on_gpu` is that of the estimate.
+    """
+    if estimate.total <= available:
+        return None
+    for checkpointing in sorted({spec.train.gradient_checkpointing, True}):
+        train = spec.train.model_copy(update={"gradient_checkpointing": checkpointing})
+        changed = estimate
+        if train != spec.train:
+            lighter = spec.model_copy(update={"train": train})
+            changed = estimate_memory(teacher, lighter, rewards, on_gpu)
+        spare = available - (changed.total - changed.activations)
+        most = int(spare / (changed.activations / spec.train.batch_size))
+        if most >= 1:
+            samples = spec.train.batch_size * spec.train.accumulate
+            batch = max(size for size in range(1, most + 1) if samples % size == 0)
+            passes = samples * processes // batch
+            extra = " --set train.gradient_checkpointing=true" if checkpointing else ""
+            return f"Use `--set train.batch_size={batch} --set train.accumulate={passes}{extra}`."
+    fixed = estimate.weights + estimate.gradients_and_optimizers
+    return (
+        f"The weights and optimizers alone need {fixed / 2**30:.0f} GiB: use a larger GPU, "
+        "or several with `--gpus N --shard`."
+    )
+
+
+def estimate_memory(
+    teacher: Teacher,
+    spec: DistillSpec,
+    rewards: Callable[[RefineSpec], Rewards] = lambda spec: {},
+    on_gpu: bool | None = None,
+) -> MemoryEstimate:
+    """Peak memory of a step, rehearsed on tensors without memory.
+
+    `rewards` makes the blank rewards of a refinement. `on_gpu` says where the run would be; None:
+    where it would be on this machine.
+    """
+    if on_gpu is None:
+        on_gpu = torch.cuda.is_available() and spec.train.device != "cpu"
+    half = spec.train.is_half(on_gpu)
+    has_average = not (on_gpu and spec.student.ema.offload)
+    most = MOST_CHUNKS * chunk_rows(teacher, spec)
+    batch, small = spec.train.batch_size, max(1, most // teacher.space.length // 2)
+    make = partial(make_method, rewards=rewards)
+
+    def at(size: int) -> MemoryEstimate:
+        return at_batch(teacher, spec, make, size, half, has_average)
+
+    if batch <= 2 * small:
+        return at(batch)
+    one, two = at(small).parts, at(2 * small).parts
+    # Whatever grows with the batch does so in proportion, once there are several chunks.
+    share = (batch - small) / small
+    grown = {name: round(part + share * (two[name] - part)) for name, part in one.items()}
+    return MemoryEstimate(**grown)
+
+
+def chunk_rows(teacher: Teacher, spec: DistillSpec) -> int:
+    """Positions whose logits exist at a time."""
+    return spec.loss.chunk_tokens or rows_at_once(teacher.space)
+
+
+def at_batch(
+    teacher: Teacher,
+    spec: DistillSpec,
+    make: Callable[..., Distillation],
+    batch: int,
+    half: bool,
+    has_average: bool,
+) -> MemoryEstimate:
+    """The estimate at a batch that is rehearsed as it is; further passes add what each keeps."""
+    from dimo_cli.planning.rehearsal import rehearse
+
+    train = spec.train.model_copy(update={"batch_size": batch, "accumulate": 1})
+    build = partial(make, spec.model_copy(update={"train": train}))
+    most_rows = 2 * chunk_rows(teacher, spec)
+    found = rehearse(teacher, build, half, most_rows, has_average)
+    return MemoryEstimate(**found.of_passes(spec.train.accumulate))
+
+
+def make_method(
+    spec: DistillSpec,
+    teacher: Teacher,
+    generator: torch.Generator,
+    autocast: Callable[[], AbstractContextManager[None]],
+    rewards: Callable[[RefineSpec], Rewards],
+) -> Distillation:
+    """The method of a spec, with stand-ins for what it would load."""
+    from dimo_cli.planning.rehearsal import BlankImages
+
+    if not isinstance(spec, RefineSpec):
+        return Distillation(teacher, spec, generator, autocast)
+    return Refinement(
+        teacher,
+        spec,
+        generator,
+        autocast,
+        start=teacher.backbone,
+        data=BlankImages(teacher) if spec.gan.enabled else None,
+        rewards=rewards(spec),
+    )
+
+
+def sharded_estimate(
+    estimate: MemoryEstimate, backbone: Backbone, spec: DistillSpec, processes: int
+) -> MemoryEstimate:
+    """The memory of one process where the blocks are spread over `processes` of them.
+
+    Student, auxiliary and average are; the teacher is whole. A few blocks are gathered at a time.
+    """
+    sizes = [sum(p.nbytes for p in block.parameters()) for block in blocks_of(backbone)]
+    frozen = backbone.embedding_parameters() if spec.student.freeze_embeddings else []
+    trained = sum(p.nbytes for p in backbone.parameters()) - sum(p.nbytes for p in frozen)
+    networks = 3 if getattr(spec, "distill_weight", 1.0) else 2
+    away = 1 - 1 / processes
+    spread = sum(sizes) / trained
+    return replace(
+        estimate,
+        weights=round(estimate.weights - networks * sum(sizes) * away + GATHERED * max(sizes)),
+        gradients_and_optimizers=round(estimate.gradients_and_optimizers * (1 - spread * away)),
+    )
+
+
+def blank_rewards(spec: RefineSpec) -> Rewards:
+    """The rewards of a spec in shapes alone, for a rehearsal; the held-out one takes its place."""
+    from dimo_cli.planning.rehearsal import without_content
+
+    models = {name: without_content(blank_reward(name)) for name in reward_names(spec)}
+    for model in models.values():
+        model.gradient_checkpointing = True
+
+    def score(name: str, images: Tensor, texts: Sequence[str]) -> Tensor:
+        return models[name](images, models[name].prepare(texts))
+
+    return {name: (partial(score, name), weight) for name, weight in spec.reward.terms.items()}

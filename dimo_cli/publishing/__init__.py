@@ -1,0 +1,1 @@
+"""A student made ready for the Hub, and sent there."""

@@ -1,0 +1,57 @@
+"""What a finished run leaves to be looked at: teacher beside student, and the report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from dimo_cli import __version__
+from dimo_cli.files.png import (enlarge, grid, save_png)
+from dimo_cli.console.live import View
+from dimo_cli.runs.meter import FidMeter, Score
+from dimo_cli.students.target import Target
+from dimo_cli.sampling.samplers import (sample_images, student_sampler, teacher_sampler)
+from dimo_cli.specs.distill import DistillSpec
+from dimo_cli.specs.sample import SamplerSpec
+from dimo_cli.students.student import Student
+from dimo_cli.teachers.classes import short_name
+from dimo_cli.teachers.protocol import Teacher
+
+FID_SEED = 20_000
+
+
+
+
+
+
+def comparison(
+    student: Student,
+    spec: DistillSpec,
+    meter: FidMeter,
+    stage: Callable[[str, int], Callable[[int], None]],
+) -> list[Score]:
+    """The closing table: the teacher at several step counts, then the student at one."""
+    samplers = [
+        teacher_sampler(student.teacher, SamplerSpec(teacher=True, steps=steps))
+        for steps in spec.monitor.teacher_steps
+    ]
+    samplers.append(student_sampler(student))
+    images = spec.monitor.table_samples
+    advance = stage("measure teacher and student", images * len(samplers))
+    return [
+        meter.measure(sampler, images=images, seed=FID_SEED, protocol=protocol, progress=advance)
+        for sampler, protocol in samplers
+    ]
+
+
+def leave_report(folder: Path, view: View) -> Path | None:
+    """Write the report of a finished run. If that fails, the run has not: it is only said."""
+    from dimo_cli.reporting.page import write_report
+
+    try:
+        return write_report(folder, folder / "report.html")
+    except Exception as error:
+        view.note(f"The report could not be written: {type(error).__name__}: {error}")
+        view.note(f"The run is complete; try again with `dimo report {folder}`.")
+        return None

@@ -1,0 +1,263 @@
+"""A run from spec to student: train, draw, save, and measure against the teacher.
+
+run.yaml  log.jsonl  checkpoints/step-N/  samples/step-N.png  student/  summary.json
+effort.jsonl  origins.json  notes.txt  comparison/  report.html
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dimo_cli import __version__
+from dimo_cli.runs.closing import (FID_SEED, comparison, leave_report)
+from dimo_cli.sampling.previews import (PREVIEW_SEED, condition_names, draw_comparison)
+from dimo_cli.files.png import (Pixels, enlarge, grid, save_png)
+from dimo_cli.console.live import View
+from dimo_cli.run_folder.effort import hardware_name, recorded_effort
+from dimo_cli.engine.distill import Distillation
+from dimo_cli.training.tracking import check_tracker
+from dimo_cli.training.trainer import Interrupted, Trainer
+from dimo_cli.training.watcher import Idle
+from dimo_cli.errors import MissingError, SpecError
+from dimo_cli.files.writing import write_whole_text, writing_to
+from dimo_cli.files.locking import locked, refuse_if_locked
+from dimo_cli.runs.meter import (FidMeter, Score, check_measurable)
+from dimo_cli.run_folder.origins import NOTES, keep_origins
+from dimo_cli.distributed.ranks import (first_ahead, is_first, joined_ranks, part, wait_for_all)
+from dimo_cli.redacting import without_secrets
+from dimo_cli.students.target import Target
+from dimo_cli.sampling.samplers import sample_images, student_sampler
+from dimo_cli.specs.distill import DistillSpec
+from dimo_cli.specs.render import to_yaml
+from dimo_cli.specs.resolve import resolve_spec
+from dimo_cli.specs.sample import SamplerSpec
+from dimo_cli.students.student import Student
+from dimo_cli.students.folder import describe_run, save_student
+from dimo_cli.teachers.conditioning import PromptConditioner
+from dimo_cli.teachers.protocol import Backbone, Teacher
+from dimo_cli.teachers.registry import check_name, load_teacher
+from dimo_cli.runs.watcher import RunWatcher
+from dimo_cli.runs.watcher import measures_fid
+
+# Fields that may differ between a run and its continuation without changing what was trained.
+FREE_ON_RESUME = (
+    "train.steps",
+    "train.log_every",
+    "train.checkpoint_every",
+    "train.keep_checkpoints",
+    "monitor.",
+)
+
+
+
+
+
+
+def check_measurable_run(spec: DistillSpec) -> None:
+    """Refuse a run whose numbers nobody can measure or track, before anything is loaded."""
+    check_name(spec.teacher.name)
+    check_tracker(spec.monitor.tracker)
+    if measures_fid(spec):
+        check_measurable(spec.teacher.name)
+
+
+
+
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a finished run has to show."""
+
+    folder: Path
+    student: Student
+    rows: list[Score]
+
+    def summary(self) -> dict[str, Any]:
+        """The result as one JSON document."""
+        document: dict[str, Any] = {
+            "run": str(self.folder),
+            "student": str(self.folder / "student"),
+            "weights_sha256": self.student.manifest.weights_sha256,
+        }
+        if self.rows:
+            *teachers, student = self.rows
+            best = min(teachers, key=lambda score: score.value)
+            document |= {
+                "fid_student": student.value,
+                "fid_teacher_best": best.value,
+                "fid_over_teacher_best": student.value / best.value,
+                "speed_up_over_teacher_best": best.seconds_per_image / student.seconds_per_image,
+                "table": [score.as_dict() for score in self.rows],
+            }
+        return document
+
+
+def prepare_folder(spec: DistillSpec, folder: Path) -> None:
+    """Begin a run folder with its resolved spec, refusing one that is taken."""
+    if (folder / "run.yaml").exists():
+        raise SpecError(
+            f"`{folder}` already holds a run.",
+            f"Continue it with `--resume {folder}`, or choose another `--out`.",
+        )
+    write_whole_text(folder / "run.yaml", to_yaml(spec))
+
+
+def continue_folder(spec: DistillSpec, folder: Path) -> None:
+    """Check what a continuation changes and write its spec over the old one."""
+    path = folder / "run.yaml"
+    check_resume(resolve_spec(type(spec), file=path, environment={}).spec, spec)
+    write_whole_text(path, to_yaml(spec))
+
+
+def check_resume(old: DistillSpec, new: DistillSpec) -> None:
+    """Refuse to continue a run under settings that would have made another one."""
+    before = flat(old.model_dump())
+    changed = [
+        path
+        for path, value in flat(new.model_dump()).items()
+        if before.get(path) != value and not path.startswith(FREE_ON_RESUME)
+    ]
+    if changed:
+        raise SpecError(
+            f"A resumed run cannot change {', '.join(f'`{path}`' for path in sorted(changed))}.",
+            "Only train.steps, log and checkpoint intervals and monitor.* may "
+            "change; start a new run for anything else.",
+        )
+
+
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested dictionary by dotted paths."""
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            leaves |= flat(value, f"{prefix}{key}.")
+        else:
+            leaves[f"{prefix}{key}"] = value
+    return leaves
+
+
+def attach_prompts(teacher: Teacher, spec: DistillSpec) -> None:
+    """Give a text teacher the prompts that the run trains on."""
+    name = spec.condition.prompts
+    if not isinstance(teacher.conditioner, PromptConditioner):
+        if name is not None:
+            raise SpecError(
+                f"`condition.prompts` is set, but `{teacher.name}` takes classes.", "Leave it out."
+            )
+        return
+    if name is None and teacher.conditioner.dataset:
+        return  # the teacher brings prompts along
+    if name is None:
+        raise SpecError(
+            f"`{teacher.name}` is conditioned on prompts, and the run has none.",
+            "Give a text file with one prompt per line: `--set condition.prompts=FILE`.",
+        )
+    try:
+        lines = Path(name).read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise MissingError(
+            f"`condition.prompts` is `{name}`, which cannot be read: {error.strerror}."
+        ) from None
+    except UnicodeDecodeError:
+        raise SpecError(f"`condition.prompts` is `{name}`, which is no UTF-8 text.") from None
+    prompts = [line.strip() for line in lines if line.strip()]
+    if not prompts:
+        raise SpecError(f"`condition.prompts` is `{name}`, which holds no prompts.")
+    teacher.conditioner.dataset = prompts
+
+
+@joined_ranks()
+def distill(
+    spec: DistillSpec,
+    folder: Path,
+    view: View,
+    resume: bool = False,
+    origins: Mapping[str, str] | None = None,
+) -> RunResult | None:
+    """Train a student in `folder`, save it, and measure it beside its teacher.
+
+    `origins` says who set which value of the spec; it is kept in the folder for the report. Of
+    several processes only the first one has a result.
+    """
+    check_measurable_run(spec)
+    if is_first():
+        refuse_if_locked(folder)
+    with first_ahead():
+        teacher = load_teacher(spec.teacher, view.note)
+    attach_prompts(teacher, spec)
+    watcher = RunWatcher(spec, teacher, folder, view)
+    return carry_out(spec, teacher, folder, watcher, resume, origins)
+
+
+def carry_out(
+    spec: DistillSpec,
+    teacher: Teacher,
+    folder: Path,
+    watcher: RunWatcher,
+    resume: bool,
+    origins: Mapping[str, str] | None = None,
+    method: Callable[..., Distillation] | None = None,
+) -> RunResult | None:
+    """Train by a method (Di[M]O alone if none is given), save the student, and measure it."""
+    trainer = Trainer(spec, teacher, folder, watcher, method)
+    if not is_first():
+        wait_for_all()  # until the folder is there, or the first process has refused it
+        train(trainer, resume)
+        return None
+    # Only now, when everything that could be refused has been: a refused run leaves no folder.
+    hint = f"Mend that, then continue with `--resume {folder}`: the checkpoints in it are whole."
+    with writing_to(folder, hint), locked(folder, say=watcher.view.note):
+        if resume:
+            continue_folder(spec, folder)
+        else:
+            prepare_folder(spec, folder)
+        if origins is not None:
+            keep_origins(folder, origins)
+        wait_for_all()
+        return train_and_measure(spec, teacher, trainer, watcher, resume)
+
+
+def train(trainer: Trainer, resume: bool) -> Backbone:
+    """Train with all processes of the job; what comes after is for one alone."""
+    try:
+        backbone = trainer.run(resume)
+    except Interrupted:
+        part()
+        raise
+    part()
+    return backbone
+
+
+def train_and_measure(
+    spec: DistillSpec, teacher: Teacher, trainer: Trainer, watcher: RunWatcher, resume: bool
+) -> RunResult:
+    """All that happens in a run folder once it is this process's alone."""
+    folder, view, accelerator = trainer.folder, watcher.view, trainer.accelerator
+    hardware = hardware_name(accelerator.device, accelerator.num_processes)
+    try:
+        with recorded_effort(folder, hardware, lambda: (watcher.first_step, trainer.progress.step)):
+            backbone = train(trainer, resume)
+        student = save_student(folder / "student", spec, teacher, backbone, trainer.progress.step)
+        save_png(
+            enlarge(watcher.preview(backbone), 320),
+            folder / "student" / "preview.png",
+            {**watcher.about_preview(), "dimo.student": student.short_id},
+        )
+        rows = (
+            comparison(student, spec, watcher.meter, view.stage)
+            if spec.monitor.table_samples and watcher.meter
+            else []
+        )
+        if rows:
+            draw_comparison(student, spec.monitor.teacher_steps, watcher.conditions(), folder)
+    finally:
+        view.stop()
+    result = RunResult(folder, student, rows)
+    write_whole_text(folder / "summary.json", json.dumps(result.summary(), indent=2) + "\n")
+    leave_report(folder, view)
+    return result

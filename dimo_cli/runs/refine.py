@@ -1,0 +1,213 @@
+"""A refinement run from student to better student: data, rewards and guards around the trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dimo_cli.console.live import View
+from dimo_cli.data.shards import (TokenDataset, builtin_dataset, read_index)
+from dimo_cli.training.accelerator import make_accelerator
+from dimo_cli.training.guard import Guard
+from dimo_cli.engine.refine import Refinement, Rewards
+from dimo_cli.errors import MissingError, SpecError
+from dimo_cli.hub.store import HubStore
+from dimo_cli.files.locking import refuse_if_locked
+from dimo_cli.students.published import open_student
+from dimo_cli.distributed.ranks import (first_ahead, is_first, joined_ranks)
+from dimo_cli.rewards.protocol import Reward
+from dimo_cli.rewards.registry import blank_reward, load_reward
+from dimo_cli.rewards.registry import check_name as check_reward
+from dimo_cli.runs.distill import (RunResult, attach_prompts, carry_out, check_measurable_run)
+from dimo_cli.runs.watcher import RunWatcher
+from dimo_cli.sampling.previews import preview_conditions
+from dimo_cli.students.target import Target
+from dimo_cli.sampling.samplers import condition, draw_images
+from dimo_cli.specs.refine import RefineSpec
+from dimo_cli.specs.sample import SamplerSpec
+from dimo_cli.students.student import LoadOptions, Student
+from dimo_cli.teachers.conditioning import PromptConditioner
+from dimo_cli.teachers.protocol import (Backbone, Cond, Teacher)
+from dimo_cli.teachers.registry import configured, load_skeleton
+from dimo_cli.rewards.registry import load_rewards
+from dimo_cli.specs.refine import reward_names
+
+HELD_OUT = "held_out_reward"  # its name in the log
+GUARD_SEED = 31
+PREVIEW_PROMPTS, SCORED_AT_ONCE = 400, 16
+
+
+class LabeledTokens:
+    """A dataset of tokens with labels or captions, as the engine draws from it."""
+
+    def __init__(self, dataset: TokenDataset, teacher: Teacher) -> None:
+        self.dataset, self.teacher = dataset, teacher
+
+    def draw(
+        self, count: int, generator: torch.Generator, rows: slice = slice(None)
+    ) -> tuple[Tensor, Cond]:
+        tokens, wanted = self.dataset.draw(count, generator, rows)
+        wanted = wanted.tolist() if isinstance(wanted, Tensor) else wanted
+        return tokens.to(generator.device), condition(self.teacher, wanted).to(generator.device)
+
+
+def real_tokens(spec: RefineSpec, teacher: Teacher) -> LabeledTokens | None:
+    """The real images that a run is held against."""
+    if not spec.gan.enabled:
+        return None
+    if spec.gan.data is None:
+        return LabeledTokens(builtin_dataset(teacher.name), teacher)
+    return LabeledTokens(TokenDataset.open(Path(spec.gan.data), teacher), teacher)
+
+
+
+
+
+
+
+
+def scored(reward: Reward) -> Any:
+    """A reward as a function of images and their prompts."""
+    return lambda images, texts: reward(images, reward.prepare(texts))
+
+
+class RefineWatcher(RunWatcher):
+    """Also looks for what training for a reward can spoil."""
+
+    def __init__(
+        self, spec: RefineSpec, teacher: Teacher, folder: Path, view: View, held_out: Reward | None
+    ) -> None:
+        super().__init__(spec, teacher, folder, view)
+        self.reward, self.held_out = spec.reward, held_out
+        self.guard = Guard(spec.reward.patience, spec.reward.tolerance, rising=(HELD_OUT,))
+
+    def looks_at(self, step: int) -> bool:
+        return bool(self.reward.terms) and step % self.reward.watch_every == 0
+
+    def look(self, step: int, student: Backbone) -> dict[str, float]:
+        numbers = self.measure(student)
+        self.guard.see(step, numbers)
+        return numbers
+
+    def should_stop(self) -> str | None:
+        return self.guard.reason
+
+    def state(self) -> dict[str, Any]:
+        return self.guard.state()
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.guard.load_state(state)
+
+    def measure(self, student: Backbone) -> dict[str, float]:
+        """Held-out reward and diversity of images for the same prompts every time."""
+        wanted = preview_conditions(self.teacher, max(1, self.reward.watch_images // 4))
+        prompts = [str(prompt) for prompt in wanted for _ in range(4)]
+        target = Target(self.teacher, self.as_student(student))
+        images, _ = draw_images(target, prompts, SamplerSpec(seed=GUARD_SEED))
+        seen = {"diversity": diversity(images, groups_of=4)}
+        if self.held_out is not None:
+            with torch.inference_mode():
+                scores = [
+                    self.held_out(part.to(target.device), self.held_out.prepare(texts))
+                    for part, texts in in_parts(images, prompts)
+                ]
+            seen[HELD_OUT] = float(torch.cat(scores).mean())
+        return seen
+
+
+def in_parts(images: Tensor, prompts: list[str]) -> list[tuple[Tensor, list[str]]]:
+    """Images and their prompts, a few at a time."""
+    starts = range(0, len(prompts), SCORED_AT_ONCE)
+    return [(images[i : i + SCORED_AT_ONCE], prompts[i : i + SCORED_AT_ONCE]) for i in starts]
+
+
+def diversity(images: Tensor, groups_of: int) -> float:
+    """Mean distance between the images of one prompt, seen at 8 x 8 pixels."""
+    small = torch.nn.functional.adaptive_avg_pool2d(images.float(), 8).flatten(1)
+    groups = small.view(-1, groups_of, small.shape[1])
+    distances = torch.cdist(groups, groups)
+    return float(distances.sum() / (len(groups) * groups_of * (groups_of - 1)))
+
+
+@joined_ranks()
+def refine(
+    spec: RefineSpec,
+    folder: Path,
+    view: View,
+    resume: bool = False,
+    origins: Mapping[str, str] | None = None,
+) -> RunResult | None:
+    """Refine the student that the spec starts from; the result is a run folder like any other.
+
+    Of several processes only the first one has a result.
+    """
+    check_refinable(spec)
+    if is_first():
+        refuse_if_locked(folder)
+    device = make_accelerator(spec.train).device
+    with first_ahead():
+        student = starting_student(spec, view, device)
+    teacher = configured(student.teacher, spec.teacher)
+    data = real_tokens(spec, teacher)
+    if data is None or not data.dataset.has_captions:
+        attach_prompts(teacher, spec)
+    elif isinstance(teacher.conditioner, PromptConditioner):
+        teacher.conditioner.dataset = data.dataset.first_captions(PREVIEW_PROMPTS)
+    store = HubStore(
+        local_dir=Path(spec.teacher.local_dir) if spec.teacher.local_dir else None, say=view.note
+    )
+    held_out = spec.reward.held_out
+    with first_ahead():
+        models = load_rewards(reward_names(spec), store, device)
+    rewards: Rewards = {
+        name: (scored(models[name]), weight) for name, weight in spec.reward.terms.items()
+    }
+    watcher = RefineWatcher(spec, teacher, folder, view, models[held_out] if held_out else None)
+    start = student.backbone.to("cpu")  # its weights are copied once, and not needed again
+    method = partial(Refinement, start=start, data=data, rewards=rewards)
+    return carry_out(spec, teacher, folder, watcher, resume, origins, method)
+
+
+def check_refinable(spec: RefineSpec) -> None:
+    """Refuse what would only fail once everything is downloaded."""
+    check_measurable_run(spec)
+    if spec.start is None:
+        raise SpecError("`start` is not set: there is no student to refine.")
+    names = reward_names(spec)
+    for name in names:
+        check_reward(name)
+    if names and not load_skeleton(spec.teacher).takes_prompts:
+        raise SpecError(
+            f"Rewards read prompts, and `{spec.teacher.name}` takes classes.",
+            "Refine it with `--gan`.",
+        )
+    if spec.gan.enabled and spec.gan.data is not None:
+        read_index(Path(spec.gan.data))
+    elif spec.gan.enabled:
+        builtin_dataset(spec.teacher.name)
+
+
+def starting_student(spec: RefineSpec, view: View, device: torch.device) -> Student:
+    """The student to refine, with its teacher's backbone beside it."""
+    options = LoadOptions(
+        with_teacher=True, local_dir=spec.teacher.local_dir, say=view.note, device=device
+    )
+    student = open_student(str(spec.start), options)
+    facts, wanted = student.manifest.teacher, spec.teacher
+    if (facts.name, facts.architecture) != (wanted.name, wanted.architecture):
+        raise MissingError(
+            f"`{spec.start}` is a student of `{facts.name}`, and the spec is for `{wanted.name}` "
+            "or for another architecture of it.",
+            f"Use `--preset {facts.name}`, or leave the preset out.",
+        )
+    if wanted.revision not in (None, facts.revision):
+        raise SpecError(
+            f"`teacher.revision` is {wanted.revision}, but the student is of {facts.revision}.",
+            "Leave it out.",
+        )
+    return student

@@ -1,0 +1,179 @@
+"""Students and teachers as samplers of images, each with the protocol that makes it repeatable."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dimo_cli import __version__
+from dimo_cli.engine.many_steps import sample_by_plan, sample_theta_trapezoidal
+from dimo_cli.files.png import Pixels
+from dimo_cli.specs.sample import SamplerSpec
+from dimo_cli.students.student import Student, at_r_init
+from dimo_cli.students.target import Target
+from dimo_cli.teachers.plans import heuristic_plan
+from dimo_cli.teachers.protocol import Cond, Plan, Teacher
+
+Sampler = Callable[[Cond, torch.Generator], Tensor]
+
+TOKENS_AT_ONCE = 65_536  # positions per sampling batch: 256 images of 16 x 16, 16 of 64 x 64
+THETA = 0.5  # where a trapezoidal step looks again: in its middle
+SHARED_CHOICE_NOISE = 4.5  # Gumbel noise of the shared confidence sampler, as MaskGit's
+
+
+def to_bytes(images: Tensor) -> Tensor:
+    """Images [B, 3, H, W] in [-1, 1] as bytes, rounded."""
+    return images.float().mul(127.5).add(127.5).round().clamp(0, 255).byte()
+
+
+def to_pixels(images: Tensor) -> Pixels:
+    """Images [B, 3, H, W] in [-1, 1] as bytes [B, H, W, 3]."""
+    pixels: Pixels = to_bytes(images).permute(0, 2, 3, 1).cpu().numpy()
+    return pixels
+
+
+def teacher_sampler(teacher: Teacher, spec: SamplerSpec) -> tuple[Sampler, dict[str, Any]]:
+    """A teacher as a sampler of images, with its protocol."""
+    defaults = teacher.sampler
+    steps = spec.steps or defaults.steps
+    guidance = defaults.guidance if spec.guidance is None else spec.guidance
+    temperature = spec.temperature or 1.0
+    settings: dict[str, Any] = {
+        "sampler": spec.method,
+        "steps": steps,
+        "guidance": guidance,
+        "temperature": temperature,
+    }
+    if spec.method == "theta":
+        settings |= {"theta": THETA, "schedule": defaults.schedule}
+
+        def draw(cond: Cond, generator: torch.Generator) -> Tensor:
+            return sample_theta_trapezoidal(
+                teacher,
+                cond,
+                generator,
+                steps=steps,
+                guidance=guidance,
+                schedule=defaults.schedule,
+                theta=THETA,
+                temperature=temperature,
+            )
+    else:
+        plan_of, noise = shared_or_published(teacher, spec)
+        plan = plan_of(steps, teacher.space.length * teacher.space.groups, guidance, noise)
+        settings |= {"choice_noise": noise}
+
+        def draw(cond: Cond, generator: torch.Generator) -> Tensor:
+            return sample_by_plan(teacher, cond, plan, generator, temperature)
+
+    def sample(cond: Cond, generator: torch.Generator) -> Tensor:
+        tokens = draw(cond, generator)
+        with torch.inference_mode():
+            return teacher.tokenizer.decode(tokens, cond)
+
+    return sample, {"network": f"teacher:{teacher.name}", **settings}
+
+
+def shared_or_published(teacher: Teacher, spec: SamplerSpec) -> tuple[Plan, float]:
+    """The plan that a sampler's name stands for, and the noise of its choices."""
+    defaults = teacher.sampler
+    if spec.method == "published":
+        return defaults.plan, defaults.choice_noise
+    if spec.method == "confidence":
+        return heuristic_plan("log_prob", defaults.schedule), SHARED_CHOICE_NOISE
+    if spec.method == "halton":
+        return heuristic_plan("halton", defaults.schedule), 0.0
+    return heuristic_plan("random", defaults.schedule), 0.0
+
+
+def student_sampler(
+    student: Student, temperature: float | None = None, top_k: int = 0, top_p: float = 0.0
+) -> tuple[Sampler, dict[str, Any]]:
+    """A student as a sampler of images, with its protocol."""
+    settings: dict[str, Any] = {
+        "temperature": temperature or student.manifest.temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+    }
+
+    def sample(cond: Cond, generator: torch.Generator) -> Tensor:
+        return student.sample(cond, generator, **settings)
+
+    return sample, {"network": f"student:{student.short_id}", "steps": 1, **settings}
+
+
+def build_sampler(target: Target, spec: SamplerSpec) -> tuple[Sampler, dict[str, Any]]:
+    """The sampler that a spec asks for: the student, or its teacher."""
+    if spec.teacher or target.student is None:
+        return teacher_sampler(target.teacher, spec)
+    if spec.r_init is None:
+        return student_sampler(target.student, spec.temperature, spec.top_k, spec.top_p)
+    student = at_r_init(target.student, spec.r_init)
+    sample, protocol = student_sampler(student, spec.temperature, spec.top_k, spec.top_p)
+    return sample, {**protocol, "r_init": spec.r_init}
+
+
+def condition(teacher: Teacher, wanted: Sequence[int | str]) -> Cond:
+    """The condition of class numbers or prompts, where the backbone is."""
+    if teacher.takes_prompts:
+        return teacher.conditioner.prompts([str(prompt) for prompt in wanted])
+    return teacher.conditioner.labels(torch.tensor([int(label) for label in wanted]))
+
+
+def sample_images(
+    target: Target,
+    wanted: Sequence[int | str],
+    spec: SamplerSpec,
+    progress: Callable[[int], None] = lambda count: None,
+) -> tuple[Pixels, dict[str, Any]]:
+    """Images of these classes or prompts as bytes [N, H, W, 3], with their protocol."""
+    images, protocol = draw_images(target, wanted, spec, progress)
+    return to_pixels(images), protocol
+
+
+def images_at_once(teacher: Teacher) -> int:
+    """As many images as one pass takes well: part of what decides them."""
+    return max(1, min(256, TOKENS_AT_ONCE // teacher.space.length))
+
+
+def draw_images(
+    target: Target,
+    wanted: Sequence[int | str],
+    spec: SamplerSpec,
+    progress: Callable[[int], None] = lambda count: None,
+) -> tuple[Tensor, dict[str, Any]]:
+    """Images of these classes or prompts [N, 3, H, W] on the CPU, with their protocol."""
+    sampler, protocol = build_sampler(target, spec)
+    generator = torch.Generator(target.device).manual_seed(spec.seed)
+    batch = images_at_once(target.teacher)
+    images = []
+    for start in range(0, len(wanted), batch):
+        cond = condition(target.teacher, wanted[start : start + batch]).to(target.device)
+        images.append(sampler(cond, generator).cpu())
+        progress(len(cond))
+    return torch.cat(images), protocol
+
+
+def provenance(target: Target, spec: SamplerSpec, protocol: dict[str, Any]) -> dict[str, str]:
+    """What a PNG says about itself."""
+    student = None if spec.teacher else target.student
+    return {
+        "Software": f"dimo {__version__}",
+        "dimo.version": __version__,
+        "dimo.student": student.manifest.weights_sha256 if student else "none",
+        "dimo.teacher": f"{target.teacher.name}@{target.teacher.revision}",
+        "dimo.seed": str(spec.seed),
+        "dimo.sampler": json.dumps(protocol, sort_keys=True),
+    }
+
+
+def clock(device: torch.device) -> float:
+    """The time, once the device has done all it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

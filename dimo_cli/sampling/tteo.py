@@ -1,0 +1,188 @@
+"""Test-time embedding optimization of prompts: load, optimize, keep, and say what it cost."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from dimo_cli import __version__
+from dimo_cli.engine.tteo import Optimized, optimize_embeddings, render, start_embeddings
+from dimo_cli.errors import SpecError
+from dimo_cli.files.png import Pixels, save_png
+from dimo_cli.files.writing import write_whole_text
+from dimo_cli.rewards.protocol import Reward
+from dimo_cli.sampling.samplers import clock, to_pixels
+from dimo_cli.specs.tteo import TteoSpec
+from dimo_cli.students.student import Student
+from dimo_cli.teachers.protocol import Cond
+
+# What a summary of an outcome reads.
+SUMMARIZED = {
+    "prompt",
+    *("score_before", "score_best_of_n", "score_after"),
+    *("seconds", "times_a_plain_sample"),
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A prompt before and after."""
+
+    prompt: str
+    before: Pixels
+    """The first start as plain sampling would have it [H, W, 3]."""
+    after: Pixels
+    """The image of the chosen iterate of the chosen start [H, W, 3]."""
+    found: Optimized
+    rewards_before: dict[str, float]
+    rewards_after: dict[str, float]
+    seconds: float
+    seconds_plain: float
+    """What one plain sample took."""
+
+    def document(self) -> dict[str, Any]:
+        """The outcome as one JSON document."""
+        return {
+            "prompt": self.prompt,
+            "score_before": float(self.found.trace[0, 0]),
+            "score_best_of_n": float(self.found.trace[0].max()),
+            "score_after": float(self.found.scores[self.found.best]),
+            "rewards_before": self.rewards_before,
+            "rewards_after": self.rewards_after,
+            "start": self.found.best,
+            "trace": self.found.trace.tolist(),
+            "seconds": round(self.seconds, 4),
+            "seconds_plain_sample": round(self.seconds_plain, 4),
+            "times_a_plain_sample": round(self.seconds / self.seconds_plain, 2),
+        }
+
+
+def settled(student: Student, spec: TteoSpec) -> TteoSpec:
+    """A spec with its rewards and its step size: its own, or those that suit the teacher."""
+    if not student.teacher.takes_prompts:
+        raise SpecError(
+            f"`{student.teacher.name}` takes classes, and rewards read prompts.",
+            "Optimize a student of a text teacher.",
+        )
+    suited = student.teacher.tteo
+    chosen: dict[str, Any] = {} if spec.rewards else {"rewards": dict(suited.rewards)}
+    if "learning_rate" not in spec.model_fields_set:
+        chosen["learning_rate"] = suited.learning_rate
+    return spec.model_copy(update=chosen)
+
+
+def optimize_prompt(
+    student: Student,
+    rewards: Mapping[str, tuple[Reward, float]],
+    prompt: str,
+    spec: TteoSpec,
+    on_iterate: Callable[[Tensor], None] = lambda scores: None,
+) -> Outcome:
+    """Optimize the input embeddings of one prompt from several starts at once."""
+    teacher, backbone = student.teacher, student.backbone
+    device = next(backbone.parameters()).device
+    cond = repeated(teacher.conditioner.prompts([prompt]), spec.starts).to(device)
+    texts = {name: reward.prepare(cond.texts) for name, (reward, _) in rewards.items()}
+
+    def each(images: Tensor) -> dict[str, Tensor]:
+        return {name: reward(images, texts[name]) for name, (reward, _) in rewards.items()}
+
+    def score(images: Tensor) -> Tensor:
+        weighted = [rewards[name][1] * value for name, value in each(images).items()]
+        return torch.stack(weighted).sum(0)
+
+    @torch.no_grad()
+    def told(image: Tensor) -> dict[str, float]:
+        """The rewards of one image [1, 3, H, W]."""
+        return {
+            name: float(reward(image, texts[name][:1])) for name, (reward, _) in rewards.items()
+        }
+
+    start = start_embeddings(
+        backbone,
+        teacher.space,
+        teacher.tokenizer,
+        student.manifest.init,
+        spec.starts,
+        torch.Generator(device).manual_seed(spec.seed),
+    )
+    first = slice(0, 1)
+    render(backbone, teacher.tokenizer, cond[first], start[first], spec)  # warm, so not timed
+    began = clock(device)
+    before = render(backbone, teacher.tokenizer, cond[first], start[first], spec)
+    plain = clock(device) - began
+    began = clock(device)
+    found = optimize_embeddings(backbone, teacher.tokenizer, cond, start, score, spec, on_iterate)
+    chosen = slice(found.best, found.best + 1)
+    after = found.images[chosen]
+    if spec.decode == "argmax":
+        after = render(backbone, teacher.tokenizer, cond[chosen], found.embeddings[chosen], spec)
+    seconds = clock(device) - began
+    return Outcome(
+        prompt,
+        to_pixels(before)[0],
+        to_pixels(after)[0],
+        found,
+        told(before),
+        told(after),
+        seconds,
+        plain,
+    )
+
+
+def repeated(cond: Cond, count: int) -> Cond:
+    """One condition, `count` times."""
+    tensors = {name: t.expand(count, *t.shape[1:]) for name, t in cond.tensors.items()}
+    return Cond(tensors, cond.texts * count)
+
+
+def folder_name(prompt: str, student: Student, spec: TteoSpec) -> str:
+    """A name that any file system takes, and that no other prompt, student or setting has."""
+    facts = json.dumps([prompt, student.manifest.weights_sha256, spec.model_dump(mode="json")])
+    return f"{slug(prompt)}-{hashlib.sha256(facts.encode()).hexdigest()[:8]}"
+
+
+def slug(prompt: str) -> str:
+    """A prompt as part of a file's name."""
+    return re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:40] or "prompt"
+
+
+def provenance(prompt: str, student: Student, spec: TteoSpec) -> dict[str, str]:
+    """What the files of an outcome say about themselves."""
+    return {
+        "dimo.version": __version__,
+        "dimo.student": student.manifest.weights_sha256,
+        "dimo.prompt": prompt,
+        "dimo.tteo": spec.model_dump_json(),
+    }
+
+
+def keep(outcome: Outcome, student: Student, spec: TteoSpec, folder: Path) -> None:
+    """Write pictures, trace and the embeddings that make the picture again in one pass."""
+    folder.mkdir(parents=True, exist_ok=True)
+    facts = provenance(outcome.prompt, student, spec)
+    save_png(outcome.before, folder / "before.png", facts)
+    save_png(outcome.after, folder / "after.png", facts)
+    best = outcome.found.best
+    chosen = outcome.found.embeddings[best : best + 1].contiguous().cpu()
+    save_file({"embeddings": chosen}, folder / "embeddings.safetensors", facts)
+    text = json.dumps(outcome.document(), indent=2)
+    write_whole_text(folder / "outcome.json", text + "\n")  # last: what has it is finished
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a prompt's folder is complete, and its outcome can be read."""
+    try:
+        found = json.loads((folder / "outcome.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and found.keys() >= SUMMARIZED

@@ -1,0 +1,1 @@
+"""One-step generators: in memory, in a folder, and on the Hub."""

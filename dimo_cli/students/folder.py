@@ -1,0 +1,198 @@
+"""The student folder: a one-step generator on disk.
+
+    student/dimo.json           what it is and how it is sampled
+    student/model.safetensors   averaged backbone weights
+    student/README.md           model card
+    student/preview.png         a grid of samples
+
+Nothing in it depends on the clock or the machine: the same run gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from dimo_cli import __version__
+from dimo_cli.cards.card import student_card
+from dimo_cli.cards.facts import CardFacts
+from dimo_cli.cards.licenses import license_of
+from dimo_cli.errors import MissingError, SpecError, nearest
+from dimo_cli.files.writing import contiguous, file_sha256, replace_folder
+from dimo_cli.hub.published import StateDict
+from dimo_cli.specs.distill import DistillSpec, TeacherSource
+from dimo_cli.specs.manifest import (
+    CARD,
+    MANIFEST,
+    WEIGHTS,
+    StudentManifest,
+    TeacherFacts,
+    TrainingFacts,
+)
+from dimo_cli.specs.resolve import preset_names
+from dimo_cli.students.names import student_names
+from dimo_cli.students.student import LoadOptions, Student, assemble_student
+from dimo_cli.teachers.builtin import builtin_path
+from dimo_cli.teachers.conditioning import PromptConditioner
+from dimo_cli.teachers.protocol import Backbone, Teacher
+from dimo_cli.teachers.registry import EMBEDDED, FAMILIES, blueprint_of, load_skeleton
+
+PROMPT = "a red fox in the snow"
+
+BUILTIN = {name: Path(builtin_path(f"{name}-student")) for name in ("digits", "shapes")}
+"""Students that ship in the package, by the teacher's name."""
+
+
+def describe_run(
+    spec: DistillSpec, teacher: Teacher, weights_sha256: str, steps: int | None = None
+) -> StudentManifest:
+    """The manifest of the student that a run made in so many steps (None: all of the spec's)."""
+    steps = spec.train.steps if steps is None else steps
+    batch = spec.train.batch_size * spec.train.accumulate
+    return StudentManifest(
+        dimo_version=__version__,
+        teacher=TeacherFacts(
+            name=teacher.name,
+            family=teacher.family,
+            revision=teacher.revision,
+            license=teacher.license,
+            architecture=spec.teacher.architecture,
+        ),
+        init=spec.init,
+        temperature=spec.student.temperature,
+        training=TrainingFacts(
+            method=spec.method,
+            steps=steps,
+            samples=steps * batch,
+            seed=spec.train.seed,
+            divergence=spec.loss.divergence,
+        ),
+        weights_sha256=weights_sha256,
+    )
+
+
+def save_student(
+    folder: Path,
+    spec: DistillSpec,
+    teacher: Teacher,
+    backbone: Backbone,
+    steps: int | None = None,
+) -> Student:
+    """Write manifest, weights and card, all or nothing; the preview is for whoever can draw."""
+    beside = folder.with_name(f".tmp-{folder.name}")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    save_file(contiguous(backbone), beside / WEIGHTS)
+    digest = file_sha256(beside / WEIGHTS)
+    manifest = describe_run(spec, teacher, digest, steps)
+    (beside / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    student = Student(manifest, teacher, backbone.eval())
+    card = student_card(describe_student(student))
+    (beside / CARD).write_text(card, encoding="utf-8")
+    replace_folder(beside, folder)
+    return student
+
+
+def describe_student(student: Student) -> CardFacts:
+    """What a card can say of a student by itself: nothing of the run that made it."""
+    manifest, teacher = student.manifest, student.teacher
+    return CardFacts(
+        manifest=manifest,
+        takes_prompts=teacher.takes_prompts,
+        image_size=teacher.space.image_size,
+        parameters=sum(weight.numel() for weight in student.backbone.parameters()),
+        example=example_for(teacher),
+        license=license_of(teacher.license),
+        base_model=teacher_repository(manifest.teacher),
+    )
+
+
+def example_for(teacher: Teacher) -> str | int:
+    """A prompt or class to show: one that the teacher brings along, never one of the user's."""
+    if not teacher.takes_prompts:
+        classes = len(teacher.class_names)
+        return 207 if classes > 207 else min(7, classes - 1)  # ImageNet's golden retriever
+    own = load_skeleton(teacher.name).conditioner if teacher.name in EMBEDDED else None
+    prompts = own.dataset if isinstance(own, PromptConditioner) else []
+    return prompts[0] if prompts else PROMPT
+
+
+def teacher_repository(facts: TeacherFacts) -> str | None:
+    """Where a teacher is published; None for one that is not, or that was changed by hand."""
+    if facts.name not in FAMILIES or facts.architecture:
+        return None
+    return blueprint_of(TeacherSource(name=facts.name)).backbone.files[0].repo
+
+
+def find_student(target: Path) -> Path:
+    """The student folder that a run folder or a student folder holds."""
+    for folder in (target, target / "student"):
+        if (folder / MANIFEST).is_file():
+            return folder
+    if not target.exists():
+        raise MissingError(
+            f"`{target}` does not exist.",
+            f"{guessed(str(target))}Give a run or student folder, or make one with "
+            "`dimo distill --preset digits`.",
+        )
+    state = "holds an unfinished run" if (target / "run.yaml").exists() else "holds no student"
+    hint = (
+        f"Finish it with `dimo distill --resume {target}`, or `dimo refine` if it was that."
+        if (target / "run.yaml").exists()
+        else "A student folder has a dimo.json and a model.safetensors."
+    )
+    raise MissingError(f"`{target}` {state}.", hint)
+
+
+def guessed(name: str) -> str:
+    """The student or preset that was probably meant, as the beginning of a hint; else nothing."""
+    if name in preset_names():
+        return f"It is a preset: make a student with `dimo distill --preset {name}`. "
+    if guess := nearest(name, student_names()):
+        return f"Did you mean `{guess}`? "
+    guess = nearest(name, preset_names())
+    return f"Did you mean the preset `{guess}`? " if guess else ""
+
+
+def load_student(target: Path, options: LoadOptions | None = None) -> Student:
+    """Load a student from a run or student folder, strictly and with its hash checked.
+
+    Its networks are put on the GPU if there is one.
+    """
+    folder = find_student(target)
+    manifest = read_manifest(folder / MANIFEST)
+    weights = read_weights(folder / WEIGHTS, manifest.weights_sha256)
+    return assemble_student(manifest, weights, f"`{folder / WEIGHTS}`", options or LoadOptions())
+
+
+def read_manifest(path: Path) -> StudentManifest:
+    """A student's manifest, validated."""
+    try:
+        return StudentManifest.model_validate_json(path.read_text(encoding="utf-8"))
+    except (ValidationError, UnicodeDecodeError) as error:
+        first = error.errors()[0] if isinstance(error, ValidationError) else None
+        detail = f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first else str(error)
+        raise SpecError(f"`{path}` is not a valid manifest: {detail}.") from None
+
+
+def read_weights(path: Path, sha256: str) -> StateDict:
+    """A student's weights, if they are what its manifest says."""
+    try:
+        digest = file_sha256(path)
+    except OSError as error:
+        raise MissingError(f"Cannot read `{path}`: {error.strerror}.") from None
+    if digest != sha256:
+        raise MissingError(
+            f"`{path}` does not match the hash in its manifest: it is truncated or was changed.",
+            "Copy or download the student again.",
+        )
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        problem = re.sub(r"\s+", " ", str(error))[:300]
+        raise MissingError(f"`{path}` does not fit its teacher: {problem}") from None

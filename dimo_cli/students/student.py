@@ -1,0 +1,138 @@
+"""A one-step generator in memory: its backbone within its teacher's world."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from dimo_cli import __version__
+from dimo_cli.engine.one_step import sample_student
+from dimo_cli.errors import MissingError
+from dimo_cli.hub.loading import fill
+from dimo_cli.hub.published import StateDict
+from dimo_cli.specs.distill import FixedRatio, TeacherSource
+from dimo_cli.specs.manifest import StudentManifest
+from dimo_cli.teachers.protocol import Backbone, Cond, Teacher
+from dimo_cli.teachers.registry import EMBEDDED, load_plugins, load_teacher, teacher_names
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOptions:
+    """What else to load beside a student, and from where."""
+
+    with_teacher: bool = False
+    """Also the teacher's backbone, to sample or compare it; else only what the student needs."""
+    local_dir: str | None = None
+    say: Callable[[str], None] = lambda line: None
+    device: torch.device | str | None = None
+    """Where its networks go; None: the GPU if there is one."""
+
+
+@dataclass(frozen=True)
+class Student:
+    """A one-step generator ready to sample: its backbone within its teacher's world."""
+
+    manifest: StudentManifest
+    teacher: Teacher
+    backbone: Backbone
+    source: Tensor | None = None
+    """Image tokens [1 or B, L, G] in place of the random ones of x_init; None: random ones."""
+
+    @property
+    def short_id(self) -> str:
+        """Enough of the weights' hash to tell students apart."""
+        return self.manifest.weights_sha256[:12]
+
+    def sample(
+        self,
+        cond: Cond,
+        generator: torch.Generator,
+        *,
+        temperature: float | None = None,
+        top_k: int = 0,
+        top_p: float = 0.0,
+    ) -> Tensor:
+        """Images [B, 3, H, W] in [-1, 1], in one pass of the backbone and one decode."""
+        tokens = self.tokens(cond, generator, temperature=temperature, top_k=top_k, top_p=top_p)
+        return self.decode(tokens, cond)
+
+    def tokens(
+        self,
+        cond: Cond,
+        generator: torch.Generator,
+        *,
+        temperature: float | None = None,
+        top_k: int = 0,
+        top_p: float = 0.0,
+    ) -> Tensor:
+        """Tokens [B, L, G] of one pass, all of which can be decoded."""
+        return sample_student(
+            self.backbone,
+            self.teacher.space,
+            self.teacher.tokenizer,
+            cond,
+            self.manifest.init,
+            generator,
+            temperature=temperature or self.manifest.temperature,
+            top_k=top_k,
+            top_p=top_p,
+            source=self.source,
+        )
+
+    def decode(self, tokens: Tensor, cond: Cond) -> Tensor:
+        """Images [B, 3, H, W] in [-1, 1] of tokens [B, L, G]."""
+        with torch.inference_mode():
+            return self.teacher.tokenizer.decode(tokens, cond)
+
+
+def at_r_init(student: Student, r_init: float) -> Student:
+    """The same student, started from another share of mask tokens than its own."""
+    init = student.manifest.init.model_copy(update={"mask_ratio": FixedRatio(value=r_init)})
+    return replace(student, manifest=student.manifest.model_copy(update={"init": init}))
+
+
+def best_device() -> str:
+    """The GPU if there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def assemble_student(
+    manifest: StudentManifest, weights: StateDict, what: str, options: LoadOptions
+) -> Student:
+    """A student of these weights in its teacher's world."""
+    if manifest.teacher.name not in teacher_names():
+        load_plugins()
+    if manifest.teacher.name not in teacher_names():
+        raise MissingError(
+            f"This student needs the teacher `{manifest.teacher.name}`, "
+            f"which dimo {__version__} does not know.",
+            "Upgrade dimo.",
+        )
+    source = teacher_source(manifest, options.local_dir)
+    teacher = load_teacher(source, options.say, with_backbone=options.with_teacher)
+    device = options.device or best_device()
+    backbone = fill(copy.deepcopy(teacher.backbone), weights, what).to(device)
+    if not next(teacher.backbone.parameters()).is_meta:
+        teacher.backbone.to(device)
+    teacher.tokenizer.to(device)
+    teacher.conditioner.to(device)
+    return Student(manifest, teacher, backbone)
+
+
+def teacher_source(manifest: StudentManifest, local_dir: str | None) -> TeacherSource:
+    """Where the teacher that a manifest names comes from."""
+    facts = manifest.teacher
+    pinned = facts.revision if re.fullmatch(r"[0-9a-f]{40}", facts.revision) else None
+    if facts.name in EMBEDDED:
+        return TeacherSource(name=facts.name)
+    return TeacherSource(
+        name=facts.name,
+        revision=pinned,
+        local_dir=local_dir,
+        architecture=facts.architecture,
+    )

@@ -1,0 +1,1 @@
+"""The loop around an algorithm: steps, checkpoints, averages, recovery, trackers."""

@@ -1,0 +1,247 @@
+"""Checkpoints: written beside, fsynced, renamed; the newest readable one wins.
+
+A checkpoint is a folder `step-N` with one safetensors file per network, the rest of the training
+state (optimizers, random generators, counters) in `state.pt`, read with weights_only, and sizes and
+hashes of all of them in `contents.json`, without which none is read. Of several ranks the first one
+writes; what is sharded is written by all of them, in pieces.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from dimo_cli.distributed.ranks import (
+    as_first_says,
+    from_all,
+    is_first,
+    is_lost_connection,
+    own_rank,
+    wait_for_all,
+)
+from dimo_cli.errors import MissingError
+from dimo_cli.files.untrusted import check_torch_archive
+from dimo_cli.files.writing import OLD, file_sha256, replace_folder
+from dimo_cli.training.pieces import Pieces, facts_of, fill, sharded_part, whole_part, write_piece
+
+STEP_FOLDER = re.compile(r"step-(\d+)$")
+STATE, CONTENTS = "state.pt", "contents.json"
+TEMPORARY, DAMAGED = ".tmp-", ".damaged"
+
+
+class DamagedCheckpoint(Exception):
+    """A checkpoint is not what was written; the message says in what."""
+
+
+def write_contents(folder: Path, known: Mapping[str, dict[str, Any]] | None = None) -> None:
+    """Write down the size and the hash of every file of a checkpoint; some may be known."""
+    known = known or {}
+    files = {path.name: known.get(path.name) or facts_of(path) for path in sorted(folder.iterdir())}
+    (folder / CONTENTS).write_text(json.dumps({"files": files}, indent=1), encoding="utf-8")
+
+
+def check_contents(folder: Path) -> None:
+    """Refuse a checkpoint with a file that is not as it was written."""
+    try:
+        files = json.loads((folder / CONTENTS).read_text(encoding="utf-8"))["files"]
+        expected = {str(name): (int(f["bytes"]), str(f["sha256"])) for name, f in files.items()}
+    except FileNotFoundError:
+        raise DamagedCheckpoint(f"it has no {CONTENTS}") from None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise DamagedCheckpoint(f"its {CONTENTS} cannot be read") from None
+    for name, (size, sha256) in expected.items():
+        path = folder / name
+        if "/" in name or not path.is_file():
+            raise DamagedCheckpoint(f"{name} is missing")
+        if (found := path.stat().st_size) != size:
+            raise DamagedCheckpoint(f"{name} has {found:,} bytes instead of {size:,}")
+        if file_sha256(path) != sha256:
+            raise DamagedCheckpoint(f"{name} has other bytes than were written")
+
+
+def random_state(generator: torch.Generator) -> dict[str, Any]:
+    """The state of every source of randomness a run can touch."""
+    version, words, gauss = random.getstate()
+    return {
+        "run": generator.get_state(),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "python": [version, list(words), gauss],
+    }
+
+
+def restore_random_state(state: dict[str, Any], generator: torch.Generator) -> None:
+    """Continue every random stream where `random_state` left it."""
+    generator.set_state(state["run"])
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words), gauss))
+
+
+class CheckpointFolder:
+    """The checkpoints of one run."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def steps(self) -> list[int]:
+        """Steps that have a checkpoint, in order."""
+        names = self.root.iterdir() if self.root.is_dir() else []
+        found = [STEP_FOLDER.match(path.name) for path in names]
+        return sorted(int(match.group(1)) for match in found if match)
+
+    def path(self, step: int) -> Path:
+        """Where the checkpoint of a step lives."""
+        return self.root / f"step-{step}"
+
+    def tidy(self) -> None:
+        """Take away what a killed process left half done, and finish a replacement it began.
+
+        Only for the process that holds the run's lock.
+        """
+        for path in list(self.root.glob(f"{OLD}*")):
+            final = self.root / path.name.removeprefix(OLD)
+            if not final.exists():
+                path.rename(final)
+        for pattern in (f"{OLD}*", f"{TEMPORARY}*"):
+            for path in self.root.glob(pattern):
+                shutil.rmtree(path, ignore_errors=True)
+
+    def save(
+        self,
+        step: int,
+        networks: Mapping[str, nn.Module],
+        state: dict[str, Any],
+        shards: Mapping[str, Mapping[str, Tensor]] | None = None,
+    ) -> Path:
+        """Write the checkpoint of a step whole, or not at all. Every rank has to call this.
+
+        `shards` are further tensors by name, of which each rank holds other rows.
+        """
+        temporary = self.root / as_first_says(f"{TEMPORARY}step-{step}-{os.getpid()}")
+        try:
+            if is_first():
+                shutil.rmtree(temporary, ignore_errors=True)
+                temporary.mkdir(parents=True)
+            wait_for_all()
+            known = self.write_pieces(temporary, networks, shards or {})
+            if is_first():
+                for name, network in networks.items():
+                    save_file(whole_part(network), temporary / f"{name}.safetensors")
+                torch.save(state, temporary / STATE)
+                write_contents(temporary, known)
+                replace_folder(temporary, self.path(step))
+            wait_for_all()
+        except (OSError, SafetensorError, RuntimeError) as error:  # as they say a full disk
+            if isinstance(error, RuntimeError) and is_lost_connection(error):
+                raise
+            shutil.rmtree(temporary, ignore_errors=True)
+            reason = " ".join(str(getattr(error, "strerror", None) or error).split())[:200]
+            raise MissingError(
+                f"Cannot write the checkpoint of step {step}: {reason}.",
+                f"Check space and permissions of {self.root}, then continue with `--resume`: "
+                "the older checkpoints are whole.",
+            ) from error
+        return self.path(step)
+
+    def write_pieces(
+        self,
+        folder: Path,
+        networks: Mapping[str, nn.Module],
+        shards: Mapping[str, Mapping[str, Tensor]],
+    ) -> dict[str, dict[str, Any]]:
+        """Write this rank's rows of what is sharded; returns the facts of all ranks' pieces."""
+        tensors = {name: sharded_part(network) for name, network in networks.items()} | dict(shards)
+        written = {}
+        for name, part in tensors.items():
+            if part:
+                path = write_piece(folder, name, part, *own_rank())
+                written[path.name] = facts_of(path)
+        return {name: facts for files in from_all(written) for name, facts in files.items()}
+
+    def load(self, step: int, networks: Mapping[str, nn.Module]) -> dict[str, Any]:
+        """Check a checkpoint, fill the networks from it, and return the rest of the state."""
+        check_contents(self.path(step))
+        return self.read(step, networks)
+
+    def read(self, step: int, networks: Mapping[str, nn.Module]) -> dict[str, Any]:
+        """Fill the networks from a checkpoint, strictly, and return the rest of the state."""
+        folder = self.path(step)
+        check_torch_archive(folder / STATE)
+        state: dict[str, Any] = torch.load(folder / STATE, map_location="cpu", weights_only=True)
+        tensors = {name: load_file(folder / f"{name}.safetensors") for name in networks}
+        for name, network in networks.items():
+            fill(network, tensors[name], self.pieces(step, name))
+        return state
+
+    def pieces(self, step: int, name: str) -> Pieces:
+        """What the ranks wrote of something that was sharded."""
+        return Pieces(self.path(step), name)
+
+    def load_newest(
+        self, networks: Mapping[str, nn.Module]
+    ) -> tuple[int, dict[str, Any], list[str]]:
+        """Load the newest sound checkpoint; also say which newer ones are damaged, and in what.
+
+        Those are set aside under another name, where they take no sound one's place. Of several
+        ranks the first one decides.
+        """
+        if not is_first():
+            step = as_first_says(0)
+            return step, self.read(step, networks), []
+        damaged: dict[Path, str] = {}
+        for step in reversed(self.steps()):
+            try:
+                state = self.load(step, networks)
+            except (MemoryError, torch.OutOfMemoryError):  # not the file's fault
+                raise
+            except Exception as error:  # any damage at all: fall back to the one before
+                damaged[self.path(step)] = reason_of(error)
+                continue
+            for folder in damaged:
+                set_aside(folder)
+            as_first_says(step)
+            return step, state, [f"{path.name} ({reason})" for path, reason in damaged.items()]
+        told = ", ".join(f"{path.name} ({reason})" for path, reason in damaged.items())
+        raise MissingError(
+            f"No readable checkpoint in {self.root}." + (f" Damaged: {told}." if told else ""),
+            "Start a new run in another folder with `--out`.",
+        )
+
+    def prune(self, keep: int, best: int | None) -> None:
+        """Delete all but the `keep` newest checkpoints and the best one."""
+        for step in self.steps()[:-keep]:
+            if step != best:
+                # Renamed first: what is half deleted must not look like a checkpoint.
+                doomed = self.root / f"{TEMPORARY}{self.path(step).name}"
+                self.path(step).rename(doomed)
+                shutil.rmtree(doomed, ignore_errors=True)
+
+
+def reason_of(error: Exception) -> str:
+    """What is wrong with a checkpoint, in one line."""
+    if isinstance(error, DamagedCheckpoint):
+        return str(error)
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+
+
+def set_aside(folder: Path) -> None:
+    """Rename a damaged checkpoint, so that it is neither read nor counted."""
+    with suppress(OSError):
+        aside = folder.with_name(folder.name + DAMAGED)
+        shutil.rmtree(aside, ignore_errors=True)
+        folder.rename(aside)

@@ -1,0 +1,396 @@
+"""The one training loop: order, averaging, recovery, checkpoints, and word to whoever watches."""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from dimo_cli.distributed.ranks import as_first_says, from_all, is_first, largest
+from dimo_cli.engine.distill import Distillation
+from dimo_cli.engine.optimizer import Ema
+from dimo_cli.engine.schedules import ema_decay
+from dimo_cli.engine.sharding import gather, shard_blocks, sharding_plugin
+from dimo_cli.engine.share import divide, local_train, mean_values
+from dimo_cli.errors import DivergedError, MissingError, SpecError
+from dimo_cli.run_folder.log import RunLog
+from dimo_cli.specs.distill import DistillSpec
+from dimo_cli.specs.explain import leaves
+from dimo_cli.teachers.protocol import Backbone, Teacher
+from dimo_cli.training.accelerator import make_accelerator, peak_memory
+from dimo_cli.training.checkpoint import CheckpointFolder, random_state, restore_random_state
+from dimo_cli.training.precision import store_in_bf16, tf32
+from dimo_cli.training.soundness import names_of_unsound, optimizer_path
+from dimo_cli.training.tracking import Tracking
+from dimo_cli.training.watcher import Bystander, Watcher
+
+if TYPE_CHECKING:
+    from accelerate import FullyShardedDataParallelPlugin
+
+
+class Interrupted(Exception):
+    """The run was asked to stop by a signal; its checkpoint is written."""
+
+    def __init__(self, signal_number: int, step: int, checkpoint: Path) -> None:
+        super().__init__(f"Interrupted at step {step}")
+        self.exit_code = 128 + signal_number
+        self.step, self.checkpoint = step, checkpoint
+
+
+@dataclass
+class Progress:
+    """The counters of a run; saved in every checkpoint."""
+
+    step: int = 0
+    skipped: int = 0
+    skipped_in_row: int = 0
+    rollbacks: int = 0
+    best_fid: float | None = None
+    best_step: int | None = None
+
+
+class Trainer:
+    """Runs a distillation from its first step, or from its newest checkpoint, to its last."""
+
+    def __init__(
+        self,
+        spec: DistillSpec,
+        teacher: Teacher,
+        folder: Path,
+        watcher: Watcher,
+        method: Callable[..., Distillation] | None = None,
+    ) -> None:
+        """`method` builds what is trained: Di[M]O alone, or a refinement."""
+        self.spec, self.folder = spec, folder
+        self.watcher = watcher if is_first() else Bystander(watcher)
+        self.accelerator = make_accelerator(spec.train, spec.monitor.tracker, folder)
+        device, world = self.accelerator.device, self.accelerator.num_processes
+        self.rank = self.accelerator.process_index
+        share = divide(spec.train, self.rank, world)
+        own_spec = spec.model_copy(update={"train": local_train(spec.train, share)})
+        plugin = sharding_plugin(spec)
+        # The same in every rank, as samples get the same draws whichever rank computes them.
+        self.generator = torch.Generator(device).manual_seed(spec.train.seed)
+        torch.manual_seed(spec.train.seed)
+        teacher.to(device)
+        self.distillation = (method or Distillation)(
+            teacher, own_spec, self.generator, self.accelerator.autocast, share
+        )
+        if self.rank:
+            torch.manual_seed(spec.train.seed + self.rank)  # of dropout, which is each rank's own
+        average = copy.deepcopy(self.distillation.student)
+        if plugin is not None:
+            self.shard(average, plugin)
+        home = "cpu" if spec.student.ema.offload else None
+        self.ema = Ema(average, self.distillation.student, home)
+        self.is_sharded = plugin is not None
+        self.restore_teacher = lambda: None
+        if self.accelerator.mixed_precision == "bf16":
+            self.restore_teacher = store_in_bf16(teacher.backbone)
+        self.checkpoints = CheckpointFolder(folder / "checkpoints")
+        self.tracking = Tracking(spec.monitor.tracker, self.accelerator, folder)
+        self.run_log = RunLog(folder / "log.jsonl")
+        self.progress = Progress()
+        self.stop_signal = 0
+        self.launcher = os.getppid()
+        if spec.train.compile:
+            for backbone in (
+                teacher.backbone,
+                self.distillation.student,
+                self.distillation.auxiliary,
+            ):
+                backbone.hidden = torch.compile(backbone.hidden)  # type: ignore[method-assign]
+
+    def shard(self, average: Backbone, plugin: FullyShardedDataParallelPlugin) -> None:
+        """Spread student, auxiliary and average over all ranks, before any step."""
+        distillation = self.distillation
+        for backbone in {distillation.student, distillation.auxiliary, average}:
+            shard_blocks(backbone, plugin)
+        distillation.student_optimizer.follow(distillation.student)
+        if distillation.uses_auxiliary:
+            distillation.auxiliary_optimizer.follow(distillation.auxiliary)
+
+    def networks(self) -> dict[str, nn.Module]:
+        """The networks whose weights change."""
+        return {**self.distillation.networks(), "ema": self.ema.network}
+
+    def frozen(self) -> dict[str, nn.Module]:
+        """The networks whose weights stay as they were loaded."""
+        teacher = self.distillation.teacher
+        return {"teacher": teacher.backbone, "tokenizer": teacher.tokenizer}
+
+    def unsound(self) -> list[str]:
+        """The networks that have a weight that is not finite, in whichever rank.
+
+        No step ever heals one.
+        """
+        found = from_all(names_of_unsound({**self.frozen(), **self.networks()}))
+        return list(dict.fromkeys(name for names in found for name in names))
+
+    def begin(self, resume: bool) -> None:
+        """Be at the first step, or where a run stopped."""
+        if damaged := names_of_unsound(self.frozen()):
+            raise MissingError(
+                f"The {' and the '.join(damaged)} of `{self.distillation.teacher.name}` has weights"
+                " that are not finite: its file is damaged.",
+                "Copy or download it again.",
+            )
+        if is_first():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.checkpoints.tidy()
+        has_begun = bool(self.checkpoints.steps() or self.run_log.path.exists())
+        if resume and as_first_says(has_begun):
+            self.restore()
+            return
+        if resume:
+            self.watcher.on_note("It was stopped before its first checkpoint: it starts again.")
+        if self.watcher.looks_at(0):
+            self.watcher.look(0, self.averaged)
+        self.save()
+
+    def run(self, resume: bool = False) -> Backbone:
+        """Train to the last step and return the averaged student."""
+        self.begin(resume)
+        config = {leaf.path: leaf.value for leaf in leaves(self.spec)}
+        self.tracking.start(config, self.progress.step, self.watcher.on_note)
+        self.watcher.on_start(self.progress.step)
+        try:
+            with self.catch_signals():
+                while self.progress.step < self.spec.train.steps:
+                    self.train_one_step()
+                    reason = self.watcher.should_stop()
+                    number, is_over = largest(self.asked_to_stop(), int(reason is not None))
+                    if number:
+                        self.save_sound()
+                        step = self.checkpoints.steps()[-1]
+                        raise Interrupted(number, step, self.checkpoints.path(step))
+                    if is_over and self.save_sound():
+                        self.watcher.on_note(reason or "")
+                        break
+        finally:
+            self.distillation.teacher.backbone.eval()  # its dropout may have been on
+            self.restore_teacher()
+            self.tracking.finish()
+        return self.averaged
+
+    def train_one_step(self) -> None:
+        """One step of Algorithm 1 and everything that is due after it."""
+        train, monitor, progress = self.spec.train, self.spec.monitor, self.progress
+        started = time.perf_counter()
+        done = progress.step + 1
+        last = done == train.steps
+        log_due = done % train.log_every == 0 or last
+        with tf32(train.tf32):
+            report = self.distillation.step(progress.step, measure=log_due)
+        if report.skipped:
+            if self.note_skipped(report.skipped):
+                return  # rolled back: nothing of this step is left
+        else:
+            progress.skipped_in_row = 0
+            self.ema.update(
+                ema_decay(progress.step, self.spec.student.ema.decay, self.spec.student.ema.warmup)
+            )
+        progress.step = done
+        seconds = time.perf_counter() - started
+        save_due = done % train.checkpoint_every == 0 or last
+        preview_due = done % monitor.preview_every == 0 or last
+        fid_due = bool(monitor.fid_every) and (done % monitor.fid_every == 0 or last)
+        look_due = self.watcher.looks_at(done)
+        values = mean_values(report.values)
+        shown = self.averaged if preview_due or fid_due or look_due else self.distillation.student
+        if fid_due:
+            values["fid"] = as_first_says(self.watcher.measure_fid(done, shown))
+            best = math.inf if progress.best_fid is None else progress.best_fid
+            if values["fid"] < best:
+                progress.best_fid, progress.best_step = values["fid"], done
+                save_due = True
+        if look_due:
+            values |= self.watcher.look(done, shown)
+        if log_due or look_due or fid_due:
+            self.log(values, seconds)
+        if preview_due:
+            self.watcher.on_preview(done, shown)
+        if save_due:
+            self.save_sound()
+
+    @property
+    def averaged(self) -> Backbone:
+        """The generator as it stands: the averaged student, whole in the first rank.
+
+        Where it is sharded, every rank has to ask for it at the same time.
+        """
+        if not self.is_sharded:
+            return self.ema.at(self.accelerator.device)  # type: ignore[return-value]
+        backbone = self.distillation.teacher.backbone  # whose weights may be rounded
+        whole = copy.deepcopy(backbone).float().eval() if is_first() else None
+        gather(self.ema.network, whole)
+        return whole or backbone
+
+    def note_skipped(self, network: str) -> bool:
+        """Count a step whose numbers were not finite; roll back where skipping will not help.
+
+        Returns whether it rolled back: then `self.progress` is that of the checkpoint.
+        """
+        progress = self.progress
+        progress.skipped += 1
+        progress.skipped_in_row += 1
+        unsound = self.unsound()
+        causes = [f"weights of the {name}" for name in unsound] + self.distillation.suspects()
+        cause = f" Not finite are: {', '.join(causes)}." if causes else ""
+        self.watcher.on_note(
+            f"Step {progress.step + 1} skipped: the {network}'s loss or gradient is not finite "
+            f"({progress.skipped_in_row} in a row).{cause}"
+        )
+        if not unsound and progress.skipped_in_row < self.spec.recovery.max_skipped:
+            return False
+        self.roll_back(network, unsound, cause)
+        return True
+
+    def save_sound(self) -> bool:
+        """Save, if every weight is finite; else roll back and return False."""
+        unsound = self.unsound()
+        if not unsound:
+            self.save()
+            return True
+        cause = f" Not finite are: {', '.join(f'weights of the {name}' for name in unsound)}."
+        self.roll_back(unsound[0], unsound, cause)
+        return False
+
+    def roll_back(self, network: str, unsound: Sequence[str], cause: str) -> None:
+        """Go back to the newest checkpoint with lower rates; give up where that cannot help."""
+        progress, recovery = self.progress, self.spec.recovery
+        failed_at, rollbacks, skipped = progress.step + 1, progress.rollbacks, progress.skipped
+        if lost := [name for name in unsound if name in self.frozen()]:
+            raise DivergedError(
+                f"Weights of the {' and the '.join(lost)} turned into numbers that are not finite "
+                f"by step {failed_at}, though training never changes them.",
+                "Continue with `--resume`, which loads them again; if it comes back, check the "
+                f"memory of this machine. The last good checkpoint is in {self.checkpoints.root}.",
+            )
+        if rollbacks >= recovery.max_rollbacks:
+            raise DivergedError(
+                f"Training diverged: after {rollbacks} rollbacks the {network} is still "
+                f"not finite at step {failed_at}.{cause}",
+                f"Lower `{optimizer_path(network)}.learning_rate` (it had fallen to "
+                f"{self.distillation.student_optimizer.scale:g} of its value), set "
+                f"`{optimizer_path(network)}.clip_norm=1`, or move `loss.divergence` towards fkl. "
+                f"The last good checkpoint is kept in {self.checkpoints.root}.",
+            )
+        scale = self.distillation.student_optimizer.scale * recovery.learning_rate_factor
+        self.restore()
+        self.progress.rollbacks, self.progress.skipped = rollbacks + 1, skipped
+        for optimizer in self.distillation.optimizers().values():
+            optimizer.scale = scale
+        # The same draws would meet the same end: go on with fresh ones.
+        self.generator.manual_seed(self.spec.train.seed + 1_000_003 * (rollbacks + 1))
+        self.save()
+        self.watcher.on_note(
+            f"Rolled back from step {failed_at} to step {self.progress.step}; learning rates are "
+            f"now {scale:g} of the spec's."
+        )
+
+    def save(self) -> Path:
+        """Write a checkpoint of this moment and delete those no longer needed."""
+        state = {
+            "progress": asdict(self.progress),
+            **{
+                f"{name}_optimizer": optimizer.state_dict()
+                for name, optimizer in self.distillation.optimizers().items()
+            },
+            "method": self.distillation.state(),
+            "watcher": self.watcher.state(),
+            "random": random_state(self.generator),
+            "random_of_ranks": from_all(random_state(self.generator)),
+        }
+        shards = {f"{n}_optimizer": o.shards() for n, o in self.distillation.optimizers().items()}
+        path = self.checkpoints.save(self.progress.step, self.networks(), state, shards)
+        if is_first():
+            self.checkpoints.prune(self.spec.train.keep_checkpoints, self.progress.best_step)
+        return path
+
+    def restore(self) -> None:
+        """Continue from the newest readable checkpoint."""
+        step, state, damaged = self.checkpoints.load_newest(self.networks())
+        for told in damaged:
+            self.watcher.on_note(f"Checkpoint {told} is damaged; going on from step {step}.")
+        self.progress = Progress(**state["progress"])
+        if self.progress.step > self.spec.train.steps:
+            raise SpecError(
+                f"`train.steps` is {self.spec.train.steps}, but the run is at step "
+                f"{self.progress.step} already.",
+                "Give a larger `--set train.steps=`, or start a new run.",
+            )
+        for name, optimizer in self.distillation.optimizers().items():
+            moments = self.checkpoints.pieces(step, f"{name}_optimizer").moments
+            optimizer.load_state_dict(state[f"{name}_optimizer"], moments)
+        self.distillation.load_state(state.get("method", {}))
+        self.watcher.load_state(state.get("watcher", {}))
+        self.restore_random(state)
+        if is_first():
+            self.run_log.truncate(self.progress.step)
+
+    def restore_random(self, state: dict[str, Any]) -> None:
+        """Draw on as before; with another number of ranks, only dropout is seeded anew."""
+        known = state.get("random_of_ranks", [state["random"]])
+        if len(known) == self.accelerator.num_processes:
+            restore_random_state(known[self.rank], self.generator)
+            return
+        restore_random_state(state["random"], self.generator)
+        torch.manual_seed(self.spec.train.seed + 1_000_003 * self.progress.step + self.rank)
+
+    def log(self, values: dict[str, float], seconds: float) -> None:
+        """Append a line to log.jsonl and show it."""
+        samples = self.spec.train.batch_size * self.spec.train.accumulate
+        record = {
+            "step": self.progress.step,
+            **{name: value if math.isfinite(value) else None for name, value in values.items()},
+            "images_per_second": samples / seconds,
+            "peak_memory_gib": peak_memory(self.accelerator.device) / 2**30,
+            "skipped": self.progress.skipped,
+            "rollbacks": self.progress.rollbacks,
+        }
+        if is_first():
+            self.run_log.append(record)
+        numbers = {name: value for name, value in record.items() if value is not None}
+        self.tracking.log(numbers, self.progress.step)
+        self.watcher.on_log(record)
+
+    def asked_to_stop(self) -> int:
+        """The signal that asks this process to stop, or 0.
+
+        Without the launcher that started it, a rank has nobody left who would end it.
+        """
+        if self.accelerator.num_processes > 1 and os.getppid() != self.launcher:
+            return signal.SIGTERM
+        return self.stop_signal
+
+    @contextmanager
+    def catch_signals(self) -> Iterator[None]:
+        """Let SIGINT and SIGTERM end the current step first; a second SIGINT ends it at once."""
+
+        def remember(number: int, frame: object) -> None:
+            # Schedulers may well repeat a SIGTERM; who presses Ctrl-C twice means it.
+            if number == self.stop_signal == signal.SIGINT:
+                raise KeyboardInterrupt
+            self.stop_signal = number
+
+        try:
+            previous = {s: signal.signal(s, remember) for s in (signal.SIGINT, signal.SIGTERM)}
+        except ValueError:  # not in the main thread: whoever runs us handles signals
+            yield
+            return
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)

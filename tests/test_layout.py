@@ -1,0 +1,169 @@
+"""The house keeps its shape: imports go down, never up, beside or in a circle."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import dimo_cli
+
+PACKAGE = Path(dimo_cli.__file__).parent
+
+# From the top of the house to its ground. Rooms on one line know nothing of each other.
+LAYERS = (
+    ("__main__",),
+    ("main",),
+    ("commands",),
+    ("publishing",),
+    ("runs", "exporting", "play", "pipeline"),
+    ("evaluation",),
+    ("sampling", "planning"),
+    ("students", "training", "metrics"),
+    ("engine", "rewards", "data", "cards", "reporting"),
+    ("teachers", "run_folder"),
+    ("hub", "distributed", "console"),
+    ("specs", "files"),
+    ("errors",),
+    ("redacting", "plugins", "__init__"),
+)
+LEVEL = {room: level for level, rooms in enumerate(reversed(LAYERS)) for room in rooms}
+
+LOOSE = {"__init__", "__main__", "main", "errors", "redacting", "plugins", "pipeline"}
+
+EXCEPTIONS = {
+    ("__init__", "pipeline"): "the package's face, which imports it only when it is asked for",
+}
+"""(who imports, what): why it may."""
+
+
+@dataclass(frozen=True)
+class Arrow:
+    """One import of a module of the package by another, wherever in the file it stands."""
+
+    source: str
+    target: str
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.source}:{self.line} imports {self.target}"
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
+
+
+MODULES = {module_name(path): path for path in PACKAGE.rglob("*.py")}
+
+
+def room(module: str) -> str:
+    return module.split(".")[0]
+
+
+def folder(module: str, depth: int) -> str | None:
+    """The folder of so many steps that a module is in; None where it lies higher."""
+    path = MODULES[module].relative_to(PACKAGE).parent
+    return ".".join(path.parts[:depth]) if len(path.parts) >= depth else None
+
+
+def imported(node: ast.AST) -> Iterator[str]:
+    """The modules of the package that a statement imports."""
+    match node:
+        case ast.Import(names=names):
+            for alias in names:
+                if alias.name.startswith("dimo_cli."):
+                    yield alias.name.removeprefix("dimo_cli.")
+        case ast.ImportFrom(module=str(module), names=names, level=0):
+            if module.split(".")[0] != "dimo_cli":
+                return
+            base = module.removeprefix("dimo_cli").removeprefix(".")
+            for alias in names:
+                inner = f"{base}.{alias.name}" if base else alias.name
+                yield inner if inner in MODULES else base or "__init__"
+
+
+def arrows() -> list[Arrow]:
+    found = {}
+    for name, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            for target in imported(node):
+                if target != name:
+                    found.setdefault((name, target), Arrow(name, target, node.lineno))
+    return list(found.values())
+
+
+ARROWS = arrows()
+STRICT = [arrow for arrow in ARROWS if (arrow.source, arrow.target) not in EXCEPTIONS]
+
+
+def circles(edges: set[tuple[str, str]]) -> list[list[str]]:
+    """Groups of nodes that reach each other (Tarjan's strongly connected components)."""
+    after: dict[str, list[str]] = {}
+    for source, target in edges:
+        after.setdefault(source, []).append(target)
+    index: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    found: list[list[str]] = []
+
+    def visit(node: str) -> None:
+        index[node] = low[node] = len(index)
+        stack.append(node)
+        for other in after.get(node, ()):
+            if other not in index:
+                visit(other)
+                low[node] = min(low[node], low[other])
+            elif other in stack:
+                low[node] = min(low[node], index[other])
+        if low[node] == index[node]:
+            group = stack[stack.index(node) :]
+            del stack[stack.index(node) :]
+            if len(group) > 1:
+                found.append(sorted(group))
+
+    for node in sorted(after):
+        if node not in index:
+            visit(node)
+    return found
+
+
+def test_every_import_goes_down() -> None:
+    wrong = [
+        str(arrow)
+        for arrow in STRICT
+        if room(arrow.source) != room(arrow.target)
+        and LEVEL[room(arrow.target)] >= LEVEL[room(arrow.source)]
+    ]
+    assert not wrong, "\n".join(sorted(wrong))
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    assert circles({(arrow.source, arrow.target) for arrow in STRICT}) == []
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_no_folders_import_each_other_in_a_circle(depth: int) -> None:
+    """Folders of one depth; what lies loose in a folder belongs to that folder alone."""
+    edges = set()
+    for arrow in STRICT:
+        ends = [folder(module, depth) for module in (arrow.source, arrow.target)]
+        if None not in ends and ends[0] != ends[1]:
+            edges.add((str(ends[0]), str(ends[1])))
+    assert circles(edges) == []
+
+
+def test_nothing_new_lies_about_beside_the_folders() -> None:
+    assert {path.stem for path in PACKAGE.glob("*.py")} == LOOSE
+    assert {path.name for path in PACKAGE.iterdir() if path.is_dir()} - {
+        "__pycache__",
+        "presets",
+    } == {name for rooms in LAYERS for name in rooms} - LOOSE
+
+
+@pytest.mark.parametrize("pair", sorted(EXCEPTIONS))
+def test_every_exception_is_still_needed(pair: tuple[str, str]) -> None:
+    assert pair in {(arrow.source, arrow.target) for arrow in ARROWS}
