@@ -24,7 +24,7 @@ from dimo_cli.teachers.protocol import Cond, Teacher
 BARS = {"over_floor": 1.05}
 STEPS = 16
 COLD_STARTS = 3
-IMPORTS = "import torch, dimo_cli.students.student.student, dimo_cli.sampling.samplers"
+IMPORTS = "import torch, dimo_cli.students.student, dimo_cli.sampling.samplers"
 
 
 class Sampling:

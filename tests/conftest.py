@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.teachers.registry import load_teacher
-from tests.fake_hub import FakeHub, serve
+from tests.helpers.fake_hub import FakeHub, serve
 
 # The networks of the tests are tiny: one thread each, and as many processes as there are cores.
 torch.set_num_threads(1)

@@ -11,7 +11,7 @@ from PIL import Image
 from dimo_cli import OneStepPipeline
 from dimo_cli.errors import MissingError, SpecError
 from dimo_cli.students.folder import BUILTIN
-from tests.students import PROMPTS, PUBLISH, golden_student
+from tests.helpers.students import PROMPTS, PUBLISH, golden_student
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"  # what the fake Hub answers with
 

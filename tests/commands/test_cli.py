@@ -56,7 +56,7 @@ def test_specs_and_presets_do_without_torch():
         "import sys\n"
         "from dimo_cli.specs.distill import DistillSpec\n"
         "from dimo_cli.specs.resolve import resolve_spec\n"
-        "import dimo_cli.console.images, dimo_cli.console.live, dimo_cli.runs.distill.tables\n"
+        "import dimo_cli.console.images, dimo_cli.console.live, dimo_cli.runs.tables\n"
         "resolve_spec(DistillSpec, preset='digits')\n"
         "sys.exit('torch' in sys.modules)"
     )
@@ -66,7 +66,7 @@ def test_specs_and_presets_do_without_torch():
 def test_drawing_imports_of_torch_only_what_it_needs():
     code = (
         "import sys\n"
-        "import dimo_cli.sampling.samplers, dimo_cli.students.student.student\n"
+        "import dimo_cli.sampling.samplers, dimo_cli.students.student\n"
         "heavy = {'transformers', 'diffusers', 'accelerate', 'sympy', 'torch.distributed.tensor'}\n"
         "sys.exit(sorted(heavy & set(sys.modules)) or 0)"
     )

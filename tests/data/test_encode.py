@@ -15,7 +15,7 @@ from dimo_cli.errors import SpecError
 from dimo_cli.specs.data import EncodeSpec
 from dimo_cli.specs.distill import TeacherSource
 from dimo_cli.teachers.digits import training_tokens
-from tests.data.pictures import archive, captioned_folder, class_folder
+from tests.helpers.pictures import archive, captioned_folder, class_folder
 
 DIGITS = ("--preset", "digits", "--out", "tokens")
 

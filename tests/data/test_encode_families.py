@@ -13,8 +13,8 @@ from dimo_cli.engine.gan import Discriminator, augmentation_mask, masked_embeds
 from dimo_cli.engine.relax import relaxed
 from dimo_cli.specs.distill import TeacherSource
 from dimo_cli.teachers.registry import load_teacher
-from tests import published
-from tests.fake_hub import COMMIT
+from tests.helpers import published
+from tests.helpers.fake_hub import COMMIT
 
 FAMILIES = {
     "maskgit": published.publish_maskgit,

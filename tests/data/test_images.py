@@ -11,7 +11,7 @@ from PIL import Image
 from dimo_cli.data.images import class_labels, open_source, prepare
 from dimo_cli.errors import MissingError, SpecError
 from dimo_cli.teachers.registry import load_skeleton
-from tests.data.pictures import archive, captioned_folder, class_folder, pictures
+from tests.helpers.pictures import archive, captioned_folder, class_folder, pictures
 
 
 @pytest.mark.parametrize(("width", "height"), [(64, 64), (100, 64), (64, 101), (300, 170)])

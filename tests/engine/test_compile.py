@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.tiny import FAMILIES, tiny_teacher
+from tests.helpers.tiny import FAMILIES, tiny_teacher
 
 
 @pytest.fixture(autouse=True)

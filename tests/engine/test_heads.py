@@ -9,7 +9,7 @@ from torch.autograd import gradcheck
 from dimo_cli.engine.divergence import surrogate_loss, surrogate_loss_through
 from dimo_cli.engine.heads import HeadRows
 from dimo_cli.teachers.protocol import LastLinear
-from tests.tiny import FAMILIES, tiny_teacher
+from tests.helpers.tiny import FAMILIES, tiny_teacher
 
 
 def rows_of(teacher, count=9):

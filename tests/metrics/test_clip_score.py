@@ -24,8 +24,8 @@ from dimo_cli.metrics.per_image import PerImage
 from dimo_cli.rewards.clip_network import ClipNetwork, ClipSizes
 from dimo_cli.rewards.networks import VisionSizes
 from dimo_cli.teachers.clip_text import open_clip_tokens
-from tests.published import pickled
-from tests.test_rewards_loading import CLIP_SIZES, clip_config, publish_clip, publish_hps
+from tests.helpers.published import pickled
+from tests.rewards.test_loading import CLIP_SIZES, clip_config, publish_clip, publish_hps
 
 PROMPTS = ("a cat", "two dogs in the rain", "a street with many cars and one very long sentence")
 

@@ -128,7 +128,7 @@ def test_a_local_folder_and_the_offline_cache_give_the_same(hub, published, tmp_
 
 
 def test_the_pickle_is_read_where_there_is_no_safetensors_file(fake_hub, published):
-    from tests.published import pickled
+    from tests.helpers.published import pickled
 
     fake_hub.add(REPO, "config.json", published[1]["config.json"])
     fake_hub.add(REPO, "pytorch_model.bin", pickled(load(published[1][WEIGHTS])))

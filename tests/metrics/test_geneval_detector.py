@@ -32,8 +32,8 @@ from dimo_cli.metrics.geneval_requests import CLASSES, COLORS, Request
 from dimo_cli.metrics.prompts import geneval_set
 from dimo_cli.rewards.clip_network import ClipNetwork, ClipSizes, TextSizes
 from dimo_cli.rewards.networks import VisionSizes
-from tests.published import pickled
-from tests.test_rewards_loading import publish_clip
+from tests.helpers.published import pickled
+from tests.rewards.test_loading import publish_clip
 
 SURE = 12.0
 

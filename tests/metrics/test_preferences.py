@@ -18,7 +18,7 @@ from dimo_cli.metrics.preferences import (
 from dimo_cli.metrics.prompts import STYLES, PromptSet, numbered
 from dimo_cli.rewards.protocol import Reward, RewardCard
 from dimo_cli.rewards.registry import load_reward
-from tests.test_rewards_loading import PUBLISH, SIZES
+from tests.rewards.test_loading import PUBLISH, SIZES
 
 PROMPTS = ("a cat", "two dogs in the rain", "a cat")
 HPS_PROMPTS = PromptSet(

@@ -28,8 +28,8 @@ from dimo_cli.teachers.vq_model import (
     as_pixels,
     as_rows,
 )
-from tests.parity import amused_style as checks
-from tests.parity.amused_style import TOLERANCE, load_case
+from tests.helpers import amused_style as checks
+from tests.helpers.amused_style import TOLERANCE, load_case
 
 MANIFEST = json.loads((Path(__file__).parents[1] / "manifests" / "amused.json").read_text())
 LAYOUTS = {"amused-256": "", "amused-512": "_512"}

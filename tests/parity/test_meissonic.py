@@ -16,8 +16,8 @@ from dimo_cli.teachers.meissonic import MeissonicBackbone, rotary_table
 from dimo_cli.teachers.plans import SCHEDULES
 from dimo_cli.teachers.protocol import Cond
 from dimo_cli.teachers.vq_model import as_pixels
-from tests.parity import amused_style as checks
-from tests.parity.amused_style import TOLERANCE, load_case, rows_of
+from tests.helpers import amused_style as checks
+from tests.helpers.amused_style import TOLERANCE, load_case, rows_of
 
 MANIFESTS = Path(__file__).parents[1] / "manifests"
 MANIFEST = json.loads((MANIFESTS / "meissonic.json").read_text())

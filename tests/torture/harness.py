@@ -11,7 +11,7 @@ import traceback
 
 from safetensors.torch import load_file
 
-import tests.forking  # noqa: F401
+import tests.helpers.forking  # noqa: F401
 from dimo_cli.console.live import PlainView
 from dimo_cli.runs.distill import distill
 from dimo_cli.training.checkpoint import CheckpointFolder, check_contents

@@ -12,7 +12,7 @@ from dimo_cli.errors import DimoError
 from dimo_cli.main import app
 from dimo_cli.students.folder import BUILTIN
 from tests.conftest import small_spec
-from tests.data.pictures import class_folder
+from tests.helpers.pictures import class_folder
 from tests.torture.inputs import TEXT
 
 # At the end of a command, where they win: so that what is sound ends soon, and needs no network.

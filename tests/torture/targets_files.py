@@ -26,7 +26,7 @@ from dimo_cli.teachers.registry import load_teacher
 from dimo_cli.training.checkpoint import CONTENTS, CheckpointFolder, write_contents
 from dimo_cli.training.trainer import Trainer
 from tests.conftest import Silent, small_spec
-from tests.data.pictures import archive, pictures, png
+from tests.helpers.pictures import archive, pictures, png
 from tests.metrics.test_references import Projection, batches
 from tests.metrics.test_references import pictures as noise
 from tests.torture.inputs import (

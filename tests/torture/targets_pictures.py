@@ -14,7 +14,7 @@ from dimo_cli.publishing.package import shows
 from dimo_cli.reporting.pictures import embed
 from dimo_cli.sampling.interpolating import file_tokens
 from dimo_cli.students.folder import BUILTIN, load_student
-from tests.data.pictures import pictures
+from tests.helpers.pictures import pictures
 from tests.torture.inputs import HUGE, TEXT, broken
 
 SOUND = pictures(1)[0][0]

@@ -16,7 +16,7 @@ from dimo_cli.sampling.tteo import SUMMARIZED, is_finished
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.resolve import preset_names, preset_path, resolve_spec
 from tests.conftest import small_spec
-from tests.data.pictures import pictures, png
+from tests.helpers.pictures import pictures, png
 from tests.torture.inputs import TEXT, broken, lying_json, text_of
 
 PICTURE = png(pictures(1)[0][0])

@@ -18,7 +18,7 @@ from dimo_cli.hub.weights import read_pickle
 from dimo_cli.metrics.references import read_reference
 from dimo_cli.sampling.interpolating import file_tokens
 from dimo_cli.students.folder import BUILTIN, load_student
-from tests.data.pictures import png
+from tests.helpers.pictures import png
 from tests.metrics.test_references import Projection
 from tests.torture.guards import in_little_memory, in_time
 

@@ -109,12 +109,12 @@ def full_for_safetensors(*_args, **_kwargs):
 @pytest.mark.parametrize(
     ("place", "fails"),
     [
-        ("dimo_cli.runs.distill.distill.to_yaml", full),
+        ("dimo_cli.runs.distill.to_yaml", full),
         ("dimo_cli.training.trainer.Trainer.log", full),
         ("dimo_cli.training.checkpoint.torch.save", full),
         ("dimo_cli.training.checkpoint.save_file", full_for_safetensors),
-        ("dimo_cli.students.student.student.save_file", full_for_safetensors),
-        ("dimo_cli.runs.distill.distill.RunResult.summary", full),
+        ("dimo_cli.students.folder.save_file", full_for_safetensors),
+        ("dimo_cli.runs.distill.RunResult.summary", full),
     ],
 )
 def test_whatever_cannot_be_written_is_said_and_made_up_for_later(

@@ -90,7 +90,7 @@ def test_a_file_system_without_locks_is_used_and_said(tmp_path, monkeypatch):
         raise OSError(errno.ENOTSUP, "Operation not supported")
 
     said = []
-    monkeypatch.setattr("dimo_cli.files.writing.locking.fcntl.flock", cannot)
+    monkeypatch.setattr("dimo_cli.files.locking.fcntl.flock", cannot)
     with locked(tmp_path, say=said.append):
         pass
     assert "has no locks" in said[0]

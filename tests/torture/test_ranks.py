@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from dimo_cli.data.shards import TokenDataset
-from tests.data.pictures import class_folder
+from tests.helpers.pictures import class_folder
 
 PROGRAM = (sys.executable, "-m", "dimo_cli")
 ENCODE = ("data", "encode", "photos", "--preset", "digits", "--out", "tokens", "--shard-size", "20",

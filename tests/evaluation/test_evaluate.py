@@ -1,0 +1,299 @@
+"""`dimo eval` as CI uses it: one pass, protocols, gates, caches, references, bad input."""
+
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from dimo_cli.metrics import prompts
+from dimo_cli.metrics.expected import expected_value
+from dimo_cli.metrics.geneval_requests import TAGS
+from dimo_cli.metrics.protocol import Result
+
+QUICK = ("-n", "256", "--json")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch):
+    """A cache of its own: nothing is known from earlier tests."""
+    folder = tmp_path_factory.mktemp("hf")
+    monkeypatch.setenv("HF_HOME", str(folder))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    return folder
+
+
+def read(result):
+    assert result.exit_code == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def test_all_numbers_of_a_teacher_come_with_their_protocol(dimo):
+    document = read(dimo("eval", "all", "digits", *QUICK))
+    names = ["fid256", "kid256", "precision_k3", "recall_k3", "density_k3", "coverage_k3", "is256"]
+    assert list(document["values"]) == names
+    fid = document["results"][0]["protocol"]
+    assert fid["reference"] == "digits-train-1797"
+    assert len(fid["reference_sha256"]) == len(fid["network"]["sha256"]) == 64
+    for result in document["results"]:
+        protocol = result["protocol"]
+        assert protocol["network"] == fid["network"], result["metric"]
+        compared = not result["metric"].startswith("is")
+        assert (protocol.get("reference_sha256") == fid["reference_sha256"]) == compared
+    assert document["subject"]["seed"] == 20_000
+    assert len(document["subject"]["student_sha256"]) == 64
+
+
+def test_an_unchanged_student_is_not_measured_twice_and_another_seed_is(dimo):
+    first = read(dimo("eval", "fid", "digits", *QUICK))
+    second = read(dimo("eval", "fid", "digits", *QUICK))
+    assert (first["cached"], second["cached"]) == (False, True)
+    assert first["values"] == second["values"]
+    assert not read(dimo("eval", "fid", "digits", *QUICK, "--no-cache"))["cached"]
+    other = read(dimo("eval", "fid", "digits", *QUICK, "--seed", "1"))
+    assert not other["cached"]
+    assert other["values"] != first["values"]
+
+
+def test_saved_images_and_images_in_memory_are_measured_alike(dimo):
+    memory = read(dimo("eval", "fid", "digits", *QUICK, "--save-images", "images"))
+    build = ("eval", "ref", "build", "images", "--features", "digits", "--json")
+    built = read(dimo(*build, "--out", "ref.npz"))
+    assert built["images"] == 256
+    same = read(dimo("eval", "fid", "digits", *QUICK, "--ref", "ref.npz"))
+    assert abs(same["values"]["fid256"]) < 1e-6 < memory["values"]["fid256"]
+    folder = read(dimo("eval", "all", "images", "--features", "digits", "--ref", "ref.npz",
+                       "--json"))  # fmt: skip
+    assert abs(folder["values"]["fid256"]) < 1e-6
+    assert folder["values"]["precision_k3"] == folder["values"]["recall_k3"]
+    same = read(dimo("eval", "kid", "images", "--features", "digits", "--ref", "images",
+                        "--json"))  # fmt: skip
+    assert same["values"]["kid256"] < 0, "an unbiased distance of a set to itself is negative"
+
+
+def test_gates_decide_the_exit_code_and_tell_github(dimo, tmp_path, monkeypatch):
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
+    call = ("eval", "all", "digits", *QUICK, "--github", "--max", "fid=100")
+    good = dimo(*call, "--min", "precision=0.1")
+    assert good.exit_code == 0
+    assert "::notice" in good.stderr
+    bad = dimo(*call, "--min", "is=500")
+    assert bad.exit_code == 1
+    assert json.loads(bad.stdout)["passed"] is False
+    assert "::error" in bad.stderr
+    summary = (tmp_path / "summary.md").read_text()
+    assert "| fid256 |" in summary
+    assert "**failed**" in summary
+
+
+def test_what_a_folder_of_references_holds_decides_whether_to_measure_again(dimo):
+    dimo("eval", "fid", "digits", "-n", "64", "--save-images", "real")
+    call = ("eval", "fid", "digits", *QUICK, "--ref", "real")
+    first = read(dimo(*call))
+    assert read(dimo(*call))["cached"]
+    dimo("eval", "fid", "digits", "-n", "64", "--seed", "7", "--save-images", "real")
+    again = read(dimo(*call))
+    assert not again["cached"]
+    assert again["values"] != first["values"]
+
+
+def test_two_processes_find_what_one_finds(dimo, tmp_path):
+    call = ("eval", "all", "digits", "-n", "600", "--json", "--no-cache")
+    alone = read(dimo(*call))
+    launch = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2")
+    told = subprocess.run(
+        [*launch, "-m", "dimo_cli", *call], capture_output=True, text=True, check=True, cwd=tmp_path
+    ).stdout
+    together = json.loads(told)  # one document: the second process is silent
+    assert together["values"] == pytest.approx(alone["values"], rel=1e-8)
+    protocols = [[result["protocol"] for result in d["results"]] for d in (alone, together)]
+    assert protocols[0] == protocols[1]
+
+
+@pytest.fixture
+def benchmark_file(tmp_path, monkeypatch):
+    """GenEval's metadata in small: one prompt of each task, in words that `shapes` knows."""
+    monkeypatch.setattr(prompts, "GENEVAL_COUNTS", dict.fromkeys(TAGS, 1))
+    ask = {"include": [{"class": "dog", "count": 1}], "prompt": "a red circle"}
+    path = tmp_path / "evaluation_metadata.jsonl"
+    path.write_text("".join(json.dumps({"tag": tag, **ask}) + "\n" for tag in TAGS))
+    return path
+
+
+def test_geneval_images_go_out_in_the_original_layout_and_results_come_back(
+    dimo, tmp_path, benchmark_file
+):
+    out = read(dimo("eval", "geneval-export", "shapes", "images", "--json",
+                    "--metadata", str(benchmark_file)))  # fmt: skip
+    assert out["images"] == len(list((tmp_path / "images").glob("0000?/samples/000?.png"))) == 24
+    again = dimo("eval", "geneval-export", "shapes", "images", "--metadata", str(benchmark_file))
+    assert (again.exit_code, "not empty" in again.stderr) == (2, True)
+    classes = dimo("eval", "geneval-export", "digits", "new", "--metadata", str(benchmark_file))
+    assert (classes.exit_code, "takes classes" in classes.stderr) == (2, True)
+    assert not (tmp_path / "new").exists()
+
+    rows = [json.loads(line) for line in benchmark_file.read_text().splitlines()]
+    verdicts = [
+        {
+            "filename": f"images/{number:05d}/samples/0000.png",
+            "tag": row["tag"],
+            "correct": number < 3,
+            "metadata": json.dumps(row),
+        }
+        for number, row in enumerate(rows)
+    ]
+    (tmp_path / "results.jsonl").write_text("\n".join(json.dumps(v) for v in verdicts))
+    found = read(dimo("eval", "geneval-import", "results.jsonl", "--json"))
+    assert found["values"]["geneval"] == pytest.approx(0.5)
+
+
+def test_fidelity_falls_as_soft_embeddings_melt_and_knows_what_the_tokenizer_loses(dimo, tmp_path):
+    dimo("eval", "fid", "shapes", "-n", "16", "--save-images", "real")
+    call = ("eval", "fidelity", "shapes", "-n", "16", "--images", "real", "--json")
+    rows = read(dimo(*call, "--plot", "curve.png"))["fidelity"]
+    errors = {row["temperature"]: row["soft_vs_sampled"] for row in rows}
+    assert errors[4.0] > errors[1.0] > 0
+    assert all(row["tokenizer"] > 0 for row in rows)
+    assert (tmp_path / "curve.png").is_file()
+    for arguments, told in (
+        (("digits", "--softness", "0"), "positive numbers"),
+        (("digits", "--prompt", "a"), "takes classes"),
+    ):
+        refused = dimo("eval", "fidelity", *arguments)
+        assert (refused.exit_code, told in refused.stderr) == (2, True)
+
+
+def test_only_what_was_measured_alike_is_compared(dimo, tmp_path):
+    for name, arguments in {
+        "student": QUICK,
+        "teacher": (*QUICK, "--teacher", "--steps", "2"),
+        "fewer": ("-n", "200", "--json"),
+    }.items():
+        text = dimo("eval", "all", "digits", *arguments).stdout
+        (tmp_path / f"{name}.json").write_text(text)
+    document = read(dimo("eval", "--json", "--compare", "student.json", "teacher.json"))
+    row = document["metrics"][0]
+    assert row["difference"] == pytest.approx(row["second"] - row["first"])
+    refused = dimo("eval", "--compare", "student.json", "fewer.json")
+    assert refused.exit_code == 2
+    assert "images is 256 and 200" in refused.stderr
+
+
+def test_a_sweep_finds_the_best_temperature_and_draws_the_curve(dimo, tmp_path):
+    call = ("eval", "fid", "digits", *QUICK, "--sweep", "temperature=1,3", "--plot", "curve.png")
+    document = read(dimo(*call))
+    values = {row["temperature"]: row["values"]["fid256"] for row in document["curve"]}
+    assert values[1.0] < values[3.0]
+    assert document["best"]["fid256"] == {"value": values[1.0], "temperature": 1.0}
+    with Image.open(tmp_path / "curve.png") as picture:
+        assert picture.size == (640, 400)
+
+
+def test_shapes_are_measured_on_their_captions_and_on_the_six_tasks(dimo):
+    document = read(dimo("eval", "geneval", "shapes", "--json"))
+    overall, *tasks = document["values"].values()
+    assert overall == pytest.approx(sum(tasks) / 6)
+    assert document["results"][0]["protocol"]["prompt_set"] == "shapes"
+    both = read(dimo("eval", "fid", "shapes", *QUICK))
+    assert both["results"][0]["protocol"]["prompts"] == "captions of shapes"
+
+
+def test_the_published_number_of_a_preset_is_known():
+    result = Result("fid50k", 6.65, {"images": 50_000})
+    teacher = expected_value(result, {"teacher": "maskgit@x", "steps": 16})
+    assert teacher is not None
+    assert (teacher.value, teacher.compare(6.65)) == (6.60, "6.6, +0.050 (within 0.1)")
+    assert expected_value(Result("fid5k", 9, {"images": 5000}), {"teacher": "maskgit@x",
+                                                                 "steps": 16}) is None  # fmt: skip
+    assert expected_value(Result("is50k", 3, {"images": 50_000}), {"teacher": "digits@1"}) is None
+
+
+def picture(path, size=(8, 8), mode="RGB"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size).save(path)
+
+
+def test_what_cannot_be_measured_is_refused_with_what_to_do(dimo, tmp_path):
+    picture(tmp_path / "one/a.png")
+    for number in range(3):
+        picture(tmp_path / f"few/{number}.png")
+        picture(tmp_path / f"clear/{number}.png", mode="RGBA")
+        picture(tmp_path / f"mixed/{number}.png", size=(8, 8 + number))
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken/a.png").write_bytes(b"no picture")
+    (tmp_path / "broken/b.png").write_bytes(b"no picture")
+    (tmp_path / "bad.npz").write_bytes(b"no archive")
+    np.savez(tmp_path / "other.npz", weights=np.ones(3))
+    np.savez(tmp_path / "small.npz", mu=np.zeros(5), sigma=np.eye(5))
+    (tmp_path / "bad.json").write_text("{}")
+    (tmp_path / "blank.txt").write_text("a\n\nb\n")
+    digits = ("--features", "digits")
+    mistakes = [
+        (("fid", "nowhere"), 3, "does not exist"),
+        (("fid", "empty"), 2, "no images"),
+        (("fid", "one", *digits), 2, "at least 2"),
+        (("fid", "broken", *digits), 2, "a.png"),
+        (("is", "clear", *digits), 2, "transparen"),
+        (("fid", "mixed", *digits), 2, "sizes"),
+        (("fid", "few", *digits), 3, "--ref"),
+        (("fid", "few", "-n", "9", *digits), 2, "9 were asked for"),
+        (("fid", "few", "--teacher", *digits), 2, "no teacher"),
+        (("fid", "digits", "--ref", "nowhere.npz"), 3, "no reference file"),
+        (("fid", "digits", "--ref", "bad.npz", "-n", "50"), 2, "bad.npz"),
+        (("fid", "digits", "--ref", "other.npz", "-n", "50"), 2, "other.npz"),
+        (("fid", "digits", "--ref", "small.npz", "-n", "50"), 2, "5"),
+        (("kid", "digits", "--ref", "empty", "-n", "50"), 2, "no images"),
+        (("fid", "digits", "--features", "resnet"), 2, "inception"),
+        (("fid", "digits", "--resize", "best"), 2, "legacy_tensorflow"),
+        (("fid", "digits", "--features", "dinov2", "-n", "50"), 3, "dinov2"),
+        (("fid", "digits", "--inception", "no.pth", "--features", "inception"), 3, "no.pth"),
+        (("clip", "digits", "-n", "50"), 2, "prompts"),
+        (("geneval", "digits", "-n", "50"), 2, "prompts"),
+        (("clip", "few"), 2, "prompts"),
+        (("fid", "digits", "--prompts", "shapes"), 2, "takes classes"),
+        (("fid", "shapes", "--prompts", "blank.txt"), 2, "line 2"),
+        (("fid", "shapes", "--prompts", "nowhere.txt"), 3, "nowhere.txt"),
+        (("fid", "shapes", "--prompts", "coco-30k"), 3, "coco-30k"),
+        (("fid", "shapes", "--prompts", "shapes", "-n", "9999"), 2, "300"),
+        (("fid", "digits", "--crop", "8", "-n", "50"), 2, "images on disk"),
+        (("fid", "digits", "--max", "kid=1"), 2, "not measured"),
+        (("all", "digits", "--max", "1"), 2, "which number"),
+        (("pr", "digits", "--min", "0.5"), 2, "which number"),
+        (("fid", "digits", "--min", "fid=x"), 2, "NAME=NUMBER"),
+        (("fid", "digits", "--k", "0"), 2, "--k"),
+        (("fid", "digits", "--sweep", "guidance=1..3"), 2, "--sweep"),
+        (("fid", "digits", "--sweep", "temperature=9..1"), 2, "--sweep"),
+        (("fid", "digits", "--sweep", "temperature=1,2", "--max", "3"), 2, "no gates"),
+        (("fid", "digits", "--sweep", "temperature=1,2", "--temperature", "1"), 2, "exclude"),
+        (("--compare", "bad.json", "bad.json"), 2, "not a result"),
+        (("--compare", "nowhere.json", "bad.json"), 3, "nowhere.json"),
+        (("ref", "build", "empty", "--out", "r.npz"), 2, "no images"),
+        (("ref", "build", "few", "--out", "r.txt"), 2, ".npz"),
+        (("ref", "build", "few", "--out", "r.npz", "--features", "resnet"), 2, "resnet"),
+        (("ref", "build", "few", "--out", "r.npz", "--crop", "8", "--recipe", "best"), 2, "best"),
+    ]  # fmt: skip
+    wrong = []
+    for arguments, code, words in mistakes:
+        result = dimo("eval", *arguments)
+        said = " ".join(result.stderr.split())
+        if result.exit_code != code or words not in said or "Traceback" in said:
+            wrong.append((arguments, result.exit_code, said or repr(result.exception)))
+    assert not wrong
+    assert not list(tmp_path.glob("r.*")), "nothing is half-written"
+
+
+def test_the_workflow_of_the_examples_passes_on_the_student_that_ships(dimo):
+    text = (Path(__file__).parents[2] / "examples/ci/dimo-eval.yml").read_text()
+    steps = yaml.safe_load(text)["jobs"]["fid"]["steps"]
+    (line,) = [step["run"] for step in steps if step.get("run", "").startswith("dimo ")]
+    call, _, file = line.partition(" > ")
+    assert file == steps[-1]["with"]["path"]
+    result = dimo(*shlex.split(call)[1:])
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["passed"]

@@ -1,0 +1,90 @@
+"""The examples run: here in miniature, in full when somebody wants their numbers."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+SHIPPED = EXAMPLES.parent / "dimo_cli" / "teachers" / "builtin"
+
+
+def run(name, *arguments):
+    command = [sys.executable, str(EXAMPLES / name), *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def assert_the_same_tensors(folder, names):
+    for name in names:
+        mine, theirs = (load_file(f / f"{name}.safetensors") for f in (folder, SHIPPED))
+        assert {k: v.shape for k, v in mine.items()} == {k: v.shape for k, v in theirs.items()}
+
+
+def test_the_ablations_write_a_table_and_do_not_run_twice_what_is_done(tmp_path):
+    arguments = ["--steps", "2", "--samples", "100", "--seeds", "0", "--only", "embedding"]
+    table = run("ablations_digits.py", "--out", str(tmp_path / "a.md"), *arguments)
+    assert "| embedding noise | 0.1 |" in table
+    assert "| sampling temperature | 3.0 |" in table
+    finished = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("student/dimo.json")}
+    assert len(finished) == 2
+    assert run("ablations_digits.py", "--out", str(tmp_path / "a.md"), *arguments) == table
+    assert all(path.stat().st_mtime_ns == time for path, time in finished.items())
+
+
+def test_the_training_script_writes_every_file_that_ships(tmp_path):
+    pytest.importorskip("sklearn")
+    run("train_digits.py", "--out", str(tmp_path), "--steps", "20")
+    names = ("digits", "digits_features", "digits_reference", "digits_data")
+    assert_the_same_tensors(tmp_path, names)
+
+
+@pytest.mark.slow
+def test_the_scripts_of_shapes_write_every_network_that_ships(tmp_path):
+    """In steps too few to learn anything; for the judge the teacher of the package draws."""
+    where = ("--out", str(tmp_path), "--pictures", "100")
+    steps = ("--tokenizer-steps", "8", "--text-steps", "2", "--steps", "2")
+    run("train_shapes.py", *where, *steps)
+    steps = ("--drawn", "20", "--climbed", "4", "--clip-steps", "1", "--judge-steps", "1")
+    steps += ("--harden-steps", "1")
+    run("train_shapes_rewards.py", "--teacher", str(SHIPPED), *where, *steps)
+    names = ("backbone", "text", "tokenizer", "clip", "preference")
+    assert_the_same_tensors(tmp_path, [f"shapes_{name}" for name in names])
+
+
+def test_the_picture_of_the_readme_can_be_drawn_again(tmp_path):
+    run("draw_readme_picture.py", str(tmp_path / "digits.png"))
+    assert (tmp_path / "digits.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_new_family_is_distilled_into_a_student_that_draws_its_stripes(tmp_path):
+    assert len((EXAMPLES / "add_a_teacher.py").read_text().splitlines()) < 80
+    said = run("add_a_teacher.py", str(tmp_path / "stripes"))
+    assert "One-step student" in said
+    assert (tmp_path / "stripes" / "student" / "preview.png").is_file()
+    weights = load_file(tmp_path / "stripes" / "student" / "model.safetensors")
+    assert not torch.equal(weights["sharpness"], torch.eye(2)), "nothing was trained"
+
+
+def test_a_reward_of_ones_own_is_trained_for_on_dimos_own_command_line(tmp_path):
+    assert len((EXAMPLES / "add_a_reward.py").read_text().splitlines()) < 80
+    short = ["train.steps=2", "train.batch_size=4", "reward.watch_images=4"]
+    sets = [word for setting in short for word in ("--set", setting)]
+    arguments = ["refine", "shapes", "--reward", "warmth=1", *sets]
+    run("add_a_reward.py", *arguments, "--out", str(tmp_path / "warm"))
+    log = (tmp_path / "warm" / "log.jsonl").read_text()
+    assert json.loads(log.splitlines()[-1])["reward_warmth"] != 0
+
+
+@pytest.mark.slow
+def test_the_runs_of_healthy_curves_leave_logs_and_samples(tmp_path):
+    arguments = [str(tmp_path / "runs"), "--steps", "2", "--out", str(tmp_path)]
+    run("healthy_runs.py", *arguments)
+    known = json.loads((tmp_path / "generator" / "logs" / "runs.json").read_text())
+    assert len(known) == len(list((tmp_path / "generator" / "logs").glob("*.jsonl"))) == 5
+    assert (tmp_path / "pictures" / "healthy-samples.png").read_bytes()[:4] == b"\x89PNG"

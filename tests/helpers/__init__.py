@@ -1,0 +1,1 @@
+"""Helpers of tests: teachers, students, pictures and servers that are small or pretended."""

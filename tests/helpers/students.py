@@ -1,0 +1,76 @@
+"""Students of golden-size teachers: a copy of the teacher's backbone each, from a fake Hub."""
+
+import json
+
+from safetensors.torch import save
+
+from dimo_cli.specs.distill import DistillSpec
+from dimo_cli.specs.resolve import resolve_spec
+from dimo_cli.students.folder import save_student
+from dimo_cli.teachers.registry import load_teacher
+from tests.helpers import published
+
+
+def publish_titok_s128(hub, golden):
+    """The S-128 repositories, whose generator is a U-ViT."""
+    config = golden("maskgen/config.json")
+    settings = config["titok"]["uvit_generator"]
+    for part, file in (("tokenizer", "titok_tokenizer"), ("generator", "titok_uvit_generator")):
+        repo = f"yucornetto/{part}_titok_s128_imagenet"
+        hub.add(repo, "model.safetensors", save(golden(f"maskgen/{file}.safetensors")))
+        hub.add(repo, "config.json", json.dumps(published.named_sizes(settings)).encode())
+    sizes, vq_model = config["golden"]["tiny_sizes"], settings["model"]["vq_model"]
+    return {
+        "pixel_decoder": config["titok"]["pixel_decoder"],
+        "vit_enc_model_size": sizes[vq_model["vit_enc_model_size"]],
+        "vit_dec_model_size": sizes[vq_model["vit_dec_model_size"]],
+    }
+
+
+def publish_amused_512(hub, golden):
+    """The larger aMUSEd, whose transformer sees half the grid."""
+    repo = "amused/amused-512"
+    config, architecture = published.publish_diffusers(hub, golden, "amused", repo, "_512")
+    widths = (config["encoder_hidden_size"], config["cond_embed_dim"])
+    published.publish_text_encoder(hub, repo, *widths)
+    return architecture
+
+
+def publish_monetico(hub, golden):
+    """Monetico, whose transformer sees the whole grid."""
+    repo = "Collov-Labs/Monetico"
+    config, architecture = published.publish_diffusers(hub, golden, "meissonic", repo, "_512")
+    widths = (config["joint_attention_dim"], config["pooled_projection_dim"])
+    published.publish_text_encoder(hub, repo, *widths)
+    return architecture
+
+
+PUBLISH = {
+    "maskgit": published.publish_maskgit,
+    "maskbit": published.publish_maskbit,
+    "titok-l32": published.publish_titok,
+    "maskgen-l": published.publish_maskgen,
+    "meissonic": published.publish_meissonic,
+    "amused-256": published.publish_amused,
+}
+OTHER_NETWORKS = {
+    "titok-s128": publish_titok_s128,
+    "amused-512": publish_amused_512,
+    "monetico": publish_monetico,
+}
+TEXT = ("maskgen-l", "meissonic", "amused-256", "amused-512", "monetico")
+PROMPTS = ("a red fox", "two boats at sea", "an old door")
+
+
+def golden_student(name, hub, golden, folder):
+    """The folder of a student of a family, and its teacher's files on the hub."""
+    architecture = json.dumps({**PUBLISH, **OTHER_NETWORKS}[name](hub, golden))
+    sets = [f"teacher.architecture={architecture}"]
+    if name in TEXT:
+        prompts = folder.with_suffix(".txt")
+        prompts.write_text("\n".join(PROMPTS))
+        sets.append(f"condition.prompts={prompts}")
+    spec = resolve_spec(DistillSpec, preset=name, sets=sets).spec
+    teacher = load_teacher(spec.teacher)
+    save_student(folder, spec, teacher, teacher.backbone)
+    return folder

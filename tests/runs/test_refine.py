@@ -1,0 +1,196 @@
+"""`dimo refine` and `dimo tteo` from flags to folders, with golden teachers and a toy reward."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from dimo_cli.rewards.protocol import Reward, RewardText
+from tests.helpers import published
+from tests.teachers.test_families import PROMPTS
+from tests.teachers.test_families import SHORT_RUN
+from tests.teachers.test_families import flags
+from tests.teachers.test_families import succeed
+
+QUICK = flags(
+    {},
+    "train.steps=3",
+    "train.batch_size=8",
+    "train.log_every=1",
+    "monitor.fid_every=0",
+    "monitor.table_samples=0",
+    "monitor.preview_every=100",
+    "monitor.preview_images=2",
+)[2:]
+
+
+class Brightness(Reward):
+    """How bright an image is; what the prompt says does not matter."""
+
+    def __init__(self):
+        nn.Module.__init__(self)
+        self.name, self.network, self.weight = "clip", nn.Identity(), nn.Parameter(torch.ones(1))
+
+    def encode(self, prompts):
+        return {}
+
+    def score(self, pixels, text):
+        return pixels.mean((1, 2, 3))
+
+    def prepare(self, prompts):
+        return RewardText(tuple(prompts), {})
+
+    def forward(self, images, text):
+        return self.score(images, text)
+
+
+@pytest.fixture
+def toy_reward(monkeypatch):
+    monkeypatch.setattr(
+        "dimo_cli.rewards.registry.load_reward", lambda name, store, device: Brightness()
+    )
+
+
+@pytest.fixture
+def text_student(dimo, fake_hub, golden, tmp_path):
+    """A one-step student of a golden-size text teacher."""
+    (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS))
+    model = flags(published.publish_amused(fake_hub, golden))
+    short = flags({}, *SHORT_RUN, "condition.prompts=prompts.txt")[2:]
+    return succeed(dimo("distill", "--preset", "amused-256", *model, *short, "--json"))["run"]
+
+
+def last_log(run):
+    return json.loads((run / "log.jsonl").read_text().splitlines()[-1])
+
+
+def test_the_built_in_student_is_refined_against_real_digits(dimo, tmp_path):
+    run = succeed(dimo("refine", "digits", "--gan", *QUICK, "--out", "r", "--json"))
+    record = last_log(tmp_path / "r")
+    assert {"gan_loss", "gan_weight", "discriminator_loss", "divergence"} <= set(record)
+    manifest = json.loads((tmp_path / "r" / "student" / "dimo.json").read_text())
+    assert "GAN" in manifest["training"]["method"]
+    assert manifest["init"]["embed_noise"]["sigma"] == 0.0
+    drawn = succeed(dimo("sample", "--student", run["run"], "-n", 2, "--json"))
+    assert drawn["images"] == 2
+    again = dimo("refine", "r", "--gan", *QUICK, "--out", "r2")
+    assert again.exit_code == 0, again.stderr
+
+
+def test_a_refinement_resumes_bit_for_bit(dimo, tmp_path):
+    succeed(
+        dimo("refine", "digits", "--gan", *QUICK, "--set", "train.steps=4", "-o", "a", "--json")
+    )
+    succeed(
+        dimo("refine", "digits", "--gan", *QUICK, "--set", "train.steps=2", "-o", "b", "--json")
+    )
+    succeed(dimo("refine", "--resume", "b", "--set", "train.steps=4", "--json"))
+    for name in ("student", "auxiliary", "discriminator", "ema"):
+        one, two = (
+            load_file(tmp_path / run / "checkpoints" / "step-4" / f"{name}.safetensors")
+            for run in ("a", "b")
+        )
+        assert all(torch.equal(one[key], two[key]) for key in one), name
+
+
+def test_a_text_student_is_refined_for_a_reward(dimo, text_student, toy_reward, tmp_path):
+    more = flags(
+        {}, "condition.prompts=prompts.txt", "reward.watch_every=1", "reward.watch_images=4"
+    )
+    run = succeed(
+        dimo("refine", text_student, "--reward", "clip=0.2", *QUICK, *more[2:], "-o", "r", "--json")
+    )
+    record = last_log(tmp_path / "r")
+    assert {"reward_loss", "reward_clip", "divergence", "diversity"} <= set(record)
+    spec = (tmp_path / "r" / "run.yaml").read_text()
+    assert "clip: 0.2" in spec
+    assert run["weights_sha256"]
+
+
+def test_tteo_keeps_pictures_trace_and_embeddings_and_goes_on_where_it_stopped(
+    dimo, text_student, toy_reward, tmp_path
+):
+    call = ("tteo", text_student, "--prompts-file", "prompts.txt", "--budget", "4x2",
+            "--reward", "clip=1", "--rate", 50, "--json")  # fmt: skip
+    found = succeed(dimo(*call))
+    assert [one["prompt"] for one in found["outcomes"]] == list(PROMPTS)
+    for one in found["outcomes"]:
+        assert one["score_after"] >= one["score_best_of_n"] >= one["score_before"]
+        assert len(one["trace"]) == 3
+        assert len(one["trace"][0]) == 4
+    folder, other = (
+        tmp_path / one["folder"] for one in (found["outcomes"][0], found["outcomes"][2])
+    )
+    assert {p.name for p in folder.iterdir()} == {
+        "before.png", "after.png", "embeddings.safetensors", "outcome.json"}  # fmt: skip
+    (folder / "outcome.json").unlink()
+    kept = (other / "after.png").stat().st_mtime_ns
+    again = succeed(dimo(*call))
+    assert (other / "after.png").stat().st_mtime_ns == kept
+    first, second = found["outcomes"][0]["trace"], again["outcomes"][0]["trace"]
+    torch.testing.assert_close(torch.tensor(first), torch.tensor(second))
+
+
+def test_tteo_stops_where_a_prompt_scores_enough(dimo, text_student, toy_reward):
+    call = ("tteo", text_student, "--prompt", "a fox", "--reward", "clip=1", "--rate", 50, "--json")
+    (whole,) = succeed(dimo(*call))["outcomes"]
+    enough = whole["score_best_of_n"]
+    (short,) = succeed(dimo(*call, "--stop-at", enough - 1e-4))["outcomes"]
+    assert (len(whole["trace"]), len(short["trace"])) == (5, 1)
+    assert short["score_after"] == pytest.approx(enough)
+    assert short["folder"] != whole["folder"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("refine",), 2, "which student"),
+        (("refine", "digits"), 2, "--gan"),
+        (("refine", "digits", "--reward", "clip=1"), 2, "takes classes"),
+        (("refine", "digits", "--reward", "clip=x"), 2, "NAME=WEIGHT"),
+        (("refine", "digits", "--reward", "clp=1"), 2, "Did you mean `clip`"),
+        (("refine", "nothing-here", "--gan"), 3, "does not exist"),
+        (("refine", "digits", "--gan", "--set", "gan.mask_low=2"), 2, "gan.mask_low"),
+        (("refine", "digits", "--gan", "--set", "gan.data=nowhere"), 3, "nowhere"),
+        (("refine", "--resume", "nothing"), 3, "no run.yaml"),
+        (("refine", "digits", "--resume", "x"), 2, "leave out"),
+        (("refine", "--gan", "--resume", "x"), 2, "leave out"),
+        (("refine", "digits", "--gan", "--set", "loss.student_input=x_tilde"), 2, "x_init"),
+        (("refine", "digits", "--gan", "--set", "reward.held_out=clp"), 2, "clip"),
+        (("tteo", "digits", "--prompt", "a fox"), 2, "takes classes"),
+        (("tteo", "digits"), 2, "no prompt"),
+        (("tteo", "digits", "--prompt", "x", "--budget", "5x5"), 2, "4x4"),
+        (("tteo", "digits", "--prompt", "x", "--starts", "0"), 2, "--starts"),
+        (("tteo", "digits", "--prompt", "x", "--decode", "hard"), 2, "--decode"),
+    ],
+)
+def test_mistakes_are_sentences(dimo, arguments, code, words):
+    result = dimo(*arguments)
+    assert result.exit_code == code, result.stderr
+    assert words in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_prompts_never_share_a_folder(dimo, text_student, toy_reward):
+    """Words are not enough for a name: other alphabets, and settings, must tell folders apart."""
+    prompts = [part for word in ("a fox", "a Fox!") for part in ("--prompt", word)]
+    call = ("tteo", text_student, *prompts, "--budget", "bon8", "--reward", "clip=1", "--json")
+    first = succeed(dimo(*call))["outcomes"]
+    other = succeed(dimo(*call, "--seed", 1))["outcomes"]
+    assert len({one["folder"] for one in [*first, *other]}) == 4
+
+
+def test_a_refinement_spec_is_checked_as_one(dimo):
+    assert dimo("presets", "cp", "digits-gan", "mine.yaml").exit_code == 0
+    assert dimo("spec", "check", "mine.yaml", "--refine").exit_code == 0
+    assert dimo("spec", "check", "mine.yaml").exit_code == 2
+    assert "gan" in json.loads(dimo("spec", "schema", "--refine").stdout)["properties"]
+
+
+def test_a_dry_run_of_a_refinement_shows_where_every_setting_is_from(dimo):
+    document = succeed(dimo("refine", "digits", "--gan", "--dry-run", "--json"))
+    assert document["spec"]["gan"]["enabled"] is True
+    assert document["origins"]["start"] == "argument STUDENT"
+    assert document["fits"] is True

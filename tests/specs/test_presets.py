@@ -1,0 +1,178 @@
+"""Every preset is a run that its teacher can do, and the papers' presets hold their numbers."""
+
+import json
+
+import pytest
+
+from dimo_cli.planning.flops import flops_per_step, mean_ratio
+from dimo_cli.planning.memory import advice_to_fit, estimate_memory
+from dimo_cli.specs.distill import DistillSpec, TeacherSource
+from dimo_cli.specs.resolve import preset_names, resolve_spec
+from dimo_cli.teachers.registry import load_skeleton, register_teacher, teacher_names
+from tests.conftest import small_spec
+
+
+def spec_of(name):
+    return resolve_spec(DistillSpec, preset=name, environment={}).spec
+
+
+@pytest.fixture(autouse=True)
+def _no_registered_teachers(monkeypatch):
+    from dimo_cli.teachers import registry
+
+    monkeypatch.setattr(registry, "EMBEDDED", dict(registry.EMBEDDED))
+
+
+def test_every_teacher_has_a_preset_of_its_name():
+    assert sorted(preset_names()) == sorted(teacher_names())
+    assert all(spec_of(name).teacher.name == name for name in preset_names())
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_the_cost_of_every_preset_is_known_without_its_weights(name):
+    spec, teacher = spec_of(name), load_skeleton(name)
+    assert estimate_memory(teacher, spec).total > 0
+    assert flops_per_step(teacher, spec) > 0
+
+
+# Table 5 of Soft-Di[M]O: batch, steps, guidance, r_init, divergence, temperature, schedule, rate.
+TABLE_5 = {
+    "maskgit": (256, 30_000, 2.0, 0.6, {"kind": "jeffreys", "beta": -0.2}, 12, "arccos", 1e-5),
+    "maskbit": (256, 50_000, 1.5, 0.6, {"kind": "fkl"}, 0.1, "arccos", 1e-6),
+    "meissonic": (16, 10_000, 4.0, 0.6, {"kind": "fkl"}, 0.5, "cosine", 1e-6),
+    "maskgen-l": (64, 50_000, 4.0, 0.9, {"kind": "fkl"}, 1, "arccos", 1e-6),
+}
+
+
+@pytest.mark.parametrize("name", TABLE_5)
+def test_the_papers_presets_hold_table_5_to_the_letter(name):
+    spec = spec_of(name)
+    assert TABLE_5[name] == (
+        spec.train.batch_size * spec.train.accumulate,
+        spec.train.steps,
+        spec.teacher.guidance.scale,
+        spec.init.mask_ratio.value,
+        spec.loss.divergence.model_dump(),
+        spec.student.temperature,
+        spec.masking.student,
+        spec.student.optimizer.learning_rate,
+    )
+    assert spec.masking.auxiliary == spec.masking.student
+    assert spec.student.freeze_embeddings
+    assert spec.student.ema.decay == 0.9999
+    for optimizer in (spec.student.optimizer, spec.auxiliary.optimizer):
+        assert (optimizer.kind, optimizer.beta1, optimizer.beta2) == ("adam", 0.9, 0.999)
+        assert (optimizer.weight_decay, optimizer.warmup_steps, optimizer.clip_norm) == (0, 100, 1)
+    assert spec.loss.weight.value == 1
+
+
+def test_presets_show_prints_memory_and_arithmetic(dimo):
+    shown = dimo("presets", "show", "maskbit")
+    assert "GiB of GPU memory at batch size 64" in shown.stdout
+    assert "TFLOP per step" in shown.stdout
+    document = json.loads(dimo("presets", "show", "maskbit", "--json").stdout)
+    assert document["memory_bytes"] > 2**34
+    assert document["flops_per_step"] > 1e14
+
+
+def test_a_dry_run_that_does_not_fit_is_refused_with_what_to_change(dimo, monkeypatch):
+    monkeypatch.setattr(
+        "dimo_cli.training.accelerator.machine_memory", lambda: ("a small GPU", 24 * 2**30)
+    )
+    result = dimo("distill", "--preset", "maskbit", "--dry-run", "--json")
+    assert result.exit_code == 3
+    assert "needs about" in result.stderr
+    document = json.loads(result.stdout)
+    assert document["fits"] is False
+    settings = document["advice"].split("`")[1].split()
+    again = dimo("distill", "--preset", "maskbit", "--dry-run", "--json", *settings)
+    assert again.exit_code == 0
+    train = json.loads(again.stdout)["spec"]["train"]
+    assert train["batch_size"] * train["accumulate"] == 256
+
+
+def test_advice_turns_to_checkpointing_and_then_to_another_machine(teacher):
+    spec = small_spec(train={"steps": 1, "batch_size": 64})
+    needed = estimate_memory(teacher, spec)
+    fixed = needed.total - needed.activations
+    assert advice_to_fit(teacher, spec, needed, needed.total) is None
+    one_sample = needed.activations // 64
+    assert "batch_size=1 " in advice_to_fit(teacher, spec, needed, fixed + int(1.5 * one_sample))
+    tight = advice_to_fit(teacher, spec, needed, fixed + one_sample // 2)
+    assert "gradient_checkpointing=true" in tight
+    assert "larger GPU" in advice_to_fit(teacher, spec, needed, fixed // 2)
+
+
+def test_arithmetic_grows_as_the_step_does(teacher):
+    def cost(**groups):
+        return flops_per_step(load_skeleton("digits"), small_spec(**groups))
+
+    plain = cost()
+    assert cost(train={"batch_size": 16}) == pytest.approx(2 * plain)
+    assert cost(train={"batch_size": 8, "accumulate": 3}) == pytest.approx(3 * plain)
+    # A plain step is student and auxiliary forward and back (3 + 3), teacher and auxiliary (2).
+    guided = cost(teacher={"guidance": 2.0})
+    assert guided / plain == pytest.approx(9 / 8, rel=0.02)
+    checkpointed = cost(train={"batch_size": 8, "gradient_checkpointing": True})
+    assert checkpointed / plain == pytest.approx(10 / 8, rel=0.02)
+
+
+def test_the_mean_mask_ratio_of_arccos_is_two_over_pi():
+    assert mean_ratio("arccos") == pytest.approx(2 / 3.141592653589793, rel=1e-4)
+
+
+def test_a_registered_teacher_cannot_take_a_known_name(teacher):
+    from dimo_cli.errors import SpecError
+
+    register_teacher("mine", lambda: teacher)
+    assert load_skeleton("mine") is teacher
+    with pytest.raises(SpecError, match="a teacher `mine` already"):
+        register_teacher("mine", lambda: teacher)
+    with pytest.raises(SpecError, match="a teacher `maskbit` already"):
+        register_teacher("maskbit", lambda: teacher)
+
+
+def test_doctor_lists_files_bytes_license_and_place(dimo, fake_hub, golden):
+    from tests.helpers.published import publish_maskbit
+
+    architecture = publish_maskbit(fake_hub, golden)
+    flags = ("--preset", "maskbit", "--set", f"teacher.architecture={json.dumps(architecture)}")
+    result = dimo("doctor", *flags, "--json")
+    assert result.exit_code == 0, result.stderr
+    facts = json.loads(result.stdout)["preset"]
+    sizes = {repo + "/" + path: len(data) for (repo, path), data in fake_hub.files.items()}
+    assert {f["file"]: f["bytes"] for f in facts["files"]} == sizes
+    assert facts["download_bytes"] == sum(sizes.values())
+    assert facts["license"] == "Apache-2.0"
+    assert facts["download_folder"].endswith("hub")
+    assert fake_hub.downloads() == []
+    drawn = dimo("sample", *flags, "--teacher", "--steps", "2", "--class", "1", "-n", "1")
+    assert drawn.exit_code == 0, drawn.stderr
+    facts = json.loads(dimo("doctor", *flags, "--json").stdout)["preset"]
+    assert {f["state"] for f in facts["files"]} == {"here"}
+    assert facts["download_bytes"] == 0
+
+
+def test_doctor_says_what_cannot_be_had_and_exits_3(dimo, fake_hub, golden, monkeypatch):
+    result = dimo("doctor", "--preset", "maskbit", "--json")
+    assert result.exit_code == 3
+    facts = json.loads(result.stdout)["preset"]
+    assert "no repository" in facts["files"][0]["state"]
+    assert "maskbit_generator_14bit.bin" in facts["problems"]
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    facts = json.loads(dimo("doctor", "--preset", "maskbit", "--json").stdout)["preset"]
+    assert {f["state"] for f in facts["files"]} == {"the Hub cannot be reached"}
+    generator = facts["files"][0]
+    assert not generator["exact"]
+    assert generator["bytes"] == 1_219_716_124
+
+
+def test_a_known_preset_without_its_own_settings_refuses_them(dimo):
+    result = dimo("distill", "--preset", "digits", "--set", "teacher.revision=v1")
+    assert result.exit_code == 2
+    assert "brings its weights along" in result.stderr
+
+
+def test_teacher_sources_are_strict():
+    with pytest.raises(ValueError, match="revison"):
+        TeacherSource.model_validate({"name": "maskbit", "revison": "main"})
