@@ -1,0 +1,84 @@
+"""What is drawn and measured while a run trains."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+from dimo_cli import __version__
+from dimo_cli.runs.closing import FID_SEED
+from dimo_cli.sampling.previews import condition_names
+from dimo_cli.files.png import Pixels
+from dimo_cli.files.png import enlarge
+from dimo_cli.files.png import save_png
+from dimo_cli.console.live import View
+from dimo_cli.training.watcher import Idle
+from dimo_cli.runs.meter import FidMeter
+from dimo_cli.run_folder.origins import NOTES
+from dimo_cli.redacting import without_secrets
+from dimo_cli.sampling.samplers import student_sampler
+from dimo_cli.specs.distill import DistillSpec
+from dimo_cli.students.student import Student
+from dimo_cli.students.folder import describe_run
+from dimo_cli.teachers.protocol import Backbone
+from dimo_cli.teachers.protocol import Teacher
+from dimo_cli.sampling.previews import preview_conditions
+from dimo_cli.sampling.previews import preview_grid
+
+
+class RunWatcher(Idle):
+    """Draws the previews and measures the FIDs that the trainer asks for."""
+
+    def __init__(self, spec: DistillSpec, teacher: Teacher, folder: Path, view: View) -> None:
+        self.spec, self.teacher, self.folder, self.view = spec, teacher, folder, view
+        self.meter = FidMeter(teacher) if measures_fid(spec) else None
+        self.first_step: int | None = None
+
+    def on_start(self, step: int) -> None:
+        self.first_step = step
+        self.view.start(step, self.spec.train.steps)
+
+    def on_log(self, record: dict[str, Any]) -> None:
+        self.view.log(record)
+
+    def on_note(self, message: str) -> None:
+        message = without_secrets(message)
+        self.view.note(message)
+        with (self.folder / NOTES).open("a", encoding="utf-8") as file:
+            file.write(f"{message}\n")
+
+    def on_preview(self, step: int, student: Backbone) -> None:
+        pixels = self.preview(student)
+        self.view.preview(step, pixels)
+        path = self.folder / "samples" / f"step-{step:06d}.png"
+        save_png(enlarge(pixels, 320), path, {**self.about_preview(), "dimo.step": str(step)})
+
+    def preview(self, student: Backbone) -> Pixels:
+        """The same conditions and seed every time, so that previews can be compared."""
+        return preview_grid(self.as_student(student), self.conditions())
+
+    def conditions(self) -> list[int] | list[str]:
+        """What a preview shows."""
+        return preview_conditions(self.teacher, self.spec.monitor.preview_images)
+
+    def about_preview(self) -> dict[str, str]:
+        """What the file of a preview says: version, and the class or prompt of each image."""
+        names = condition_names(self.teacher, self.conditions())
+        return {"dimo.version": __version__, "dimo.conditions": json.dumps(names)}
+
+    def measure_fid(self, step: int, student: Backbone) -> float:
+        assert self.meter is not None
+        sampler, protocol = student_sampler(self.as_student(student))
+        score = self.meter.measure(
+            sampler, images=self.spec.monitor.fid_samples, seed=FID_SEED, protocol=protocol
+        )
+        return score.value
+
+    def as_student(self, backbone: Backbone) -> Student:
+        """The averaged network as a student, though it is not on disk yet."""
+        return Student(describe_run(self.spec, self.teacher, "0" * 64), self.teacher, backbone)
+
+
+def measures_fid(spec: DistillSpec) -> bool:
+    """Whether a run measures FIDs, while it trains or at its end."""
+    return bool(spec.monitor.fid_every or spec.monitor.table_samples)
