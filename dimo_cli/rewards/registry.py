@@ -6,12 +6,8 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-import torch
-
 from dimo_cli.errors import SpecError, did_you_mean
-from dimo_cli.hub.store import HubStore
 from dimo_cli.plugins import register_plugins
-from dimo_cli.rewards.protocol import Reward
 
 if TYPE_CHECKING:  # names are checked before torch is imported
     import torch

@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
-from dimo_cli import __version__
-from dimo_cli.files.png import (enlarge, grid, save_png)
 from dimo_cli.console.live import View
 from dimo_cli.runs.meter import FidMeter, Score
-from dimo_cli.students.target import Target
-from dimo_cli.sampling.samplers import (sample_images, student_sampler, teacher_sampler)
+from dimo_cli.sampling.samplers import student_sampler, teacher_sampler
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.sample import SamplerSpec
 from dimo_cli.students.student import Student
-from dimo_cli.teachers.classes import short_name
-from dimo_cli.teachers.protocol import Teacher
 
 FID_SEED = 20_000
-
-
-
-
 
 
 def comparison(

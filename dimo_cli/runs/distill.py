@@ -12,36 +12,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dimo_cli import __version__
-from dimo_cli.runs.closing import (FID_SEED, comparison, leave_report)
-from dimo_cli.sampling.previews import (PREVIEW_SEED, condition_names, draw_comparison)
-from dimo_cli.files.png import (Pixels, enlarge, grid, save_png)
 from dimo_cli.console.live import View
-from dimo_cli.run_folder.effort import hardware_name, recorded_effort
+from dimo_cli.distributed.ranks import first_ahead, is_first, joined_ranks, part, wait_for_all
 from dimo_cli.engine.distill import Distillation
-from dimo_cli.training.tracking import check_tracker
-from dimo_cli.training.trainer import Interrupted, Trainer
-from dimo_cli.training.watcher import Idle
 from dimo_cli.errors import MissingError, SpecError
-from dimo_cli.files.writing import write_whole_text, writing_to
 from dimo_cli.files.locking import locked, refuse_if_locked
-from dimo_cli.runs.meter import (FidMeter, Score, check_measurable)
-from dimo_cli.run_folder.origins import NOTES, keep_origins
-from dimo_cli.distributed.ranks import (first_ahead, is_first, joined_ranks, part, wait_for_all)
-from dimo_cli.redacting import without_secrets
-from dimo_cli.students.target import Target
-from dimo_cli.sampling.samplers import sample_images, student_sampler
+from dimo_cli.files.png import enlarge, save_png
+from dimo_cli.files.writing import write_whole_text, writing_to
+from dimo_cli.run_folder.effort import hardware_name, recorded_effort
+from dimo_cli.run_folder.origins import keep_origins
+from dimo_cli.runs.closing import comparison, leave_report
+from dimo_cli.runs.meter import Score, check_measurable
+from dimo_cli.runs.watcher import RunWatcher, measures_fid
+from dimo_cli.sampling.previews import draw_comparison
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.render import to_yaml
 from dimo_cli.specs.resolve import resolve_spec
-from dimo_cli.specs.sample import SamplerSpec
+from dimo_cli.students.folder import save_student
 from dimo_cli.students.student import Student
-from dimo_cli.students.folder import describe_run, save_student
 from dimo_cli.teachers.conditioning import PromptConditioner
 from dimo_cli.teachers.protocol import Backbone, Teacher
 from dimo_cli.teachers.registry import check_name, load_teacher
-from dimo_cli.runs.watcher import RunWatcher
-from dimo_cli.runs.watcher import measures_fid
+from dimo_cli.training.tracking import check_tracker
+from dimo_cli.training.trainer import Interrupted, Trainer
 
 # Fields that may differ between a run and its continuation without changing what was trained.
 FREE_ON_RESUME = (
@@ -53,20 +46,12 @@ FREE_ON_RESUME = (
 )
 
 
-
-
-
-
 def check_measurable_run(spec: DistillSpec) -> None:
     """Refuse a run whose numbers nobody can measure or track, before anything is loaded."""
     check_name(spec.teacher.name)
     check_tracker(spec.monitor.tracker)
     if measures_fid(spec):
         check_measurable(spec.teacher.name)
-
-
-
-
 
 
 @dataclass(frozen=True)

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from dataclasses import dataclass
-from dataclasses import field
-from typing import Any
-from dimo_cli.metrics.manifold import short_count
 import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from dimo_cli.teachers.builtin import builtin_path
-from dimo_cli.errors import MissingError
-from collections.abc import Callable
+from typing import Any
+
 import torch
-from dimo_cli.metrics.features import load_digits_features
-from dimo_cli.metrics.features import load_digits_reference
-from dimo_cli.metrics.frechet import RunningGaussian
-from dimo_cli.metrics.frechet import frechet_distance
-from dimo_cli.teachers.protocol import Teacher
-from dimo_cli.sampling.samplers import Sampler
-from dimo_cli.sampling.samplers import clock
-from collections.abc import Iterator
 from torch import Tensor
+
+from dimo_cli.errors import MissingError
+from dimo_cli.metrics.features import load_digits_features, load_digits_reference
+from dimo_cli.metrics.frechet import RunningGaussian, frechet_distance
+from dimo_cli.metrics.manifold import short_count
+from dimo_cli.sampling.samplers import Sampler, clock
+from dimo_cli.teachers.builtin import builtin_path
+from dimo_cli.teachers.protocol import Teacher
 
 BATCH = 250
 

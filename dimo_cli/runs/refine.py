@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,31 +11,29 @@ import torch
 from torch import Tensor
 
 from dimo_cli.console.live import View
-from dimo_cli.data.shards import (TokenDataset, builtin_dataset, read_index)
-from dimo_cli.training.accelerator import make_accelerator
-from dimo_cli.training.guard import Guard
+from dimo_cli.data.shards import TokenDataset, builtin_dataset, read_index
+from dimo_cli.distributed.ranks import first_ahead, is_first, joined_ranks
 from dimo_cli.engine.refine import Refinement, Rewards
 from dimo_cli.errors import MissingError, SpecError
-from dimo_cli.hub.store import HubStore
 from dimo_cli.files.locking import refuse_if_locked
-from dimo_cli.students.published import open_student
-from dimo_cli.distributed.ranks import (first_ahead, is_first, joined_ranks)
+from dimo_cli.hub.store import HubStore
 from dimo_cli.rewards.protocol import Reward
-from dimo_cli.rewards.registry import blank_reward, load_reward
 from dimo_cli.rewards.registry import check_name as check_reward
-from dimo_cli.runs.distill import (RunResult, attach_prompts, carry_out, check_measurable_run)
+from dimo_cli.rewards.registry import load_rewards
+from dimo_cli.runs.distill import RunResult, attach_prompts, carry_out, check_measurable_run
 from dimo_cli.runs.watcher import RunWatcher
 from dimo_cli.sampling.previews import preview_conditions
-from dimo_cli.students.target import Target
 from dimo_cli.sampling.samplers import condition, draw_images
-from dimo_cli.specs.refine import RefineSpec
+from dimo_cli.specs.refine import RefineSpec, reward_names
 from dimo_cli.specs.sample import SamplerSpec
+from dimo_cli.students.published import open_student
 from dimo_cli.students.student import LoadOptions, Student
+from dimo_cli.students.target import Target
 from dimo_cli.teachers.conditioning import PromptConditioner
-from dimo_cli.teachers.protocol import (Backbone, Cond, Teacher)
+from dimo_cli.teachers.protocol import Backbone, Cond, Teacher
 from dimo_cli.teachers.registry import configured, load_skeleton
-from dimo_cli.rewards.registry import load_rewards
-from dimo_cli.specs.refine import reward_names
+from dimo_cli.training.accelerator import make_accelerator
+from dimo_cli.training.guard import Guard
 
 HELD_OUT = "held_out_reward"  # its name in the log
 GUARD_SEED = 31
@@ -63,12 +61,6 @@ def real_tokens(spec: RefineSpec, teacher: Teacher) -> LabeledTokens | None:
     if spec.gan.data is None:
         return LabeledTokens(builtin_dataset(teacher.name), teacher)
     return LabeledTokens(TokenDataset.open(Path(spec.gan.data), teacher), teacher)
-
-
-
-
-
-
 
 
 def scored(reward: Reward) -> Any:

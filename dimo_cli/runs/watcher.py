@@ -5,25 +5,21 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+
 from dimo_cli import __version__
-from dimo_cli.runs.closing import FID_SEED
-from dimo_cli.sampling.previews import condition_names
-from dimo_cli.files.png import Pixels
-from dimo_cli.files.png import enlarge
-from dimo_cli.files.png import save_png
 from dimo_cli.console.live import View
-from dimo_cli.training.watcher import Idle
-from dimo_cli.runs.meter import FidMeter
-from dimo_cli.run_folder.origins import NOTES
+from dimo_cli.files.png import Pixels, enlarge, save_png
 from dimo_cli.redacting import without_secrets
+from dimo_cli.run_folder.origins import NOTES
+from dimo_cli.runs.closing import FID_SEED
+from dimo_cli.runs.meter import FidMeter
+from dimo_cli.sampling.previews import condition_names, preview_conditions, preview_grid
 from dimo_cli.sampling.samplers import student_sampler
 from dimo_cli.specs.distill import DistillSpec
-from dimo_cli.students.student import Student
 from dimo_cli.students.folder import describe_run
-from dimo_cli.teachers.protocol import Backbone
-from dimo_cli.teachers.protocol import Teacher
-from dimo_cli.sampling.previews import preview_conditions
-from dimo_cli.sampling.previews import preview_grid
+from dimo_cli.students.student import Student
+from dimo_cli.teachers.protocol import Backbone, Teacher
+from dimo_cli.training.watcher import Idle
 
 
 class RunWatcher(Idle):

@@ -9,10 +9,7 @@ from torch import nn
 
 from dimo_cli.rewards.protocol import Reward, RewardText
 from tests.helpers import published
-from tests.teachers.test_families import PROMPTS
-from tests.teachers.test_families import SHORT_RUN
-from tests.teachers.test_families import flags
-from tests.teachers.test_families import succeed
+from tests.teachers.test_families import PROMPTS, SHORT_RUN, flags, succeed
 
 QUICK = flags(
     {},

@@ -68,7 +68,7 @@ def test_a_look_at_a_folder_leaves_no_trace(tmp_path):
 
 def test_a_lock_that_is_removed_while_another_waits_is_taken_anew(tmp_path, monkeypatch):
     """The holder removes its file as it leaves: whoever opened that one must not rely on it."""
-    from dimo_cli.files.writing import locking
+    from dimo_cli.files import locking
 
     opened = []
     real = locking.is_still

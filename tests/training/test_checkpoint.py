@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from dimo_cli.errors import MissingError
-from dimo_cli.training import checkpoint
+from dimo_cli.files import writing
 from dimo_cli.training.checkpoint import CheckpointFolder, random_state, restore_random_state
 
 
@@ -44,7 +44,7 @@ def test_nothing_but_finished_checkpoints_is_ever_visible(folder, monkeypatch):
 
 def test_a_checkpoint_is_synced_before_it_is_renamed(folder, monkeypatch):
     events = []
-    monkeypatch.setattr(checkpoint, "fsync_path", lambda path: events.append(path.name))
+    monkeypatch.setattr(writing, "fsync_path", lambda path: events.append(path.name))
     rename = type(folder.root).rename
     monkeypatch.setattr(
         type(folder.root), "rename", lambda a, b: (events.append(f"-> {b.name}"), rename(a, b))[1]
