@@ -28,7 +28,17 @@ def test_every_teacher_has_a_preset_of_its_name():
     assert all(spec_of(name).teacher.name == name for name in preset_names())
 
 
-@pytest.mark.parametrize("name", preset_names())
+# One of each network here; the others are the same networks at other sizes.
+ONE_OF_EACH = {"digits", "shapes", "maskgit", "maskbit", "titok-b64", "maskgen-l", "amused-256"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in ONE_OF_EACH else pytest.mark.slow)
+        for name in preset_names()
+    ],
+)
 def test_the_cost_of_every_preset_is_known_without_its_weights(name):
     spec, teacher = spec_of(name), load_skeleton(name)
     assert estimate_memory(teacher, spec).total > 0

@@ -86,6 +86,7 @@ def test_a_quota_on_files_is_a_full_disk(tmp_path, limit, steps):
         f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
         "from dimo_cli.main import app\n"
         "sys.argv = ['dimo', 'distill', '--preset', 'digits', '--out', 'r', '--quiet']\n"
+        "sys.argv += ['--set', 'train.checkpoint_every=2', '--set', 'train.batch_size=8']\n"
         "app()"
     )
     result = subprocess.run(
