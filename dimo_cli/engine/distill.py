@@ -181,6 +181,10 @@ class Distillation:
     def load_state(self, state: dict[str, float]) -> None:
         """Continue from `state`."""
 
+    def backbones(self) -> list[Backbone]:
+        """Every network of the teacher's kind that a step runs."""
+        return [self.teacher.backbone, self.student, self.auxiliary]
+
     def networks(self) -> dict[str, nn.Module]:
         """The networks whose weights change."""
         auxiliary = {"auxiliary": self.auxiliary} if self.uses_auxiliary else {}

@@ -98,6 +98,11 @@ class LastLinear:
     bias: Tensor | None = None
 
 
+def call_plainly(block: Callable[..., Any], *inputs: Any) -> Any:
+    """A block, run as it is written."""
+    return block(*inputs)
+
+
 class Backbone(nn.Module, ABC):
     """A bidirectional network from token embeddings to logits, split where the engine needs it.
 
@@ -106,12 +111,14 @@ class Backbone(nn.Module, ABC):
     """
 
     gradient_checkpointing = False
+    call_block: Callable[..., Any] = staticmethod(call_plainly)
+    """How a block is run; `compiling.compile_blocks` puts a compiled call here."""
 
     def run_block(self, block: Callable[..., Any], *inputs: Any) -> Any:
         """Run one block, recomputing its activations in the backward pass if asked to."""
         if self.gradient_checkpointing and torch.is_grad_enabled():
-            return checkpoint(block, *inputs, use_reentrant=False)
-        return block(*inputs)
+            return checkpoint(self.call_block, block, *inputs, use_reentrant=False)
+        return self.call_block(block, *inputs)
 
     @abstractmethod
     def embed(self, tokens: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ from dimo_cli.errors import DivergedError, MissingError, SpecError
 from dimo_cli.run_folder.log import RunLog
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.explain import leaves
+from dimo_cli.teachers.compiling import compile_blocks
 from dimo_cli.teachers.protocol import Backbone, Teacher
 from dimo_cli.training.accelerator import make_accelerator, peak_memory
 from dimo_cli.training.checkpoint import CheckpointFolder, random_state, restore_random_state
@@ -36,6 +37,12 @@ from dimo_cli.training.watcher import Bystander, Watcher
 
 if TYPE_CHECKING:
     from accelerate import FullyShardedDataParallelPlugin
+
+
+COMPILING = (
+    "Compiling the networks' blocks in the first step, which takes up to some minutes; later runs "
+    "find them in the cache."
+)
 
 
 class Interrupted(Exception):
@@ -103,13 +110,10 @@ class Trainer:
         self.progress = Progress()
         self.stop_signal = 0
         self.launcher = os.getppid()
-        if spec.train.compile:
-            for backbone in (
-                teacher.backbone,
-                self.distillation.student,
-                self.distillation.auxiliary,
-            ):
-                backbone.hidden = torch.compile(backbone.hidden)  # type: ignore[method-assign]
+        self.compiles = spec.train.compiles(device.type == "cuda", self.is_sharded)
+        if self.compiles:
+            for backbone in self.distillation.backbones():
+                compile_blocks(backbone, self.watcher.on_note)
 
     def shard(self, average: Backbone, plugin: FullyShardedDataParallelPlugin) -> None:
         """Spread student, auxiliary and average over all ranks, before any step."""
@@ -164,6 +168,8 @@ class Trainer:
         config = {leaf.path: leaf.value for leaf in leaves(self.spec)}
         self.tracking.start(config, self.progress.step, self.watcher.on_note)
         self.watcher.on_start(self.progress.step)
+        if self.compiles:
+            self.watcher.on_note(COMPILING)
         try:
             with self.catch_signals():
                 while self.progress.step < self.spec.train.steps:
