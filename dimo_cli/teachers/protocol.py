@@ -55,6 +55,11 @@ class Cond:
     def __len__(self) -> int:
         return len(next(iter(self.tensors.values())))
 
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+        return next(iter(self.tensors.values())).device
+
     def __getitem__(self, rows: slice) -> Cond:
         tensors = {name: tensor[rows] for name, tensor in self.tensors.items()}
         return Cond(tensors, self.texts[rows])
@@ -165,6 +170,13 @@ class Backbone(nn.Module, ABC):
 
 class Tokenizer(nn.Module, ABC):
     """A frozen map between images in [-1, 1] and tokens."""
+
+    fast_decode: Callable[[Tensor, Cond | None], Tensor] | None = None
+    """`decode`, compiled; `decoding.compile_decoder` puts it here."""
+    is_laid_out = False
+    """Whether its convolutions are laid out as CUDA likes them."""
+    decode_in_tiles: Callable[[Tensor], Tensor] | None = None
+    """For images too large to be decoded whole: tokens [1, L, G] to an image, a part at a time."""
 
     @abstractmethod
     def encode(self, images: Tensor) -> Tensor:
