@@ -76,8 +76,13 @@ class Trainer:
         folder: Path,
         watcher: Watcher,
         method: Callable[..., Distillation] | None = None,
+        may_cut: bool = False,
     ) -> None:
-        """`method` builds what is trained: Di[M]O alone, or a refinement."""
+        """`method` builds what is trained: Di[M]O alone, or a refinement.
+
+        `may_cut`: where memory runs out, go on with smaller passes.
+        """
+        self.may_cut = may_cut
         self.spec, self.folder = spec, folder
         self.watcher = watcher if is_first() else Bystander(watcher)
         self.accelerator = make_accelerator(spec.train, spec.monitor.tracker, folder)
@@ -196,8 +201,13 @@ class Trainer:
         done = progress.step + 1
         last = done == train.steps
         log_due = done % train.log_every == 0 or last
-        with tf32(train.tf32):
-            report = self.distillation.step(progress.step, measure=log_due)
+        try:
+            with tf32(train.tf32):
+                report = self.distillation.step(progress.step, measure=log_due)
+        except torch.OutOfMemoryError:
+            if not self.cut_passes():
+                raise
+            return
         if report.skipped:
             if self.note_skipped(report.skipped):
                 return  # rolled back: nothing of this step is left
@@ -241,6 +251,25 @@ class Trainer:
         whole = copy.deepcopy(backbone).float().eval() if is_first() else None
         gather(self.ema.network, whole)
         return whole or backbone
+
+    def cut_passes(self) -> bool:
+        """Go back to the newest checkpoint and on from there with half as many samples at a time.
+
+        False where that cannot be: with passes that were asked for or are of one sample, and with
+        several processes, of which not all have run out of memory.
+        """
+        distillation = self.distillation
+        if not self.may_cut or self.accelerator.num_processes > 1 or distillation.share.batch == 1:
+            return False
+        distillation.cut_passes()
+        if self.accelerator.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.restore()
+        self.watcher.on_note(
+            f"Memory ran out: from step {self.progress.step} on there are "
+            f"{distillation.share.batch} samples in it at a time."
+        )
+        return True
 
     def note_skipped(self, network: str) -> bool:
         """Count a step whose numbers were not finite; roll back where skipping will not help.
