@@ -57,8 +57,8 @@ class Drawn:
     """Tokens of one pass and how sure the network was of them."""
 
     tokens: Tensor
-    entropy: float = float("nan")
-    top1: float = float("nan")
+    entropy: Tensor | None = None
+    top1: Tensor | None = None
 
 
 @torch.no_grad()
@@ -80,7 +80,8 @@ def draw_from_hidden(
     B, L, _ = hidden.shape
     flat = hidden.detach().flatten(0, 1)
     positions = torch.arange(L, device=flat.device).repeat(B)
-    tokens, entropy, top1 = [], 0.0, 0.0
+    tokens = []
+    entropy, top1 = flat.new_zeros((2,), dtype=torch.float64)
 
     def row() -> torch.Size:
         return backbone.head(flat[:1], positions[:1]).shape[1:]
@@ -89,8 +90,8 @@ def draw_from_hidden(
         logits = backbone.head(flat[part], positions[part]).float()
         if measure:
             log_p = logits.log_softmax(-1)
-            entropy -= (log_p.exp() * log_p).sum().item()
-            top1 += log_p.amax(-1).exp().sum().item()
+            entropy -= (log_p.exp() * log_p).sum()
+            top1 += log_p.amax(-1).exp().sum()
         tokens.append(draw_tokens(filter_logits(logits, temperature, top_k, top_p), source))
     drawn = torch.cat(tokens).view(B, L, -1)
     if not measure:

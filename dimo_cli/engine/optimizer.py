@@ -39,10 +39,14 @@ class NetworkOptimizer:
             fused=True,
         )
 
-    def update(self, step: int, factor: Tensor | None = None) -> Tensor:
+    def update(
+        self, step: int, factor: Tensor | None = None, unless: Tensor | None = None
+    ) -> Tensor:
         """Clip and apply the accumulated gradient, times `factor`; returns its norm before that.
 
         A gradient that is not finite is thrown away instead: the caller reads it off the norm.
+        With `unless`, a number on a card, it is the card that finds out, and nobody waits; where
+        that is 1, something else was not finite, and the gradient is thrown away as well.
         """
         average_over_ranks([p for p in self.parameters if not is_sharded(p)])
         for parameter, own in zip(self.parameters, self.own, strict=True):
@@ -51,15 +55,23 @@ class NetworkOptimizer:
         if factor is not None:
             torch._foreach_mul_([own.grad for own in self.own if own.grad is not None], factor)
         norm = self.norm()
-        if norm.isfinite():
+        if unless is not None:
+            # What torch's fused optimizers look at before they touch a weight.
+            found_inf = unless.maximum((~norm.isfinite()).to(unless))
+            self.optimizer.found_inf = found_inf  # type: ignore[attr-defined]
+        if unless is not None or norm.isfinite():
             if self.spec.clip_norm is not None:
                 torch.nn.utils.clip_grads_with_norm_(self.own, self.spec.clip_norm, norm)
-            rate = self.spec.learning_rate * self.scale
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate * warmup_factor(step, self.spec.warmup_steps)
+            self.set_rate(step)
             self.optimizer.step()
         self.forget()
         return norm
+
+    def set_rate(self, step: int) -> None:
+        """Give the optimizer the learning rate of a step."""
+        rate = self.spec.learning_rate * self.scale * warmup_factor(step, self.spec.warmup_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
 
     def forget(self) -> None:
         """Throw the accumulated gradient away."""
