@@ -48,11 +48,7 @@ class Share:
 
     def copies(self, generator: torch.Generator) -> list[torch.Generator]:
         """A generator for each pass, all at the same place; the last is the given one."""
-        if self.passes == 1:
-            return [generator]
-        state = generator.get_state()
-        device = generator.device
-        others = [torch.Generator(device).set_state(state) for _ in range(self.passes - 1)]
+        others = [generator.clone_state() for _ in range(self.passes - 1)]
         return [*others, generator]
 
 
