@@ -24,10 +24,12 @@ from dimo_cli.engine.draws import (
     own_generator,
     samples_among,
 )
+from dimo_cli.engine.field import TeacherLogits, guided, logit_field
 from dimo_cli.engine.heads import HeadRows, backward_through_head, backward_to_hidden
 from dimo_cli.engine.masking import Mask, check_control, draw_mask, draw_ratio, initial_tokens
 from dimo_cli.engine.one_step import draw_from_hidden, rows_at_once, student_hidden
 from dimo_cli.engine.optimizer import NetworkOptimizer
+from dimo_cli.engine.prepared import Prepared
 from dimo_cli.engine.schedules import draw_mask_ratio, guidance_scale, noise_sigma
 from dimo_cli.engine.share import Share, divide, mean_over_ranks
 from dimo_cli.engine.verdict import Verdict
@@ -88,11 +90,6 @@ def trainable_copy(teacher: Teacher, spec: DistillSpec) -> Backbone:
     return backbone
 
 
-def log_probs(logits: Tensor, temperature: float) -> Tensor:
-    """log softmax(z / T)."""
-    return (logits if temperature == 1 else logits / temperature).log_softmax(-1)
-
-
 class Distillation:
     """The networks and the step of Algorithm 1. The loop around it is `trainer.py`."""
 
@@ -115,7 +112,8 @@ class Distillation:
         self.streams: list[Rows] = self.share.streams(generator, self.host)
         self.generator = self.streams[0]
         self.divergence = build_divergence(spec.loss.divergence)
-        self.chunk_tokens = spec.loss.chunk_tokens or rows_at_once(teacher.space)
+        on_card = generator.device.type != "cpu"
+        self.chunk_tokens = spec.loss.chunk_tokens or rows_at_once(teacher.space, on_card)
         teacher.backbone.train(spec.train.dropout)
         self.student = trainable_copy(teacher, spec)
         # Where nothing needs an auxiliary, none takes up memory: its place is held by the student.
@@ -125,6 +123,8 @@ class Distillation:
             self.auxiliary_optimizer = NetworkOptimizer(self.auxiliary, spec.auxiliary.optimizer)
         self.verdict = Verdict(generator.device)
         self.null: Cond | None = None
+        self.prepared: Prepared | None = None
+        """What to take in place of the host's draws."""
 
     def step(self, step: int, measure: bool = False) -> StepReport:
         """Update the student once, then the auxiliary; `measure` also fills the slower numbers."""
@@ -227,9 +227,13 @@ class Distillation:
     def generate(self, step: int, measure: bool = False, gradients: bool = True) -> Generation:
         """x_init -> x_theta in one pass of the student, which keeps its graph for the update."""
         init, count = self.spec.init, self.spec.train.batch_size
-        ratio = draw_mask_ratio(init.mask_ratio, self.generator)
         sigma = noise_sigma(init.embed_noise, step)
-        cond = self.draw_conditions(count).to(self.generator.device)
+        ratio, mask = 0.0, None
+        if self.prepared is not None:
+            cond, mask = self.prepared.cond, self.prepared.init_mask
+        else:
+            ratio = draw_mask_ratio(init.mask_ratio, self.generator)
+            cond = self.draw_conditions(count).to(self.generator.device)
         x_init, init_mask = initial_tokens(
             self.teacher.space,
             count,
@@ -238,6 +242,7 @@ class Distillation:
             init.control,
             init.control_token,
             self.teacher.tokenizer,
+            mask=mask,
         )
         gradients = gradients and self.spec.loss.student_input == "x_init"
         with self.autocast(), torch.set_grad_enabled(gradients):
@@ -266,8 +271,7 @@ class Distillation:
         So it is gone when the student's own graph is at its largest.
         """
         space, loss = self.teacher.space, self.spec.loss
-        mask_ratio = self.draw_ratio(self.spec.masking.student, len(generation.tokens))
-        x_tilde, mask = self.mask_again(generation.tokens, mask_ratio)
+        mask_ratio, x_tilde, mask = self.draw_x_tilde(generation.tokens, 0)
         with self.autocast():
             seen = self.embeds(self.teacher.backbone, generation, x_tilde, mask.slots)
             teacher_logits = self.teacher_logits(seen, generation.cond, mask_ratio)
@@ -283,18 +287,22 @@ class Distillation:
         weight = weight[rows.div(space.length, rounding_mode="floor")]
         scale = (slots * weight[:, None])[..., None]
         divergence = torch.zeros((), device=rows.device)
+        temperatures = loss.teacher_temperature, loss.auxiliary_temperature
 
         @torch.no_grad()
         def gradient_at(part: slice) -> Tensor:
             nonlocal divergence
-            log_p = log_probs(teacher_logits(rows[part]), loss.teacher_temperature)
-            logits = self.auxiliary.head(aux_flat[rows[part]], rows[part] % space.length)
-            log_q = log_probs(logits.float(), loss.auxiliary_temperature)
-            del logits
-            gradient = self.divergence.logit_gradient(log_p, log_q).mul_(scale[part])
+            gradient, value = logit_field(
+                self.divergence,
+                teacher_logits(rows[part]),
+                self.auxiliary.head(aux_flat[rows[part]], rows[part] % space.length),
+                scale[part],
+                temperatures,
+                measure,
+            )
             self.see_logit_gradient(gradient)
-            if measure:
-                divergence += (self.divergence.value(log_p, log_q) * slots[part]).sum()
+            if value is not None:
+                divergence += (value * slots[part]).sum()
             return gradient
 
         def loss_of(head: HeadRows, part: slice) -> Tensor:
@@ -327,8 +335,7 @@ class Distillation:
             self.turn_to(index)
             if self.spec.auxiliary.fresh_samples:
                 generation = self.generate(step, gradients=False)
-            ratio = self.draw_ratio(self.spec.masking.auxiliary, len(generation.tokens))
-            x_tilde, mask = self.mask_again(generation.tokens, ratio)
+            _, x_tilde, mask = self.draw_x_tilde(generation.tokens, 1 + update)
             with self.autocast():
                 seen = self.embeds(self.auxiliary, generation, x_tilde, mask.slots)
                 hidden = self.hidden(self.auxiliary, seen, generation.cond)
@@ -369,6 +376,39 @@ class Distillation:
         with self.autocast():
             total = backward_through_head(self.auxiliary, hidden, rows, self.chunk_tokens, loss_of)
         return torch.stack([total * self.spec.train.accumulate, masked.float().mean()])
+
+    def draw_x_tilde(self, tokens: Tensor, which: int) -> tuple[Tensor, Tensor, Mask]:
+        """Mask ratios [B], x_tilde and its mask: for the student (0), or an auxiliary update."""
+        if self.prepared is None:
+            ratio = self.draw_ratio(self.schedule_of(which), len(tokens))
+            return ratio, *self.mask_again(tokens, ratio)
+        slots = self.prepared.masks[which]
+        everywhere = torch.arange(tokens.shape[0] * tokens.shape[1], device=tokens.device)
+        x_tilde = tokens.masked_fill(slots, self.teacher.space.mask_id)
+        return self.prepared.ratios[which], x_tilde, Mask(slots, everywhere)
+
+    def schedule_of(self, which: int) -> str:
+        """The mask schedule of the student's update (0), or of the auxiliary's."""
+        return self.spec.masking.auxiliary if which else self.spec.masking.student
+
+    def prepare(self) -> Prepared:
+        """Draw all that Python decides of the next step, which has one pass, in its order."""
+        spec, space = self.spec, self.teacher.space
+        source, count = on_host(self.generator), spec.train.batch_size
+        shape = (count, space.length, space.groups)
+        init_ratio = draw_mask_ratio(spec.init.mask_ratio, source)
+        cond = self.draw_conditions(count)
+        init_mask = draw_mask(shape, torch.full((count,), init_ratio), source)
+        exact = spec.masking.method == "exact"
+        drawn: list[tuple[Tensor, Tensor]] = []
+        for which in range(1 + spec.auxiliary.updates):
+            if which == 1 and spec.auxiliary.share_x_tilde:
+                drawn.append(drawn[0])  # the student's, which nobody draws again
+                continue
+            ratio = self.draw_ratio(self.schedule_of(which), count)
+            drawn.append((ratio, draw_mask(shape, ratio, source, exact)))
+        ratios, masks = zip(*drawn, strict=True)
+        return Prepared(cond, init_mask, torch.stack(ratios), torch.stack(masks))
 
     def draw_ratio(self, schedule: str, count: int) -> Tensor:
         """Mask ratios r_t [B] within the limits of the spec."""
@@ -419,25 +459,24 @@ class Distillation:
     @torch.no_grad()
     def teacher_logits(
         self, embeds: Tensor, cond: Cond, mask_ratio: Tensor
-    ) -> Callable[[Tensor], Tensor]:
-        """One teacher pass over x_tilde; the result projects flat rows [n] to guided logits."""
+    ) -> Callable[[Tensor], TeacherLogits]:
+        """One teacher pass over x_tilde; the result projects flat rows [n] to logits."""
         backbone, length = self.teacher.backbone, self.teacher.space.length
         guidance = self.spec.teacher.guidance
-        guided = guidance.needs_null
-        if guided:
+        if guidance.needs_null:
             scale = moved(guidance_scale(guidance, mask_ratio), embeds.device)
             null = self.null_conditions(len(cond), embeds.device)
             embeds, cond = torch.cat([embeds, embeds]), Cond.cat([cond, null])
         flat = self.hidden(backbone, embeds, cond).flatten(0, 1)
 
         @torch.no_grad()
-        def project(rows: Tensor) -> Tensor:
-            conditional = backbone.head(flat[rows], rows % length).float()
-            if not guided:
-                return conditional
-            unconditional = backbone.head(flat[rows + len(flat) // 2], rows % length).float()
+        def project(rows: Tensor) -> TeacherLogits:
+            conditional = backbone.head(flat[rows], rows % length)
+            if not guidance.needs_null:
+                return TeacherLogits(conditional)
+            unconditional = backbone.head(flat[rows + len(flat) // 2], rows % length)
             s = scale[rows.div(length, rounding_mode="floor")][:, None, None]
-            return conditional.sub_(unconditional).mul_(s).add_(unconditional)
+            return TeacherLogits(conditional, unconditional, s)
 
         return project
 
@@ -452,7 +491,7 @@ class Distillation:
         self,
         generation: Generation,
         hidden: Tensor,
-        teacher_logits: Callable[[Tensor], Tensor],
+        teacher_logits: Callable[[Tensor], TeacherLogits],
         mask: Tensor,
     ) -> Tensor:
         """w(t) of each sample times the factor of the reduction, [B]."""
@@ -472,14 +511,16 @@ class Distillation:
         return factor * loss.weight.value
 
     @torch.no_grad()
-    def probability_gap(self, hidden: Tensor, teacher_logits: Callable[[Tensor], Tensor]) -> Tensor:
+    def probability_gap(
+        self, hidden: Tensor, teacher_logits: Callable[[Tensor], TeacherLogits]
+    ) -> Tensor:
         """Mean |p_theta(x_init) - p_phi(x_tilde)| of each sample over positions and ids, [B]."""
         B, L, _ = hidden.shape
         flat, rows = hidden.detach().flatten(0, 1), torch.arange(B * L, device=hidden.device)
         gaps = []
         for part in chunks(B * L, self.chunk_tokens):
             student = self.student.head(flat[part], rows[part] % L).float().softmax(-1)
-            teacher = teacher_logits(rows[part]).div(self.spec.loss.teacher_temperature)
+            teacher = guided(teacher_logits(rows[part])).div(self.spec.loss.teacher_temperature)
             gaps.append((student - teacher.softmax(-1)).abs().mean((-1, -2)))
         return torch.cat(gaps).view(B, L).mean(-1)
 
@@ -494,7 +535,7 @@ class Distillation:
         scale = self.spec.loss.entropy_bonus / (B * self.spec.train.accumulate * divisor)
 
         def loss_of(head: HeadRows, part: slice) -> Tensor:
-            found = head.logits()
+            found = head.logits().float()
             return surrogate_loss(found, -scale * entropy_logit_gradient(found.detach()))
 
         rows = torch.arange(B * L, device=hidden.device)

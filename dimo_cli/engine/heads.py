@@ -22,8 +22,8 @@ class HeadRows:
     positions: Tensor
 
     def logits(self) -> Tensor:
-        """Their logits [n, G, V] in float32."""
-        return self.backbone.head(self.hidden, self.positions).float()
+        """Their logits [n, G, V]."""
+        return self.backbone.head(self.hidden, self.positions)
 
     def surrogate_loss(self, gradient: Tensor) -> Tensor:
         """A scalar whose gradient at the logits is `gradient` [n, G, V].

@@ -107,12 +107,14 @@ def initial_tokens(
     control_token: int | None = None,
     tokenizer: Tokenizer | None = None,
     source: Tensor | None = None,
+    mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Sample x_init [B, L, G]: exactly round(r_init L G) mask tokens, the rest random image tokens.
 
     The mask [B, L, G] is returned beside the tokens. `control` asks for one of the variants of
     Table 6, which break this recipe on purpose. Tokens of a `source` [1 or B, L, G] replace the
-    random ones under the same mask (supplement, E.6 and E.7).
+    random ones under the same mask (supplement, E.6 and E.7). A `mask` that was drawn already is
+    taken as it is.
     """
     if source is not None:
         check_source(control)
@@ -133,6 +135,8 @@ def initial_tokens(
     elif control == "fixed_class_token":
         classes = class_tokens(space)
         filler = classes[len(classes) // 2 if control_token is None else control_token]
+    if mask is not None:
+        return tokens.masked_fill(mask, filler), mask
     ratio = torch.full((count,), mask_ratio, device=on_host(generator).device)
     return forward_mask(tokens, ratio, filler, generator)
 

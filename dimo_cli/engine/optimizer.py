@@ -62,7 +62,8 @@ class NetworkOptimizer:
         if unless is not None or norm.isfinite():
             if self.spec.clip_norm is not None:
                 torch.nn.utils.clip_grads_with_norm_(self.own, self.spec.clip_norm, norm)
-            self.set_rate(step)
+            if not self.has_rate_tensor:
+                self.set_rate(step)
             self.optimizer.step()
         self.forget()
         return norm
@@ -71,7 +72,21 @@ class NetworkOptimizer:
         """Give the optimizer the learning rate of a step."""
         rate = self.spec.learning_rate * self.scale * warmup_factor(step, self.spec.warmup_steps)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+
+    @property
+    def has_rate_tensor(self) -> bool:
+        """Whether the rate is a tensor, which is set before a step and not in it."""
+        return isinstance(self.optimizer.param_groups[0]["lr"], Tensor)
+
+    def follow_rate_tensor(self) -> None:
+        """Read the rate from a tensor from now on, so that a recorded step finds it there."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = torch.zeros((), device=self.own[0].device)
+            group["capturable"] = True
 
     def forget(self) -> None:
         """Throw the accumulated gradient away."""
@@ -97,6 +112,10 @@ class NetworkOptimizer:
             index: {name: value for name, value in fields.items() if not self.spreads(index, value)}
             for index, fields in saved["state"].items()
         }
+        for group in saved[
+            "param_groups"
+        ]:  # a checkpoint is the same however steps are carried out
+            group |= {"lr": float(group["lr"]), "capturable": False}
         return {"optimizer": saved, "scale": self.scale}
 
     def shards(self) -> dict[str, Tensor]:

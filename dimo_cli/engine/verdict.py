@@ -7,6 +7,7 @@ the optimizers look at it before they move a weight; Python asks when it has to 
 from __future__ import annotations
 
 from collections import Counter
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -21,15 +22,27 @@ class Verdict:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.asks = device.type == "cpu"
-        with torch.device(device):
-            self.bad = torch.zeros(len(NETWORKS))
-            self.skipped = torch.zeros(len(NETWORKS))
-            self.in_row = torch.zeros(())
+        self.device, self.asks = device, device.type == "cpu"
+
+    @cached_property
+    def numbers(self) -> Tensor:
+        """1 for each network that was bad in this step, their counts, and how many in a row."""
+        return torch.zeros(2 * len(NETWORKS) + 1, device=self.device)
+
+    @property
+    def bad(self) -> Tensor:
+        """1 for the first network that was not finite in this step."""
+        return self.numbers[: len(NETWORKS)]
+
+    @property
+    def counts(self) -> Tensor:
+        """Skipped steps of each network, and then how many are the last in a row."""
+        return self.numbers[len(NETWORKS) :]
 
     def begin(self) -> None:
         """A new step, of which nothing is known yet."""
-        self.bad.zero_()
+        if not self.asks:
+            self.bad.zero_()
 
     @property
     def found_inf(self) -> Tensor | None:
@@ -47,8 +60,8 @@ class Verdict:
     def end(self) -> None:
         """Count what was found in this step."""
         if not self.asks:
-            self.skipped += self.bad
-            self.in_row.add_(1).mul_(self.bad.amax())
+            self.counts[:-1] += self.bad
+            self.counts[-1:].add_(1).mul_(self.bad.amax())
 
     def read(self) -> tuple[Counter[str], int]:
         """Skipped steps by network since this was last read, and how many are the last in a row.
@@ -57,12 +70,13 @@ class Verdict:
         """
         if self.asks:
             return Counter(), 0
-        *counts, in_row = torch.cat([self.skipped, self.in_row[None]]).tolist()
-        self.skipped.zero_()
+        *counts, in_row = self.counts.tolist()
+        self.counts[:-1].zero_()
         found = Counter({n: round(c) for n, c in zip(NETWORKS, counts, strict=True) if c})
         return found, round(in_row)
 
     def go_on(self, in_row: int) -> None:
         """Continue where the last `in_row` steps were skipped."""
-        self.skipped.zero_()
-        self.in_row.fill_(in_row)
+        if not self.asks:
+            self.counts[:-1].zero_()
+            self.counts[-1:].fill_(in_row)
