@@ -302,6 +302,11 @@ class TrainSpec(Spec):
         True, description="On CUDA, multiply what is left in fp32 with TF32: faster, to 3 digits"
     )
     compile: bool = Field(False, description="torch.compile the backbones: slow start, fast steps")
+    capture: Literal["auto"] | bool = Field(
+        "auto",
+        description="On CUDA, record a small network's step once and replay it, so that the card "
+        "does not wait for Python; auto: where a step allows it, up to 20 million weights",
+    )
     dropout: bool = Field(
         False,
         description="Keep the dropout that the teacher was trained with active in teacher, student "

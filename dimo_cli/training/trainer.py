@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from dimo_cli.distributed.ranks import as_first_says, from_all, is_first, largest
+from dimo_cli.engine.capture import CapturedStep, is_small, obstacle
 from dimo_cli.engine.distill import Distillation
 from dimo_cli.engine.optimizer import Ema
 from dimo_cli.engine.schedules import ema_decay
@@ -113,6 +114,20 @@ class Trainer:
             ):
                 backbone.hidden = torch.compile(backbone.hidden)  # type: ignore[method-assign]
 
+        self.stepper = self.choose_stepper()
+
+    def choose_stepper(self) -> Distillation | CapturedStep:
+        """Who carries out steps: the distillation itself, or a recording of it."""
+        wanted, reason = self.spec.train.capture, obstacle(self.distillation)
+        if wanted is True and reason is not None:
+            raise SpecError(
+                f"`train.capture` is true, but this step cannot be captured: {reason}.",
+                "Use `--set train.capture=auto`, which captures where it can.",
+            )
+        if reason is not None or not wanted or not (wanted is True or is_small(self.distillation)):
+            return self.distillation
+        return CapturedStep(self.distillation, self.watcher.on_note)
+
     def shard(self, average: Backbone, plugin: FullyShardedDataParallelPlugin) -> None:
         """Spread student, auxiliary and average over all ranks, before any step."""
         distillation = self.distillation
@@ -198,7 +213,7 @@ class Trainer:
         look_due = self.watcher.looks_at(done)
         waits = log_due or save_due or preview_due or fid_due or look_due
         with tf32(train.tf32):
-            report = self.distillation.step(progress.step, measure=log_due)
+            report = self.stepper.step(progress.step, measure=log_due)
         if report.skipped:
             progress.skipped_in_row += 1
             if self.note_skipped(report.skipped):
@@ -353,6 +368,8 @@ class Trainer:
             optimizer.load_state_dict(state[f"{name}_optimizer"], moments)
         self.distillation.load_state(state.get("method", {}))
         self.distillation.verdict.go_on(self.progress.skipped_in_row)
+        if isinstance(self.stepper, CapturedStep):
+            self.stepper.forget()
         self.watcher.load_state(state.get("watcher", {}))
         self.restore_random(state)
         if is_first():
