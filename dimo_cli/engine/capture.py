@@ -87,9 +87,9 @@ class CapturedStep:
 
     def record(self, step: int) -> None:
         """Record a step without carrying it out."""
-        graph = torch.cuda.CUDAGraph()
-        graph.register_generator_state(self.distillation.run_generator)
         try:
+            graph = torch.cuda.CUDAGraph()
+            graph.register_generator_state(self.distillation.run_generator)
             with torch.cuda.graph(graph):
                 self.run(step)
         except RuntimeError as error:

@@ -198,8 +198,8 @@ class LossSpec(Spec):
     chunk_tokens: Int | None = Field(
         None,
         ge=1,
-        description="Positions projected to the vocabulary at a time; null: as many as fill 8 MiB. "
-        "It changes memory and time, not what is computed",
+        description="Positions projected to the vocabulary at a time; null: as many as fill 8 MiB, "
+        "or 64 MiB on a GPU. It changes memory and time, not what is computed",
     )
 
 
