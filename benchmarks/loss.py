@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from benchmarks.measuring import device_of, environment, in_turn, medians, peak_bytes
 from dimo_cli.engine.auxiliary import auxiliary_loss
-from dimo_cli.engine.distill import log_probs
 from dimo_cli.engine.divergence import ForwardKL
+from dimo_cli.engine.field import TeacherLogits, logit_field
 from dimo_cli.engine.heads import HeadRows, backward_through_head
 from dimo_cli.engine.one_step import rows_at_once
 from dimo_cli.teachers.protocol import LastLinear, TokenSpace
@@ -97,20 +97,23 @@ class Head(nn.Linear):
 
 def chunked(heads: Heads) -> None:
     """Both updates as dimo computes them."""
-    rows, chunk = heads.rows, rows_at_once(heads.size.space)
+    rows, chunk = heads.rows, rows_at_once(heads.size.space, heads.rows.is_cuda)
     flat = {name: states.flatten(0, 1) for name, states in heads.states.items()}
 
     @torch.no_grad()
     def field(part: slice) -> Tensor:
         """The gradient of the divergence at some rows."""
-        guided = heads.teacher.head(flat["conditional"][rows[part]])
-        without = heads.teacher.head(flat["unconditional"][rows[part]])
-        guided.sub_(without).mul_(GUIDANCE).add_(without)
-        del without
-        log_p = log_probs(guided, 1)
-        del guided
-        log_q = log_probs(heads.auxiliary.head(flat["auxiliary"][rows[part]]), 1)
-        return ForwardKL().logit_gradient(log_p, log_q)
+        conditional, without, auxiliary = (
+            network.head(flat[name][rows[part]])
+            for network, name in (
+                (heads.teacher, "conditional"),
+                (heads.teacher, "unconditional"),
+                (heads.auxiliary, "auxiliary"),
+            )
+        )
+        scale = torch.full((len(conditional), 1, 1), GUIDANCE, device=rows.device)
+        teacher = TeacherLogits(conditional, without, scale)
+        return logit_field(ForwardKL(), teacher, auxiliary, torch.ones_like(scale))[0]
 
     def student_loss(head: HeadRows, part: slice) -> Tensor:
         return head.surrogate_loss(field(part))

@@ -16,16 +16,26 @@ from torch import Tensor, nn
 
 from dimo_cli.engine.auxiliary import IGNORED, auxiliary_loss
 from dimo_cli.engine.divergence import build_divergence, entropy_logit_gradient, surrogate_loss
-from dimo_cli.engine.draws import Rows, chunks, own_generator, samples_among
-from dimo_cli.engine.heads import HeadRows, backward_through_head
-from dimo_cli.engine.masking import check_control, draw_ratio, forward_mask, initial_tokens
+from dimo_cli.engine.draws import (
+    Rows,
+    chunks,
+    host_generator,
+    on_host,
+    own_generator,
+    samples_among,
+)
+from dimo_cli.engine.field import TeacherLogits, guided, logit_field
+from dimo_cli.engine.heads import HeadRows, backward_through_head, backward_to_hidden
+from dimo_cli.engine.masking import Mask, check_control, draw_mask, draw_ratio, initial_tokens
 from dimo_cli.engine.one_step import draw_from_hidden, rows_at_once, student_hidden
 from dimo_cli.engine.optimizer import NetworkOptimizer
+from dimo_cli.engine.prepared import Prepared
 from dimo_cli.engine.schedules import draw_mask_ratio, guidance_scale, noise_sigma
 from dimo_cli.engine.share import Share, divide, halved, local_train, mean_over_ranks
+from dimo_cli.engine.verdict import Verdict
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.divergences import AdaptiveWeight
-from dimo_cli.teachers.protocol import Backbone, Cond, Teacher
+from dimo_cli.teachers.protocol import Backbone, Cond, Teacher, moved
 
 
 @dataclass(slots=True)
@@ -37,8 +47,8 @@ class Generation:
     sigma: float
     hidden: Tensor
     tokens: Tensor
-    entropy: float
-    top1: float
+    entropy: Tensor | None
+    top1: Tensor | None
     extra_gradient: Tensor | None = None
     """What other losses than Di[M]O ask of the hidden states."""
 
@@ -47,8 +57,19 @@ class Generation:
 class SharedMask:
     """An x_tilde whose auxiliary forward the student's update already paid for."""
 
-    mask: Tensor
+    mask: Mask
     hidden: Tensor
+
+
+@dataclass(slots=True)
+class Asked:
+    """What teacher and auxiliary ask of the student's hidden states [B, L, D]."""
+
+    hidden: Tensor
+    gradient: Tensor
+    divergence: Tensor
+    """The mean divergence, for the log."""
+    reuse: SharedMask | None
 
 
 @dataclass(slots=True)
@@ -69,11 +90,6 @@ def trainable_copy(teacher: Teacher, spec: DistillSpec) -> Backbone:
     return backbone
 
 
-def log_probs(logits: Tensor, temperature: float) -> Tensor:
-    """log softmax(z / T)."""
-    return (logits if temperature == 1 else logits / temperature).log_softmax(-1)
-
-
 class Distillation:
     """The networks and the step of Algorithm 1. The loop around it is `trainer.py`."""
 
@@ -92,11 +108,12 @@ class Distillation:
         check_control(teacher.space, spec.init.control, spec.init.control_token)
         self.teacher, self.spec, self.autocast = teacher, spec, autocast
         self.share = share or divide(spec.train)
-        self.run_generator = generator
-        self.streams: list[Rows] = self.share.streams(generator)
+        self.run_generator, self.host = generator, host_generator(generator)
+        self.streams: list[Rows] = self.share.streams(generator, self.host)
         self.generator = self.streams[0]
         self.divergence = build_divergence(spec.loss.divergence)
-        self.chunk_tokens = spec.loss.chunk_tokens or rows_at_once(teacher.space)
+        on_card = generator.device.type != "cpu"
+        self.chunk_tokens = spec.loss.chunk_tokens or rows_at_once(teacher.space, on_card)
         teacher.backbone.train(spec.train.dropout)
         self.student = trainable_copy(teacher, spec)
         # Where nothing needs an auxiliary, none takes up memory: its place is held by the student.
@@ -104,11 +121,16 @@ class Distillation:
         self.student_optimizer = NetworkOptimizer(self.student, spec.student.optimizer)
         if self.uses_auxiliary:
             self.auxiliary_optimizer = NetworkOptimizer(self.auxiliary, spec.auxiliary.optimizer)
+        self.verdict = Verdict(generator.device)
+        self.null: Cond | None = None
+        self.prepared: Prepared | None = None
+        """What to take in place of the host's draws."""
 
     def step(self, step: int, measure: bool = False) -> StepReport:
         """Update the student once, then the auxiliary; `measure` also fills the slower numbers."""
-        generations, paid, values = [], [], {}
-        self.streams = self.share.streams(self.run_generator)
+        generations, paid = [], []
+        self.streams = self.share.streams(self.run_generator, self.host)
+        self.verdict.begin()
         for index in range(self.spec.train.accumulate):
             self.turn_to(index)
             generation = self.generate(step, measure)
@@ -118,36 +140,46 @@ class Distillation:
             paid.append(
                 self.backward_auxiliary(generation, reuse.mask, reuse.hidden) if reuse else None
             )
-        norm = self.student_optimizer.update(step)
-        if not norm.isfinite():
+            del reuse
+        norm = self.student_optimizer.update(step, unless=self.verdict.found_inf)
+        if self.verdict.refuses("student", norm):
             if any(loss is not None for loss in paid):
                 self.auxiliary_optimizer.forget()
             return StepReport({"student_gradient": norm.item()}, skipped="student")
         losses = []
         for update in range(self.spec.auxiliary.updates if self.uses_auxiliary else 0):
             loss, aux_norm = self.update_auxiliary(step, update, generations, paid)
-            if not (loss.isfinite() and aux_norm.isfinite()):
+            if self.verdict.refuses("auxiliary", loss, aux_norm):
                 return StepReport({"auxiliary_loss": loss.item()}, skipped="auxiliary")
             losses.append(loss)
-        others = self.update_others(step)
+        others = self.update_others(step, measure)
         if others.skipped:
             return others
-        if measure:
-            values = {
-                "entropy": generation.entropy,
-                "top1": generation.top1,
-                "student_gradient": norm.item(),
-                **others.values,
-            }
-        if measure and losses:
+        self.verdict.end()
+        if not measure:
+            return StepReport({})
+        assert generation.entropy is not None
+        assert generation.top1 is not None
+        values = {
+            "entropy": generation.entropy.item(),
+            "top1": generation.top1.item(),
+            "student_gradient": norm.item(),
+            **others.values,
+        }
+        if losses:
             auxiliary = torch.stack(losses).mean().item()
             values |= {
                 "divergence": divergence.item(),
                 "auxiliary_loss": auxiliary,
-                "auxiliary_gap": auxiliary - generation.entropy,
+                "auxiliary_gap": auxiliary - values["entropy"],
                 "auxiliary_gradient": aux_norm.item(),
             }
         return StepReport(values)
+
+    def reseed(self, seed: int) -> None:
+        """Draw other numbers from now on."""
+        for generator in (self.run_generator, self.host):
+            generator.manual_seed(seed)
 
     def turn_to(self, index: int) -> None:
         """Draw from now on for one of this rank's passes."""
@@ -160,13 +192,14 @@ class Distillation:
 
     def draw_conditions(self, count: int) -> Cond:
         """The conditions of a batch."""
-        total, rows = samples_among(count, self.generator)
-        return self.teacher.conditioner.draw_rows(total, own_generator(self.generator), rows)
+        source = on_host(self.generator)
+        total, rows = samples_among(count, source)
+        return self.teacher.conditioner.draw_rows(total, own_generator(source), rows)
 
     def see_logit_gradient(self, gradient: Tensor) -> None:
         """Look at a chunk of what Di[M]O asks of the student's logits."""
 
-    def update_others(self, step: int) -> StepReport:
+    def update_others(self, step: int, measure: bool) -> StepReport:
         """Update whatever else is trained, once student and auxiliary are."""
         return StepReport({})
 
@@ -206,9 +239,13 @@ class Distillation:
     def generate(self, step: int, measure: bool = False, gradients: bool = True) -> Generation:
         """x_init -> x_theta in one pass of the student, which keeps its graph for the update."""
         init, count = self.spec.init, self.spec.train.batch_size
-        ratio = draw_mask_ratio(init.mask_ratio, self.generator)
         sigma = noise_sigma(init.embed_noise, step)
-        cond = self.draw_conditions(count)
+        ratio, mask = 0.0, None
+        if self.prepared is not None:
+            cond, mask = self.prepared.cond, self.prepared.init_mask
+        else:
+            ratio = draw_mask_ratio(init.mask_ratio, self.generator)
+            cond = self.draw_conditions(count).to(self.generator.device)
         x_init, init_mask = initial_tokens(
             self.teacher.space,
             count,
@@ -217,6 +254,7 @@ class Distillation:
             init.control,
             init.control_token,
             self.teacher.tokenizer,
+            mask=mask,
         )
         gradients = gradients and self.spec.loss.student_input == "x_init"
         with self.autocast(), torch.set_grad_enabled(gradients):
@@ -234,36 +272,49 @@ class Distillation:
         self, generation: Generation, measure: bool
     ) -> tuple[Tensor, SharedMask | None]:
         """Give the student the gradient of Eq. 7; returns the mean divergence for the log."""
+        asked = self.ask_of_student(generation, measure)
+        gradient, more = asked.gradient, generation.extra_gradient
+        asked.hidden.backward(gradient if more is None else gradient + more)
+        return asked.divergence, asked.reuse
+
+    def ask_of_student(self, generation: Generation, measure: bool) -> Asked:
+        """Eq. 7 as far as the student's hidden states; what teacher and auxiliary saw ends here.
+
+        So it is gone when the student's own graph is at its largest.
+        """
         space, loss = self.teacher.space, self.spec.loss
-        mask_ratio = self.draw_ratio(self.spec.masking.student, len(generation.tokens))
-        x_tilde, mask = self.mask_again(generation.tokens, mask_ratio)
+        mask_ratio, x_tilde, mask = self.draw_x_tilde(generation.tokens, 0)
         with self.autocast():
-            seen = self.embeds(self.teacher.backbone, generation, x_tilde, mask)
+            seen = self.embeds(self.teacher.backbone, generation, x_tilde, mask.slots)
             teacher_logits = self.teacher_logits(seen, generation.cond, mask_ratio)
             with torch.set_grad_enabled(self.spec.auxiliary.share_x_tilde):
-                seen = self.embeds(self.auxiliary, generation, x_tilde, mask)
+                seen = self.embeds(self.auxiliary, generation, x_tilde, mask.slots)
                 aux_hidden = self.hidden(self.auxiliary, seen, generation.cond)
+            del seen
             hidden = self.hidden_at_x_tilde(generation, x_tilde)
         aux_flat = aux_hidden.detach().flatten(0, 1)
-        rows = mask.any(-1).flatten().nonzero().squeeze(-1)
-        slots = mask.flatten(0, 1)[rows]
+        rows, slots = mask.rows, mask.slots.flatten(0, 1)[mask.rows]
         with self.autocast():
-            weight = self.sample_weights(generation, hidden, teacher_logits, mask)
+            weight = self.sample_weights(generation, hidden, teacher_logits, mask.slots)
         weight = weight[rows.div(space.length, rounding_mode="floor")]
         scale = (slots * weight[:, None])[..., None]
         divergence = torch.zeros((), device=rows.device)
+        temperatures = loss.teacher_temperature, loss.auxiliary_temperature
 
         @torch.no_grad()
         def gradient_at(part: slice) -> Tensor:
             nonlocal divergence
-            log_p = log_probs(teacher_logits(rows[part]), loss.teacher_temperature)
-            logits = self.auxiliary.head(aux_flat[rows[part]], rows[part] % space.length)
-            log_q = log_probs(logits.float(), loss.auxiliary_temperature)
-            del logits
-            gradient = self.divergence.logit_gradient(log_p, log_q).mul_(scale[part])
+            gradient, value = logit_field(
+                self.divergence,
+                teacher_logits(rows[part]),
+                self.auxiliary.head(aux_flat[rows[part]], rows[part] % space.length),
+                scale[part],
+                temperatures,
+                measure,
+            )
             self.see_logit_gradient(gradient)
-            if measure:
-                divergence += (self.divergence.value(log_p, log_q) * slots[part]).sum()
+            if value is not None:
+                divergence += (value * slots[part]).sum()
             return gradient
 
         def loss_of(head: HeadRows, part: slice) -> Tensor:
@@ -272,16 +323,9 @@ class Distillation:
         with self.autocast():
             if loss.entropy_bonus:
                 self.backward_entropy_bonus(hidden)
-            backward_through_head(
-                self.student,
-                hidden,
-                rows,
-                self.chunk_tokens,
-                loss_of,
-                generation.extra_gradient,
-            )
+            _, gradient = backward_to_hidden(self.student, hidden, rows, self.chunk_tokens, loss_of)
         reuse = SharedMask(mask, aux_hidden) if self.spec.auxiliary.share_x_tilde else None
-        return divergence / mask.sum(), reuse
+        return Asked(hidden, gradient, divergence / mask.slots.sum(), reuse)
 
     def update_auxiliary(
         self,
@@ -303,26 +347,26 @@ class Distillation:
             self.turn_to(index)
             if self.spec.auxiliary.fresh_samples:
                 generation = self.generate(step, gradients=False)
-            ratio = self.draw_ratio(self.spec.masking.auxiliary, len(generation.tokens))
-            x_tilde, mask = self.mask_again(generation.tokens, ratio)
+            _, x_tilde, mask = self.draw_x_tilde(generation.tokens, 1 + update)
             with self.autocast():
-                seen = self.embeds(self.auxiliary, generation, x_tilde, mask)
+                seen = self.embeds(self.auxiliary, generation, x_tilde, mask.slots)
                 hidden = self.hidden(self.auxiliary, seen, generation.cond)
             losses.append(self.backward_auxiliary(generation, mask, hidden))
         loss, masked = mean_over_ranks(list(torch.stack(losses).mean(0)))
-        return loss / masked, self.auxiliary_optimizer.update(step, 1 / masked)
+        norm = self.auxiliary_optimizer.update(step, 1 / masked, self.verdict.found_inf)
+        return loss / masked, norm
 
-    def backward_auxiliary(self, generation: Generation, mask: Tensor, hidden: Tensor) -> Tensor:
+    def backward_auxiliary(self, generation: Generation, mask: Mask, hidden: Tensor) -> Tensor:
         """Backpropagate the sum of the loss over masked slots, in units of all slots of a step.
 
         Returns that sum and the share of masked slots [2]. Their ratio is the mean loss; it is
         taken over the whole step, so that no pass and no rank counts more than another.
         """
         spec, space = self.spec.auxiliary, self.teacher.space
-        rows = mask.any(-1).flatten().nonzero().squeeze(-1)
-        targets = generation.tokens.masked_fill(~mask, IGNORED).flatten(0, 1)[rows]
+        rows, masked = mask.rows, mask.slots
+        targets = generation.tokens.masked_fill(~masked, IGNORED).flatten(0, 1)[rows]
         student_flat = generation.hidden.detach().flatten(0, 1)
-        slots = mask.numel() * self.spec.train.accumulate
+        slots = masked.numel() * self.spec.train.accumulate
 
         def loss_of(head: HeadRows, part: slice) -> Tensor:
             soft_target = None
@@ -343,17 +387,51 @@ class Distillation:
 
         with self.autocast():
             total = backward_through_head(self.auxiliary, hidden, rows, self.chunk_tokens, loss_of)
-        return torch.stack([total * self.spec.train.accumulate, mask.float().mean()])
+        return torch.stack([total * self.spec.train.accumulate, masked.float().mean()])
+
+    def draw_x_tilde(self, tokens: Tensor, which: int) -> tuple[Tensor, Tensor, Mask]:
+        """Mask ratios [B], x_tilde and its mask: for the student (0), or an auxiliary update."""
+        if self.prepared is None:
+            ratio = self.draw_ratio(self.schedule_of(which), len(tokens))
+            return ratio, *self.mask_again(tokens, ratio)
+        slots = self.prepared.masks[which]
+        everywhere = torch.arange(tokens.shape[0] * tokens.shape[1], device=tokens.device)
+        x_tilde = tokens.masked_fill(slots, self.teacher.space.mask_id)
+        return self.prepared.ratios[which], x_tilde, Mask(slots, everywhere)
+
+    def schedule_of(self, which: int) -> str:
+        """The mask schedule of the student's update (0), or of the auxiliary's."""
+        return self.spec.masking.auxiliary if which else self.spec.masking.student
+
+    def prepare(self) -> Prepared:
+        """Draw all that Python decides of the next step, which has one pass, in its order."""
+        spec, space = self.spec, self.teacher.space
+        source, count = on_host(self.generator), spec.train.batch_size
+        shape = (count, space.length, space.groups)
+        init_ratio = draw_mask_ratio(spec.init.mask_ratio, source)
+        cond = self.draw_conditions(count)
+        init_mask = draw_mask(shape, torch.full((count,), init_ratio), source)
+        exact = spec.masking.method == "exact"
+        drawn: list[tuple[Tensor, Tensor]] = []
+        for which in range(1 + spec.auxiliary.updates):
+            if which == 1 and spec.auxiliary.share_x_tilde:
+                drawn.append(drawn[0])  # the student's, which nobody draws again
+                continue
+            ratio = self.draw_ratio(self.schedule_of(which), count)
+            drawn.append((ratio, draw_mask(shape, ratio, source, exact)))
+        ratios, masks = zip(*drawn, strict=True)
+        return Prepared(cond, init_mask, torch.stack(ratios), torch.stack(masks))
 
     def draw_ratio(self, schedule: str, count: int) -> Tensor:
         """Mask ratios r_t [B] within the limits of the spec."""
         masking = self.spec.masking
         return draw_ratio(schedule, count, self.generator, masking.lowest, masking.highest)
 
-    def mask_again(self, tokens: Tensor, ratio: Tensor) -> tuple[Tensor, Tensor]:
+    def mask_again(self, tokens: Tensor, ratio: Tensor) -> tuple[Tensor, Mask]:
         """x_tilde ~ q(. | x_theta) and its mask."""
         exact = self.spec.masking.method == "exact"
-        return forward_mask(tokens, ratio, self.teacher.space.mask_id, self.generator, exact)
+        mask = Mask.of(draw_mask(tokens.shape, ratio, self.generator, exact), tokens.device)
+        return tokens.masked_fill(mask.slots, self.teacher.space.mask_id), mask
 
     def hidden(self, backbone: Backbone, embeds: Tensor, cond: Cond) -> Tensor:
         """Hidden states of embeddings without noise: how teacher and auxiliary see x_tilde."""
@@ -393,33 +471,39 @@ class Distillation:
     @torch.no_grad()
     def teacher_logits(
         self, embeds: Tensor, cond: Cond, mask_ratio: Tensor
-    ) -> Callable[[Tensor], Tensor]:
-        """One teacher pass over x_tilde; the result projects flat rows [n] to guided logits."""
+    ) -> Callable[[Tensor], TeacherLogits]:
+        """One teacher pass over x_tilde; the result projects flat rows [n] to logits."""
         backbone, length = self.teacher.backbone, self.teacher.space.length
         guidance = self.spec.teacher.guidance
-        guided = guidance.needs_null
-        if guided:
-            scale = guidance_scale(guidance, mask_ratio)
-            null = self.teacher.conditioner.null(len(cond)).to(embeds.device)
+        if guidance.needs_null:
+            scale = moved(guidance_scale(guidance, mask_ratio), embeds.device)
+            null = self.null_conditions(len(cond), embeds.device)
             embeds, cond = torch.cat([embeds, embeds]), Cond.cat([cond, null])
         flat = self.hidden(backbone, embeds, cond).flatten(0, 1)
 
         @torch.no_grad()
-        def project(rows: Tensor) -> Tensor:
-            conditional = backbone.head(flat[rows], rows % length).float()
-            if not guided:
-                return conditional
-            unconditional = backbone.head(flat[rows + len(flat) // 2], rows % length).float()
+        def project(rows: Tensor) -> TeacherLogits:
+            conditional = backbone.head(flat[rows], rows % length)
+            if not guidance.needs_null:
+                return TeacherLogits(conditional)
+            unconditional = backbone.head(flat[rows + len(flat) // 2], rows % length)
             s = scale[rows.div(length, rounding_mode="floor")][:, None, None]
-            return conditional.sub_(unconditional).mul_(s).add_(unconditional)
+            return TeacherLogits(conditional, unconditional, s)
 
         return project
+
+    def null_conditions(self, count: int, device: torch.device) -> Cond:
+        """The unconditional half of guidance, brought to the device once."""
+        if self.null is None:
+            self.null = self.teacher.conditioner.null(1).to(device)
+        rows = {name: t.expand(count, *t.shape[1:]) for name, t in self.null.tensors.items()}
+        return Cond(rows, self.null.texts * count)
 
     def sample_weights(
         self,
         generation: Generation,
         hidden: Tensor,
-        teacher_logits: Callable[[Tensor], Tensor],
+        teacher_logits: Callable[[Tensor], TeacherLogits],
         mask: Tensor,
     ) -> Tensor:
         """w(t) of each sample times the factor of the reduction, [B]."""
@@ -439,14 +523,16 @@ class Distillation:
         return factor * loss.weight.value
 
     @torch.no_grad()
-    def probability_gap(self, hidden: Tensor, teacher_logits: Callable[[Tensor], Tensor]) -> Tensor:
+    def probability_gap(
+        self, hidden: Tensor, teacher_logits: Callable[[Tensor], TeacherLogits]
+    ) -> Tensor:
         """Mean |p_theta(x_init) - p_phi(x_tilde)| of each sample over positions and ids, [B]."""
         B, L, _ = hidden.shape
         flat, rows = hidden.detach().flatten(0, 1), torch.arange(B * L, device=hidden.device)
         gaps = []
         for part in chunks(B * L, self.chunk_tokens):
             student = self.student.head(flat[part], rows[part] % L).float().softmax(-1)
-            teacher = teacher_logits(rows[part]).div(self.spec.loss.teacher_temperature)
+            teacher = guided(teacher_logits(rows[part])).div(self.spec.loss.teacher_temperature)
             gaps.append((student - teacher.softmax(-1)).abs().mean((-1, -2)))
         return torch.cat(gaps).view(B, L).mean(-1)
 
@@ -461,7 +547,7 @@ class Distillation:
         scale = self.spec.loss.entropy_bonus / (B * self.spec.train.accumulate * divisor)
 
         def loss_of(head: HeadRows, part: slice) -> Tensor:
-            found = head.logits()
+            found = head.logits().float()
             return surrogate_loss(found, -scale * entropy_logit_gradient(found.detach()))
 
         rows = torch.arange(B * L, device=hidden.device)

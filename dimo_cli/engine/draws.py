@@ -3,6 +3,9 @@
 A step draws for its whole batch. Each of its passes, in whichever rank, draws for all samples and
 keeps the rows of its own. So neither `train.accumulate` nor the number of ranks decides what is
 drawn, and at the end of a step every rank's generator is where that of a single process would be.
+
+What Python must know of a step (mask ratios, masks, conditions) comes from a generator on the
+host: asked of a card, it would have to be waited for.
 """
 
 from __future__ import annotations
@@ -30,6 +33,8 @@ class Rows:
     parts: int = 1
     stacks: int = 1
     """How often the samples come in the rows, one stack of all of them after the other."""
+    host: torch.Generator | None = None
+    """Another generator for what Python must know; None: this one is on the host itself."""
 
     @property
     def device(self) -> torch.device:
@@ -107,6 +112,20 @@ def exponential(shape: Sequence[int], source: Source) -> Tensor:
 def own_generator(source: Source) -> torch.Generator:
     """For what is drawn once for a step and not for each of its samples."""
     return source if isinstance(source, torch.Generator) else source.generator
+
+
+def host_generator(generator: torch.Generator) -> torch.Generator:
+    """Where a run draws what Python must know: itself on a CPU, else a second one of its seed."""
+    if generator.device.type == "cpu":
+        return generator
+    return torch.Generator("cpu").manual_seed(generator.initial_seed())
+
+
+def on_host(source: Source) -> Source:
+    """The source of what Python must know."""
+    if isinstance(source, Rows) and source.host is not None:
+        return replace(source, generator=source.host, host=None)
+    return source
 
 
 def samples_among(count: int, source: Source) -> tuple[int, slice]:

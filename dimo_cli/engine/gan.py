@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dimo_cli.engine.draws import Source, normal, uniform
+from dimo_cli.engine.draws import Source, normal, on_host, uniform
 from dimo_cli.engine.masking import exact_mask
 from dimo_cli.errors import SpecError
-from dimo_cli.teachers.protocol import Backbone, Cond, Teacher, TokenSpace
+from dimo_cli.teachers.protocol import Backbone, Cond, Teacher, TokenSpace, moved
 
 WIDEST = 1024  # gives about the sizes of Table 5: 72 M for MaskGit, 85 M for MaskBit, 65 M MaskGen
 
@@ -41,11 +41,12 @@ def augmentation_mask(
 
     Real and fake embeddings are to get the same mask (H.3), so it is drawn apart from both.
     """
-    ratio = uniform((count,), generator)
+    source = on_host(generator)
+    ratio = uniform((count,), source)
     ratio = lowest + (highest - lowest) * ratio
     slots = space.length * space.groups
-    mask = exact_mask(torch.round(ratio * slots).long(), slots, generator)
-    return mask.view(count, space.length, space.groups)
+    mask = exact_mask(torch.round(ratio * slots).long(), slots, source)
+    return moved(mask.view(count, space.length, space.groups), generator.device)
 
 
 def masked_embeds(

@@ -22,8 +22,8 @@ class HeadRows:
     positions: Tensor
 
     def logits(self) -> Tensor:
-        """Their logits [n, G, V] in float32."""
-        return self.backbone.head(self.hidden, self.positions).float()
+        """Their logits [n, G, V]."""
+        return self.backbone.head(self.hidden, self.positions)
 
     def surrogate_loss(self, gradient: Tensor) -> Tensor:
         """A scalar whose gradient at the logits is `gradient` [n, G, V].
@@ -42,14 +42,24 @@ def backward_through_head(
     rows: Tensor,
     chunk_tokens: int,
     loss_of: Callable[[HeadRows, slice], Tensor],
-    extra_gradient: Tensor | None = None,
 ) -> Tensor:
-    """Backpropagate the sum of chunk losses through head and backbone; returns that sum.
+    """Backpropagate the sum of chunk losses through head and backbone; returns that sum."""
+    total, gradient = backward_to_hidden(backbone, hidden, rows, chunk_tokens, loss_of)
+    hidden.backward(gradient)
+    return total
+
+
+def backward_to_hidden(
+    backbone: Backbone,
+    hidden: Tensor,
+    rows: Tensor,
+    chunk_tokens: int,
+    loss_of: Callable[[HeadRows, slice], Tensor],
+) -> tuple[Tensor, Tensor]:
+    """Backpropagate the sum of chunk losses through the head: that sum, and the gradient [B, L, D].
 
     hidden [B, L, D]; rows [N] are positions of its flat form [B L, D]. `loss_of(head, part)` is
-    the loss at rows[part]; logits exist if it asks for them, and do not outlive their chunk. What
-    other losses ask of the hidden states, `extra_gradient` [B, L, D], joins in the one backward
-    pass.
+    the loss at rows[part]; logits exist if it asks for them, and do not outlive their chunk.
     """
     length = hidden.shape[1]
     flat = hidden.detach().flatten(0, 1)
@@ -62,6 +72,4 @@ def backward_through_head(
         assert picked.grad is not None
         gradient.index_copy_(0, rows[part], picked.grad)
         total += loss.detach()
-    gradient = gradient.view_as(hidden)
-    hidden.backward(gradient if extra_gradient is None else gradient + extra_gradient)
-    return total
+    return total, gradient.view_as(hidden)

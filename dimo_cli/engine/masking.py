@@ -1,14 +1,22 @@
-"""The forward masking process and the student's initial tokens."""
+"""The forward masking process and the student's initial tokens.
+
+In training, ratios and masks are drawn on the host, where Python sees how many tokens are masked
+without waiting for a card.
+"""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from dimo_cli.engine.draws import Source, integers, normal, uniform
+from dimo_cli.engine.draws import Source, integers, normal, on_host, uniform
 from dimo_cli.errors import SpecError
 from dimo_cli.teachers.plans import SCHEDULES
-from dimo_cli.teachers.protocol import Tokenizer, TokenSpace
+from dimo_cli.teachers.protocol import Tokenizer, TokenSpace, moved
 
 
 def masked_count(ratio: Tensor, length: int) -> Tensor:
@@ -44,7 +52,7 @@ def draw_ratio(
     highest: float = 1.0,
 ) -> Tensor:
     """Draw t ~ U[0, 1] for `count` samples and return their mask ratios r_t [B]."""
-    u = uniform((count,), generator)
+    u = uniform((count,), on_host(generator))
     return SCHEDULES[schedule](u).clamp(lowest, highest)
 
 
@@ -56,13 +64,33 @@ def forward_mask(
     exact: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Sample x_tilde ~ q(. | x_theta): tokens [B, L, G] masked at `ratio` [B], and the mask."""
-    size = tokens[0].numel()
-    if exact:
-        mask = exact_mask(masked_count(ratio, size), size, generator)
-    else:
-        mask = bernoulli_mask(ratio, size, generator)
-    mask = mask.view_as(tokens)
+    mask = moved(draw_mask(tokens.shape, ratio, generator, exact), tokens.device)
     return tokens.masked_fill(mask, mask_id), mask
+
+
+def draw_mask(shape: Sequence[int], ratio: Tensor, generator: Source, exact: bool = True) -> Tensor:
+    """A mask [B, L, G] at `ratio` [B], where it was drawn: on the host in training."""
+    source, size = on_host(generator), math.prod(shape[1:])
+    if exact:
+        return exact_mask(masked_count(ratio, size), size, source).view(*shape)
+    return bernoulli_mask(ratio, size, source).view(*shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Mask:
+    """Which slots [B, L, G] are masked, and at which positions [N] of the flat [B L] any is.
+
+    Both are where the networks are; the positions were found where the mask was drawn.
+    """
+
+    slots: Tensor
+    rows: Tensor
+
+    @classmethod
+    def of(cls, slots: Tensor, device: torch.device) -> Mask:
+        """A mask that was drawn on the host, on its way to a device."""
+        rows = slots.any(-1).flatten().nonzero().squeeze(-1)
+        return cls(moved(slots, device), moved(rows, device))
 
 
 def random_tokens(space: TokenSpace, count: int, generator: Source) -> Tensor:
@@ -79,12 +107,14 @@ def initial_tokens(
     control_token: int | None = None,
     tokenizer: Tokenizer | None = None,
     source: Tensor | None = None,
+    mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Sample x_init [B, L, G]: exactly round(r_init L G) mask tokens, the rest random image tokens.
 
     The mask [B, L, G] is returned beside the tokens. `control` asks for one of the variants of
     Table 6, which break this recipe on purpose. Tokens of a `source` [1 or B, L, G] replace the
-    random ones under the same mask (supplement, E.6 and E.7).
+    random ones under the same mask (supplement, E.6 and E.7). A `mask` that was drawn already is
+    taken as it is.
     """
     if source is not None:
         check_source(control)
@@ -105,7 +135,9 @@ def initial_tokens(
     elif control == "fixed_class_token":
         classes = class_tokens(space)
         filler = classes[len(classes) // 2 if control_token is None else control_token]
-    ratio = torch.full((count,), mask_ratio, device=generator.device)
+    if mask is not None:
+        return tokens.masked_fill(mask, filler), mask
+    ratio = torch.full((count,), mask_ratio, device=on_host(generator).device)
     return forward_mask(tokens, ratio, filler, generator)
 
 

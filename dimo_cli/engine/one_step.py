@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dimo_cli.engine.draws import Source, chunks, exponential, sourced_chunks
+from dimo_cli.engine.fused import fused
 from dimo_cli.engine.masking import initial_tokens
 from dimo_cli.engine.schedules import middle_mask_ratio, perturb_embeddings
 from dimo_cli.specs.distill import InitSpec
@@ -18,17 +19,24 @@ from dimo_cli.teachers.protocol import Backbone, Cond, Tokenizer, TokenSpace
 
 CHUNK_TOKENS = 8192  # positions whose logits exist at a time
 CHUNK_LOGITS = 2**21  # and how many of these at most, where training chooses
+CARD_LOGITS = 2**24  # the same on a card, which small chunks leave without work
 
 
-def rows_at_once(space: TokenSpace) -> int:
-    """Positions whose logits make a chunk of a few megabytes."""
-    return max(1, min(CHUNK_TOKENS, CHUNK_LOGITS // (space.groups * space.vocab)))
+def rows_at_once(space: TokenSpace, on_card: bool = False) -> int:
+    """Positions whose logits make a chunk: as many as keep a CPU's cache, or a card, well fed."""
+    row = space.groups * space.vocab
+    if on_card:
+        return max(1, CARD_LOGITS // row)
+    return max(1, min(CHUNK_TOKENS, CHUNK_LOGITS // row))
 
 
 def filter_logits(
     logits: Tensor, temperature: float = 1.0, top_k: int = 0, top_p: float = 0.0
 ) -> Tensor:
     """Divide by the temperature, then keep the top k, then the smallest set of mass top_p."""
+    if temperature == 1 and not top_k and not top_p:
+        return logits
+    logits = logits.float()
     logits = logits if temperature == 1 else logits / temperature
     if top_k:
         kth = logits.topk(min(top_k, logits.shape[-1])).values[..., -1:]
@@ -48,8 +56,13 @@ def gumbel(shape: torch.Size, generator: Source) -> Tensor:
 
 def draw_tokens(logits: Tensor, generator: Source) -> Tensor:
     """Draw one token per distribution of logits [..., V] by the Gumbel-max trick."""
-    noise = gumbel(logits.shape, generator).to(logits.device)
-    return noise.add_(logits.float()).argmax(-1)
+    return _gumbel_max(exponential(logits.shape, generator).to(logits.device), logits)
+
+
+@fused
+def _gumbel_max(exponentials: Tensor, logits: Tensor) -> Tensor:
+    """The places [...] of the largest logits with the noise -log E."""
+    return exponentials.log_().neg_().add_(logits.float()).argmax(-1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +70,8 @@ class Drawn:
     """Tokens of one pass and how sure the network was of them."""
 
     tokens: Tensor
-    entropy: float = float("nan")
-    top1: float = float("nan")
+    entropy: Tensor | None = None
+    top1: Tensor | None = None
 
 
 @torch.no_grad()
@@ -80,17 +93,18 @@ def draw_from_hidden(
     B, L, _ = hidden.shape
     flat = hidden.detach().flatten(0, 1)
     positions = torch.arange(L, device=flat.device).repeat(B)
-    tokens, entropy, top1 = [], 0.0, 0.0
+    tokens = []
+    entropy, top1 = flat.new_zeros((2,), dtype=torch.float64)
 
     def row() -> torch.Size:
         return backbone.head(flat[:1], positions[:1]).shape[1:]
 
     for part, source in sourced_chunks(B * L, chunk_tokens, generator, row):
-        logits = backbone.head(flat[part], positions[part]).float()
+        logits = backbone.head(flat[part], positions[part])
         if measure:
-            log_p = logits.log_softmax(-1)
-            entropy -= (log_p.exp() * log_p).sum().item()
-            top1 += log_p.amax(-1).exp().sum().item()
+            log_p = logits.float().log_softmax(-1)
+            entropy -= (log_p.exp() * log_p).sum()
+            top1 += log_p.amax(-1).exp().sum()
         tokens.append(draw_tokens(filter_logits(logits, temperature, top_k, top_p), source))
     drawn = torch.cat(tokens).view(B, L, -1)
     if not measure:

@@ -39,10 +39,14 @@ class NetworkOptimizer:
             fused=True,
         )
 
-    def update(self, step: int, factor: Tensor | None = None) -> Tensor:
+    def update(
+        self, step: int, factor: Tensor | None = None, unless: Tensor | None = None
+    ) -> Tensor:
         """Clip and apply the accumulated gradient, times `factor`; returns its norm before that.
 
         A gradient that is not finite is thrown away instead: the caller reads it off the norm.
+        With `unless`, a number on a card, it is the card that finds out, and nobody waits; where
+        that is 1, something else was not finite, and the gradient is thrown away as well.
         """
         average_over_ranks([p for p in self.parameters if not is_sharded(p)])
         for parameter, own in zip(self.parameters, self.own, strict=True):
@@ -51,15 +55,38 @@ class NetworkOptimizer:
         if factor is not None:
             torch._foreach_mul_([own.grad for own in self.own if own.grad is not None], factor)
         norm = self.norm()
-        if norm.isfinite():
+        if unless is not None:
+            # What torch's fused optimizers look at before they touch a weight.
+            found_inf = unless.maximum((~norm.isfinite()).to(unless))
+            self.optimizer.found_inf = found_inf  # type: ignore[attr-defined]
+        if unless is not None or norm.isfinite():
             if self.spec.clip_norm is not None:
                 torch.nn.utils.clip_grads_with_norm_(self.own, self.spec.clip_norm, norm)
-            rate = self.spec.learning_rate * self.scale
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate * warmup_factor(step, self.spec.warmup_steps)
+            if not self.has_rate_tensor:
+                self.set_rate(step)
             self.optimizer.step()
         self.forget()
         return norm
+
+    def set_rate(self, step: int) -> None:
+        """Give the optimizer the learning rate of a step."""
+        rate = self.spec.learning_rate * self.scale * warmup_factor(step, self.spec.warmup_steps)
+        for group in self.optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+
+    @property
+    def has_rate_tensor(self) -> bool:
+        """Whether the rate is a tensor, which is set before a step and not in it."""
+        return isinstance(self.optimizer.param_groups[0]["lr"], Tensor)
+
+    def follow_rate_tensor(self) -> None:
+        """Read the rate from a tensor from now on, so that a recorded step finds it there."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = torch.zeros((), device=self.own[0].device)
+            group["capturable"] = True
 
     def forget(self) -> None:
         """Throw the accumulated gradient away."""
@@ -85,6 +112,10 @@ class NetworkOptimizer:
             index: {name: value for name, value in fields.items() if not self.spreads(index, value)}
             for index, fields in saved["state"].items()
         }
+        for group in saved[
+            "param_groups"
+        ]:  # a checkpoint is the same however steps are carried out
+            group |= {"lr": float(group["lr"]), "capturable": False}
         return {"optimizer": saved, "scale": self.scale}
 
     def shards(self) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from dimo_cli.engine.distill import Distillation, Generation, SharedMask, StepReport
-from dimo_cli.engine.draws import own_generator, samples_among, stacked
+from dimo_cli.engine.draws import on_host, own_generator, samples_among, stacked
 from dimo_cli.engine.gan import (
     Discriminator,
     augmentation_mask,
@@ -30,7 +30,7 @@ from dimo_cli.engine.optimizer import NetworkOptimizer
 from dimo_cli.engine.relax import estimate, one_hots, relaxed
 from dimo_cli.engine.share import Share, mean_over_ranks
 from dimo_cli.specs.refine import RefineSpec
-from dimo_cli.teachers.protocol import Backbone, Cond, Teacher
+from dimo_cli.teachers.protocol import Backbone, Cond, Teacher, moved
 
 NORM_MEMORY = 0.9  # of the running gradient norms behind an automatic weight
 
@@ -59,17 +59,18 @@ class Judged:
 
 
 class RunningNorm:
-    """The norm of a gradient, averaged over the last steps."""
+    """The norm of a gradient, averaged over the last steps, on the device; NaN: none seen yet."""
 
     def __init__(self) -> None:
-        self.value: float | None = None
+        self.value = torch.tensor(torch.nan, dtype=torch.float64)
 
-    def see(self, norm: float) -> None:
+    def see(self, norm: Tensor) -> None:
         """Blend in the norm of this step; what is not finite is not remembered."""
-        if not math.isfinite(norm):
-            return
-        before = norm if self.value is None else self.value
-        self.value = NORM_MEMORY * before + (1 - NORM_MEMORY) * norm
+        norm = norm.double()
+        value = moved(self.value, norm.device)
+        before = torch.where(value.isnan(), norm, value)
+        blended = NORM_MEMORY * before + (1 - NORM_MEMORY) * norm
+        self.value = torch.where(norm.isfinite(), blended, value)
 
 
 class Refinement(Distillation):
@@ -93,7 +94,7 @@ class Refinement(Distillation):
         self.student.load_state_dict(start.state_dict())
         self.steps_done = 0
         self.norms = {name: RunningNorm() for name in ("distill", "gan", "reward")}
-        self.seen: dict[str, float] = {}
+        self.seen: dict[str, Tensor] = {}
         self.judged: list[Judged] = []
         self.squares: dict[str, Tensor] = {}
         self.real: Tensor | None = None
@@ -117,14 +118,19 @@ class Refinement(Distillation):
         return {**super().networks(), **more}
 
     def suspects(self) -> list[str]:
-        return [name for name, value in self.seen.items() if not math.isfinite(value)]
+        return [name for name, value in self.seen.items() if not math.isfinite(value.item())]
 
     def state(self) -> dict[str, float]:
-        return {name: n.value for name, n in self.norms.items() if n.value is not None}
+        return self.norm_values()
+
+    def norm_values(self) -> dict[str, float]:
+        """The norms that were seen, as numbers; it waits for the card."""
+        values = {name: norm.value.item() for name, norm in self.norms.items()}
+        return {name: value for name, value in values.items() if not math.isnan(value)}
 
     def load_state(self, state: dict[str, float]) -> None:
         for name, norm in self.norms.items():
-            norm.value = state.get(name)
+            norm.value = torch.tensor(state.get(name, torch.nan), dtype=torch.float64)
 
     def optimizers(self) -> dict[str, NetworkOptimizer]:
         more = {"discriminator": self.discriminator_optimizer} if self.discriminator else {}
@@ -138,8 +144,10 @@ class Refinement(Distillation):
         """Real and generated images share their conditions (H.3), so the data decides them."""
         if self.discriminator is None or self.data is None:
             return super().draw_conditions(count)
-        total, rows = samples_among(count, self.generator)
-        self.real, cond = self.data.draw(total, own_generator(self.generator), rows)
+        source = on_host(self.generator)
+        total, rows = samples_among(count, source)
+        real, cond = self.data.draw(total, own_generator(source), rows)
+        self.real = moved(real, self.generator.device)
         return cond
 
     def step(self, step: int, measure: bool = False) -> StepReport:
@@ -172,7 +180,7 @@ class Refinement(Distillation):
             names, mean_over_ranks([self.squares[name] for name in names]), strict=True
         ):
             passes = self.share.passes * ranks
-            self.norms[name].see(math.sqrt(squares.item() * ranks) / passes)
+            self.norms[name].see((squares.double() * ranks).sqrt() / passes)
 
     def sample_weights(self, *args: Any) -> Tensor:
         """w(t) of each sample, times the weight of the Di[M]O loss."""
@@ -200,7 +208,7 @@ class Refinement(Distillation):
                 )
                 (gradient,) = torch.autograd.grad(surrogate / len(flat), flat)
                 self.see_squares(name, gradient)
-                self.seen[f"{name}_loss"] = values.mean().item()
+                self.seen[f"{name}_loss"] = values.mean()
                 total += self.weight_of(name) * gradient
             logits.backward(total / self.spec.train.accumulate)
         assert leaf.grad is not None
@@ -225,13 +233,16 @@ class Refinement(Distillation):
             found["reward"] = lambda weights: self.reward_loss(weights, cond)
         return found
 
-    def weight_of(self, name: str) -> float:
-        """w_GAN or w_reward; automatic: what gives the gradient the norm of Di[M]O's."""
+    def weight_of(self, name: str) -> Tensor | float:
+        """w_GAN or w_reward; automatic: what gives the gradient the norm of Di[M]O's.
+
+        Until both norms were seen it is 0.
+        """
         weight = self.refine.gan.weight if name == "gan" else self.refine.reward.weight
         if weight != "auto":
             return float(weight)
         distill, gan = self.norms["distill"].value, self.norms["gan"].value
-        return distill / gan if distill and gan else 0.0
+        return torch.where((distill > 0) & (gan > 0), distill / gan, 0.0)
 
     def gan_loss(self, weights: Tensor, cond: Cond) -> Tensor:
         """Eq. 8 for each sample, under a mask of its own."""
@@ -245,7 +256,7 @@ class Refinement(Distillation):
         total = torch.zeros(len(images), device=images.device)
         for name, (score, factor) in self.rewards.items():
             scores = score(images, cond.texts)
-            self.seen[f"reward_{name}"] = scores.mean().item()
+            self.seen[f"reward_{name}"] = scores.detach().mean()
             total = total - factor * scores
         return total
 
@@ -262,17 +273,10 @@ class Refinement(Distillation):
         with torch.autocast(mask.device.type, enabled=False):
             return masked_embeds(self.teacher.backbone, self.teacher.space, tokens_or_weights, mask)
 
-    def update_others(self, step: int) -> StepReport:
+    def update_others(self, step: int, measure: bool) -> StepReport:
         """Train the discriminator (Eq. 7): real and fake under the same masks and conditions."""
         self.see_norms()
-        values = dict(self.seen)
-        values |= {
-            f"{name}_norm": norm.value
-            for name, norm in self.norms.items()
-            if norm.value is not None
-        }
-        if self.refine.gan.weight == "auto" and self.discriminator is not None:
-            values["gan_weight"] = self.weight_of("gan")
+        values = self.measured() if measure else {}
         if self.discriminator is None:
             return StepReport(values)
         for index, judged in enumerate(self.judged):
@@ -286,12 +290,21 @@ class Refinement(Distillation):
                 loss = discriminator_loss(real, fake)
                 (loss / len(self.judged)).backward()
         (loss,) = mean_over_ranks([loss])
-        norm = self.discriminator_optimizer.update(step)
-        if not (norm.isfinite() and loss.isfinite()):
+        norm = self.discriminator_optimizer.update(step, unless=self.verdict.found_inf)
+        if self.verdict.refuses("discriminator", norm, loss):
             return StepReport({"discriminator_loss": loss.item()}, skipped="discriminator")
-        values |= {
-            "discriminator_loss": loss.item(),
-            "real_logit": real.mean().item(),
-            "fake_logit": fake.mean().item(),
-        }
+        if measure:
+            values |= {
+                "discriminator_loss": loss.item(),
+                "real_logit": real.mean().item(),
+                "fake_logit": fake.mean().item(),
+            }
         return StepReport(values)
+
+    def measured(self) -> dict[str, float]:
+        """Losses, scores and norms of this step as numbers; it waits for the card."""
+        values = {name: value.item() for name, value in self.seen.items()}
+        values |= {f"{name}_norm": value for name, value in self.norm_values().items()}
+        if self.refine.gan.weight == "auto" and self.discriminator is not None:
+            values["gan_weight"] = float(self.weight_of("gan"))
+        return values

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from dimo_cli.engine.draws import Source, normal, own_generator, uniform
+from dimo_cli.engine.draws import Source, normal, on_host, own_generator, uniform
 from dimo_cli.specs.distill import FixedNoise, FixedRatio, RandomRatio, TeacherGuidance, WarmupNoise
 
 
@@ -52,7 +52,7 @@ def draw_mask_ratio(spec: FixedRatio | RandomRatio, generator: Source) -> float:
     """r_init of this step, the same for the whole batch."""
     if isinstance(spec, FixedRatio):
         return spec.value
-    u = uniform((), own_generator(generator)).item()
+    u = uniform((), own_generator(on_host(generator))).item()
     return spec.low + (spec.high - spec.low) * u
 
 

@@ -28,20 +28,28 @@ class Share:
     samples: int
     """Samples of the whole step."""
 
-    def streams(self, generator: torch.Generator) -> list[Rows]:
+    def streams(
+        self, generator: torch.Generator, host: torch.Generator | None = None
+    ) -> list[Rows]:
         """Where each pass of the next step gets its random numbers from.
 
         All start where `generator` is; it serves the last pass itself, and so goes on from where
-        the step ends.
+        the step ends. So it is with `host`, which is given where it is another one.
         """
-        state = generator.get_state()
         parts, part = self.samples // self.batch, self.first // self.batch
-        streams = []
-        for index in range(self.passes):
-            is_last = index == self.passes - 1
-            own = generator if is_last else torch.Generator(generator.device).set_state(state)
-            streams.append(Rows(own, part + index, parts))
-        return streams
+        own = self.copies(generator)
+        own_host: Sequence[torch.Generator | None] = [None] * self.passes
+        if host is not None and host is not generator:
+            own_host = self.copies(host)
+        return [
+            Rows(own[index], part + index, parts, host=own_host[index])
+            for index in range(self.passes)
+        ]
+
+    def copies(self, generator: torch.Generator) -> list[torch.Generator]:
+        """A generator for each pass, all at the same place; the last is the given one."""
+        others = [generator.clone_state() for _ in range(self.passes - 1)]
+        return [*others, generator]
 
 
 def divide(train: TrainSpec, rank: int = 0, world: int = 1) -> Share:

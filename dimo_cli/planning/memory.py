@@ -100,7 +100,8 @@ def estimate_memory(
     spec = spec.model_copy(update={"train": local_train(spec.train, divide(spec.train))})
     half = spec.train.is_half(on_gpu)
     has_average = not (on_gpu and spec.student.ema.offload)
-    most = MOST_CHUNKS * chunk_rows(teacher, spec)
+    spec = with_chunks(teacher, spec, on_gpu)
+    most = MOST_CHUNKS * chunk_rows(spec)
     batch, small = spec.train.batch_size, max(1, most // teacher.space.length // 2)
     make = partial(make_method, rewards=rewards)
 
@@ -116,9 +117,17 @@ def estimate_memory(
     return MemoryEstimate(**grown)
 
 
-def chunk_rows(teacher: Teacher, spec: DistillSpec) -> int:
+def with_chunks(teacher: Teacher, spec: DistillSpec, on_gpu: bool) -> DistillSpec:
+    """The spec with the chunks that it has on a GPU or a CPU."""
+    rows = spec.loss.chunk_tokens or rows_at_once(teacher.space, on_gpu)
+    loss = spec.loss.model_copy(update={"chunk_tokens": rows})
+    return spec.model_copy(update={"loss": loss})
+
+
+def chunk_rows(spec: DistillSpec) -> int:
     """Positions whose logits exist at a time."""
-    return spec.loss.chunk_tokens or rows_at_once(teacher.space)
+    assert spec.loss.chunk_tokens is not None
+    return spec.loss.chunk_tokens
 
 
 def at_batch(
@@ -135,7 +144,7 @@ def at_batch(
     own = {"batch_size": batch, "accumulate": 1, "micro_batch": "auto"}
     train = spec.train.model_copy(update=own)
     build = partial(make, spec.model_copy(update={"train": train}))
-    most_rows = 2 * chunk_rows(teacher, spec)
+    most_rows = 2 * chunk_rows(spec)
     found = rehearse(teacher, build, half, most_rows, has_average)
     return MemoryEstimate(**found.of_passes(spec.train.accumulate))
 

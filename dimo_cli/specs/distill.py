@@ -198,8 +198,8 @@ class LossSpec(Spec):
     chunk_tokens: Int | None = Field(
         None,
         ge=1,
-        description="Positions projected to the vocabulary at a time; null: as many as fill 8 MiB. "
-        "It changes memory and time, not what is computed",
+        description="Positions projected to the vocabulary at a time; null: as many as fill 8 MiB, "
+        "or 64 MiB on a GPU. It changes memory and time, not what is computed",
     )
 
 
@@ -305,6 +305,11 @@ class TrainSpec(Spec):
         "auto",
         description="torch.compile the networks block by block: faster steps after a first one of "
         "up to a minute; auto: on CUDA",
+    )
+    capture: Literal["auto"] | bool = Field(
+        "auto",
+        description="On CUDA, record a small network's step once and replay it, so that the card "
+        "does not wait for Python; auto: where a step allows it, up to 20 million weights",
     )
     dropout: bool = Field(
         False,

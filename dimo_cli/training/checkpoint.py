@@ -71,19 +71,27 @@ def check_contents(folder: Path) -> None:
             raise DamagedCheckpoint(f"{name} has other bytes than were written")
 
 
-def random_state(generator: torch.Generator) -> dict[str, Any]:
-    """The state of every source of randomness a run can touch."""
+def random_state(generator: torch.Generator, host: torch.Generator) -> dict[str, Any]:
+    """The state of every source of randomness a run can touch; `host` may be the same one."""
     version, words, gauss = random.getstate()
     return {
         "run": generator.get_state(),
+        "host": host.get_state(),
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         "python": [version, list(words), gauss],
     }
 
 
-def restore_random_state(state: dict[str, Any], generator: torch.Generator) -> None:
-    """Continue every random stream where `random_state` left it."""
+def restore_random_state(
+    state: dict[str, Any], generator: torch.Generator, host: torch.Generator
+) -> None:
+    """Continue every random stream where `random_state` left it.
+
+    Earlier versions had no stream on the host: where it is one of its own, it begins anew.
+    """
+    if "host" in state:
+        host.set_state(state["host"])
     generator.set_state(state["run"])
     torch.set_rng_state(state["torch"])
     if state["cuda"] and torch.cuda.is_available():

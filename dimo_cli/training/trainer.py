@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from dimo_cli.distributed.ranks import as_first_says, from_all, is_first, largest
+from dimo_cli.engine.capture import CapturedStep, is_small, obstacle
 from dimo_cli.engine.distill import Distillation
 from dimo_cli.engine.optimizer import Ema
 from dimo_cli.engine.schedules import ema_decay
@@ -113,12 +114,28 @@ class Trainer:
         self.tracking = Tracking(spec.monitor.tracker, self.accelerator, folder)
         self.run_log = RunLog(folder / "log.jsonl")
         self.progress = Progress()
+        self.busy = (0, 0.0)
+        """Steps since the last line of the log, and the seconds they took."""
         self.stop_signal = 0
         self.launcher = os.getppid()
         self.compiles = spec.train.compiles(device.type == "cuda", self.is_sharded)
         if self.compiles:
             for backbone in self.distillation.backbones():
                 compile_blocks(backbone, self.watcher.on_note)
+
+        self.stepper = self.choose_stepper()
+
+    def choose_stepper(self) -> Distillation | CapturedStep:
+        """Who carries out steps: the distillation itself, or a recording of it."""
+        wanted, reason = self.spec.train.capture, obstacle(self.distillation)
+        if wanted is True and reason is not None:
+            raise SpecError(
+                f"`train.capture` is true, but this step cannot be captured: {reason}.",
+                "Use `--set train.capture=auto`, which captures where it can.",
+            )
+        if reason is not None or not wanted or not (wanted is True or is_small(self.distillation)):
+            return self.distillation
+        return CapturedStep(self.distillation, self.watcher.on_note)
 
     def shard(self, average: Backbone, plugin: FullyShardedDataParallelPlugin) -> None:
         """Spread student, auxiliary and average over all ranks, before any step."""
@@ -201,14 +218,20 @@ class Trainer:
         done = progress.step + 1
         last = done == train.steps
         log_due = done % train.log_every == 0 or last
+        save_due = done % train.checkpoint_every == 0 or last
+        preview_due = done % monitor.preview_every == 0 or last
+        fid_due = bool(monitor.fid_every) and (done % monitor.fid_every == 0 or last)
+        look_due = self.watcher.looks_at(done)
+        waits = log_due or save_due or preview_due or fid_due or look_due
         try:
             with tf32(train.tf32):
-                report = self.distillation.step(progress.step, measure=log_due)
+                report = self.stepper.step(progress.step, measure=log_due)
         except torch.OutOfMemoryError:
             if not self.cut_passes():
                 raise
             return
         if report.skipped:
+            progress.skipped_in_row += 1
             if self.note_skipped(report.skipped):
                 return  # rolled back: nothing of this step is left
         else:
@@ -216,12 +239,11 @@ class Trainer:
             self.ema.update(
                 ema_decay(progress.step, self.spec.student.ema.decay, self.spec.student.ema.warmup)
             )
+        waits = waits or done % self.spec.recovery.max_skipped == 0
+        if waits and self.note_skipped_on_card():
+            return
         progress.step = done
-        seconds = time.perf_counter() - started
-        save_due = done % train.checkpoint_every == 0 or last
-        preview_due = done % monitor.preview_every == 0 or last
-        fid_due = bool(monitor.fid_every) and (done % monitor.fid_every == 0 or last)
-        look_due = self.watcher.looks_at(done)
+        self.busy = self.busy[0] + 1, self.busy[1] + time.perf_counter() - started
         values = mean_values(report.values)
         shown = self.averaged if preview_due or fid_due or look_due else self.distillation.student
         if fid_due:
@@ -233,7 +255,7 @@ class Trainer:
         if look_due:
             values |= self.watcher.look(done, shown)
         if log_due or look_due or fid_due:
-            self.log(values, seconds)
+            self.log(values)
         if preview_due:
             self.watcher.on_preview(done, shown)
         if save_due:
@@ -262,6 +284,7 @@ class Trainer:
         if not self.may_cut or self.accelerator.num_processes > 1 or distillation.share.batch == 1:
             return False
         distillation.cut_passes()
+        self.stepper = self.choose_stepper()
         if self.accelerator.device.type == "cuda":
             torch.cuda.empty_cache()
         self.restore()
@@ -271,19 +294,30 @@ class Trainer:
         )
         return True
 
-    def note_skipped(self, network: str) -> bool:
-        """Count a step whose numbers were not finite; roll back where skipping will not help.
+    def note_skipped_on_card(self) -> bool:
+        """Learn of the steps that a card skipped since it was last asked; as `note_skipped`."""
+        skipped, in_row = self.distillation.verdict.read()
+        if not skipped:
+            return False
+        self.progress.skipped_in_row = in_row
+        return self.note_skipped(skipped.most_common(1)[0][0], skipped.total())
 
-        Returns whether it rolled back: then `self.progress` is that of the checkpoint.
+    def note_skipped(self, network: str, count: int = 1) -> bool:
+        """Count steps whose numbers were not finite; roll back where skipping will not help.
+
+        `progress.skipped_in_row` has them already. Returns whether it rolled back: then
+        `self.progress` is that of the checkpoint.
         """
         progress = self.progress
-        progress.skipped += 1
-        progress.skipped_in_row += 1
+        progress.skipped += count
+        which = f"Step {progress.step + 1}"
+        if count > 1:
+            which = f"{count} of the steps up to {progress.step + 1} were"
         unsound = self.unsound()
         causes = [f"weights of the {name}" for name in unsound] + self.distillation.suspects()
         cause = f" Not finite are: {', '.join(causes)}." if causes else ""
         self.watcher.on_note(
-            f"Step {progress.step + 1} skipped: the {network}'s loss or gradient is not finite "
+            f"{which} skipped: the {network}'s loss or gradient is not finite "
             f"({progress.skipped_in_row} in a row).{cause}"
         )
         if not unsound and progress.skipped_in_row < self.spec.recovery.max_skipped:
@@ -327,7 +361,7 @@ class Trainer:
         for optimizer in self.distillation.optimizers().values():
             optimizer.scale = scale
         # The same draws would meet the same end: go on with fresh ones.
-        self.generator.manual_seed(self.spec.train.seed + 1_000_003 * (rollbacks + 1))
+        self.distillation.reseed(self.spec.train.seed + 1_000_003 * (rollbacks + 1))
         self.save()
         self.watcher.on_note(
             f"Rolled back from step {failed_at} to step {self.progress.step}; learning rates are "
@@ -344,8 +378,8 @@ class Trainer:
             },
             "method": self.distillation.state(),
             "watcher": self.watcher.state(),
-            "random": random_state(self.generator),
-            "random_of_ranks": from_all(random_state(self.generator)),
+            "random": self.random_state(),
+            "random_of_ranks": from_all(self.random_state()),
         }
         shards = {f"{n}_optimizer": o.shards() for n, o in self.distillation.optimizers().items()}
         path = self.checkpoints.save(self.progress.step, self.networks(), state, shards)
@@ -369,23 +403,33 @@ class Trainer:
             moments = self.checkpoints.pieces(step, f"{name}_optimizer").moments
             optimizer.load_state_dict(state[f"{name}_optimizer"], moments)
         self.distillation.load_state(state.get("method", {}))
+        self.distillation.verdict.go_on(self.progress.skipped_in_row)
+        if isinstance(self.stepper, CapturedStep):
+            self.stepper.forget()
         self.watcher.load_state(state.get("watcher", {}))
         self.restore_random(state)
         if is_first():
             self.run_log.truncate(self.progress.step)
 
+    def random_state(self) -> dict[str, Any]:
+        """The state of all that this rank draws from."""
+        return random_state(self.generator, self.distillation.host)
+
     def restore_random(self, state: dict[str, Any]) -> None:
         """Draw on as before; with another number of ranks, only dropout is seeded anew."""
+        host = self.distillation.host
         known = state.get("random_of_ranks", [state["random"]])
         if len(known) == self.accelerator.num_processes:
-            restore_random_state(known[self.rank], self.generator)
+            restore_random_state(known[self.rank], self.generator, host)
             return
-        restore_random_state(state["random"], self.generator)
+        restore_random_state(state["random"], self.generator, host)
         torch.manual_seed(self.spec.train.seed + 1_000_003 * self.progress.step + self.rank)
 
-    def log(self, values: dict[str, float], seconds: float) -> None:
+    def log(self, values: dict[str, float]) -> None:
         """Append a line to log.jsonl and show it."""
-        samples = self.spec.train.batch_size * self.spec.train.accumulate
+        steps, seconds = self.busy
+        self.busy = (0, 0.0)
+        samples = steps * self.spec.train.batch_size * self.spec.train.accumulate
         record = {
             "step": self.progress.step,
             **{name: value if math.isfinite(value) else None for name, value in values.items()},

@@ -88,11 +88,11 @@ def test_student_receives_the_gradient_of_equation_7(teacher, reduction, diverge
         log_p = guided.log_softmax(-1)
         log_q = di.auxiliary(x_tilde, generation.cond).log_softmax(-1)
         field = build_divergence(di.spec.loss.divergence).logit_gradient(log_p, log_q)
-        field = field * mask[..., None]
+        field = field * mask.slots[..., None]
     divisor = {
         "sum": torch.tensor(8.0),
         "mean": torch.tensor(8.0 * 64 * 17),
-        "masked_mean": 8 * mask.sum((1, 2)).float()[:, None, None, None],
+        "masked_mean": 8 * mask.slots.sum((1, 2)).float()[:, None, None, None],
     }[reduction]
     student_logits = di.student(x_init, generation.cond)
     (student_logits * (field / divisor)).sum().backward()
@@ -116,9 +116,9 @@ def test_auxiliary_receives_the_cross_entropy_of_equation_1(teacher):
     loss, masked = di.backward_auxiliary(generation, mask, hidden)
     found = {name: gradient / masked for name, gradient in gradients(di.auxiliary).items()}
     di.auxiliary.zero_grad()
-    logits = di.auxiliary(x_tilde, generation.cond)[mask]
+    logits = di.auxiliary(x_tilde, generation.cond)[mask.slots]
     expected = torch.nn.functional.cross_entropy(
-        logits, generation.tokens[mask], label_smoothing=0.1
+        logits, generation.tokens[mask.slots], label_smoothing=0.1
     )
     expected.backward()
     torch.testing.assert_close(loss / masked, expected.detach(), rtol=1e-4, atol=1e-5)
@@ -133,7 +133,7 @@ def test_adaptive_weight_is_one_over_the_probability_gap(teacher):
     project = di.teacher_logits(
         teacher.backbone.embed(x_tilde), generation.cond, torch.full((8,), 0.5)
     )
-    weight = di.sample_weights(generation, generation.hidden, project, mask)
+    weight = di.sample_weights(generation, generation.hidden, project, mask.slots)
     with torch.no_grad():
         student = di.student(x_init, generation.cond).softmax(-1)
         gap = (student - teacher.backbone(x_tilde, generation.cond).softmax(-1)).abs()
@@ -294,8 +294,8 @@ def test_soft_targets_use_the_students_distribution(teacher):
     hidden = di.hidden(di.auxiliary, di.auxiliary.embed(x_tilde), generation.cond)
     loss, masked = di.backward_auxiliary(generation, mask, hidden)
     with torch.no_grad():
-        p = di.student(x_init, generation.cond)[mask].log_softmax(-1)
-        q = di.auxiliary(x_tilde, generation.cond)[mask].log_softmax(-1)
+        p = di.student(x_init, generation.cond)[mask.slots].log_softmax(-1)
+        q = di.auxiliary(x_tilde, generation.cond)[mask.slots].log_softmax(-1)
     expected = (p.exp() * (p - q)).mean()
     torch.testing.assert_close(loss / masked, expected, rtol=1e-3, atol=1e-5)
 
@@ -308,7 +308,7 @@ def test_soft_content_equals_tokens_where_the_student_is_certain(teacher):
     rows = certain.flatten(0, 1)
     run.student.head = lambda hidden, positions=None: rows
     x_tilde, mask = run.mask_again(generation.tokens, torch.full((8,), 0.5))
-    soft = run.embeds(teacher.backbone, generation, x_tilde, mask)
+    soft = run.embeds(teacher.backbone, generation, x_tilde, mask.slots)
     torch.testing.assert_close(soft, teacher.backbone.embed(x_tilde))
 
 

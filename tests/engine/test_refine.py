@@ -217,8 +217,8 @@ def test_a_refinement_in_several_passes_is_that_in_one(teacher, kind):
 
 def test_a_norm_that_is_not_finite_is_not_remembered():
     norm = RunningNorm()
-    norm.see(2.0)
-    norm.see(float("nan"))
+    norm.see(torch.tensor(2.0))
+    norm.see(torch.tensor(torch.nan))
     assert norm.value == 2.0
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from dimo_cli.data.shards import builtin_dataset
+from dimo_cli.engine.field import TeacherLogits
 from dimo_cli.engine.refine import Refinement
 from dimo_cli.errors import DivergedError, MissingError
 from dimo_cli.runs.refine import LabeledTokens
@@ -161,7 +162,7 @@ def test_one_bad_number_on_the_way_costs_a_step_and_no_more(tmp_path, monkeypatc
             if len(calls) != 2:
                 return found
             if callable(found):
-                return lambda rows: found(rows) * torch.nan
+                return lambda rows: TeacherLogits(found(rows).conditional * torch.nan)
             return (
                 (found[0] * torch.nan, found[1]) if isinstance(found, tuple) else found * torch.nan
             )

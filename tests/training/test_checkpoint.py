@@ -84,8 +84,8 @@ def test_pruning_keeps_the_newest_and_the_best(folder):
 
 
 def test_every_random_stream_continues(generator):
-    state = random_state(generator)
+    state = random_state(generator, generator)
     first = (torch.rand(3, generator=generator), torch.rand(3))
-    restore_random_state(state, generator)
+    restore_random_state(state, generator, generator)
     second = (torch.rand(3, generator=generator), torch.rand(3))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))

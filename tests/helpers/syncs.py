@@ -1,0 +1,105 @@
+"""A pretended card: tensors without content on a device, and a count of what would wait for it.
+
+The device is `lazy`: without a driver torch sends no gradients through pretended `cuda` tensors.
+The code of a step runs as on a card, whose tensors nobody can read. Each read is one that would
+have waited: it is counted with the line that asked, and answered with something plausible.
+"""
+
+import copy
+import traceback
+from contextlib import contextmanager, nullcontext
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+
+CARD = torch.device("lazy:0")
+aten = torch.ops.aten
+READS = {
+    aten._local_scalar_dense.default: lambda t: 1.0 if t.is_floating_point() else 1,
+    aten.is_nonzero.default: lambda t: True,
+    aten.equal.default: lambda a, b: True,
+}
+
+
+class CardGenerator(torch.Generator):
+    """A generator that says that it is on the card."""
+
+    device = CARD
+
+    def clone_state(self):
+        return CardGenerator("cpu")
+
+
+class PretendedCard(FakeTensorMode):
+    """Fake tensors; `syncs` are the places that asked the card for numbers."""
+
+    def __init__(self):
+        super().__init__(allow_non_fake_inputs=True)
+        self.syncs = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        on_card = [a for a in args if isinstance(a, FakeTensor) and a.fake_device.type == CARD.type]
+        if func in READS:
+            if not on_card:  # a number on the host: drawn for real there, but not among fakes
+                return READS[func](*args)
+            self.waits(func)
+            return READS[func](*args)
+        if func == aten.nonzero.default:
+            if on_card:
+                self.waits(func)
+            (mask,) = args
+            with self:
+                return torch.empty((mask.numel(), mask.ndim), dtype=torch.long, device=mask.device)
+        if func == aten.exponential_.default:  # torch's own stand-in takes no generator
+            return args[0]
+        if on_card and func in (aten.index.Tensor, aten.index_put_.default):
+            for index in args[1]:
+                if isinstance(index, Tensor) and index.dtype == torch.bool:
+                    self.waits(func)
+        if func == aten._to_copy.default and (place := kwargs.get("device")) is not None:
+            source = args[0].fake_device if isinstance(args[0], FakeTensor) else args[0].device
+            if source.type != torch.device(place).type and not kwargs.get("non_blocking"):
+                self.waits(func)
+        return super().__torch_dispatch__(func, types, args, kwargs)
+
+    def waits(self, func):
+        """Write down who asked; `moved` sends to a real card without waiting."""
+        frames = [f for f in traceback.extract_stack() if "dimo_cli" in f.filename]
+        line = frames[-1] if frames else traceback.extract_stack()[-3]
+        if line.name == "moved":
+            return
+        self.syncs.append(f"{func} at {line.filename.split('dimo_cli')[-1]}:{line.lineno}")
+
+
+def on_card(network):
+    """A copy of a network in shapes alone, on the pretended card."""
+    tensors = [*network.parameters(), *network.buffers()]
+    return copy.deepcopy(network, {id(tensor): card_like(tensor) for tensor in tensors})
+
+
+def card_like(tensor):
+    """A tensor or parameter of the same shape on the pretended card."""
+    blank = torch.empty(tensor.shape, dtype=tensor.dtype, device=CARD)
+    return nn.Parameter(blank, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else blank
+
+
+@contextmanager
+def pretended_card():
+    """Everything made meanwhile on `CARD` is on a card that is not there."""
+
+    def copied(tensor, memo):
+        return card_like(tensor)
+
+    mode = PretendedCard()
+    with (
+        mode,
+        patch.object(FakeTensor, "__deepcopy__", copied, create=True),
+        patch.object(nn.Module, "to", lambda module, *places: on_card(module)),
+        patch("torch.is_autocast_enabled", lambda *device: False),  # refuses to know this device
+        patch("torch.optim.adam._device_dtype_check_for_fused", lambda *parameters: None),
+        patch("torch.autocast", lambda *args, **settings: nullcontext()),
+    ):
+        yield mode
