@@ -64,6 +64,8 @@ def prepare() -> None:
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(dimo_cache() / "compiled"))
     torch._dynamo.config.recompile_limit = MOST_GRAPHS
     torch._dynamo.config.accumulated_recompile_limit = 16 * MOST_GRAPHS
+    # A backward is compiled with its forward: left for later, its errors would end the run.
+    torch._functorch.config.force_non_lazy_backward_lowering = True
 
 
 def compiled(

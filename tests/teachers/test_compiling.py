@@ -149,6 +149,18 @@ def test_what_cannot_be_compiled_runs_plainly_and_says_why(monkeypatch):
         assert torch.equal(one, other)
 
 
+def test_a_backward_that_cannot_be_compiled_does_not_end_a_run(monkeypatch):
+    backend = aot_autograd(fw_compiler=as_one, bw_compiler=broken)
+    monkeypatch.setattr(compiling, "BACKEND", backend)
+    notes = []
+    method = method_of("maskgit")
+    for backbone in method.backbones():
+        compile_blocks(backbone, notes.append)
+    assert not method.step(0).skipped
+    assert len(notes) == 1
+    assert "no C compiler was found" in notes[0]
+
+
 def test_an_error_of_a_block_itself_is_nobody_elses():
     def wrong(x):
         return x @ torch.zeros(3)
