@@ -129,6 +129,23 @@ def test_a_compiled_step_of_maskbits_depth_launches_less_than_half(monkeypatch):
     assert counted[True] <= 0.5 * counted[False]
 
 
+@pytest.mark.slow
+def test_the_real_compiler_learns_what_plain_blocks_learn_and_keeps_its_code(monkeypatch, tmp_path):
+    monkeypatch.setattr(compiling, "BACKEND", "inductor")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    notes = []
+    plain, fast = method_of("maskgit"), method_of("maskgit")
+    for backbone in fast.backbones():
+        compile_blocks(backbone, notes.append)
+    for step in range(2):
+        plain.step(step)
+        fast.step(step)
+    assert notes == []
+    assert any((tmp_path / "fxgraph").iterdir())
+    for one, other in zip(plain.student.parameters(), fast.student.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+
+
 def broken(graph, inputs):
     raise RuntimeError("no C compiler was found")
 
