@@ -4,7 +4,7 @@ import gc
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -76,12 +76,19 @@ def measure_pieces(
         except Exception as error:
             document["failed"][name] = f"{type(error).__name__}: {' '.join(str(error).split())}"
         else:
-            document["rows"] += [asdict(row) | {"met": row.is_met} for row in found.rows]
+            document["rows"] += [line_of(row, setting) for row in found.rows]
             document["details"][name] = found.details
         document["piece_seconds"][name] = time.perf_counter() - started
         keep(document)
         let_go(setting.device)
     return document
+
+
+def line_of(row: Row, setting: Setting) -> dict[str, Any]:
+    """A row as it is kept; nothing is asked of tiny sizes, and nothing stands beside them."""
+    if setting.tiny:
+        row = replace(row, asked=None, before=None)
+    return asdict(row) | {"met": row.is_met}
 
 
 def let_go(device: torch.device) -> None:

@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from dimo_cli.teachers.decoding import compile_decoder, decode
 
 from benchmarks.measuring import seconds
 from benchmarks.networks import MEISSONIC_SMALL, random_teacher
@@ -19,6 +18,7 @@ from dimo_cli.specs.distill import InitSpec
 from dimo_cli.specs.manifest import StudentManifest, TeacherFacts, TrainingFacts
 from dimo_cli.students.student import Student
 from dimo_cli.teachers.compiling import compile_blocks
+from dimo_cli.teachers.decoding import compile_decoder, decode
 from dimo_cli.training.precision import tf32
 
 # Family: batch, sizes with --tiny, images a second that are asked for, those of 2026-11-26.
@@ -60,8 +60,10 @@ def measure_shape(name: str, setting: Setting) -> Found:
     size = f"{name} {teacher.space.image_size} px, batch {batch}"
     rows = [
         speed_row(f"{size}, eager", batch, eager, None, eager_before),
-        Row(f"{name} decoding in bf16: mean error", error["mean_bytes"], unit="of 255"),
-        Row(f"{name} decoding in bf16: largest error", error["largest_bytes"], unit="of 255"),
+        Row(f"{name} decoding against float32: mean error", error["mean_bytes"], unit="of 255"),
+        Row(
+            f"{name} decoding against float32: largest error", error["largest_bytes"], unit="of 255"
+        ),
     ]
     if setting.device.type == "cuda":
         compile_blocks(student.backbone, print)
