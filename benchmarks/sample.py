@@ -1,14 +1,13 @@
 """Images per second in one step: against the teacher at 16 steps, and against the floor.
 
-The floor is one forward of the whole network and one decoding, alone. With a GPU also through
-torch.compile and through CUDA graphs. The cold start is that of the command line: a new process
-that draws one image of the built-in student, over one that only imports what it needs.
+The floor is one forward of the whole network and one decoding, alone. The cold start is that of the
+command line: a new process that draws one image of the built-in student, over one that only imports
+what it needs.
 """
 
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +29,8 @@ IMPORTS = "import torch, dimo_cli.students.student, dimo_cli.sampling.samplers"
 class Sampling:
     """One batch of images, drawn in several ways."""
 
-    def __init__(self, teacher: Teacher, batch: int, half: bool) -> None:
-        self.teacher, self.batch, self.half = teacher, batch, half
+    def __init__(self, teacher: Teacher, batch: int) -> None:
+        self.teacher, self.batch = teacher, batch
         self.device = next(teacher.backbone.parameters()).device
         self.generator = torch.Generator(self.device).manual_seed(0)
         self.cond: Cond = teacher.conditioner.draw(batch, self.generator)
@@ -39,50 +38,34 @@ class Sampling:
         shape = (batch, space.length, space.groups)
         self.tokens = torch.randint(space.codes, shape, device=self.device)
 
-    def autocast(self) -> torch.autocast:
-        """bf16 where it is asked for."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.half)
-
     def one_step(self) -> None:
         """As the finished student draws."""
-        with self.autocast():
-            tokens = sample_student(
-                self.teacher.backbone,
-                self.teacher.space,
-                self.teacher.tokenizer,
-                self.cond,
-                InitSpec(),
-                self.generator,
-            )
-            self.decode(tokens)
+        tokens = sample_student(
+            self.teacher.backbone,
+            self.teacher.space,
+            self.teacher.tokenizer,
+            self.cond,
+            InitSpec(),
+            self.generator,
+        )
+        self.decode(tokens)
 
     def many_steps(self) -> None:
         """As the teacher draws, guided."""
         defaults = self.teacher.sampler
         slots = self.teacher.space.length * self.teacher.space.groups
         plan = defaults.plan(STEPS, slots, defaults.guidance, defaults.choice_noise)
-        with self.autocast():
-            self.decode(sample_by_plan(self.teacher, self.cond, plan, self.generator))
+        self.decode(sample_by_plan(self.teacher, self.cond, plan, self.generator))
 
     @torch.inference_mode()
     def forward(self) -> None:
         """Tokens to logits."""
-        with self.autocast():
-            self.teacher.backbone(self.tokens, self.cond)
+        self.teacher.backbone(self.tokens, self.cond)
 
     @torch.inference_mode()
     def decode(self, tokens: torch.Tensor | None = None) -> None:
         """Tokens to images."""
-        with self.autocast():
-            self.teacher.tokenizer.decode(self.tokens if tokens is None else tokens, self.cond)
-
-
-def compiled(teacher: Teacher, batch: int, mode: str) -> Callable[[], None]:
-    """One-step sampling with both networks compiled; `reduce-overhead` is with CUDA graphs."""
-    run = Sampling(teacher, batch, half=True)
-    run.teacher.backbone.hidden = torch.compile(run.teacher.backbone.hidden, mode=mode)
-    run.teacher.tokenizer.decode = torch.compile(run.teacher.tokenizer.decode, mode=mode)
-    return run.one_step
+        self.teacher.tokenizer.decode(self.tokens if tokens is None else tokens, self.cond)
 
 
 def cold_start() -> dict[str, float]:
@@ -109,12 +92,9 @@ def run_process(arguments: list[str]) -> None:
 
 
 def measure(gpu: bool, rounds: int) -> dict[str, Any]:
-    """The whole benchmark."""
-    device = device_of(gpu)
-    batch = 64 if gpu else 4
-    name, architecture = ("maskbit", None) if gpu else ("maskgit", MASKGIT_SMALL)
-    teacher = random_teacher(name, architecture, device)
-    run = Sampling(teacher, batch, half=gpu)
+    """Small networks; the real ones are measured by `benchmarks.real`."""
+    device, batch, name = device_of(gpu), 4, "maskgit"
+    run = Sampling(random_teacher(name, MASKGIT_SMALL, device), batch)
     calls = {
         "one_step": run.one_step,
         "forward": run.forward,
@@ -122,10 +102,6 @@ def measure(gpu: bool, rounds: int) -> dict[str, Any]:
         "teacher": run.many_steps,
     }
     times = in_turn(calls, rounds)
-    if gpu:
-        for mode in ("default", "reduce-overhead"):
-            again = random_teacher(name, architecture, device)
-            times |= in_turn({f"one_step_{mode}": compiled(again, batch, mode)}, rounds, warmup=3)
     found = medians(times)
     return {
         "benchmark": "sample",

@@ -28,7 +28,6 @@ from benchmarks.plain import PlainDistillation, Recipe
 from dimo_cli.engine.distill import Distillation
 from dimo_cli.engine.optimizer import Ema
 from dimo_cli.engine.schedules import ema_decay
-from dimo_cli.planning.flops import flops_per_step
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.teachers.protocol import Backbone, Cond, Teacher
 
@@ -40,9 +39,6 @@ BARS = {
     "peak_memory": 0.40,
     "over_floor": 1.10,
 }
-GPU_BARS = {"over_floor": 1.10, "model_flops_utilization": 0.45}
-REAL = {"maskbit": (64, False), "meissonic": (4, False)}  # batch, gradient checkpointing
-CARDS = {"H200": 989e12, "H100": 989e12, "A100": 312e12}
 
 
 def autocast_on(device: torch.device) -> Autocast:
@@ -190,14 +186,8 @@ def measure_memory(
 
 
 def measure(gpu: bool, rounds: int) -> dict[str, Any]:
-    """The whole benchmark."""
+    """Small networks of both shapes; real sizes are measured by `benchmarks.real`."""
     device = device_of(gpu)
-    found = measure_gpu(device, rounds) if gpu else measure_cpu(device, rounds)
-    return {"benchmark": "step", **environment(device), **found}
-
-
-def measure_cpu(device: torch.device, rounds: int) -> dict[str, Any]:
-    """Small networks of both shapes."""
     autocast = autocast_on(device)
     timed = measure_time(random_teacher("maskgit", MASKGIT_SMALL), 8, rounds, autocast)
     large, recipe = random_teacher("meissonic", MEISSONIC_SMALL), Recipe(4, 4.0)
@@ -207,57 +197,11 @@ def measure_cpu(device: torch.device, rounds: int) -> dict[str, Any]:
     }
     above = {name: peaks["above_weights"] for name, peaks in memory.items()}
     ratios = {**timed.pop("ratios"), "peak_memory": above["dimo"] / above["released"]}
-    return {"time": timed, "memory_bytes": memory, "ratios": ratios, "bars": BARS}
-
-
-def measure_gpu(device: torch.device, rounds: int) -> dict[str, Any]:
-    """The real sizes of MaskBit and Meissonic, ours and the floor alone: both recipes at once do
-    not fit one card.
-    """
-    shapes = {name: measure_shape(name, *REAL[name], device, rounds) for name in REAL}
     return {
-        "shapes": shapes,
-        "ratios": {
-            f"{name}_{ratio}": found[ratio]
-            for name, found in shapes.items()
-            for ratio in ("over_floor", "model_flops_utilization")
-        },
-        "bars": {f"{name}_{ratio}": bar for name in REAL for ratio, bar in GPU_BARS.items()},
+        "benchmark": "step",
+        **environment(device),
+        "time": timed,
+        "memory_bytes": memory,
+        "ratios": ratios,
+        "bars": BARS,
     }
-
-
-def measure_shape(
-    name: str, batch: int, checkpointing: bool, device: torch.device, rounds: int
-) -> dict[str, Any]:
-    """Time, utilization and memory of a step at a published size."""
-    teacher, recipe = random_teacher(name, None, device), Recipe(batch)
-    spec = our_spec(batch, recipe)
-    train = spec.train.model_copy(update={"gradient_checkpointing": checkpointing})
-    spec = spec.model_copy(update={"train": train})
-    autocast = autocast_on(device)
-    run = Ours(teacher, spec, autocast)
-    parts = Floor(run, autocast).parts()
-    times = in_turn({"dimo": run.step, **parts}, rounds, warmup=3)
-    with peak_bytes(device) as found:
-        run.step()
-    found_seconds = medians(times)
-    plain = train.model_copy(update={"gradient_checkpointing": False})  # as utilization has it
-    flops = flops_per_step(teacher, spec.model_copy(update={"train": plain}))
-    return {
-        "batch": batch,
-        "gradient_checkpointing": checkpointing,
-        "seconds": found_seconds,
-        "flops_per_step": flops,
-        "memory_bytes": torch.cuda.memory_allocated(device) + found["peak"],
-        "over_floor": ratio(times["dimo"], *(times[part] for part in parts)),
-        "model_flops_utilization": flops / found_seconds["dimo"] / peak_flops(),
-    }
-
-
-def peak_flops() -> float:
-    """What the card can do in bf16, without sparsity."""
-    name = torch.cuda.get_device_name()
-    known = [flops for card, flops in CARDS.items() if card in name]
-    if not known:
-        raise SystemExit(f"The peak of `{name}` is not known: add it to CARDS in {__file__}.")
-    return known[0]
