@@ -302,6 +302,11 @@ class TrainSpec(Spec):
         True, description="On CUDA, multiply what is left in fp32 with TF32: faster, to 3 digits"
     )
     compile: bool = Field(False, description="torch.compile the backbones: slow start, fast steps")
+    cudnn_attention: bool = Field(
+        False,
+        description="On CUDA, let torch choose cuDNN's fused attention, whose backward fails on "
+        "Hopper cards for some networks; otherwise flash, memory-efficient or plain attention",
+    )
     capture: Literal["auto"] | bool = Field(
         "auto",
         description="On CUDA, record a small network's step once and replay it, so that the card "
