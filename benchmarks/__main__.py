@@ -1,4 +1,5 @@
 """python -m benchmarks step|loss|sample|eval|scale [--json [FILE]] [--gpu] [--rounds N]
+python -m benchmarks gpu [--out DIR]: the tests and benchmarks of a card, see benchmarks/gpu.py
 
 Prints the ratios and their bars, or with --json the whole result as one document, which also goes
 into FILE if one is named. `--clock cpu` takes this process's own time, for a machine that others
@@ -6,6 +7,7 @@ use as well.
 """
 
 import argparse
+import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -24,7 +26,9 @@ PRINTED = Path("-")
 
 
 def main() -> None:
-    """Run one benchmark."""
+    """Run one benchmark, or all that is asked of a card."""
+    if sys.argv[1:2] == ["gpu"]:
+        raise SystemExit(import_module("benchmarks.gpu").main(sys.argv[2:]))
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("benchmark", choices=MODULES)
     parser.add_argument("--json", type=Path, nargs="?", const=PRINTED, metavar="FILE")
