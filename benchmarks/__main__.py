@@ -1,4 +1,5 @@
 """python -m benchmarks step|loss|sample|eval|scale|training [--json [FILE]] [--rounds N]
+python -m benchmarks gpu [--out DIR]: the tests and benchmarks of a card, see benchmarks/gpu.py
 
 Prints the ratios and their bars, or with --json the whole result as one document, which also goes
 into FILE if one is named. `--clock cpu` takes this process's own time, for a machine that others
@@ -31,7 +32,9 @@ PRINTED = Path("-")
 
 
 def main() -> None:
-    """Run one benchmark."""
+    """Run one benchmark, or all that is asked of a card."""
+    if sys.argv[1:2] == ["gpu"]:
+        raise SystemExit(import_module("benchmarks.gpu").main(sys.argv[2:]))
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("benchmark", choices={**MODULES, **REAL})
     parser.add_argument("--json", type=Path, nargs="?", const=PRINTED, metavar="FILE")

@@ -19,6 +19,7 @@ from benchmarks.networks import MEISSONIC_SMALL, random_teacher
 from benchmarks.plain import Recipe
 from benchmarks.real.pieces import Found, Keep, Piece, Row, Setting, alternate, measure_pieces
 from benchmarks.step import Autocast, Ours, Plain, autocast_on, our_spec
+from dimo_cli.engine.share import divide, local_train
 from dimo_cli.planning.flops import flops_per_step
 from dimo_cli.teachers.compiling import compile_blocks
 from dimo_cli.training.precision import store_in_bf16, tf32
@@ -105,8 +106,12 @@ def ours(
     shape: Shape, setting: Setting, recipe: Recipe, autocast: Autocast, **auxiliary: Any
 ) -> Ours:
     """Our step as the trainer runs it: on CUDA with compiled blocks and the teacher in bf16."""
-    teacher = teacher_of(shape, setting)
-    run = Ours(teacher, our_spec(recipe.batch, recipe, **auxiliary), autocast)
+    teacher, spec = teacher_of(shape, setting), our_spec(recipe.batch, recipe, **auxiliary)
+    if auxiliary.get("share_x_tilde"):  # two graphs are in memory at a time: as `fit_passes` has it
+        halves = spec.train.model_copy(update={"micro_batch": max(1, recipe.batch // 2)})
+        own = local_train(halves, divide(halves))
+        spec = spec.model_copy(update={"train": own})
+    run = Ours(teacher, spec, autocast)
     if setting.device.type == "cuda":
         for backbone in run.distillation.backbones():
             compile_blocks(backbone, print)

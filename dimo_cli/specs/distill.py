@@ -306,6 +306,11 @@ class TrainSpec(Spec):
         description="torch.compile the networks block by block: faster steps after a first one of "
         "up to a minute; auto: on CUDA",
     )
+    cudnn_attention: bool = Field(
+        False,
+        description="On CUDA, let torch choose cuDNN's fused attention, whose backward fails on "
+        "Hopper cards for some networks; otherwise flash, memory-efficient or plain attention",
+    )
     capture: Literal["auto"] | bool = Field(
         "auto",
         description="On CUDA, record a small network's step once and replay it, so that the card "

@@ -20,6 +20,9 @@ from torch.utils.checkpoint import checkpoint
 
 from dimo_cli.errors import SpecError
 from dimo_cli.specs.tteo import RENO_WEIGHTS, TteoSpec
+from dimo_cli.teachers.attention import allow_cudnn
+
+allow_cudnn(False)  # before any network is built; a run may allow it (`train.cudnn_attention`)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +91,13 @@ class Cond:
 
 
 def moved(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor on another device; on its way to a GPU, nobody waits for it."""
+    """A tensor on another device; on its way to a GPU, nobody waits for it.
+
+    What is expanded is written out first: pinning copies into memory of the same strides, where
+    several elements would be one.
+    """
     if device.type == "cuda" and tensor.device.type == "cpu":
-        return tensor.pin_memory().to(device, non_blocking=True)
+        return tensor.contiguous().pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
 
 

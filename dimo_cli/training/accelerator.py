@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from dimo_cli.distributed.ranks import on_cpu, own_rank
 from dimo_cli.errors import SpecError
 from dimo_cli.specs.distill import TrainSpec
+from dimo_cli.teachers.attention import allow_cudnn
 from dimo_cli.training.tracking import check_tracker
 
 
@@ -32,6 +33,7 @@ def make_accelerator(
             "`train.precision` is bf16, but the run would be on a CPU, where bf16 is very slow.",
             "Use `--set train.precision=fp32`.",
         )
+    allow_cudnn(spec.cudnn_attention)
     return Accelerator(
         cpu=spec.device == "cpu" or (own_rank()[1] > 1 and not on_cuda),
         mixed_precision="bf16" if spec.is_half(on_cuda) else "no",

@@ -1,0 +1,138 @@
+"""The commands, from a teacher's published files to what a student is used for, on the device.
+
+Networks are of golden size, from a Hub on this machine, and the embedded ones as they are.
+"""
+
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+
+import pytest
+import torch
+from PIL import Image
+
+from tests.helpers.students import PUBLISH, TEXT
+from tests.runs.test_refine import Brightness, last_log
+from tests.teachers.test_families import PROMPTS, SHORT_RUN, flags, succeed
+
+MANY_SETTINGS = (
+    "teacher.guidance=2",
+    "train.accumulate=2",
+    "train.gradient_checkpointing=true",
+    "train.log_every=1",
+    "auxiliary.fresh_samples=true",
+    "masking.content=soft",
+    "monitor.fid_every=0",
+    "monitor.table_samples=0",
+)
+QUICK = flags(
+    {},
+    "train.steps=3",
+    "train.batch_size=8",
+    "train.log_every=1",
+    "monitor.fid_every=0",
+    "monitor.table_samples=0",
+    "monitor.preview_every=100",
+    "monitor.preview_images=2",
+)[2:]
+
+
+@pytest.mark.parametrize("name", PUBLISH)
+def test_a_family_is_distilled_goes_on_and_draws(dimo, fake_hub, golden, tmp_path, device, name):
+    (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS))
+    model = flags(PUBLISH[name](fake_hub, golden))
+    prompts = ("condition.prompts=prompts.txt",) if name in TEXT else ()
+    values = {**dict(v.split("=", 1) for v in (*SHORT_RUN, *MANY_SETTINGS, *prompts))}
+    short = flags({}, *(f"{key}={value}" for key, value in values.items()))[2:]
+    run = succeed(dimo("distill", "--preset", name, *model, *short, "--json"))
+    more = ("--set", "train.steps=3")
+    succeed(dimo("distill", "--resume", run["run"], *more, "--json"))
+    assert last_log(tmp_path / run["run"])["step"] == 3
+    wanted = ("--prompt", PROMPTS[0]) if name in TEXT else ("--class", 1)
+    drawn = (*wanted, "-n", 2, "--json")
+    assert succeed(dimo("sample", "--student", run["run"], *drawn))["sampler"]["steps"] == 1
+    teacher = succeed(dimo("sample", "--preset", name, "--teacher", "--steps", 3, *drawn, *model))
+    assert teacher["sampler"]["sampler"] == "published"
+    assert Image.open("samples.png").height >= 64
+
+
+def test_a_text_student_is_refined_for_a_reward_and_optimized_for_a_prompt(
+    dimo, fake_hub, golden, tmp_path, device, monkeypatch
+):
+    monkeypatch.setattr(
+        "dimo_cli.rewards.registry.load_reward",
+        lambda name, store, place: Brightness().to(place),
+    )
+    (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS))
+    model = flags(PUBLISH["amused-256"](fake_hub, golden))
+    short = flags({}, *SHORT_RUN, "condition.prompts=prompts.txt")[2:]
+    run = succeed(dimo("distill", "--preset", "amused-256", *model, *short, "--json"))["run"]
+    listed = ("--set", "condition.prompts=prompts.txt")
+    succeed(dimo("refine", run, "--reward", "clip=1", *QUICK, *listed, "-o", "r", "--json"))
+    assert "reward_clip" in last_log(tmp_path / "r")
+    call = ("tteo", "r", "--prompt", PROMPTS[0], "--budget", "4x2", "--reward", "clip=1", "--json")
+    (outcome,) = succeed(dimo(*call))["outcomes"]
+    assert outcome["score_after"] >= outcome["score_before"]
+
+
+def test_the_embedded_students_are_refined_with_a_gan_and_for_a_reward(dimo, tmp_path, device):
+    succeed(dimo("refine", "digits", "--gan", *QUICK, "-o", "gan", "--json"))
+    assert "discriminator_loss" in last_log(tmp_path / "gan")
+    succeed(dimo("refine", "--resume", "gan", "--set", "train.steps=4", "--json"))
+    assert last_log(tmp_path / "gan")["step"] == 4
+    succeed(dimo("refine", "shapes", "--reward", "shapes_clip=1", *QUICK, "-o", "reward", "--json"))
+    assert "reward_shapes_clip" in last_log(tmp_path / "reward")
+
+
+def test_the_embedded_text_student_is_optimized_for_a_prompt(dimo, device):
+    call = ("tteo", "shapes", "--prompt", "a red circle", "--budget", "4x2", "--json")
+    (outcome,) = succeed(dimo(*call))["outcomes"]
+    assert outcome["score_after"] >= outcome["score_before"]
+
+
+@pytest.mark.parametrize(
+    ("name", "metric", "images"),
+    [
+        ("digits", "all", ("-n", 64)),
+        *(("shapes", metric, ("-n", 64)) for metric in ("fid", "pr", "kid", "clip")),
+        ("shapes", "image-reward", ("-n", 64)),
+        ("shapes", "geneval", ()),  # its overall score is of all its prompts
+    ],
+)
+def test_every_embedded_metric_measures(dimo, device, name, metric, images):
+    document = succeed(dimo("eval", metric, name, *images, "--json", "--no-cache"))
+    assert document["results"]
+
+
+@pytest.mark.parametrize(("name", "wanted"), [("digits", ()), ("shapes", ("a red circle",))])
+def test_a_student_is_exported(dimo, tmp_path, device, name, wanted):
+    prompts = [part for prompt in wanted for part in ("--prompt", prompt)]
+    succeed(dimo("export", name, "--out", "exported/model.pt2", *prompts, "--json"))
+    assert any((tmp_path / "exported").iterdir())
+
+
+@pytest.mark.skipif(find_spec("diffusers") is None, reason="diffusers is not installed")
+def test_a_pipeline_draws_on_the_device_in_every_precision(device):
+    from dimo_cli import OneStepPipeline
+
+    pipeline = OneStepPipeline.from_pretrained("digits").to(device)
+    asked = {"class_labels": [3] * 4, "generator": torch.Generator().manual_seed(0)}
+    assert len(pipeline(**asked).images) == 4
+    pipeline.to(torch.bfloat16)
+    assert len(pipeline(**asked).images) == 4
+
+
+def test_a_run_whose_blocks_are_sharded_trains_on_one_device(tmp_path, device):
+    where = ("--gpus", "1") if device.type == "cuda" else ("--processes", "2")
+    command = ("distill", "--preset", "digits", *where, "--shard", *QUICK, "--out", "run", "-q")
+    environment = {name: value for name, value in os.environ.items() if name != "DIMO_TEST_DEVICE"}
+    done = subprocess.run(
+        [sys.executable, "-m", "dimo_cli", *command],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert last_log(tmp_path / "run")["step"] == 3
