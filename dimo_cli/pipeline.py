@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,8 @@ from dimo_cli.students.folder import BUILTIN
 from dimo_cli.students.published import hub_id, open_student
 from dimo_cli.students.student import LoadOptions, Student
 from dimo_cli.teachers.classes import find_class
+from dimo_cli.teachers.compiling import compile_blocks
+from dimo_cli.teachers.decoding import Precision, compile_decoder
 
 if TYPE_CHECKING:
     from dimo_cli.teachers.protocol import Cond
@@ -49,8 +52,10 @@ Callback = Callable[["OneStepPipeline", int, int, dict[str, Any]], Mapping[str, 
 class OneStepPipeline(DiffusionPipeline):
     """Images from prompts or classes, in one pass of a student.
 
-    Half precision is the transformer's alone: tokens are drawn and decoded in float32.
+    Half precision is the transformer's, and on CUDA the decoder's: tokens are drawn in float32.
     """
+
+    student: Student
 
     _callback_tensor_inputs = ("latents",)
 
@@ -149,20 +154,22 @@ class OneStepPipeline(DiffusionPipeline):
             allowed = ", ".join(str(known) for known in DTYPES)
             raise SpecError(f"A student cannot be {dtype}.", f"Allowed: {allowed}.")
         self.student.backbone.to(device, dtype)
+        if dtype is not None:
+            precision: Precision = "fp32" if dtype == torch.float32 else "auto"
+            self.student = replace(self.student, precision=precision)
         if device is not None:
             self.student.teacher.tokenizer.to(device)
             self.student.teacher.conditioner.to(torch.device(device))
         return self
 
-    def compile(self, mode: str = "default") -> OneStepPipeline:
+    def compile(self) -> OneStepPipeline:
         """Compile transformer and decoder: a slow first call, faster later ones (torch.compile).
 
-        `reduce-overhead` records CUDA graphs as well. Rounding differs, so the images may differ in
-        a few tokens from those of before.
+        Rounding differs, so the images may differ in a few tokens from those of before.
         """
         backbone, tokenizer = self.student.backbone, self.student.teacher.tokenizer
-        backbone.hidden = torch.compile(backbone.hidden, mode=mode)
-        tokenizer.decode = torch.compile(tokenizer.decode, mode=mode)
+        compile_blocks(backbone)
+        compile_decoder(tokenizer)
         return self
 
     @torch.inference_mode()

@@ -31,7 +31,7 @@ from dimo_cli.engine.one_step import draw_from_hidden, rows_at_once, student_hid
 from dimo_cli.engine.optimizer import NetworkOptimizer
 from dimo_cli.engine.prepared import Prepared
 from dimo_cli.engine.schedules import draw_mask_ratio, guidance_scale, noise_sigma
-from dimo_cli.engine.share import Share, divide, mean_over_ranks
+from dimo_cli.engine.share import Share, divide, halved, local_train, mean_over_ranks
 from dimo_cli.engine.verdict import Verdict
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.divergences import AdaptiveWeight
@@ -83,7 +83,7 @@ class StepReport:
 def trainable_copy(teacher: Teacher, spec: DistillSpec) -> Backbone:
     """A copy of the teacher's backbone to train: the start of theta and of psi."""
     backbone = copy.deepcopy(teacher.backbone).requires_grad_(True).train(spec.train.dropout)
-    backbone.gradient_checkpointing = spec.train.gradient_checkpointing
+    backbone.gradient_checkpointing = spec.train.recomputes
     if spec.student.freeze_embeddings:
         for parameter in backbone.embedding_parameters():
             parameter.requires_grad_(False)
@@ -213,6 +213,18 @@ class Distillation:
 
     def load_state(self, state: dict[str, float]) -> None:
         """Continue from `state`."""
+
+    def cut_passes(self) -> None:
+        """From now on, passes of half as many samples; what was begun is forgotten."""
+        self.share = halved(self.share)
+        train = local_train(self.spec.train, self.share)
+        self.spec = self.spec.model_copy(update={"train": train})
+        for optimizer in self.optimizers().values():
+            optimizer.forget()
+
+    def backbones(self) -> list[Backbone]:
+        """Every network of the teacher's kind that a step runs."""
+        return [self.teacher.backbone, self.student, self.auxiliary]
 
     def networks(self) -> dict[str, nn.Module]:
         """The networks whose weights change."""

@@ -170,8 +170,7 @@ def sample_student(
 
     All noise is drawn where the generator is, which may be another device than the network's.
     """
-    device = next(iter(cond.tensors.values())).device
-    x_init = student_input(space, tokenizer, init, len(cond), generator, source).to(device)
+    x_init = student_input(space, tokenizer, init, len(cond), generator, source).to(cond.device)
     hidden = student_hidden(backbone, x_init, cond, init.embed_noise.sigma, generator)
     drawn = draw_from_hidden(
         backbone, hidden, generator, temperature=temperature, top_k=top_k, top_p=top_p

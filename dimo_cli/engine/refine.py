@@ -109,6 +109,10 @@ class Refinement(Distillation):
             ).to(generator.device)
             self.discriminator_optimizer = NetworkOptimizer(self.discriminator, spec.gan.optimizer)
 
+    def backbones(self) -> list[Backbone]:
+        more = [self.discriminator.backbone] if self.discriminator else []
+        return [*super().backbones(), *more]
+
     def networks(self) -> dict[str, nn.Module]:
         more = {"discriminator": self.discriminator} if self.discriminator else {}
         return {**super().networks(), **more}

@@ -35,7 +35,7 @@ def sharding_wanted() -> bool:
 
 def check_shardable(spec: DistillSpec) -> None:
     """Refuse settings that sharding does not go with."""
-    if spec.train.compile:
+    if spec.train.compile is True:
         raise SpecError(
             "`train.compile` cannot be combined with sharding: compiled blocks are not gathered.",
             "Leave out one of `--shard` and `train.compile`.",

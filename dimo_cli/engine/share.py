@@ -1,13 +1,13 @@
 """Which samples of a step's batch a rank computes, and in how many passes.
 
 A step has `train.batch_size` x `train.accumulate` samples, however many ranks there are. Each rank
-gets as many as every other, in passes of at most `train.batch_size`.
+gets as many as every other, in passes of at most `train.micro_batch`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.distributed as dist
@@ -64,13 +64,19 @@ def divide(train: TrainSpec, rank: int = 0, world: int = 1) -> Share:
             f"Use another number of processes (such as {', '.join(fitting)}) or another batch.",
         )
     each = samples // world
-    batch = max(size for size in range(1, min(each, train.batch_size) + 1) if each % size == 0)
+    batch = max(size for size in range(1, min(each, train.pass_size) + 1) if each % size == 0)
     return Share(batch, each // batch, rank * each, samples)
+
+
+def halved(share: Share) -> Share:
+    """The same samples in passes of at most half as many."""
+    batch = max(size for size in range(1, share.batch // 2 + 1) if share.batch % size == 0)
+    return replace(share, batch=batch, passes=share.passes * (share.batch // batch))
 
 
 def local_train(train: TrainSpec, share: Share) -> TrainSpec:
     """The loop as one rank carries it out."""
-    own = {"batch_size": share.batch, "accumulate": share.passes}
+    own = {"batch_size": share.batch, "accumulate": share.passes, "micro_batch": share.batch}
     return train.model_copy(update=own)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from dimo_cli.data.arrays import Batch, Images
-from dimo_cli.sampling.samplers import build_sampler, condition, to_bytes
+from dimo_cli.sampling.samplers import build_sampler, compile_where_it_pays, condition, to_bytes
 from dimo_cli.specs.sample import SamplerSpec
 from dimo_cli.students.target import Target
 
@@ -23,6 +23,7 @@ class GeneratedImages(Images):
     ) -> None:
         self.target, self.spec, self.wanted = target, spec, wanted
         self.sampler, self.protocol = build_sampler(target, spec)
+        compile_where_it_pays(target, len(wanted))
         if target.teacher.takes_prompts:
             self.prompts = tuple(str(prompt) for prompt in wanted)
 

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -105,8 +105,8 @@ def some_conditions(teacher: Teacher, prompts: tuple[str, ...], count: int) -> C
 
 
 def original(student: Student, cond: Cond, spec: ExportSpec) -> Tensor:
-    """What the student itself draws."""
-    return student.sample(
+    """What the student itself draws, in the program's precision."""
+    return replace(student, precision="fp32").sample(
         cond,
         torch.Generator().manual_seed(CHECK_SEED),
         temperature=spec.temperature,

@@ -36,7 +36,7 @@ def flops_per_step(teacher: Teacher, spec: DistillSpec) -> float:
     body, head = forward_flops(copy.deepcopy(teacher.backbone).to("meta"), teacher)
     seen = head * mean_ratio(spec.masking.student)  # only masked positions reach the vocabulary
     seen_by_auxiliary = head * mean_ratio(spec.masking.auxiliary)
-    training = 3 + spec.train.gradient_checkpointing  # forward, backward, and the forward again
+    training = 3 + spec.train.recomputes  # forward, backward, and the forward again
     teacher_passes = 2 if spec.teacher.guidance.needs_null else 1
     student = training * body + head + 3 * seen
     judges = (teacher_passes + 1) * (body + seen)

@@ -14,6 +14,7 @@ from dimo_cli.engine.distill import Distillation
 from dimo_cli.engine.one_step import rows_at_once
 from dimo_cli.engine.refine import Refinement, Rewards
 from dimo_cli.engine.sharding import GATHERED, blocks_of
+from dimo_cli.engine.share import divide, local_train
 from dimo_cli.rewards.registry import blank_reward
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.refine import RefineSpec, reward_names
@@ -62,7 +63,7 @@ def advice_to_fit(
     """
     if estimate.total <= available:
         return None
-    for checkpointing in sorted({spec.train.gradient_checkpointing, True}):
+    for checkpointing in sorted({spec.train.recomputes, True}):
         train = spec.train.model_copy(update={"gradient_checkpointing": checkpointing})
         changed = estimate
         if train != spec.train:
@@ -96,6 +97,7 @@ def estimate_memory(
     """
     if on_gpu is None:
         on_gpu = torch.cuda.is_available() and spec.train.device != "cpu"
+    spec = spec.model_copy(update={"train": local_train(spec.train, divide(spec.train))})
     half = spec.train.is_half(on_gpu)
     has_average = not (on_gpu and spec.student.ema.offload)
     spec = with_chunks(teacher, spec, on_gpu)
@@ -139,7 +141,8 @@ def at_batch(
     """The estimate at a batch that is rehearsed as it is; further passes add what each keeps."""
     from dimo_cli.planning.rehearsal import rehearse
 
-    train = spec.train.model_copy(update={"batch_size": batch, "accumulate": 1})
+    own = {"batch_size": batch, "accumulate": 1, "micro_batch": "auto"}
+    train = spec.train.model_copy(update=own)
     build = partial(make, spec.model_copy(update={"train": train}))
     most_rows = 2 * chunk_rows(spec)
     found = rehearse(teacher, build, half, most_rows, has_average)

@@ -19,6 +19,7 @@ from dimo_cli.errors import MissingError, SpecError
 from dimo_cli.files.locking import locked, refuse_if_locked
 from dimo_cli.files.png import enlarge, save_png
 from dimo_cli.files.writing import write_whole_text, writing_to
+from dimo_cli.planning.fitting import fitted
 from dimo_cli.run_folder.effort import hardware_name, recorded_effort
 from dimo_cli.run_folder.origins import keep_origins
 from dimo_cli.runs.closing import comparison, leave_report
@@ -189,7 +190,10 @@ def carry_out(
     method: Callable[..., Distillation] | None = None,
 ) -> RunResult | None:
     """Train by a method (Di[M]O alone if none is given), save the student, and measure it."""
-    trainer = Trainer(spec, teacher, folder, watcher, method)
+    may_cut = spec.train.micro_batch == "auto"
+    trainer = Trainer(
+        fitted(spec, teacher, watcher.view.note), teacher, folder, watcher, method, may_cut
+    )
     if not is_first():
         wait_for_all()  # until the folder is there, or the first process has refused it
         train(trainer, resume)

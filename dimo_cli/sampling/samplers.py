@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -16,12 +18,18 @@ from dimo_cli.files.png import Pixels
 from dimo_cli.specs.sample import SamplerSpec
 from dimo_cli.students.student import Student, at_r_init
 from dimo_cli.students.target import Target
+from dimo_cli.teachers.compiling import compile_blocks
+from dimo_cli.teachers.decoding import compile_decoder, decode, half_on_cuda
 from dimo_cli.teachers.plans import heuristic_plan
-from dimo_cli.teachers.protocol import Cond, Plan, Teacher
+from dimo_cli.teachers.protocol import Cond, Plan, Teacher, Tokenizer
 
 Sampler = Callable[[Cond, torch.Generator], Tensor]
 
 TOKENS_AT_ONCE = 65_536  # positions per sampling batch: 256 images of 16 x 16, 16 of 64 x 64
+# Pixels from which on compiling takes less time than it saves: 6,000 images of 256 x 256, or 400 of
+# 1024 x 1024.
+COMPILED_FROM = 4 * 10**8
+DRAWN: WeakKeyDictionary[Tokenizer, int] = WeakKeyDictionary()  # pixels so far, for pages that last
 THETA = 0.5  # where a trapezoidal step looks again: in its middle
 SHARED_CHOICE_NOISE = 4.5  # Gumbel noise of the shared confidence sampler, as MaskGit's
 
@@ -72,9 +80,9 @@ def teacher_sampler(teacher: Teacher, spec: SamplerSpec) -> tuple[Sampler, dict[
             return sample_by_plan(teacher, cond, plan, generator, temperature)
 
     def sample(cond: Cond, generator: torch.Generator) -> Tensor:
-        tokens = draw(cond, generator)
-        with torch.inference_mode():
-            return teacher.tokenizer.decode(tokens, cond)
+        with half_on_cuda(cond.device, spec.precision):
+            tokens = draw(cond, generator)
+        return decode(teacher, tokens, cond, spec.precision)
 
     return sample, {"network": f"teacher:{teacher.name}", **settings}
 
@@ -109,13 +117,27 @@ def student_sampler(
 
 def build_sampler(target: Target, spec: SamplerSpec) -> tuple[Sampler, dict[str, Any]]:
     """The sampler that a spec asks for: the student, or its teacher."""
+    about: dict[str, Any] = {}
+    if target.device.type == "cuda":
+        about["precision"] = "bf16" if spec.precision == "auto" else spec.precision
     if spec.teacher or target.student is None:
-        return teacher_sampler(target.teacher, spec)
-    if spec.r_init is None:
-        return student_sampler(target.student, spec.temperature, spec.top_k, spec.top_p)
-    student = at_r_init(target.student, spec.r_init)
+        sample, protocol = teacher_sampler(target.teacher, spec)
+        return sample, protocol | about
+    student = replace(target.student, precision=spec.precision)
+    if spec.r_init is not None:
+        student, about = at_r_init(student, spec.r_init), {"r_init": spec.r_init, **about}
     sample, protocol = student_sampler(student, spec.temperature, spec.top_k, spec.top_p)
-    return sample, {**protocol, "r_init": spec.r_init}
+    return sample, protocol | about
+
+
+def compile_where_it_pays(target: Target, images: int) -> None:
+    """Compile what draws, once as many images are asked for as make up for the time it takes."""
+    teacher = target.teacher
+    pixels = DRAWN.get(teacher.tokenizer, 0) + images * teacher.space.image_size**2
+    DRAWN[teacher.tokenizer] = pixels
+    if target.device.type == "cuda" and pixels >= COMPILED_FROM:
+        compile_decoder(teacher.tokenizer)
+        compile_blocks(target.student.backbone if target.student else teacher.backbone)
 
 
 def condition(teacher: Teacher, wanted: Sequence[int | str]) -> Cond:
@@ -149,6 +171,7 @@ def draw_images(
 ) -> tuple[Tensor, dict[str, Any]]:
     """Images of these classes or prompts [N, 3, H, W] on the CPU, with their protocol."""
     sampler, protocol = build_sampler(target, spec)
+    compile_where_it_pays(target, len(wanted))
     generator = torch.Generator(target.device).manual_seed(spec.seed)
     batch = images_at_once(target.teacher)
     images = []

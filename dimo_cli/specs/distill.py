@@ -301,7 +301,11 @@ class TrainSpec(Spec):
     tf32: bool = Field(
         True, description="On CUDA, multiply what is left in fp32 with TF32: faster, to 3 digits"
     )
-    compile: bool = Field(False, description="torch.compile the backbones: slow start, fast steps")
+    compile: Literal["auto"] | bool = Field(
+        "auto",
+        description="torch.compile the networks block by block: faster steps after a first one of "
+        "up to a minute; auto: on CUDA",
+    )
     capture: Literal["auto"] | bool = Field(
         "auto",
         description="On CUDA, record a small network's step once and replay it, so that the card "
@@ -312,12 +316,33 @@ class TrainSpec(Spec):
         description="Keep the dropout that the teacher was trained with active in teacher, student "
         "and auxiliary",
     )
-    gradient_checkpointing: bool = Field(
-        False, description="Recompute activations in the backward pass: less memory, more time"
+    micro_batch: Literal["auto"] | Annotated[Int, Field(ge=1, le=1_000_000)] = Field(
+        "auto",
+        description="Samples in memory at a time; auto: as many as fit on CUDA, `batch_size` on a "
+        "CPU. It changes memory and time, not what is computed",
+    )
+    gradient_checkpointing: Literal["auto"] | bool = Field(
+        "auto",
+        description="Recompute activations in the backward pass: less memory, more time; auto: on "
+        "CUDA, where not even one sample fits without",
     )
     log_every: Int = Field(10, ge=1, description="Steps between two lines of log.jsonl")
     checkpoint_every: Int = Field(100, ge=1, description="Steps between two checkpoints")
     keep_checkpoints: Int = Field(2, ge=1, description="Newest checkpoints kept beside the best")
+
+    @property
+    def recomputes(self) -> bool:
+        """Whether activations are recomputed; what is left open is no."""
+        return self.gradient_checkpointing is True
+
+    @property
+    def pass_size(self) -> int:
+        """Samples of a pass at most; what is left open is `batch_size`."""
+        return self.batch_size if self.micro_batch == "auto" else self.micro_batch
+
+    def compiles(self, on_cuda: bool, sharded: bool = False) -> bool:
+        """Whether blocks are compiled; those that are gathered from several ranks are not."""
+        return on_cuda and not sharded if self.compile == "auto" else self.compile
 
     def is_half(self, on_cuda: bool) -> bool:
         """Whether forwards run in bf16."""

@@ -32,6 +32,9 @@ class SamplerSpec(Spec):
     guidance: Real | None = Field(
         None, ge=0, le=100, description="Guidance s of a teacher: z_u + s (z_c - z_u)"
     )
+    precision: Literal["auto", "fp32"] = Field(
+        "auto", description="Of networks and decoder; auto: bf16 on CUDA, fp32 elsewhere"
+    )
 
     @model_validator(mode="after")
     def _settings_have_an_effect(self) -> SamplerSpec:

@@ -17,6 +17,7 @@ from dimo_cli.hub.loading import fill
 from dimo_cli.hub.published import StateDict
 from dimo_cli.specs.distill import FixedRatio, TeacherSource
 from dimo_cli.specs.manifest import StudentManifest
+from dimo_cli.teachers.decoding import Precision, decode, half_on_cuda
 from dimo_cli.teachers.protocol import Backbone, Cond, Teacher
 from dimo_cli.teachers.registry import EMBEDDED, load_plugins, load_teacher, teacher_names
 
@@ -42,6 +43,8 @@ class Student:
     backbone: Backbone
     source: Tensor | None = None
     """Image tokens [1 or B, L, G] in place of the random ones of x_init; None: random ones."""
+    precision: Precision = "auto"
+    """Of its pass and of the decoder: bf16 on CUDA unless float32 is asked for."""
 
     @property
     def short_id(self) -> str:
@@ -71,23 +74,23 @@ class Student:
         top_p: float = 0.0,
     ) -> Tensor:
         """Tokens [B, L, G] of one pass, all of which can be decoded."""
-        return sample_student(
-            self.backbone,
-            self.teacher.space,
-            self.teacher.tokenizer,
-            cond,
-            self.manifest.init,
-            generator,
-            temperature=temperature or self.manifest.temperature,
-            top_k=top_k,
-            top_p=top_p,
-            source=self.source,
-        )
+        with half_on_cuda(cond.device, self.precision):
+            return sample_student(
+                self.backbone,
+                self.teacher.space,
+                self.teacher.tokenizer,
+                cond,
+                self.manifest.init,
+                generator,
+                temperature=temperature or self.manifest.temperature,
+                top_k=top_k,
+                top_p=top_p,
+                source=self.source,
+            )
 
     def decode(self, tokens: Tensor, cond: Cond) -> Tensor:
         """Images [B, 3, H, W] in [-1, 1] of tokens [B, L, G]."""
-        with torch.inference_mode():
-            return self.teacher.tokenizer.decode(tokens, cond)
+        return decode(self.teacher, tokens, cond, self.precision)
 
 
 def at_r_init(student: Student, r_init: float) -> Student:

@@ -55,6 +55,11 @@ class Cond:
     def __len__(self) -> int:
         return len(next(iter(self.tensors.values())))
 
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+        return next(iter(self.tensors.values())).device
+
     def __getitem__(self, rows: slice) -> Cond:
         tensors = {name: tensor[rows] for name, tensor in self.tensors.items()}
         return Cond(tensors, self.texts[rows])
@@ -98,6 +103,11 @@ class LastLinear:
     bias: Tensor | None = None
 
 
+def call_plainly(block: Callable[..., Any], *inputs: Any) -> Any:
+    """A block, run as it is written."""
+    return block(*inputs)
+
+
 class Backbone(nn.Module, ABC):
     """A bidirectional network from token embeddings to logits, split where the engine needs it.
 
@@ -106,12 +116,14 @@ class Backbone(nn.Module, ABC):
     """
 
     gradient_checkpointing = False
+    call_block: Callable[..., Any] = staticmethod(call_plainly)
+    """How a block is run; `compiling.compile_blocks` puts a compiled call here."""
 
     def run_block(self, block: Callable[..., Any], *inputs: Any) -> Any:
         """Run one block, recomputing its activations in the backward pass if asked to."""
         if self.gradient_checkpointing and torch.is_grad_enabled():
-            return checkpoint(block, *inputs, use_reentrant=False)
-        return block(*inputs)
+            return checkpoint(self.call_block, block, *inputs, use_reentrant=False)
+        return self.call_block(block, *inputs)
 
     @abstractmethod
     def embed(self, tokens: Tensor) -> Tensor:
@@ -158,6 +170,13 @@ class Backbone(nn.Module, ABC):
 
 class Tokenizer(nn.Module, ABC):
     """A frozen map between images in [-1, 1] and tokens."""
+
+    fast_decode: Callable[[Tensor, Cond | None], Tensor] | None = None
+    """`decode`, compiled; `decoding.compile_decoder` puts it here."""
+    is_laid_out = False
+    """Whether its convolutions are laid out as CUDA likes them."""
+    decode_in_tiles: Callable[[Tensor], Tensor] | None = None
+    """For images too large to be decoded whole: tokens [1, L, G] to an image, a part at a time."""
 
     @abstractmethod
     def encode(self, images: Tensor) -> Tensor:

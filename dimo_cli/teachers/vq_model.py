@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Literal
 
 import torch
@@ -16,6 +17,8 @@ from dimo_cli.teachers.protocol import Cond, Tokenizer
 # Beyond this many tokens images are painted one by one: at 64 x 64 tokens the activations of a
 # single image take gigabytes already.
 TOKENS_AT_ONCE = 1024
+# Sides of a tile, and what two tiles share, in tokens.
+TILE, OVERLAP = 32, 8
 
 
 class VQArchitecture(Spec):
@@ -89,12 +92,27 @@ def as_rows(pixels: Tensor) -> Tensor:
     return pixels.flatten(2).transpose(1, 2)
 
 
+def tile_starts(size: int) -> list[int]:
+    """Where tiles begin along a side of so many tokens; the last one ends with it."""
+    last = max(0, size - TILE)
+    return [*range(0, last, TILE - OVERLAP), last]
+
+
+def blend(pixels: int, like: Tensor) -> Tensor:
+    """How much each pixel of a tile counts beside its neighbor's: less towards the edges."""
+    places = torch.arange(pixels, device=like.device, dtype=torch.float32) + 0.5
+    return torch.minimum(places, pixels - places)
+
+
 class VQTokenizer(Tokenizer):
-    """Images in [-1, 1] to codebook ids over a grid, and back. Computes in float32, always."""
+    """Images in [-1, 1] to codebook ids over a grid, and back.
+
+    What is trained through computes in float32, whatever autocast says.
+    """
 
     def __init__(self, arch: VQArchitecture, grid: tuple[int, int]) -> None:
         super().__init__()
-        self.grid = grid
+        self.grid, self.factor = grid, arch.factor
         model = VQModel(**arch.model_dump())
         self.encoder, self.quant_conv = model.encoder, model.quant_conv
         self.quantize = model.quantize
@@ -109,19 +127,38 @@ class VQTokenizer(Tokenizer):
     def decode(self, tokens: Tensor, cond: Cond | None = None) -> Tensor:
         return self._paint(self.quantize.embedding(tokens.squeeze(-1)))
 
+    def decode_in_tiles(self, tokens: Tensor) -> Tensor:
+        """An image in overlapping tiles, blended. Norms see one tile each: colors differ a bit."""
+        vectors = as_pixels(self.quantize.embedding(tokens.squeeze(-1)), self.grid)
+        height, width = (side * self.factor for side in self.grid)
+        canvas, weights = vectors.new_zeros(1, 3, height, width), vectors.new_zeros(height, width)
+        for top, left in product(*map(tile_starts, self.grid)):
+            tile = self._decoded(vectors[:, :, top : top + TILE, left : left + TILE])
+            high, wide = tile.shape[-2:]
+            weight = blend(high, tile)[:, None] * blend(wide, tile)
+            y, x = top * self.factor, left * self.factor
+            canvas[:, :, y : y + high, x : x + wide] += weight * tile
+            weights[y : y + high, x : x + wide] += weight
+        return canvas / weights
+
     def decode_probs(self, probs: Tensor, cond: Cond | None = None) -> Tensor:
         with torch.autocast(probs.device.type, enabled=False):
             codebook = self.quantize.embedding.weight
             expected = probs.squeeze(-2).to(codebook.dtype) @ codebook
-        return self._paint(expected)
+            return self._paint(expected)
 
     def _paint(self, codes: Tensor) -> Tensor:
-        """Codebook vectors [B, L, C] to images; the decoder itself works in [0, 1]."""
-        with torch.autocast(codes.device.type, enabled=False):
-            latents = self.post_quant_conv(as_pixels(codes, self.grid))
-            # An exported program has any number of images, and no backward pass.
-            if codes.shape[1] <= TOKENS_AT_ONCE or torch.compiler.is_exporting():
-                return 2 * self.decoder(latents) - 1
-            # Recomputed in the backward pass, or else all images would stay in memory after all.
-            each = [checkpoint(self.decoder, one, use_reentrant=False) for one in latents.split(1)]
-            return 2 * torch.cat(each) - 1
+        """Codebook vectors [B, L, C] to images."""
+        pixels = as_pixels(codes, self.grid)
+        # An exported program has any number of images, and no backward pass.
+        if codes.shape[1] <= TOKENS_AT_ONCE or torch.compiler.is_exporting():
+            return self._decoded(pixels)
+        if not torch.is_grad_enabled():
+            return torch.cat([self._decoded(one) for one in pixels.split(1)])
+        # Recomputed in the backward pass, or else all images would stay in memory after all.
+        each = [checkpoint(self._decoded, one, use_reentrant=False) for one in pixels.split(1)]
+        return torch.cat(each)
+
+    def _decoded(self, vectors: Tensor) -> Tensor:
+        """Codebook vectors [B, C, h, w] to images; the decoder itself works in [0, 1]."""
+        return 2 * self.decoder(self.post_quant_conv(vectors)) - 1

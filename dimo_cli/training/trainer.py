@@ -28,6 +28,7 @@ from dimo_cli.errors import DivergedError, MissingError, SpecError
 from dimo_cli.run_folder.log import RunLog
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.explain import leaves
+from dimo_cli.teachers.compiling import compile_blocks
 from dimo_cli.teachers.protocol import Backbone, Teacher
 from dimo_cli.training.accelerator import make_accelerator, peak_memory
 from dimo_cli.training.checkpoint import CheckpointFolder, random_state, restore_random_state
@@ -38,6 +39,12 @@ from dimo_cli.training.watcher import Bystander, Watcher
 
 if TYPE_CHECKING:
     from accelerate import FullyShardedDataParallelPlugin
+
+
+COMPILING = (
+    "Compiling the networks' blocks in the first step, which takes up to some minutes; later runs "
+    "find them in the cache."
+)
 
 
 class Interrupted(Exception):
@@ -71,8 +78,13 @@ class Trainer:
         folder: Path,
         watcher: Watcher,
         method: Callable[..., Distillation] | None = None,
+        may_cut: bool = False,
     ) -> None:
-        """`method` builds what is trained: Di[M]O alone, or a refinement."""
+        """`method` builds what is trained: Di[M]O alone, or a refinement.
+
+        `may_cut`: where memory runs out, go on with smaller passes.
+        """
+        self.may_cut = may_cut
         self.spec, self.folder = spec, folder
         self.watcher = watcher if is_first() else Bystander(watcher)
         self.accelerator = make_accelerator(spec.train, spec.monitor.tracker, folder)
@@ -107,13 +119,10 @@ class Trainer:
         """Steps since the last line of the log, and the seconds they took."""
         self.stop_signal = 0
         self.launcher = os.getppid()
-        if spec.train.compile:
-            for backbone in (
-                teacher.backbone,
-                self.distillation.student,
-                self.distillation.auxiliary,
-            ):
-                backbone.hidden = torch.compile(backbone.hidden)  # type: ignore[method-assign]
+        self.compiles = spec.train.compiles(device.type == "cuda", self.is_sharded)
+        if self.compiles:
+            for backbone in self.distillation.backbones():
+                compile_blocks(backbone, self.watcher.on_note)
 
         self.stepper = self.choose_stepper()
 
@@ -182,6 +191,8 @@ class Trainer:
         config = {leaf.path: leaf.value for leaf in leaves(self.spec)}
         self.tracking.start(config, self.progress.step, self.watcher.on_note)
         self.watcher.on_start(self.progress.step)
+        if self.compiles:
+            self.watcher.on_note(COMPILING)
         try:
             with self.catch_signals():
                 while self.progress.step < self.spec.train.steps:
@@ -213,8 +224,13 @@ class Trainer:
         fid_due = bool(monitor.fid_every) and (done % monitor.fid_every == 0 or last)
         look_due = self.watcher.looks_at(done)
         waits = log_due or save_due or preview_due or fid_due or look_due
-        with tf32(train.tf32):
-            report = self.stepper.step(progress.step, measure=log_due)
+        try:
+            with tf32(train.tf32):
+                report = self.stepper.step(progress.step, measure=log_due)
+        except torch.OutOfMemoryError:
+            if not self.cut_passes():
+                raise
+            return
         if report.skipped:
             progress.skipped_in_row += 1
             if self.note_skipped(report.skipped):
@@ -258,6 +274,26 @@ class Trainer:
         whole = copy.deepcopy(backbone).float().eval() if is_first() else None
         gather(self.ema.network, whole)
         return whole or backbone
+
+    def cut_passes(self) -> bool:
+        """Go back to the newest checkpoint and on from there with half as many samples at a time.
+
+        False where that cannot be: with passes that were asked for or are of one sample, and with
+        several processes, of which not all have run out of memory.
+        """
+        distillation = self.distillation
+        if not self.may_cut or self.accelerator.num_processes > 1 or distillation.share.batch == 1:
+            return False
+        distillation.cut_passes()
+        self.stepper = self.choose_stepper()
+        if self.accelerator.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.restore()
+        self.watcher.on_note(
+            f"Memory ran out: from step {self.progress.step} on there are "
+            f"{distillation.share.batch} samples in it at a time."
+        )
+        return True
 
     def note_skipped_on_card(self) -> bool:
         """Learn of the steps that a card skipped since it was last asked; as `note_skipped`."""
