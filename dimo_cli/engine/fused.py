@@ -7,7 +7,6 @@ time of a loss over a large vocabulary. On a CPU, whose caches hold a chunk, not
 from __future__ import annotations
 
 import functools
-import warnings
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
@@ -19,6 +18,8 @@ R = TypeVar("R")
 
 unavailable: str | None = None
 """Why nothing is compiled on this machine, once that was found out."""
+untold: list[str] = []
+"""The same, until somebody has taken it to tell it."""
 
 
 def fused(function: Callable[P, R]) -> Callable[P, R]:
@@ -46,7 +47,9 @@ def fused(function: Callable[P, R]) -> Callable[P, R]:
             raise
         except Exception as error:  # no compiler, or one that does not know this card
             unavailable = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-            warnings.warn(f"The losses are not compiled: {unavailable}", stacklevel=2)
+            untold.append(
+                f"The losses are not compiled, which costs time and memory: {unavailable}"
+            )
             return function(*args, **kwargs)
         return found
 

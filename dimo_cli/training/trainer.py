@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from dimo_cli.distributed.ranks import as_first_says, from_all, is_first, largest
+from dimo_cli.engine import fused
 from dimo_cli.engine.capture import CapturedStep, is_small, obstacle
 from dimo_cli.engine.distill import Distillation
 from dimo_cli.engine.optimizer import Ema
@@ -427,6 +428,8 @@ class Trainer:
 
     def log(self, values: dict[str, float]) -> None:
         """Append a line to log.jsonl and show it."""
+        while fused.untold:
+            self.watcher.on_note(fused.untold.pop())
         steps, seconds = self.busy
         self.busy = (0, 0.0)
         samples = steps * self.spec.train.batch_size * self.spec.train.accumulate

@@ -114,9 +114,11 @@ def test_without_a_compiler_the_function_runs_as_it_is_and_says_why(monkeypatch)
         return fail
 
     monkeypatch.setattr(fused, "unavailable", None)
+    monkeypatch.setattr(fused, "untold", [])
     monkeypatch.setattr(torch, "compile", no_compiler)
     double = fused.fused(lambda tensor: tensor * 2)
     tensor = torch.ones(3).as_subclass(OnCard)
-    with pytest.warns(UserWarning, match="not compiled: RuntimeError: no compiler here"):
+    for _ in range(2):
         assert double(tensor).sum() == 6
-    assert double(tensor).sum() == 6
+    (told,) = fused.untold
+    assert "RuntimeError: no compiler here" in told
