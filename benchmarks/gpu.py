@@ -65,7 +65,7 @@ class Part:
             self.process = subprocess.Popen(
                 [sys.executable, *self.command],
                 cwd=ROOT,
-                env={**os.environ, "PYTHONPATH": str(ROOT), **self.environment},
+                env={**os.environ, "PYTHONPATH": python_path(), **self.environment},
                 stdout=printed,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # so that a limit ends whatever it started as well
@@ -95,6 +95,11 @@ class Part:
         """The last line that it printed."""
         lines = (self.out / f"{self.name}.txt").read_text(errors="replace").split("\n")
         return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+def python_path() -> str:
+    """This checkout, before whatever is searched already."""
+    return os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 def test_parts(out: Path, device: str) -> list[Part]:
