@@ -156,6 +156,7 @@ spec = small_spec(train={"steps": 3, "device": sys.argv[1]})
 trainer = Trainer(spec, load_teacher("digits"), Path("run"), Silent())
 trainer.run()
 assert trainer.is_sharded
+assert trainer.stepper is trainer.distillation
 assert trainer.progress.skipped == 0
 dist.destroy_process_group()
 """
