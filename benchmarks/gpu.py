@@ -106,11 +106,16 @@ def test_parts(out: Path, device: str) -> list[Part]:
     pytest = ["-m", "pytest", "-o", "addopts=", "-v", "-rfE", "--durations=5"]
     marked = ["-m", "gpu"] if device == "cuda" else ["-m", "not slow and not gpu"]
     environment = {"DIMO_TEST_DEVICE": device, "HF_HUB_OFFLINE": "1"}
-    # Compiling hundreds of tiny networks would take the time of everything else; the benchmarks
-    # compile the real ones.
-    environment["TORCH_COMPILE_DISABLE"] = "1"
+    # Compiling hundreds of tiny networks would take the time of everything else.
+    plainly = {**environment, "TORCH_COMPILE_DISABLE": "1"}
     return [
-        Part(f"tests_{name}", [*pytest, *marked, *files], TEST_LIMIT, out, environment)
+        Part(
+            f"tests_{name}",
+            [*pytest, *marked, *files],
+            TEST_LIMIT,
+            out,
+            environment if COMPILED in files else plainly,
+        )
         for name, files in TESTS.items()
     ]
 
