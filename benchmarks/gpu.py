@@ -20,10 +20,14 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results" / "gpu"
 WHOLE_LIMIT = 480.0  # seconds that all parts have together
+COMPILED = "tests/gpu/test_compiled.py"
 TESTS = {
     "training": ["tests/gpu/test_training.py"],
     "networks": ["tests/gpu/test_networks.py"],
     "commands": ["tests/gpu/test_commands.py"],
+    "compiled_classes": [COMPILED, "-k", "digits or maskgit or maskbit or titok"],
+    "compiled_text": [COMPILED, "-k", "shapes or maskgen or amused"],
+    "compiled_large": [COMPILED, "-k", "meissonic or monetico"],
     "others": ["tests/test_pipeline.py", "tests/training/test_trainer.py"],
 }
 TEST_LIMIT = 150.0
@@ -104,14 +108,19 @@ def python_path() -> str:
 
 def test_parts(out: Path, device: str) -> list[Part]:
     """The tests, in as many processes as run side by side."""
-    pytest = ["-m", "pytest", "-o", "addopts=", "-q", "-rfE", "--durations=5"]
+    pytest = ["-m", "pytest", "-o", "addopts=", "-v", "-rfE", "--durations=5"]
     marked = ["-m", "gpu"] if device == "cuda" else ["-m", "not slow and not gpu"]
     environment = {"DIMO_TEST_DEVICE": device, "HF_HUB_OFFLINE": "1"}
-    # Compiling hundreds of tiny networks would take the time of everything else; the benchmarks
-    # compile the real ones.
-    environment["TORCH_COMPILE_DISABLE"] = "1"
+    # Compiling hundreds of tiny networks would take the time of everything else.
+    plainly = {**environment, "TORCH_COMPILE_DISABLE": "1"}
     return [
-        Part(f"tests_{name}", [*pytest, *marked, *files], TEST_LIMIT, out, environment)
+        Part(
+            f"tests_{name}",
+            [*pytest, *marked, *files],
+            TEST_LIMIT,
+            out,
+            environment if COMPILED in files else plainly,
+        )
         for name, files in TESTS.items()
     ]
 

@@ -129,6 +129,8 @@ class Trainer:
     def choose_stepper(self) -> Distillation | CapturedStep:
         """Who carries out steps: the distillation itself, or a recording of it."""
         wanted, reason = self.spec.train.capture, obstacle(self.distillation)
+        if self.is_sharded:
+            reason = "its blocks are gathered from several processes"
         if wanted is True and reason is not None:
             raise SpecError(
                 f"`train.capture` is true, but this step cannot be captured: {reason}.",

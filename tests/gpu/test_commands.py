@@ -12,14 +12,18 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.helpers.students import PUBLISH, TEXT
+from tests.distributed.crew import SHARDED, free_port
+from tests.helpers.students import OTHER_NETWORKS, PUBLISH, TEXT
 from tests.runs.test_refine import Brightness, last_log
 from tests.teachers.test_families import PROMPTS, SHORT_RUN, flags, succeed
 
+GOLDEN = {**PUBLISH, **OTHER_NETWORKS}
+PLAINLY = "train.compile=false"  # compiling is tested apart: it takes longer than all the rest
 MANY_SETTINGS = (
     "teacher.guidance=2",
     "train.accumulate=2",
     "train.gradient_checkpointing=true",
+    PLAINLY,
     "train.log_every=1",
     "auxiliary.fresh_samples=true",
     "masking.content=soft",
@@ -28,6 +32,7 @@ MANY_SETTINGS = (
 )
 QUICK = flags(
     {},
+    PLAINLY,
     "train.steps=3",
     "train.batch_size=8",
     "train.log_every=1",
@@ -38,10 +43,10 @@ QUICK = flags(
 )[2:]
 
 
-@pytest.mark.parametrize("name", PUBLISH)
+@pytest.mark.parametrize("name", GOLDEN)
 def test_a_family_is_distilled_goes_on_and_draws(dimo, fake_hub, golden, tmp_path, device, name):
     (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS))
-    model = flags(PUBLISH[name](fake_hub, golden))
+    model = flags(GOLDEN[name](fake_hub, golden))
     prompts = ("condition.prompts=prompts.txt",) if name in TEXT else ()
     values = {**dict(v.split("=", 1) for v in (*SHORT_RUN, *MANY_SETTINGS, *prompts))}
     short = flags({}, *(f"{key}={value}" for key, value in values.items()))[2:]
@@ -66,7 +71,7 @@ def test_a_text_student_is_refined_for_a_reward_and_optimized_for_a_prompt(
     )
     (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS))
     model = flags(PUBLISH["amused-256"](fake_hub, golden))
-    short = flags({}, *SHORT_RUN, "condition.prompts=prompts.txt")[2:]
+    short = flags({}, *SHORT_RUN, PLAINLY, "condition.prompts=prompts.txt")[2:]
     run = succeed(dimo("distill", "--preset", "amused-256", *model, *short, "--json"))["run"]
     listed = ("--set", "condition.prompts=prompts.txt")
     succeed(dimo("refine", run, "--reward", "clip=1", *QUICK, *listed, "-o", "r", "--json"))
@@ -124,15 +129,34 @@ def test_a_pipeline_draws_on_the_device_in_every_precision(device):
 
 
 def test_a_run_whose_blocks_are_sharded_trains_on_one_device(tmp_path, device):
-    where = ("--gpus", "1") if device.type == "cuda" else ("--processes", "2")
-    command = ("distill", "--preset", "digits", *where, "--shard", *QUICK, "--out", "run", "-q")
-    environment = {name: value for name, value in os.environ.items() if name != "DIMO_TEST_DEVICE"}
+    own = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+    job = {**own, "MASTER_PORT": free_port(), **SHARDED}
     done = subprocess.run(
-        [sys.executable, "-m", "dimo_cli", *command],
+        [sys.executable, "-c", SHARDED_RUN, device.type],
         cwd=tmp_path,
-        env=environment,
+        env={**os.environ, **job, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
     assert last_log(tmp_path / "run")["step"] == 3
+
+
+SHARDED_RUN = """
+import sys
+from pathlib import Path
+import torch.distributed as dist
+from dimo_cli.teachers.registry import load_teacher
+from dimo_cli.training.trainer import Trainer
+from tests.conftest import Silent, small_spec
+# As several processes are joined; alone, a process of dimo's joins nobody.
+on_cpu = sys.argv[1] == "cpu"
+dist.init_process_group("gloo" if on_cpu else "cpu:gloo,cuda:nccl")
+spec = small_spec(train={"steps": 3, "device": sys.argv[1]})
+trainer = Trainer(spec, load_teacher("digits"), Path("run"), Silent())
+trainer.run()
+assert trainer.is_sharded
+assert trainer.stepper is trainer.distillation
+assert trainer.progress.skipped == 0
+dist.destroy_process_group()
+"""

@@ -8,6 +8,7 @@ import copy
 import pytest
 import torch
 
+from benchmarks.real.sample import student_of
 from dimo_cli.sampling.samplers import build_sampler
 from dimo_cli.specs.sample import SamplerSpec
 from dimo_cli.students.target import Target
@@ -79,3 +80,17 @@ def test_every_sampler_of_a_teacher_draws_on_the_device(name, sampler, device):
     assert images.shape[0] == 2
     assert images.shape[-2:] == (side, side)
     assert images.isfinite().all()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_student_draws_on_the_device_the_same_for_the_same_seed(name, device):
+    student = student_of(name, tiny_teacher(name).to(device))
+    cond = student.teacher.conditioner.draw(2, torch.Generator().manual_seed(0)).to(device)
+    for settings in ({}, {"temperature": 0.5, "top_k": 4, "top_p": 0.9}):
+        one, other = (
+            student.sample(cond, torch.Generator(device).manual_seed(1), **settings)
+            for _ in range(2)
+        )
+        assert one.isfinite().all()
+        assert one.dtype == torch.float32
+        assert torch.equal(one, other)
