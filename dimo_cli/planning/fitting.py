@@ -24,6 +24,7 @@ from dimo_cli.planning.memory import (
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.refine import RefineSpec
 from dimo_cli.teachers.protocol import Teacher
+from dimo_cli.teachers.registry import load_skeleton
 from dimo_cli.training.accelerator import machine_memory
 
 USABLE = 0.9  # of a card's memory: the rest is the driver's, and lost between blocks
@@ -45,14 +46,14 @@ class Fit:
         return spec.model_copy(update={"train": spec.train.model_copy(update=update)})
 
 
-def fitted(spec: DistillSpec, teacher: Teacher, say: Callable[[str], None]) -> DistillSpec:
+def fitted(spec: DistillSpec, say: Callable[[str], None]) -> DistillSpec:
     """The spec as it is carried out: on CUDA with passes that fit, elsewhere as it is."""
     train = spec.train
     is_open = "auto" in (train.micro_batch, train.gradient_checkpointing)
     if not is_open or train.device == "cpu" or not torch.cuda.is_available():
         return spec
     place, available = machine_memory()
-    processes = own_rank()[1]
+    processes, teacher = own_rank()[1], load_skeleton(spec.teacher)
     fit = as_first_says(fit_passes(teacher, spec, available, processes, sharding_wanted()))
     passes = divide(train, world=processes).samples // processes // fit.micro_batch
     again = ", activations recomputed" if fit.gradient_checkpointing else ""

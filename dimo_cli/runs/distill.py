@@ -191,9 +191,7 @@ def carry_out(
 ) -> RunResult | None:
     """Train by a method (Di[M]O alone if none is given), save the student, and measure it."""
     may_cut = spec.train.micro_batch == "auto"
-    trainer = Trainer(
-        fitted(spec, teacher, watcher.view.note), teacher, folder, watcher, method, may_cut
-    )
+    trainer = Trainer(fitted(spec, watcher.view.note), teacher, folder, watcher, method, may_cut)
     if not is_first():
         wait_for_all()  # until the folder is there, or the first process has refused it
         train(trainer, resume)

@@ -96,7 +96,8 @@ def moved(tensor: Tensor, device: torch.device) -> Tensor:
     What is expanded is written out first: pinning copies into memory of the same strides, where
     several elements would be one.
     """
-    if device.type == "cuda" and tensor.device.type == "cpu":
+    has_memory = type(tensor) is Tensor  # a rehearsal's stand-ins have none that could be pinned
+    if device.type == "cuda" and tensor.device.type == "cpu" and has_memory:
         return tensor.contiguous().pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
 

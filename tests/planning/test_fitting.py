@@ -60,10 +60,23 @@ def test_what_was_asked_for_is_kept(teacher):
     assert fit_passes(teacher, spec, 80 * GIB) == fitting.Fit(8, False)
 
 
-def test_on_a_cpu_a_pass_is_the_batch(teacher):
+def test_on_a_cpu_a_pass_is_the_batch():
     spec = small_spec(train={"batch_size": 16, "accumulate": 4})
-    assert fitted(spec, teacher, pytest.fail) is spec
+    assert fitted(spec, pytest.fail) is spec
     assert divide(spec.train).batch == 16
+
+
+def test_on_a_card_a_run_is_told_what_fits(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(fitting, "machine_memory", lambda: ("a card", 80 * GIB))
+    told = []
+    spec = small_spec(train={"batch_size": 16, "accumulate": 4})
+    own = fitted(spec, told.append)
+    assert own.train.micro_batch == 64
+    assert own.train.gradient_checkpointing is False
+    assert told == ["1 x 64 samples a step and process fit on a card."]
+    asked = small_spec(train={"micro_batch": 8, "gradient_checkpointing": False})
+    assert fitted(asked, pytest.fail) is asked
 
 
 def test_micro_batch_cuts_passes_and_changes_no_number():
