@@ -75,6 +75,10 @@ class DigitsNetwork(FeatureNetwork):
         vectors, _ = self.network(levels * 2 / (LEVELS - 1) - 1)
         return Features(vectors, F.linear(vectors, self.network.classify.weight))
 
+    @torch.no_grad()
+    def guess(self, features: Features) -> Tensor:
+        return self.network.classify(features.vectors).argmax(-1)
+
 
 class ShapesFeatures(nn.Module):
     """A small network that reads pictures of shapes; its last hidden layer is the feature space.

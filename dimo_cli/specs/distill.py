@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from dimo_cli.specs.base import Int, Real, Spec, shorthand
 from dimo_cli.specs.divergences import AdaptiveWeight, ConstantWeight, Divergence, ForwardKL
+from dimo_cli.specs.metrics import WITH_REFERENCE, RunMetric
 
 MaskSchedule = Literal["linear", "square", "root", "cosine", "arccos", "truncated_normal"]
 
@@ -369,10 +370,38 @@ class MonitorSpec(Spec):
 
     preview_every: Int = Field(100, ge=1, description="Steps between two sample grids")
     preview_images: Int = Field(20, ge=1, le=400, description="Images in a sample grid")
-    fid_every: Int = Field(250, ge=0, description="Steps between two FIDs; 0: never")
-    fid_samples: Int = Field(1000, ge=100, le=100_000, description="Images of such a FID")
+    metric: RunMetric = Field(
+        "fid",
+        description="The number of `dimo eval` that is measured while training and in the closing "
+        "table, and that decides which checkpoint is the best",
+    )
+    reference: str | None = Field(
+        None,
+        min_length=1,
+        description="Real images to compare with, as `dimo eval --ref` takes them: digits, shapes, "
+        "statistics (.npz, .pkl) or a folder; null: what ships with the teacher",
+    )
+    prompts: str | None = Field(
+        None,
+        min_length=1,
+        description="Prompts to measure on, as `dimo eval --prompts` takes them; null: those of "
+        "the run, or of the benchmark that metric is",
+    )
+    fid_every: Int = Field(
+        250, ge=0, description="Steps between two measurements of metric; 0: never"
+    )
+    fid_samples: Int = Field(
+        1000,
+        ge=100,
+        le=100_000,
+        description="Images of such a measurement; geneval and hps take all their prompts",
+    )
     table_samples: Int = Field(
-        5000, ge=0, le=100_000, description="Images per row of the closing table; 0: no table"
+        5000,
+        ge=0,
+        le=100_000,
+        description="Images per row of the closing table, or all prompts of geneval and hps; "
+        "0: no table",
     )
     teacher_steps: tuple[Annotated[int, Field(ge=1, le=1024)], ...] = Field(
         (1, 2, 4, 8, 16), min_length=1, description="Teacher rows of the closing table"
@@ -386,6 +415,20 @@ class MonitorSpec(Spec):
         if 0 < self.table_samples < 100:
             raise ValueError("table_samples must be 0 or at least 100")
         return self
+
+    @model_validator(mode="after")
+    def _reads_what_is_given(self) -> MonitorSpec:
+        if self.reference is not None and self.metric not in WITH_REFERENCE:
+            raise ValueError(
+                f"reference is given, but {self.metric} compares with no real images: leave it "
+                f"out, or set metric to one of {', '.join(WITH_REFERENCE)}"
+            )
+        return self
+
+    @property
+    def measures(self) -> bool:
+        """Whether anything is measured, while training or at the end."""
+        return bool(self.fid_every or self.table_samples)
 
 
 class DistillSpec(Spec):

@@ -7,7 +7,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,6 +28,7 @@ from dimo_cli.errors import DivergedError, MissingError, SpecError
 from dimo_cli.run_folder.log import RunLog
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.explain import leaves
+from dimo_cli.specs.metrics import is_better
 from dimo_cli.teachers.compiling import compile_blocks
 from dimo_cli.teachers.protocol import Backbone, Teacher
 from dimo_cli.training.accelerator import make_accelerator, peak_memory
@@ -64,8 +65,26 @@ class Progress:
     skipped: int = 0
     skipped_in_row: int = 0
     rollbacks: int = 0
-    best_fid: float | None = None
+    best_metric: str | None = None
+    best_value: float | None = None
     best_step: int | None = None
+
+    @classmethod
+    def read(cls, state: Mapping[str, Any]) -> Progress:
+        """The counters of a checkpoint; older ones knew the FID only."""
+        counters = dict(state)
+        if "best_fid" in counters:
+            fid = counters.pop("best_fid")
+            counters |= {"best_value": fid, "best_metric": None if fid is None else "fid"}
+        return cls(**counters)
+
+    def note_metric(self, metric: str, value: float) -> bool:
+        """Whether a value is the best so far; one of another metric is not compared with."""
+        best = self.best_value if self.best_metric == metric else None
+        if not math.isfinite(value) or (best is not None and not is_better(metric, value, best)):
+            return False
+        self.best_metric, self.best_value, self.best_step = metric, value, self.step
+        return True
 
 
 class Trainer:
@@ -223,9 +242,9 @@ class Trainer:
         log_due = done % train.log_every == 0 or last
         save_due = done % train.checkpoint_every == 0 or last
         preview_due = done % monitor.preview_every == 0 or last
-        fid_due = bool(monitor.fid_every) and (done % monitor.fid_every == 0 or last)
+        metric_due = bool(monitor.fid_every) and (done % monitor.fid_every == 0 or last)
         look_due = self.watcher.looks_at(done)
-        waits = log_due or save_due or preview_due or fid_due or look_due
+        waits = log_due or save_due or preview_due or metric_due or look_due
         try:
             with tf32(train.tf32):
                 report = self.stepper.step(progress.step, measure=log_due)
@@ -248,16 +267,16 @@ class Trainer:
         progress.step = done
         self.busy = self.busy[0] + 1, self.busy[1] + time.perf_counter() - started
         values = mean_values(report.values)
-        shown = self.averaged if preview_due or fid_due or look_due else self.distillation.student
-        if fid_due:
-            values["fid"] = as_first_says(self.watcher.measure_fid(done, shown))
-            best = math.inf if progress.best_fid is None else progress.best_fid
-            if values["fid"] < best:
-                progress.best_fid, progress.best_step = values["fid"], done
-                save_due = True
+        shown = (
+            self.averaged if preview_due or metric_due or look_due else self.distillation.student
+        )
+        if metric_due:
+            value = as_first_says(self.watcher.measure_metric(done, shown))
+            values[monitor.metric] = value
+            save_due = progress.note_metric(monitor.metric, value) or save_due
         if look_due:
             values |= self.watcher.look(done, shown)
-        if log_due or look_due or fid_due:
+        if log_due or look_due or metric_due:
             self.log(values)
         if preview_due:
             self.watcher.on_preview(done, shown)
@@ -395,7 +414,7 @@ class Trainer:
         step, state, damaged = self.checkpoints.load_newest(self.networks())
         for told in damaged:
             self.watcher.on_note(f"Checkpoint {told} is damaged; going on from step {step}.")
-        self.progress = Progress(**state["progress"])
+        self.progress = Progress.read(state["progress"])
         if self.progress.step > self.spec.train.steps:
             raise SpecError(
                 f"`train.steps` is {self.spec.train.steps}, but the run is at step "
