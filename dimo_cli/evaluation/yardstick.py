@@ -117,7 +117,17 @@ class Yardstick:
         self.readers, notes = build_readers(asked.metrics, subject, asked, store, say)
         for note in notes:
             say(note)
+        self.try_networks()
         self.accuracy = self.add_accuracy()
+
+    def try_networks(self) -> None:
+        """Show every network a gray image: one that looks at no such size says so now."""
+        side = self.teacher.space.image_size
+        gray = torch.full((1, 3, side, side), 127, dtype=torch.uint8, device=self.device)
+        with torch.inference_mode():
+            for network, _ in self.readers:
+                if network is not None:
+                    network(gray)
 
     def add_accuracy(self) -> Accuracy | None:
         """Also count how many images are of their class, where a network tells the same ones."""

@@ -48,7 +48,7 @@ def check_side(images: Tensor, side: int, what: str) -> None:
         raise SpecError(
             f"The feature network `{what}` looks at {side}x{side} images; these are "
             f"{width}x{height}.",
-            "For other images use `inception` or `dinov2`.",
+            "Other images are for `inception` or `dinov2`, and a reference of theirs.",
         )
 
 
