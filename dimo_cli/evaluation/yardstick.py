@@ -21,9 +21,10 @@ from dimo_cli.hub.store import HubStore
 from dimo_cli.metrics.accuracy import Accuracy
 from dimo_cli.metrics.protocol import Metric, Result
 from dimo_cli.sampling.samplers import Sampler, clock, condition, images_at_once, to_bytes
-from dimo_cli.specs.distill import DistillSpec, MonitorSpec
+from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.evaluate import EvalSpec, MetricName, ResizeName
 from dimo_cli.specs.metrics import NEIGHBORS, TITLES, WITH_PROMPTS, WITH_REFERENCE, RunMetric
+from dimo_cli.specs.monitor import MonitorSpec
 from dimo_cli.teachers.conditioning import PromptConditioner
 from dimo_cli.teachers.protocol import Teacher
 from dimo_cli.teachers.registry import EMBEDDED, load_skeleton

@@ -7,9 +7,9 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,12 +28,12 @@ from dimo_cli.errors import DivergedError, MissingError, SpecError
 from dimo_cli.run_folder.log import RunLog
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.explain import leaves
-from dimo_cli.specs.metrics import is_better
 from dimo_cli.teachers.compiling import compile_blocks
 from dimo_cli.teachers.protocol import Backbone, Teacher
 from dimo_cli.training.accelerator import make_accelerator, peak_memory
 from dimo_cli.training.checkpoint import CheckpointFolder, random_state, restore_random_state
 from dimo_cli.training.precision import store_in_bf16, tf32
+from dimo_cli.training.progress import Progress
 from dimo_cli.training.soundness import names_of_unsound, optimizer_path
 from dimo_cli.training.tracking import Tracking
 from dimo_cli.training.watcher import Bystander, Watcher
@@ -55,36 +55,6 @@ class Interrupted(Exception):
         super().__init__(f"Interrupted at step {step}")
         self.exit_code = 128 + signal_number
         self.step, self.checkpoint = step, checkpoint
-
-
-@dataclass
-class Progress:
-    """The counters of a run; saved in every checkpoint."""
-
-    step: int = 0
-    skipped: int = 0
-    skipped_in_row: int = 0
-    rollbacks: int = 0
-    best_metric: str | None = None
-    best_value: float | None = None
-    best_step: int | None = None
-
-    @classmethod
-    def read(cls, state: Mapping[str, Any]) -> Progress:
-        """The counters of a checkpoint; older ones knew the FID only."""
-        counters = dict(state)
-        if "best_fid" in counters:
-            fid = counters.pop("best_fid")
-            counters |= {"best_value": fid, "best_metric": None if fid is None else "fid"}
-        return cls(**counters)
-
-    def note_metric(self, metric: str, value: float) -> bool:
-        """Whether a value is the best so far; one of another metric is not compared with."""
-        best = self.best_value if self.best_metric == metric else None
-        if not math.isfinite(value) or (best is not None and not is_better(metric, value, best)):
-            return False
-        self.best_metric, self.best_value, self.best_step = metric, value, self.step
-        return True
 
 
 class Trainer:
