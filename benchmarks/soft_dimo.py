@@ -29,12 +29,12 @@ from dimo_cli.console.live import PlainView
 from dimo_cli.engine.refine import Refinement
 from dimo_cli.engine.relax import estimate
 from dimo_cli.evaluation.softness import measure_softness
+from dimo_cli.evaluation.yardstick import Yardstick
 from dimo_cli.hub.store import HubStore
 from dimo_cli.metrics.shapes import Task, benchmark, scores
 from dimo_cli.rewards.protocol import Reward
 from dimo_cli.rewards.registry import load_reward
 from dimo_cli.runs.distill import distill
-from dimo_cli.runs.meter import FidMeter
 from dimo_cli.runs.refine import real_tokens, refine
 from dimo_cli.sampling.samplers import draw_images, sample_images, student_sampler
 from dimo_cli.sampling.tteo import optimize_prompt, settled
@@ -50,7 +50,7 @@ from dimo_cli.teachers.shapes import world
 from dimo_cli.training.accelerator import make_accelerator
 
 SEEDS = (0, 1, 2)
-FID_IMAGES, FID_SEED = 5000, 20_000
+FID_IMAGES = 5000
 PER_TASK = 50  # prompts of each of the six tasks
 VARIANTS = {
     "Di[M]O and GAN": [],
@@ -133,8 +133,9 @@ def steps_of(run: Path) -> int:
 def fid(student: Student) -> float:
     """The FID of a student of digits."""
     sampler, protocol = student_sampler(student)
-    meter = FidMeter(student.teacher)
-    return meter.measure(sampler, images=FID_IMAGES, seed=FID_SEED, protocol=protocol).value
+    device = next(student.backbone.parameters()).device
+    yardstick = Yardstick(DistillSpec(), student.teacher, device)
+    return yardstick.measure(sampler, images=FID_IMAGES, protocol=protocol).value
 
 
 def measure_variance(folder: Path) -> dict[str, object]:

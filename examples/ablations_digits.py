@@ -16,8 +16,8 @@ import torch
 import typer
 
 from dimo_cli.console.live import PlainView
+from dimo_cli.evaluation.yardstick import Yardstick
 from dimo_cli.runs.distill import distill
-from dimo_cli.runs.meter import FidMeter
 from dimo_cli.sampling.samplers import student_sampler
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.resolve import resolve_spec
@@ -52,10 +52,11 @@ def measure(folder, sets, samples, temperatures):
         shutil.rmtree(folder, ignore_errors=True)  # a run cut short
         spec = resolve_spec(DistillSpec, preset="digits", sets=sets, environment={}).spec
         student = distill(spec, folder, PlainView(lambda line: None)).student
-        meter, fids = FidMeter(student.teacher), {}
+        device = next(student.backbone.parameters()).device
+        yardstick, fids = Yardstick(spec, student.teacher, device), {}
         for temperature in temperatures:
             sampler, protocol = student_sampler(student, temperature)
-            score = meter.measure(sampler, images=samples, seed=20_000, protocol=protocol)
+            score = yardstick.measure(sampler, images=samples, protocol=protocol)
             fids[str(temperature)] = score.value
         (folder / "fid.json").write_text(json.dumps(fids))
     return json.loads((folder / "fid.json").read_text())

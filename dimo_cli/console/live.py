@@ -16,6 +16,7 @@ from rich.text import Text
 from dimo_cli.console.environment import image_protocol
 from dimo_cli.console.images import half_blocks
 from dimo_cli.files.png import Pixels
+from dimo_cli.specs.metrics import TITLES, falls
 
 SPARKS = "\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
 
@@ -26,7 +27,10 @@ SHOWN = {
     "auxiliary_gap": ("auxiliary loss - student entropy", "steady; a steep rise: raise its rate"),
     "entropy": ("student entropy (nats per token)", "falls slowly; near 0 at once is collapse"),
     "top1": ("student top-1 probability", "rises slowly"),
-    "fid": ("FID so far", "falls"),
+    **{
+        name: (f"{title} so far", "falls" if falls(name) else "rises")
+        for name, title in TITLES.items()
+    },
 }
 
 
@@ -137,11 +141,11 @@ class PlainView:
     def log(self, record: dict[str, Any]) -> None:
         now = time.monotonic()
         due = now - self.last >= self.seconds or record["step"] == self.steps
-        if not (due or "fid" in record):
+        if not (due or any(name in record for name in TITLES)):
             return
         self.last = now
         shown = [f"step {record['step']}/{self.steps}"]
-        for key in ("divergence", "auxiliary_loss", "auxiliary_gap", "entropy", "top1", "fid"):
+        for key in SHOWN:
             if record.get(key) is not None:
                 shown.append(f"{key} {record[key]:.3f}")
         shown.append(f"{record['images_per_second']:.0f} images/s")

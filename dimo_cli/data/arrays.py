@@ -114,6 +114,8 @@ class Batch:
     """Global number of the first image."""
     prompts: tuple[str, ...] = ()
     """The prompt of each image; empty for classes and folders without captions."""
+    labels: tuple[int, ...] = ()
+    """The class of each image, where they were drawn by class."""
 
     def __len__(self) -> int:
         return len(self.images)

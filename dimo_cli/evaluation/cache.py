@@ -38,9 +38,9 @@ def cache_file(spec: EvalSpec, subject: Subject, names: Sequence[MetricName]) ->
 
 
 def content_at(path: str | None) -> str | None:
-    """A hash of what is at a path, if it is given and exists."""
+    """A hash of what is at a path, if it is given and exists; else its name."""
     found = Path(path).expanduser() if path else None
-    return content_hash(found) if found and found.exists() else None
+    return content_hash(found) if found and found.exists() else path
 
 
 def read_cache(path: Path) -> dict[str, Any] | None:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from dimo_cli.data.arrays import Batch
 from dimo_cli.distributed.ranks import as_first_says, is_first
 from dimo_cli.errors import SpecError
 from dimo_cli.evaluation.cache import cache_file, read_cache, write_cache
@@ -77,14 +78,21 @@ def groups(
             raise SpecError(
                 f"`{name}` compares images with prompts, and `{opened.domain}` takes classes."
             )
-        own = OWN_PROMPTS.get(name)
-        if opened.domain == "shapes" and own:
-            own = "shapes" if name == "geneval" else None
-        prompts = given
-        if own and opened.path is None and (given is None or given.name != own):
-            prompts = load_prompts(own, store)
+        prompts = prompts_for(name, opened.domain, given, store) if opened.path is None else given
         found.setdefault(prompts.name if prompts else None, (prompts, []))[1].append(name)
     return list(found.values())
+
+
+def prompts_for(
+    name: MetricName, domain: str, given: PromptSet | None, store: HubStore
+) -> PromptSet | None:
+    """The prompts that a metric draws images of: its own benchmark's, or those that are given."""
+    own = OWN_PROMPTS.get(name)
+    if domain == "shapes" and own:
+        own = "shapes" if name == "geneval" else None
+    if own and (given is None or given.name != own):
+        return load_prompts(own, store)
+    return given
 
 
 def prompts_within(path: Path | None) -> PromptSet | None:
@@ -119,13 +127,7 @@ def one_pass(
     start, stop = share(len(subject.images), subject.batch_size)
     done = 0
     for batch in subject.images.batches(subject.batch_size, start, stop):
-        images = batch.images.to(subject.device)
-        batch = replace(batch, images=images)
-        with torch.inference_mode():
-            for network, metrics in readers:
-                features = network(images) if network else Features(images.new_empty(0))
-                for metric in metrics:
-                    metric.add(features, batch)
+        read(batch, readers, subject.device)
         if spec.save_images:
             save_images(Path(spec.save_images), batch.images, batch.first)
         done += len(batch)
@@ -134,6 +136,17 @@ def one_pass(
     for metric in metrics:
         metric.reduce()
     return [result for metric in metrics for result in metric.results()]
+
+
+def read(batch: Batch, readers: Readers, device: torch.device) -> None:
+    """Send a batch through each network once, and its features to the metrics on it."""
+    images = batch.images.to(device)
+    batch = replace(batch, images=images)
+    with torch.inference_mode():
+        for network, metrics in readers:
+            features = network(images) if network else Features(images.new_empty(0))
+            for metric in metrics:
+                metric.add(features, batch)
 
 
 def share(total: int, batch: int) -> tuple[int, int]:

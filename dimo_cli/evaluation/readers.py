@@ -100,7 +100,7 @@ def reads_prompts(name: MetricName) -> bool:
 
 def feature_network(subject: Subject, spec: EvalSpec, store: HubStore, say: Say) -> FeatureNetwork:
     """The network of FID and its kin."""
-    name = spec.features or (subject.domain if subject.domain in SUITED else "inception")
+    name = spec.features or world_of(subject, spec) or "inception"
     default = "clean" if subject.takes_prompts else "legacy_tensorflow"
     source = NetworkSource(
         resize=spec.resize or default,
@@ -110,6 +110,12 @@ def feature_network(subject: Subject, spec: EvalSpec, store: HubStore, say: Say)
         say=say,
     )
     return load_network(name, source, subject.device)
+
+
+def world_of(subject: Subject, spec: EvalSpec) -> str | None:
+    """The embedded world that a feature network and real images are of, if they are of one."""
+    named = spec.reference if spec.reference in SUITED else subject.domain
+    return named if named in SUITED else None
 
 
 def classes_of(network: FeatureNetwork) -> int:
@@ -158,18 +164,19 @@ def find_reference(
     network: FeatureNetwork, subject: Subject, spec: EvalSpec, needs_features: bool, say: Say
 ) -> Reference:
     """Real images as this network sees them: given, or what ships with the teacher."""
-    if spec.reference is None:
-        if subject.domain not in SUITED:
+    world = world_of(subject, spec)
+    if spec.reference in (None, world):
+        if world is None:
             raise MissingError(
                 f"There is no built-in reference for {subject.domain}.",
                 "Name one: `--ref FILE.npz` (ADM, clean-fid or EDM2 statistics, or made by "
                 "`dimo eval ref build`), or `--ref FOLDER` of real images.",
             )
-        reference = builtin_reference(subject.domain)
+        reference = builtin_reference(world)
         if needs_features:
-            reference = replace(reference, features=builtin_features(subject.domain, network))
+            reference = replace(reference, features=builtin_features(world, network))
         return reference
-    path = Path(spec.reference).expanduser()
+    path = Path(str(spec.reference)).expanduser()
     if path.is_dir() or path.suffix.lower() == ".zip":
         fit = Fit("lanczos", spec.crop) if spec.crop else None
         images = open_images(path, fit=fit)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from dimo_cli.metrics.frechet import Gaussian
 from dimo_cli.teachers.builtin import builtin_path
 from dimo_cli.teachers.digits import CLASSES
 
@@ -44,9 +43,3 @@ def load_digits_features() -> DigitsFeatures:
     network = DigitsFeatures()
     network.load_state_dict(load_file(builtin_path("digits_features.safetensors")))
     return network.requires_grad_(False).eval()
-
-
-def load_digits_reference() -> Gaussian:
-    """Feature statistics of the 1,797 real images."""
-    stats = load_file(builtin_path("digits_reference.safetensors"))
-    return Gaussian(stats["mean"], stats["covariance"], int(stats["count"]))

@@ -20,6 +20,10 @@ class Fid(Metric):
         """Take in the features of a batch."""
         self.running.add(features.vectors)
 
+    def restart(self, images: int) -> None:
+        """Forget the features so far."""
+        self.running = RunningGaussian(self.network.dimensions)
+
     def reduce(self) -> None:
         """Make this rank's sums those of all ranks."""
         self.running.reduce()

@@ -189,7 +189,12 @@ class FeatureBank:
     ) -> None:
         self.facts = dict(facts or {})
         """Network and reference: what every number of these features depends on."""
-        self.rows = torch.zeros(images, dimensions)
+        self.dimensions = dimensions
+        self.restart(images)
+
+    def restart(self, images: int) -> None:
+        """Be empty, with room for so many images."""
+        self.rows = torch.zeros(images, self.dimensions)
         self.seen = torch.zeros(images, dtype=torch.uint8)
         self.reduced = False
 
@@ -228,6 +233,10 @@ class BankMetric(Metric):
     def add(self, features: Features, batch: Batch) -> None:
         """Take in the features of a batch."""
         self.bank.add(features.vectors, batch.first)
+
+    def restart(self, images: int) -> None:
+        """Empty the bank, which may be shared."""
+        self.bank.restart(images)
 
     def reduce(self) -> None:
         """Collect the features of all ranks."""

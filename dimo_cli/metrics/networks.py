@@ -48,7 +48,7 @@ def check_side(images: Tensor, side: int, what: str) -> None:
         raise SpecError(
             f"The feature network `{what}` looks at {side}x{side} images; these are "
             f"{width}x{height}.",
-            "For other images use `inception` or `dinov2`.",
+            "Other images are for `inception` or `dinov2`, and a reference of theirs.",
         )
 
 
@@ -74,6 +74,10 @@ class DigitsNetwork(FeatureNetwork):
         levels = (images.float() * (LEVELS - 1) / 255).round()
         vectors, _ = self.network(levels * 2 / (LEVELS - 1) - 1)
         return Features(vectors, F.linear(vectors, self.network.classify.weight))
+
+    @torch.no_grad()
+    def guess(self, features: Features) -> Tensor:
+        return self.network.classify(features.vectors).argmax(-1)
 
 
 class ShapesFeatures(nn.Module):

@@ -78,6 +78,9 @@ class PromptMetric(Metric):
         assert len(batch.prompts) == len(batch), "one prompt for each image"
         self.scores.add(batch.first, self.score(batch))
 
+    def restart(self, images: int) -> None:
+        self.scores = PerImage()
+
     def reduce(self) -> None:
         self.scores.reduce()
 

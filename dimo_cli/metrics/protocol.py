@@ -42,6 +42,11 @@ class FeatureNetwork(nn.Module, ABC):
     def forward(self, images: Tensor) -> Features:
         """Features of bytes [B, 3, H, W] of any size."""
 
+    def guess(self, features: Features) -> Tensor:
+        """The likeliest class [B] of each image."""
+        assert features.logits is not None, "only a network with classes is asked for one"
+        return features.logits.argmax(-1)
+
 
 @dataclass(frozen=True, slots=True)
 class Result:
@@ -62,6 +67,10 @@ class Metric(ABC):
     @abstractmethod
     def add(self, features: Features, batch: Batch) -> None:
         """Take in a batch."""
+
+    @abstractmethod
+    def restart(self, images: int) -> None:
+        """Forget every image, and be ready for so many others; networks stay."""
 
     @abstractmethod
     def reduce(self) -> None:

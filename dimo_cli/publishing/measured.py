@@ -56,7 +56,7 @@ def of_run(run: Path, weights_sha256: str) -> tuple[list[Measured], list[Row]]:
 
 def protocol_of(score: Mapping[str, Any]) -> dict[str, str]:
     """What a number of the closing table depends on, its sampler's settings among the rest."""
-    results = ("metric", "value", "accuracy", "seconds_per_image", "sampler", "seed")
+    results = ("metric", "value", "accuracy", "seconds_per_image", "sampler", "seed", "details")
     sampler = {key: value for key, value in score["sampler"].items() if key not in ITSELF}
     facts = {key: value for key, value in score.items() if key not in results}
     return flat({**facts, "sampler": {"seed": score["seed"], **sampler}})

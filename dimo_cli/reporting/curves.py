@@ -9,6 +9,7 @@ from typing import Any
 
 from dimo_cli.console.live import SHOWN
 from dimo_cli.reporting.charts import Chart, Level, Point, Series
+from dimo_cli.specs.metrics import TITLES
 
 Record = Mapping[str, Any]
 
@@ -23,9 +24,16 @@ class Topic:
     about: str = ""
 
 
-FID_CHART = "FID of the student"
+def metric_chart(metric: str) -> str:
+    """The title of the chart of a run's metric."""
+    return f"{TITLES[metric]} of the student"
+
+
 TOPICS = (
-    Topic(FID_CHART, {"fid": "FID"}, f"healthy: {SHOWN['fid'][1]}"),
+    *(
+        Topic(metric_chart(name), {name: title}, f"healthy: {SHOWN[name][1]}")
+        for name, title in TITLES.items()
+    ),
     Topic(
         "Divergence", {"divergence": "teacher | auxiliary"}, f"healthy: {SHOWN['divergence'][1]}"
     ),

@@ -10,10 +10,11 @@ from typing import Literal
 from dimo_cli.reporting.charts import number
 from dimo_cli.reporting.collect import RunRecord
 from dimo_cli.reporting.curves import points_of
+from dimo_cli.specs.metrics import TITLES, is_better
 
 COLLAPSED_SHARE, EARLY_STEPS = 0.05, 500
 GAP_FACTOR, GAP_NATS = 1.5, 0.25
-FID_FACTOR, FID_POINTS = 1.2, 0.05
+WORSE_SHARE, WORSE_POINTS = 0.2, 0.05
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ def diagnose(run: RunRecord) -> list[Finding]:
         not_finite,
         collapse,
         auxiliary_left_behind,
-        fid_rose,
+        metric_worsened,
     )
     found = [Finding("warning", text) for check in checks if (text := check(run))]
     found += [Finding("warning", text) for text in run.damaged]
@@ -106,16 +107,21 @@ def auxiliary_left_behind(run: RunRecord) -> str | None:
     )
 
 
-def fid_rose(run: RunRecord) -> str | None:
+def metric_worsened(run: RunRecord) -> str | None:
     """A student that was better before."""
-    fids = curve(run, "fid")
-    if not fids:
+    metric = run.spec.monitor.metric if run.spec else "fid"
+    values = curve(run, metric)
+    if not values:
         return None
-    step, best = min(fids, key=lambda point: point[1])
-    last = fids[-1][1]
-    if last <= max(FID_FACTOR * best, best + FID_POINTS):
+    step, best = values[0]
+    for later, value in values:
+        if is_better(metric, value, best):
+            step, best = later, value
+    last = values[-1][1]
+    if abs(last - best) <= max(WORSE_SHARE * abs(best), WORSE_POINTS):
         return None
     return (
-        f"The last FID is {number(last)}, but it was {number(best)} at step {number(step)}: that "
-        f"checkpoint is kept in checkpoints/step-{number(step).replace(',', '')}."
+        f"The last {TITLES[metric]} is {number(last)}, but it was {number(best)} at step "
+        f"{number(step)}: that checkpoint is kept in "
+        f"checkpoints/step-{number(step).replace(',', '')}."
     )

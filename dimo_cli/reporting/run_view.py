@@ -8,10 +8,11 @@ from typing import Any
 
 from dimo_cli.reporting.charts import Level, number, spread
 from dimo_cli.reporting.collect import RunRecord, Setting, collect
-from dimo_cli.reporting.curves import FID_CHART, charts_of
+from dimo_cli.reporting.curves import charts_of, metric_chart
 from dimo_cli.reporting.diagnosis import diagnose
 from dimo_cli.reporting.pictures import Picture, embed
 from dimo_cli.reporting.views import Card, flat_rows, plot_of
+from dimo_cli.specs.metrics import WHOLE_SETS, falls, title_of
 
 MOST_SLIDES = 40
 SPREADS = ("std", "standard_error")
@@ -77,8 +78,7 @@ def cards_of(run: RunRecord) -> list[Card]:
     """The numbers to see first."""
     cards = []
     if len(run.rows) > 1:
-        *teachers, student = run.rows
-        best = min(teachers, key=lambda row: row["value"])
+        student, best = run.rows[-1], best_row(run.rows[:-1])
         at = f"{best['sampler'].get('steps')} steps"
         speed = best["seconds_per_image"] / student["seconds_per_image"]
         cards += [
@@ -144,31 +144,40 @@ def slides_of(run: RunRecord) -> list[Picture]:
 
 
 def levels_of(run: RunRecord) -> dict[str, list[Level]]:
-    """The teacher's FIDs as lines, where they are of as many images as the curve's."""
-    if run.spec is None or not run.rows:
+    """The teacher's best as a line, where it is of as many images as the curve."""
+    if run.spec is None or len(run.rows) < 2:
         return {}
-    if run.rows[0].get("images") != run.spec.monitor.fid_samples:
+    monitor = run.spec.monitor
+    if run.rows[0]["images"] != monitor.fid_samples and monitor.metric not in WHOLE_SETS:
         return {}
-    best = min(run.rows[:-1], key=lambda row: row["value"], default=None)
-    if best is None:
-        return {}
+    best = best_row(run.rows[:-1])
     name = f"teacher, {best['sampler'].get('steps')} steps"
-    return {FID_CHART: [Level(name, best["value"])]}
+    return {metric_chart(monitor.metric): [Level(name, best["value"])]}
 
 
 def abouts_of(run: RunRecord) -> dict[str, str]:
-    """What a FID's sample count is: without it, it says nothing."""
+    """What a number's sample count is: without it, it says nothing."""
     if run.spec is None:
         return {}
-    return {FID_CHART: f"{run.spec.monitor.fid_samples:,} images each"}
+    monitor = run.spec.monitor
+    told = f"{monitor.fid_samples:,} images each"
+    return {
+        metric_chart(monitor.metric): "all its prompts" if monitor.metric in WHOLE_SETS else told
+    }
+
+
+def best_row(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The row of the best value."""
+    pick = min if falls(rows[0]["metric"]) else max
+    return pick(rows, key=lambda row: float(row["value"]))
 
 
 def closing_table(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
     """The teacher at several step counts, and the student at one."""
     if len(rows) < 2:
         return None
-    *teachers, student = rows
-    best = min(teachers, key=lambda row: row["value"])
+    student, best = rows[-1], best_row(rows[:-1])
+    has_accuracy = any(isinstance(row.get("accuracy"), float) for row in rows)
     cells = []
     for row in rows:
         steps = row["sampler"].get("steps")
@@ -179,20 +188,40 @@ def closing_table(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
             [
                 name,
                 f"{row['value']:.3f}",
-                f"{accuracy:.1%}" if isinstance(accuracy, float) else "",
+                *([f"{accuracy:.1%}" if isinstance(accuracy, float) else ""] * has_accuracy),
                 f"{1000 * row['seconds_per_image']:.2f}",
                 f"{best['seconds_per_image'] / row['seconds_per_image']:.1f}×",
             ]
         )
-    ratio = student["value"] / best["value"]
     speed = best["seconds_per_image"] / student["seconds_per_image"]
     return {
-        "caption": f"{student['images']:,} images each, against {student.get('reference', '?')}",
-        "head": ["sampler", student["metric"].upper(), "accuracy", "ms per image", "speed-up"],
+        "caption": f"{student['images']:,} images each, {held_against(student)}",
+        "head": [
+            "sampler",
+            student["metric"].upper(),
+            *(["accuracy"] * has_accuracy),
+            "ms per image",
+            "speed-up",
+        ],
         "rows": cells,
-        "sentence": f"The student in one step has {ratio:.2f} times the FID of its teacher's best, "
-        f"at {speed:.1f} times its speed.",
+        "sentence": f"The student in one step has {beside(student, best)}, at "
+        f"{speed:.1f} times its speed.",
     }
+
+
+def held_against(row: dict[str, Any]) -> str:
+    """Which real images or prompts a number is of."""
+    if "reference" in row:
+        return f"against {row['reference']}"
+    return f"of the prompts of {row.get('prompt_set', '?')}"
+
+
+def beside(student: dict[str, Any], best: dict[str, Any]) -> str:
+    """The student's number next to its teacher's best, as a factor where there can be one."""
+    title, value, other = title_of(student["metric"]), student["value"], best["value"]
+    if value < 0 or other <= 0:
+        return f"{title} {value:.3f} beside {other:.3f} of its teacher's best"
+    return f"{value / other:.2f} times the {title} of its teacher's best"
 
 
 def closing_metrics(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -6,21 +6,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dimo_cli.console.live import View
-from dimo_cli.runs.meter import FidMeter, Score
+from dimo_cli.evaluation.yardstick import Measurement, Yardstick
 from dimo_cli.sampling.samplers import student_sampler, teacher_sampler
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.sample import SamplerSpec
 from dimo_cli.students.student import Student
 
-FID_SEED = 20_000
-
 
 def comparison(
     student: Student,
     spec: DistillSpec,
-    meter: FidMeter,
+    yardstick: Yardstick,
     stage: Callable[[str, int], Callable[[int], None]],
-) -> list[Score]:
+) -> list[Measurement]:
     """The closing table: the teacher at several step counts, then the student at one."""
     samplers = [
         teacher_sampler(student.teacher, SamplerSpec(teacher=True, steps=steps))
@@ -28,9 +26,9 @@ def comparison(
     ]
     samplers.append(student_sampler(student))
     images = spec.monitor.table_samples
-    advance = stage("measure teacher and student", images * len(samplers))
+    advance = stage("measure teacher and student", yardstick.count(images) * len(samplers))
     return [
-        meter.measure(sampler, images=images, seed=FID_SEED, protocol=protocol, progress=advance)
+        yardstick.measure(sampler, images=images, protocol=protocol, progress=advance)
         for sampler, protocol in samplers
     ]
 

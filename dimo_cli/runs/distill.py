@@ -16,6 +16,7 @@ from dimo_cli.console.live import View
 from dimo_cli.distributed.ranks import first_ahead, is_first, joined_ranks, part, wait_for_all
 from dimo_cli.engine.distill import Distillation
 from dimo_cli.errors import MissingError, SpecError
+from dimo_cli.evaluation.yardstick import Measurement, check_measurable
 from dimo_cli.files.locking import locked, refuse_if_locked
 from dimo_cli.files.png import enlarge, save_png
 from dimo_cli.files.writing import write_whole_text, writing_to
@@ -23,8 +24,8 @@ from dimo_cli.planning.fitting import fitted
 from dimo_cli.run_folder.effort import hardware_name, recorded_effort
 from dimo_cli.run_folder.origins import keep_origins
 from dimo_cli.runs.closing import comparison, leave_report
-from dimo_cli.runs.meter import Score, check_measurable
-from dimo_cli.runs.watcher import RunWatcher, measures_fid
+from dimo_cli.runs.tables import best_teacher, ratio
+from dimo_cli.runs.watcher import RunWatcher
 from dimo_cli.sampling.previews import draw_comparison
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.render import to_yaml
@@ -51,8 +52,7 @@ def check_measurable_run(spec: DistillSpec) -> None:
     """Refuse a run whose numbers nobody can measure or track, before anything is loaded."""
     check_name(spec.teacher.name)
     check_tracker(spec.monitor.tracker)
-    if measures_fid(spec):
-        check_measurable(spec.teacher.name)
+    check_measurable(spec)
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,8 @@ class RunResult:
 
     folder: Path
     student: Student
-    rows: list[Score]
+    metric: str
+    rows: list[Measurement]
 
     def summary(self) -> dict[str, Any]:
         """The result as one JSON document."""
@@ -71,12 +72,11 @@ class RunResult:
             "weights_sha256": self.student.manifest.weights_sha256,
         }
         if self.rows:
-            *teachers, student = self.rows
-            best = min(teachers, key=lambda score: score.value)
+            student, best = self.rows[-1], best_teacher(self.rows)
             document |= {
-                "fid_student": student.value,
-                "fid_teacher_best": best.value,
-                "fid_over_teacher_best": student.value / best.value,
+                f"{self.metric}_student": student.value,
+                f"{self.metric}_teacher_best": best.value,
+                f"{self.metric}_over_teacher_best": ratio(student.value, best.value),
                 "speed_up_over_teacher_best": best.seconds_per_image / student.seconds_per_image,
                 "table": [score.as_dict() for score in self.rows],
             }
@@ -236,15 +236,15 @@ def train_and_measure(
             {**watcher.about_preview(), "dimo.student": student.short_id},
         )
         rows = (
-            comparison(student, spec, watcher.meter, view.stage)
-            if spec.monitor.table_samples and watcher.meter
+            comparison(student, spec, watcher.yardstick, view.stage)
+            if spec.monitor.table_samples and watcher.yardstick
             else []
         )
         if rows:
             draw_comparison(student, spec.monitor.teacher_steps, watcher.conditions(), folder)
     finally:
         view.stop()
-    result = RunResult(folder, student, rows)
+    result = RunResult(folder, student, spec.monitor.metric, rows)
     write_whole_text(folder / "summary.json", json.dumps(result.summary(), indent=2) + "\n")
     leave_report(folder, view)
     return result

@@ -8,17 +8,19 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
+from dimo_cli.specs.metrics import is_better, title_of
+
 if TYPE_CHECKING:
-    from dimo_cli.runs.meter import Score
+    from dimo_cli.evaluation.yardstick import Measurement
 
 
-def comparison_table(rows: Sequence[Score]) -> Table:
+def comparison_table(rows: Sequence[Measurement]) -> Table:
     """The teacher at several step counts against the one-step student, which is the last row."""
-    *teachers, student = rows
-    best = min(teachers, key=lambda score: score.value)
+    student, best = rows[-1], best_teacher(rows)
     table = Table(box=None, header_style="bold")
     table.add_column("sampler")
-    for title in (student.metric.upper(), "accuracy", "ms per image", "speed-up"):
+    titles = ("accuracy",) if student.accuracy is not None else ()
+    for title in (student.metric.upper(), *titles, "ms per image", "speed-up"):
         table.add_column(title, justify="right")
     for row in rows:
         steps = row.sampler["steps"]
@@ -26,7 +28,7 @@ def comparison_table(rows: Sequence[Score]) -> Table:
         table.add_row(
             name + (" (best)" if row is best else ""),
             f"{row.value:.3f}",
-            f"{row.accuracy:.1%}",
+            *(() if row.accuracy is None else (f"{row.accuracy:.1%}",)),
             f"{1000 * row.seconds_per_image:.2f}",
             f"{best.seconds_per_image / row.seconds_per_image:.1f}x",
             style="good" if row is student else None,
@@ -34,15 +36,37 @@ def comparison_table(rows: Sequence[Score]) -> Table:
     return table
 
 
-def comparison_sentence(rows: Sequence[Score]) -> Text:
+def comparison_sentence(rows: Sequence[Measurement]) -> Text:
     """What the table says, in one line."""
     *teachers, student = rows
-    best = min(teachers, key=lambda score: score.value)
-    first = min(teachers, key=lambda score: score.sampler["steps"])
+    best = best_teacher(rows)
+    first = min(teachers, key=lambda row: row.sampler["steps"])
     steps = first.sampler["steps"]
     return Text(
-        f"Student over teacher's best: {student.value / best.value:.2f}x its FID at "
+        f"Student over teacher's best: {beside(student, best)} at "
         f"{best.seconds_per_image / student.seconds_per_image:.1f}x its speed. "
         f"Student over the teacher at {steps} step{'s' * (steps > 1)}: "
-        f"{student.value / first.value:.2f}x its FID."
+        f"{beside(student, first)}."
     )
+
+
+def beside(row: Measurement, other: Measurement) -> str:
+    """How a number compares with another one, as a factor where there can be one."""
+    factor, title = ratio(row.value, other.value), title_of(row.metric)
+    if factor is None:
+        return f"{title} {row.value:.3f} beside {other.value:.3f}"
+    return f"{factor:.2f}x its {title}"
+
+
+def best_teacher(rows: Sequence[Measurement]) -> Measurement:
+    """The best row of the teacher; the last row is the student's."""
+    best, *others = rows[:-1]
+    for row in others:
+        if is_better(row.metric, row.value, best.value):
+            best = row
+    return best
+
+
+def ratio(value: float, other: float) -> float | None:
+    """How many times the other a value is; None where that says nothing."""
+    return value / other if value >= 0 and other > 0 else None

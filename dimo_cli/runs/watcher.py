@@ -8,26 +8,30 @@ from typing import Any
 
 from dimo_cli import __version__
 from dimo_cli.console.live import View
+from dimo_cli.distributed.ranks import is_first
+from dimo_cli.evaluation.yardstick import Yardstick
 from dimo_cli.files.png import Pixels, enlarge, save_png
 from dimo_cli.redacting import without_secrets
 from dimo_cli.run_folder.origins import NOTES
-from dimo_cli.runs.closing import FID_SEED
-from dimo_cli.runs.meter import FidMeter
 from dimo_cli.sampling.previews import condition_names, preview_conditions, preview_grid
 from dimo_cli.sampling.samplers import student_sampler
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.students.folder import describe_run
 from dimo_cli.students.student import Student
 from dimo_cli.teachers.protocol import Backbone, Teacher
+from dimo_cli.training.accelerator import make_accelerator
 from dimo_cli.training.watcher import Idle
 
 
 class RunWatcher(Idle):
-    """Draws the previews and measures the FIDs that the trainer asks for."""
+    """Draws the previews and measures what the trainer asks for."""
 
     def __init__(self, spec: DistillSpec, teacher: Teacher, folder: Path, view: View) -> None:
         self.spec, self.teacher, self.folder, self.view = spec, teacher, folder, view
-        self.meter = FidMeter(teacher) if measures_fid(spec) else None
+        self.yardstick: Yardstick | None = None
+        if spec.monitor.measures and is_first():
+            device = make_accelerator(spec.train).device  # the teacher is there only later
+            self.yardstick = Yardstick(spec, teacher, device, view.note)
         self.first_step: int | None = None
 
     def on_start(self, step: int) -> None:
@@ -62,19 +66,12 @@ class RunWatcher(Idle):
         names = condition_names(self.teacher, self.conditions())
         return {"dimo.version": __version__, "dimo.conditions": json.dumps(names)}
 
-    def measure_fid(self, step: int, student: Backbone) -> float:
-        assert self.meter is not None
+    def measure_metric(self, step: int, student: Backbone) -> float:
+        assert self.yardstick is not None
         sampler, protocol = student_sampler(self.as_student(student))
-        score = self.meter.measure(
-            sampler, images=self.spec.monitor.fid_samples, seed=FID_SEED, protocol=protocol
-        )
-        return score.value
+        images = self.spec.monitor.fid_samples
+        return self.yardstick.measure(sampler, images=images, protocol=protocol).value
 
     def as_student(self, backbone: Backbone) -> Student:
         """The averaged network as a student, though it is not on disk yet."""
         return Student(describe_run(self.spec, self.teacher, "0" * 64), self.teacher, backbone)
-
-
-def measures_fid(spec: DistillSpec) -> bool:
-    """Whether a run measures FIDs, while it trains or at its end."""
-    return bool(spec.monitor.fid_every or spec.monitor.table_samples)

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from dimo_cli.specs.base import Int, Real, Spec, shorthand
 from dimo_cli.specs.divergences import AdaptiveWeight, ConstantWeight, Divergence, ForwardKL
+from dimo_cli.specs.monitor import MonitorSpec
 
 MaskSchedule = Literal["linear", "square", "root", "cosine", "arccos", "truncated_normal"]
 
@@ -362,30 +363,6 @@ class RecoverySpec(Spec):
     learning_rate_factor: Real = Field(
         0.5, gt=0, le=1, description="Factor on both learning rates at each rollback"
     )
-
-
-class MonitorSpec(Spec):
-    """What is watched while training and measured at the end."""
-
-    preview_every: Int = Field(100, ge=1, description="Steps between two sample grids")
-    preview_images: Int = Field(20, ge=1, le=400, description="Images in a sample grid")
-    fid_every: Int = Field(250, ge=0, description="Steps between two FIDs; 0: never")
-    fid_samples: Int = Field(1000, ge=100, le=100_000, description="Images of such a FID")
-    table_samples: Int = Field(
-        5000, ge=0, le=100_000, description="Images per row of the closing table; 0: no table"
-    )
-    teacher_steps: tuple[Annotated[int, Field(ge=1, le=1024)], ...] = Field(
-        (1, 2, 4, 8, 16), min_length=1, description="Teacher rows of the closing table"
-    )
-    tracker: Literal["none", "tensorboard", "wandb", "trackio"] = Field(
-        "none", description="Also log to this tracker; its package is an extra of dimo-cli"
-    )
-
-    @model_validator(mode="after")
-    def _enough_samples(self) -> MonitorSpec:
-        if 0 < self.table_samples < 100:
-            raise ValueError("table_samples must be 0 or at least 100")
-        return self
 
 
 class DistillSpec(Spec):

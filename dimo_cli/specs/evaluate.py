@@ -38,8 +38,8 @@ class EvalSpec(Spec):
     reference: str | None = Field(
         None,
         min_length=1,
-        description="Statistics of real images (.npz, .pkl) or a folder of them; null: what ships "
-        "with the teacher",
+        description="Statistics of real images (.npz, .pkl), a folder of them, or digits or shapes "
+        "for those of an embedded teacher; null: what ships with the teacher",
     )
     features: FeatureName | None = Field(
         None, description="Feature network of FID, KID, IS and PR; null: as suits the target"

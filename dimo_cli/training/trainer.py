@@ -9,7 +9,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,7 @@ from dimo_cli.teachers.protocol import Backbone, Teacher
 from dimo_cli.training.accelerator import make_accelerator, peak_memory
 from dimo_cli.training.checkpoint import CheckpointFolder, random_state, restore_random_state
 from dimo_cli.training.precision import store_in_bf16, tf32
+from dimo_cli.training.progress import Progress
 from dimo_cli.training.soundness import names_of_unsound, optimizer_path
 from dimo_cli.training.tracking import Tracking
 from dimo_cli.training.watcher import Bystander, Watcher
@@ -54,18 +55,6 @@ class Interrupted(Exception):
         super().__init__(f"Interrupted at step {step}")
         self.exit_code = 128 + signal_number
         self.step, self.checkpoint = step, checkpoint
-
-
-@dataclass
-class Progress:
-    """The counters of a run; saved in every checkpoint."""
-
-    step: int = 0
-    skipped: int = 0
-    skipped_in_row: int = 0
-    rollbacks: int = 0
-    best_fid: float | None = None
-    best_step: int | None = None
 
 
 class Trainer:
@@ -223,9 +212,9 @@ class Trainer:
         log_due = done % train.log_every == 0 or last
         save_due = done % train.checkpoint_every == 0 or last
         preview_due = done % monitor.preview_every == 0 or last
-        fid_due = bool(monitor.fid_every) and (done % monitor.fid_every == 0 or last)
+        metric_due = bool(monitor.fid_every) and (done % monitor.fid_every == 0 or last)
         look_due = self.watcher.looks_at(done)
-        waits = log_due or save_due or preview_due or fid_due or look_due
+        waits = log_due or save_due or preview_due or metric_due or look_due
         try:
             with tf32(train.tf32):
                 report = self.stepper.step(progress.step, measure=log_due)
@@ -248,16 +237,16 @@ class Trainer:
         progress.step = done
         self.busy = self.busy[0] + 1, self.busy[1] + time.perf_counter() - started
         values = mean_values(report.values)
-        shown = self.averaged if preview_due or fid_due or look_due else self.distillation.student
-        if fid_due:
-            values["fid"] = as_first_says(self.watcher.measure_fid(done, shown))
-            best = math.inf if progress.best_fid is None else progress.best_fid
-            if values["fid"] < best:
-                progress.best_fid, progress.best_step = values["fid"], done
-                save_due = True
+        shown = (
+            self.averaged if preview_due or metric_due or look_due else self.distillation.student
+        )
+        if metric_due:
+            value = as_first_says(self.watcher.measure_metric(done, shown))
+            values[monitor.metric] = value
+            save_due = progress.note_metric(monitor.metric, value) or save_due
         if look_due:
             values |= self.watcher.look(done, shown)
-        if log_due or look_due or fid_due:
+        if log_due or look_due or metric_due:
             self.log(values)
         if preview_due:
             self.watcher.on_preview(done, shown)
@@ -395,7 +384,7 @@ class Trainer:
         step, state, damaged = self.checkpoints.load_newest(self.networks())
         for told in damaged:
             self.watcher.on_note(f"Checkpoint {told} is damaged; going on from step {step}.")
-        self.progress = Progress(**state["progress"])
+        self.progress = Progress.read(state["progress"])
         if self.progress.step > self.spec.train.steps:
             raise SpecError(
                 f"`train.steps` is {self.spec.train.steps}, but the run is at step "

@@ -20,8 +20,8 @@ class Watcher(Protocol):
     def on_preview(self, step: int, student: Backbone) -> None:
         """It is time to draw a sample grid of the averaged student."""
 
-    def measure_fid(self, step: int, student: Backbone) -> float:
-        """FID of the averaged student."""
+    def measure_metric(self, step: int, student: Backbone) -> float:
+        """`monitor.metric` of the averaged student."""
 
     def looks_at(self, step: int) -> bool:
         """Whether it is time to look; asked at step 0 as well."""
@@ -54,7 +54,7 @@ class Idle:
     def on_preview(self, step: int, student: Backbone) -> None:
         return
 
-    def measure_fid(self, step: int, student: Backbone) -> float:
+    def measure_metric(self, step: int, student: Backbone) -> float:
         return math.nan
 
     def looks_at(self, step: int) -> bool:

@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 
 from dimo_cli.errors import MissingError, SpecError
 from dimo_cli.hub.store import HubStore
-from dimo_cli.metrics.features import load_digits_features, load_digits_reference
+from dimo_cli.metrics.features import load_digits_features
 from dimo_cli.metrics.frechet import RunningGaussian, frechet_distance
 from dimo_cli.metrics.networks import (
     LOADERS,
@@ -16,6 +16,7 @@ from dimo_cli.metrics.networks import (
     load_network,
     load_shapes,
 )
+from dimo_cli.metrics.references import builtin_reference
 from dimo_cli.teachers.digits import DigitsTokenizer, training_tokens
 
 
@@ -46,7 +47,7 @@ def test_real_digits_as_bytes_are_at_no_distance_from_the_reference():
     running.add(
         load_network("digits")(as_bytes(DigitsTokenizer().decode(training_tokens()[0]))).vectors
     )
-    assert abs(frechet_distance(running.gaussian(), load_digits_reference())) < 1e-6
+    assert abs(frechet_distance(running.gaussian(), builtin_reference("digits").gaussian)) < 1e-6
 
 
 def test_every_network_says_what_it_is(shapes):

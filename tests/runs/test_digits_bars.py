@@ -6,14 +6,13 @@ import pytest
 import torch
 
 from dimo_cli.console.live import PlainView
-from dimo_cli.runs.closing import FID_SEED
 from dimo_cli.runs.distill import distill
-from dimo_cli.runs.meter import FidMeter
 from dimo_cli.sampling.samplers import student_sampler, teacher_sampler
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.resolve import resolve_spec
 from dimo_cli.specs.sample import SamplerSpec
 from dimo_cli.students.folder import BUILTIN, load_student
+from tests.helpers.measuring import yardstick_for
 
 pytestmark = pytest.mark.slow
 
@@ -21,11 +20,11 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def teacher_fid():
     teacher = load_student(BUILTIN["digits"]).teacher
-    meter = FidMeter(teacher)
+    yardstick = yardstick_for(teacher)
 
     def fid(steps):
         sampler, protocol = teacher_sampler(teacher, SamplerSpec(teacher=True, steps=steps))
-        return meter.measure(sampler, images=5000, seed=FID_SEED, protocol=protocol).value
+        return yardstick.measure(sampler, images=5000, protocol=protocol).value
 
     return {steps: fid(steps) for steps in (1, 2, 4, 8, 16)}
 
@@ -36,8 +35,7 @@ def student_fid(folder, *sets):
     spec = resolve_spec(DistillSpec, preset="digits", sets=sets, environment={}).spec
     student = distill(spec, folder, PlainView(lambda line: None)).student
     sampler, protocol = student_sampler(student)
-    meter = FidMeter(student.teacher)
-    return meter.measure(sampler, images=5000, seed=FID_SEED, protocol=protocol).value
+    return yardstick_for(student.teacher).measure(sampler, images=5000, protocol=protocol).value
 
 
 def test_the_teacher_shows_the_problem(teacher_fid):
@@ -61,7 +59,5 @@ def test_all_masks_as_input_collapse_the_student(tmp_path):
 def test_the_built_in_student_is_better_than_its_teacher(teacher_fid):
     student = load_student(BUILTIN["digits"])
     sampler, protocol = student_sampler(student)
-    score = FidMeter(student.teacher).measure(
-        sampler, images=5000, seed=FID_SEED, protocol=protocol
-    )
+    score = yardstick_for(student.teacher).measure(sampler, images=5000, protocol=protocol)
     assert score.value <= min(teacher_fid.values())

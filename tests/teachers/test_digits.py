@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from dimo_cli.errors import SpecError
-from dimo_cli.runs.meter import FidMeter
 from dimo_cli.sampling.samplers import teacher_sampler
 from dimo_cli.specs.sample import SamplerSpec
 from dimo_cli.teachers.builtin import builtin_path
 from dimo_cli.teachers.digits import training_tokens
 from dimo_cli.teachers.protocol import Cond
 from dimo_cli.teachers.registry import load_teacher
+from tests.helpers.measuring import yardstick_for
 
 BUILTIN = Path(builtin_path(""))
 
@@ -115,9 +115,9 @@ def test_an_unknown_teacher_is_refused_with_the_nearest_name():
 
 
 def test_one_step_is_far_worse_than_many_and_two_worse_than_eight(teacher):
-    meter, fid = FidMeter(teacher), {}
+    yardstick, fid = yardstick_for(teacher), {}
     for steps in (1, 2, 8):
         sampler, protocol = teacher_sampler(teacher, SamplerSpec(teacher=True, steps=steps))
-        fid[steps] = meter.measure(sampler, images=1000, seed=0, protocol=protocol).value
+        fid[steps] = yardstick.measure(sampler, images=1000, protocol=protocol).value
     assert fid[1] > 3 * fid[8]
     assert fid[2] > 2 * fid[8]

@@ -186,4 +186,4 @@ def test_an_fid_that_is_nan_is_never_the_best(tmp_path):
     watcher = Silent(fids=[float("nan"), 4.0, 5.0])
     trainer = Trainer(spec, load_teacher("digits"), tmp_path, watcher)
     trainer.run()
-    assert (trainer.progress.best_step, trainer.progress.best_fid) == (2, 4.0)
+    assert (trainer.progress.best_step, trainer.progress.best_value) == (2, 4.0)

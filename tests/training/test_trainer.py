@@ -12,6 +12,7 @@ from dimo_cli.errors import DivergedError, MissingError, SpecError
 from dimo_cli.specs.distill import TrainSpec
 from dimo_cli.teachers.registry import load_teacher
 from dimo_cli.training.accelerator import make_accelerator
+from dimo_cli.training.progress import Progress
 from dimo_cli.training.trainer import Interrupted, Trainer
 from tests.conftest import Silent, small_spec
 
@@ -102,7 +103,33 @@ def test_the_newest_checkpoints_and_the_best_one_are_kept(tmp_path):
     )
     assert trainer.checkpoints.steps() == [2, 5, 6]
     assert trainer.progress.best_step == 2
-    assert trainer.progress.best_fid == 1.0
+    assert (trainer.progress.best_metric, trainer.progress.best_value) == ("fid", 1.0)
+
+
+def test_of_a_metric_that_rises_the_largest_value_is_the_best(tmp_path):
+    trainer = train(
+        tmp_path,
+        Silent(fids=[0.2, 0.6, 0.5, 0.1, 0.3, 0.4]),
+        monitor={"fid_every": 1, "metric": "precision"},
+    )
+    assert (trainer.progress.best_step, trainer.progress.best_value) == (2, 0.6)
+    logged = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [record["precision"] for record in logged] == [0.2, 0.6, 0.5, 0.1, 0.3, 0.4]
+
+
+def test_a_checkpoint_that_knows_the_fid_only_is_continued():
+    state = {"step": 4, "skipped": 1, "best_fid": 2.5, "best_step": 3}
+    progress = Progress.read(state)
+    assert (progress.step, progress.skipped, progress.best_step) == (4, 1, 3)
+    assert not progress.note_metric("fid", 2.6)
+    assert progress.note_metric("fid", 2.4)
+    assert progress.best_step == 4
+
+
+def test_values_of_different_metrics_are_not_compared():
+    progress = Progress.read({"step": 4, "best_fid": 2.5, "best_step": 3})
+    assert progress.note_metric("geneval", 0.1)
+    assert (progress.best_metric, progress.best_value, progress.best_step) == ("geneval", 0.1, 4)
 
 
 def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(tmp_path):

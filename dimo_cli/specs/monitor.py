@@ -1,0 +1,76 @@
+"""What a run shows of itself: previews, the number it is held against, and a tracker."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from dimo_cli.specs.base import Int, Spec
+from dimo_cli.specs.metrics import WITH_REFERENCE, RunMetric
+
+
+class MonitorSpec(Spec):
+    """What is watched while training and measured at the end."""
+
+    preview_every: Int = Field(100, ge=1, description="Steps between two sample grids")
+    preview_images: Int = Field(20, ge=1, le=400, description="Images in a sample grid")
+    metric: RunMetric = Field(
+        "fid",
+        description="The number of `dimo eval` that is measured while training and in the closing "
+        "table, and that decides which checkpoint is the best",
+    )
+    reference: str | None = Field(
+        None,
+        min_length=1,
+        description="Real images to compare with, as `dimo eval --ref` takes them: digits, shapes, "
+        "statistics (.npz, .pkl) or a folder; null: what ships with the teacher",
+    )
+    prompts: str | None = Field(
+        None,
+        min_length=1,
+        description="Prompts to measure on, as `dimo eval --prompts` takes them; null: those of "
+        "the run, or of the benchmark that metric is",
+    )
+    fid_every: Int = Field(
+        250, ge=0, description="Steps between two measurements of metric; 0: never"
+    )
+    fid_samples: Int = Field(
+        1000,
+        ge=100,
+        le=100_000,
+        description="Images of such a measurement; geneval and hps take all their prompts",
+    )
+    table_samples: Int = Field(
+        5000,
+        ge=0,
+        le=100_000,
+        description="Images per row of the closing table, or all prompts of geneval and hps; "
+        "0: no table",
+    )
+    teacher_steps: tuple[Annotated[int, Field(ge=1, le=1024)], ...] = Field(
+        (1, 2, 4, 8, 16), min_length=1, description="Teacher rows of the closing table"
+    )
+    tracker: Literal["none", "tensorboard", "wandb", "trackio"] = Field(
+        "none", description="Also log to this tracker; its package is an extra of dimo-cli"
+    )
+
+    @model_validator(mode="after")
+    def _enough_samples(self) -> MonitorSpec:
+        if 0 < self.table_samples < 100:
+            raise ValueError("table_samples must be 0 or at least 100")
+        return self
+
+    @model_validator(mode="after")
+    def _reads_what_is_given(self) -> MonitorSpec:
+        if self.reference is not None and self.metric not in WITH_REFERENCE:
+            raise ValueError(
+                f"reference is given, but {self.metric} compares with no real images: leave it "
+                f"out, or set metric to one of {', '.join(WITH_REFERENCE)}"
+            )
+        return self
+
+    @property
+    def measures(self) -> bool:
+        """Whether anything is measured, while training or at the end."""
+        return bool(self.fid_every or self.table_samples)
