@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, get_args
+from typing import Any
 
 import typer
 
@@ -22,6 +21,11 @@ def refine_presets(incomplete: str) -> list[tuple[str, str]]:
     from dimo_cli.specs.resolve import refine_preset_names
 
     return described(refine_preset_names(), incomplete)
+
+
+def presets_of_command(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
+    """Presets of whichever command it is."""
+    return (refine_presets if ctx.info_name == "refine" else presets)(incomplete)
 
 
 def all_presets(incomplete: str) -> list[tuple[str, str]]:
@@ -85,19 +89,3 @@ def keys(incomplete: str) -> list[str]:
     from dimo_cli.specs.refine import RefineSpec
 
     return [f"{path}=" for path in known_paths(RefineSpec) if path.startswith(incomplete)]
-
-
-def choices_of(module: str, name: str) -> Callable[[], list[str]]:
-    """The members of a `Literal` of the specs, imported when somebody asks."""
-
-    def offered() -> list[str]:
-        from importlib import import_module
-
-        return list(get_args(getattr(import_module(f"dimo_cli.specs.{module}"), name)))
-
-    return offered
-
-
-samplers = choices_of("sample", "SamplerMethod")
-features = choices_of("evaluate", "FeatureName")
-resizes = choices_of("evaluate", "ResizeName")

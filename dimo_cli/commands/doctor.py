@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
 
 from dimo_cli.commands import completing
 from dimo_cli.commands.options import (
-    JsonOption,
     LocalDirOption,
-    QuietOption,
     SetOption,
     command,
     example,
     with_local_dir,
 )
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-
-    from dimo_cli.specs.distill import DistillSpec
+from dimo_cli.commands.plan import size
+from dimo_cli.console.output import out
+from dimo_cli.planning.health import Check, run_checks
+from dimo_cli.specs.distill import DistillSpec
+from dimo_cli.specs.resolve import resolve_spec
 
 EXAMPLES = example("dimo doctor", "dimo doctor --preset maskbit", "dimo doctor --json")
 
+STYLES = {"ok": "good", "note": "hint", "problem": "bad"}
+app = typer.Typer()
 
+
+@app.command("doctor", epilog=EXAMPLES)
 @command
 def doctor(
     preset: Annotated[
@@ -43,41 +48,18 @@ def doctor(
     ] = False,
     local_dir: LocalDirOption = None,
     sets: SetOption = None,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
 ) -> None:
     """Check Python, torch, device, bf16, disk, the Hub, login and caches."""
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
-
-    from dimo_cli.console.output import out
-    from dimo_cli.planning.health import run_checks
-
     out.note("Checking ...")
     checks = run_checks(folder, offline)
-    table = Table(box=None, header_style="bold")
-    for title in ("check", "state", "found", "what to do"):
-        table.add_column(title, overflow="fold")
-    styles = {"ok": "good", "note": "hint", "problem": "bad"}
-    for check in checks:
-        table.add_row(
-            check.name,
-            Text(check.state, style=styles[check.state]),
-            Text(check.found),
-            Text(check.advice),
-        )
     problems = [check.name for check in checks if check.state == "problem"]
     document: dict[str, Any] = {
         "checks": [
             {"name": c.name, "state": c.state, "found": c.found, "advice": c.advice} for c in checks
         ],
     }
-    views: list[RenderableType] = [table]
+    views: list[RenderableType] = [checks_table(checks)]
     if preset is not None:
-        from dimo_cli.specs.distill import DistillSpec
-        from dimo_cli.specs.resolve import resolve_spec
-
         given = with_local_dir(sets, local_dir)
         spec = resolve_spec(DistillSpec, preset=preset, sets=given).spec
         facts, view = examine(spec, offline)
@@ -90,15 +72,21 @@ def doctor(
         raise typer.Exit(3)
 
 
+def checks_table(checks: list[Check]) -> Table:
+    """What was checked, and what to do where it is not as it should be."""
+    table = Table(box=None, header_style="bold")
+    for title in ("check", "state", "found", "what to do"):
+        table.add_column(title, overflow="fold")
+    for check in checks:
+        state = Text(check.state, style=STYLES[check.state])
+        table.add_row(check.name, state, Text(check.found), Text(check.advice))
+    return table
+
+
 def examine(spec: DistillSpec, offline: bool) -> tuple[dict[str, Any], RenderableType]:
     """What a preset needs: files, disk and memory, as document and view."""
     import shutil
 
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
-
-    from dimo_cli.commands.plan import size
     from dimo_cli.hub.access import dimo_cache, download_cache
     from dimo_cli.planning.downloads import TO_DOWNLOAD, bytes_of, needs_of
     from dimo_cli.planning.health import existing_parent

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec, TypeVar
+from typing import Annotated, Any
 
 import typer
 
 from dimo_cli.commands import completing
+from dimo_cli.commands.parameters import Parameters, option
 from dimo_cli.console.environment import image_protocol
+from dimo_cli.console.output import out
 from dimo_cli.distributed.reports import hand_over, is_follower
-from dimo_cli.errors import DimoError, MissingError
-
-P = ParamSpec("P")
-R = TypeVar("R")
+from dimo_cli.errors import DimoError, MissingError, SpecError
+from dimo_cli.rewards.registry import check_name
 
 SetOption = Annotated[
     list[str] | None,
@@ -33,45 +36,15 @@ PresetOption = Annotated[
         "--preset",
         "-p",
         help="Start from a preset (see `dimo presets list`).",
-        autocompletion=completing.presets,
-    ),
-]
-SpecOption = Annotated[
-    Path | None, typer.Option("--spec", help="A YAML spec, laid over the preset.")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
-TeacherOption = Annotated[
-    bool, typer.Option("--teacher", help="The student's teacher instead of the student.")
-]
-SamplerOption = Annotated[
-    str,
-    typer.Option(
-        "--sampler",
-        help="Of the teacher: published, random, confidence, halton or theta.",
-        autocompletion=completing.samplers,
+        autocompletion=completing.presets_of_command,
     ),
 ]
 LocalDirOption = Annotated[
     Path | None,
     typer.Option("--local-dir", help="Folder with the published files; nothing is downloaded."),
 ]
-StepsOption = Annotated[int | None, typer.Option("--steps", help="Steps of the teacher.")]
-GuidanceOption = Annotated[
-    float | None, typer.Option("--guidance", help="Guidance of the teacher.")
-]
-TemperatureOption = Annotated[
-    float | None, typer.Option("--temperature", help="Divides the logits.")
-]
-TopKOption = Annotated[int, typer.Option("--top-k", help="Keep the k likeliest tokens; 0: all.")]
-TopPOption = Annotated[float, typer.Option("--top-p", help="Keep the likeliest mass p; 0: all.")]
-ClassOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--class",
-        "-c",
-        help="Class by number, WordNet id or name; repeatable.",
-        autocompletion=completing.classes,
-    ),
+PromptsFileOption = Annotated[
+    Path | None, typer.Option("--prompts-file", help="Text file with one prompt per line.")
 ]
 StudentArgument = Annotated[
     str,
@@ -81,21 +54,78 @@ StudentArgument = Annotated[
     ),
 ]
 SeedOption = Annotated[int, typer.Option("--seed", help="Fixes the images.")]
-DryRunOption = Annotated[
-    bool, typer.Option("--dry-run", help="Show spec, memory estimate and plan; train nothing.")
-]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but the result.")]
 
 
-def sampler_flags(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The flags of a command that say how images are drawn, out of all of its arguments."""
-    names = ("teacher", "seed", "temperature", "top_k", "top_p", "method", "steps", "guidance")
-    return {name: given[name] for name in names}
+@dataclass(frozen=True)
+class RunOptions:
+    """Where the spec of a run comes from, and where the run goes."""
+
+    preset: PresetOption = None
+    spec: Annotated[
+        Path | None, typer.Option("--spec", help="A YAML spec, laid over the preset.")
+    ] = None
+    sets: SetOption = None
+    folder: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Run folder; default: runs/PRESET.")
+    ] = None
+    resume: Annotated[
+        Path | None, typer.Option("--resume", help="Continue the run in this folder.")
+    ] = None
+    local_dir: LocalDirOption = None
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show spec, memory estimate and plan; train nothing.")
+    ] = False
+
+    @property
+    def settings(self) -> list[str]:
+        """All that was set by name."""
+        return with_local_dir(self.sets, self.local_dir)
+
+    @property
+    def has_folder(self) -> bool:
+        """Whether the run folder was named."""
+        return bool(self.folder or self.resume)
 
 
 def with_local_dir(sets: list[str] | None, local_dir: Path | None) -> list[str]:
     """The `--set` values, with that of `--local-dir` behind them."""
     return [*(sets or []), *([f"teacher.local_dir={local_dir}"] if local_dir else [])]
+
+
+def read_prompts(file: Path | None) -> list[str]:
+    """The prompts of a file, one a line."""
+    if file is None:
+        return []
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise SpecError(f"`--prompts-file` is {file}, which is no UTF-8 text.") from None
+    return [line.strip() for line in lines if line.strip()]
+
+
+def reward_weight(text: str) -> tuple[str, float]:
+    """NAME=WEIGHT, or NAME alone for the weight 1."""
+    name, _, weight = text.partition("=")
+    check_name(name)
+    try:
+        return name, float(weight or 1)
+    except ValueError:
+        raise SpecError(
+            f"`--reward {text}` is not of the form NAME=WEIGHT.", "For example `--reward clip=0.2`."
+        ) from None
+
+
+def read_weights(texts: Sequence[str] | None) -> dict[str, float]:
+    """The weight of each reward that `--reward` names."""
+    return dict(map(reward_weight, texts or ()))
+
+
+def check_png(grid: Path) -> None:
+    """Refuse a grid that would be another kind of file."""
+    if grid.suffix.lower() != ".png":
+        raise SpecError(f"`--grid` is {grid}: it must end in .png.", "Images are PNG files.")
 
 
 def example(*lines: str) -> str:
@@ -134,32 +164,62 @@ def as_dimo_error(error: Exception) -> DimoError | None:
     return None
 
 
-def command(function: Callable[P, R]) -> Callable[P, R]:
-    """Turn errors into a sentence and an exit code; DIMO_DEBUG=1 shows the traceback."""
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """A command as Typer takes it: its parameters spelled out, with --json and --quiet.
 
-    @functools.wraps(function)
-    def framed(*args: P.args, **kwargs: P.kwargs) -> R:
-        from dimo_cli.console.output import out
+    Errors become a sentence and an exit code; DIMO_DEBUG=1 shows the traceback.
+    """
+    parameters = Parameters(function)
+    shown = [
+        *([] if "context" in parameters.names else [option("context", typer.Context, None)]),
+        *parameters.shown,
+        option("as_json", JsonOption, False),
+        option("quiet", QuietOption, False),
+    ]
 
-        out.start(bool(kwargs.get("as_json")), bool(kwargs.get("quiet")))
-        try:
-            image_protocol()  # a mistyped DIMO_IMAGES is refused before anything is drawn
-            return function(*args, **kwargs)
-        except typer.Exit as end:
-            # Of several processes the first answers for all: a failed gate is no failed process.
-            raise typer.Exit(0 if is_follower() else end.exit_code) from None
-        except BrokenPipeError:  # `dimo ... | head` is no error
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            raise typer.Exit(0) from None
-        except KeyboardInterrupt:
-            out.note("Interrupted.")
-            raise typer.Exit(130) from None
-        except Exception as error:
-            known = as_dimo_error(error)
-            if known is None or os.environ.get("DIMO_DEBUG") == "1":
-                raise
-            if not hand_over(known):
-                out.error(known)
-            raise typer.Exit(known.exit_code) from None
+    def framed(*, as_json: bool = False, quiet: bool = False, **values: Any) -> None:
+        context = values.get("context")
+        if "context" not in parameters.names:
+            values.pop("context", None)
+        arguments = parameters.arguments(values, written(context, values))
+        with framing(as_json, quiet):
+            function(**arguments)
 
+    functools.update_wrapper(framed, function)
+    vars(framed).pop("__wrapped__")  # what is shown is not what the function takes
+    framed.__annotations__ = {parameter.name: parameter.annotation for parameter in shown}
+    framed.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
     return framed
+
+
+def written(context: typer.Context | None, values: Mapping[str, Any]) -> set[str]:
+    """The parameters that somebody wrote, rather than left to their defaults."""
+    if context is None:  # called by a program, which passes nothing else
+        return set(values)
+    sources = {name: context.get_parameter_source(name) for name in values}
+    return {name for name, source in sources.items() if source and source.name != "DEFAULT"}
+
+
+@contextmanager
+def framing(as_json: bool = False, quiet: bool = False) -> Iterator[None]:
+    """What surrounds every command: its output mode, and what becomes of its errors."""
+    out.start(as_json, quiet)
+    try:
+        image_protocol()  # a mistyped DIMO_IMAGES is refused before anything is drawn
+        yield
+    except typer.Exit as end:
+        # Of several processes the first answers for all: a failed gate is no failed process.
+        raise typer.Exit(0 if is_follower() else end.exit_code) from None
+    except BrokenPipeError:  # `dimo ... | head` is no error
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        raise typer.Exit(0) from None
+    except KeyboardInterrupt:
+        out.note("Interrupted.")
+        raise typer.Exit(130) from None
+    except Exception as error:
+        known = as_dimo_error(error)
+        if known is None or os.environ.get("DIMO_DEBUG") == "1":
+            raise
+        if not hand_over(known):
+            out.error(known)
+        raise typer.Exit(known.exit_code) from None

@@ -7,9 +7,14 @@ from typing import Annotated
 
 import typer
 
-from dimo_cli.commands.options import JsonOption, LocalDirOption, QuietOption, command, example
+from dimo_cli.commands.options import LocalDirOption, command, example
+from dimo_cli.commands.usage import Commands
+from dimo_cli.console.output import out
+from dimo_cli.console.progress import tracking
 
-app = typer.Typer(no_args_is_help=True, help="Statistics of real images, to compare with.")
+app = typer.Typer(
+    cls=Commands, no_args_is_help=True, help="Statistics of real images, to compare with."
+)
 
 
 @app.callback()
@@ -37,12 +42,8 @@ def build(
     ] = 10_000,
     inception: Annotated[str | None, typer.Option(help="File of Inception's weights.")] = None,
     local_dir: LocalDirOption = None,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
 ) -> None:
     """Measure real images once, with everything that was done to them in the file."""
-    from dimo_cli.console.output import out
-    from dimo_cli.console.progress import tracking
     from dimo_cli.evaluation.references import ReferencePlan, build_file
     from dimo_cli.hub.store import HubStore
 

@@ -7,11 +7,16 @@ from typing import Annotated
 
 import typer
 
-from dimo_cli.commands.options import JsonOption, QuietOption, command, example
+from dimo_cli.commands.options import command, example
+from dimo_cli.console.output import out
+from dimo_cli.errors import SpecError
 
 EXAMPLES = example("dimo report runs/digits", "dimo report tteo --out optimized.html")
 
+app = typer.Typer()
 
+
+@app.command("report", epilog=EXAMPLES)
 @command
 def report(
     run: Annotated[
@@ -20,12 +25,8 @@ def report(
     file: Annotated[
         Path | None, typer.Option("--out", "-o", help="HTML file; default: RUN/report.html.")
     ] = None,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
 ) -> None:
     """Write one self-contained HTML page about a run, finished or not."""
-    from dimo_cli.console.output import out
-    from dimo_cli.errors import SpecError
     from dimo_cli.reporting.page import write_report
 
     target = file or run / "report.html"
