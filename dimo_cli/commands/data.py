@@ -15,15 +15,13 @@ from dimo_cli.commands.options import (
     SetOption,
     command,
     example,
-    with_local_dir,
+    spec_of_preset,
 )
 from dimo_cli.commands.usage import Commands
 from dimo_cli.console.output import out
 from dimo_cli.console.progress import counting
 from dimo_cli.specs.data import EncodeSpec
-from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.flags import Given
-from dimo_cli.specs.resolve import resolve_spec
 
 app = typer.Typer(cls=Commands, no_args_is_help=True, help="Encode real images into tokens.")
 
@@ -59,8 +57,7 @@ def encode(
 ) -> None:
     """Encode images for a teacher. Run again after an interruption: finished shards are kept."""
     spec = asked.spec()
-    plan = resolve_spec(DistillSpec, preset=preset, sets=with_local_dir(sets, local_dir))
-    teacher_source = plan.spec.teacher
+    teacher_source = spec_of_preset(preset, sets, local_dir).teacher
 
     from dimo_cli.data.encode import encode as encode_images
     from dimo_cli.data.images import open_source

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Group, RenderableType
@@ -16,13 +16,14 @@ from dimo_cli.commands.options import (
     SetOption,
     command,
     example,
-    with_local_dir,
+    spec_of_preset,
 )
 from dimo_cli.commands.plan import size
 from dimo_cli.console.output import out
 from dimo_cli.planning.health import Check, run_checks
-from dimo_cli.specs.distill import DistillSpec
-from dimo_cli.specs.resolve import resolve_spec
+
+if TYPE_CHECKING:
+    from dimo_cli.specs.distill import DistillSpec
 
 EXAMPLES = example("dimo doctor", "dimo doctor --preset maskbit", "dimo doctor --json")
 
@@ -60,9 +61,7 @@ def doctor(
     }
     views: list[RenderableType] = [checks_table(checks)]
     if preset is not None:
-        given = with_local_dir(sets, local_dir)
-        spec = resolve_spec(DistillSpec, preset=preset, sets=given).spec
-        facts, view = examine(spec, offline)
+        facts, view = examine(spec_of_preset(preset, sets, local_dir), offline)
         problems += facts["problems"]
         document["preset"] = {"name": preset, **facts}
         views += [Text(f"\nPreset {preset}", style="bold"), view]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,6 +20,9 @@ from dimo_cli.console.output import out
 from dimo_cli.distributed.reports import hand_over, is_follower
 from dimo_cli.errors import DimoError, MissingError, SpecError
 from dimo_cli.rewards.registry import check_name
+
+if TYPE_CHECKING:
+    from dimo_cli.specs.distill import DistillSpec
 
 SetOption = Annotated[
     list[str] | None,
@@ -92,6 +95,15 @@ class RunOptions:
 def with_local_dir(sets: list[str] | None, local_dir: Path | None) -> list[str]:
     """The `--set` values, with that of `--local-dir` behind them."""
     return [*(sets or []), *([f"teacher.local_dir={local_dir}"] if local_dir else [])]
+
+
+def spec_of_preset(preset: str, sets: list[str] | None, local_dir: Path | None) -> DistillSpec:
+    """The spec of a preset, for commands that need its teacher and train nothing."""
+    from dimo_cli.specs.distill import DistillSpec
+    from dimo_cli.specs.resolve import resolve_spec
+
+    given = with_local_dir(sets, local_dir)
+    return resolve_spec(DistillSpec, preset=preset, sets=given).spec
 
 
 def read_prompts(file: Path | None) -> list[str]:

@@ -32,6 +32,9 @@ EXAMPLES = example(
 )
 
 
+REWARDS = Fields(
+    only=("rewards",), said={"rewards": "What TTEO raises; default: what suits the teacher"}
+)
 app = typer.Typer()
 
 
@@ -49,7 +52,7 @@ def play(
     open_page: Annotated[
         bool, typer.Option("--open/--no-open", help="Open the page in the browser.")
     ] = True,
-    asked: Annotated[Given[TteoSpec], Fields(only=("rewards",))],
+    asked: Annotated[Given[TteoSpec], REWARDS],
     local_dir: LocalDirOption = None,
 ) -> None:
     """Play with a student in a web page: prompt or class, seed, r_init, teacher, TTEO."""

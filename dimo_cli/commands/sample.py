@@ -18,15 +18,13 @@ from dimo_cli.commands.options import (
     check_png,
     command,
     example,
-    with_local_dir,
+    spec_of_preset,
 )
 from dimo_cli.commands.starting import importing
 from dimo_cli.console.output import out
 from dimo_cli.console.progress import counting
 from dimo_cli.errors import SpecError
-from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.flags import Given
-from dimo_cli.specs.resolve import resolve_spec
 from dimo_cli.specs.sample import SampleSpec
 from dimo_cli.teachers.classes import find_class, short_name
 
@@ -81,8 +79,7 @@ def open_target(spec: SampleSpec, local_dir: Path | None, sets: list[str]) -> Ta
         from dimo_cli.students.student import best_device
         from dimo_cli.teachers.registry import load_teacher
 
-        given = with_local_dir(sets, local_dir)
-        source = resolve_spec(DistillSpec, preset=spec.preset, sets=given).spec.teacher
+        source = spec_of_preset(spec.preset, sets, local_dir).teacher
         teacher = load_teacher(source, out.note)
         return Target(teacher.to(best_device()))
     if sets:
