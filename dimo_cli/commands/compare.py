@@ -14,7 +14,8 @@ from rich.text import Text
 
 from dimo_cli import __version__
 from dimo_cli.commands import completing
-from dimo_cli.commands.options import LocalDirOption, check_png, command, example
+from dimo_cli.commands.frame import command
+from dimo_cli.commands.options import LocalDirOption, check_png
 from dimo_cli.commands.parameters import Fields
 from dimo_cli.commands.sample import chosen_conditions
 from dimo_cli.console.output import out
@@ -26,22 +27,19 @@ from dimo_cli.specs.sides import Side, read_sides
 if TYPE_CHECKING:
     from dimo_cli.students.target import Target
 
-EXAMPLES = example(
-    "dimo compare digits runs/digits --class 7",
-    "dimo compare digits teacher:1 teacher:16 --class 3 --class 8",
-    'dimo compare shapes shapes@teacher:16 --prompt "two red circles above a blue square"',
-)
-
-
+app = typer.Typer()
+EXAMPLES = """
+dimo compare digits runs/digits --class 7
+dimo compare digits teacher:1 teacher:16 --class 3 --class 8
+dimo compare shapes shapes@teacher:16 --prompt "two red circles above a blue square"
+"""
 FIELDS = Fields(
     only=("classes", "prompts", "count", "pixels", "sampler.seed"),
     said={"count": "Images of each", "prompts": "Prompt for text models"},
 )
-app = typer.Typer()
 
 
-@app.command("compare", epilog=EXAMPLES)
-@command
+@command(app, "compare", EXAMPLES)
 def compare(
     targets: Annotated[
         list[str],

@@ -10,13 +10,8 @@ import typer
 from rich.text import Text
 
 from dimo_cli.commands import completing
-from dimo_cli.commands.options import (
-    LocalDirOption,
-    SetOption,
-    command,
-    example,
-    spec_of_preset,
-)
+from dimo_cli.commands.frame import command
+from dimo_cli.commands.options import LocalDirOption, SetOption, spec_of_preset
 from dimo_cli.commands.usage import Commands
 from dimo_cli.console.output import out
 from dimo_cli.console.progress import counting
@@ -25,11 +20,11 @@ from dimo_cli.specs.flags import Given
 
 app = typer.Typer(cls=Commands, no_args_is_help=True, help="Encode real images into tokens.")
 
-EXAMPLES = example(
-    "dimo data encode imagenet/train --preset maskgit --out data/imagenet-maskgit",
-    "dimo data encode photos --preset maskgen-l --out data/photos --processes 4",
-    "dimo data encode shards/ --preset maskbit --out data/maskbit --local-dir weights",
-)
+EXAMPLES = """
+dimo data encode imagenet/train --preset maskgit --out data/imagenet-maskgit
+dimo data encode photos --preset maskgen-l --out data/photos --processes 4
+dimo data encode shards/ --preset maskbit --out data/maskbit --local-dir weights
+"""
 
 
 @app.callback()
@@ -37,8 +32,7 @@ def data() -> None:
     """Encode real images into tokens."""
 
 
-@app.command("encode", epilog=EXAMPLES)
-@command
+@command(app, "encode", EXAMPLES)
 def encode(
     *,
     preset: Annotated[

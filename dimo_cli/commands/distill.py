@@ -6,8 +6,9 @@ from pathlib import Path
 
 import typer
 
+from dimo_cli.commands.frame import command
 from dimo_cli.commands.launching import agreed_folder, asked_for, speaks
-from dimo_cli.commands.options import RunOptions, command, example
+from dimo_cli.commands.options import RunOptions
 from dimo_cli.commands.running import carry_out_run, free_folder, show_run
 from dimo_cli.console.output import out
 from dimo_cli.errors import MissingError, SpecError
@@ -16,17 +17,16 @@ from dimo_cli.specs.flags import Given
 from dimo_cli.specs.launch import LaunchSpec
 from dimo_cli.specs.resolve import Plan, preset_names, resolve_spec
 
-EXAMPLES = example(
-    "dimo distill --preset digits",
-    "dimo distill --preset digits --set train.steps=3000 --out runs/long",
-    "dimo distill --resume runs/long --set train.steps=5000",
-    "dimo distill --preset maskbit --gpus 8",
-)
 app = typer.Typer()
+EXAMPLES = """
+dimo distill --preset digits
+dimo distill --preset digits --set train.steps=3000 --out runs/long
+dimo distill --resume runs/long --set train.steps=5000
+dimo distill --preset maskbit --gpus 8
+"""
 
 
-@app.command("distill", epilog=EXAMPLES)
-@command
+@command(app, "distill", EXAMPLES)
 def distill(run: RunOptions, processes: Given[LaunchSpec]) -> None:
     """Distill a masked diffusion teacher into a one-step student (Di[M]O)."""
     launch = asked_for(processes)

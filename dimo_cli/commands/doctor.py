@@ -11,13 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from dimo_cli.commands import completing
-from dimo_cli.commands.options import (
-    LocalDirOption,
-    SetOption,
-    command,
-    example,
-    spec_of_preset,
-)
+from dimo_cli.commands.frame import command
+from dimo_cli.commands.options import LocalDirOption, SetOption, spec_of_preset
 from dimo_cli.commands.plan import size
 from dimo_cli.console.output import out
 from dimo_cli.planning.health import Check, run_checks
@@ -25,14 +20,17 @@ from dimo_cli.planning.health import Check, run_checks
 if TYPE_CHECKING:
     from dimo_cli.specs.distill import DistillSpec
 
-EXAMPLES = example("dimo doctor", "dimo doctor --preset maskbit", "dimo doctor --json")
+app = typer.Typer()
+EXAMPLES = """
+dimo doctor
+dimo doctor --preset maskbit
+dimo doctor --json
+"""
 
 STYLES = {"ok": "good", "note": "hint", "problem": "bad"}
-app = typer.Typer()
 
 
-@app.command("doctor", epilog=EXAMPLES)
-@command
+@command(app, "doctor", EXAMPLES)
 def doctor(
     preset: Annotated[
         str | None,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dimo_cli.commands.options import command
+from dimo_cli.commands.frame import framed
 from dimo_cli.commands.usage import Later, importing
 from dimo_cli.console.output import out
 
@@ -44,7 +44,7 @@ app = typer.Typer(
 
 
 @app.callback(invoke_without_command=True)
-@command
+@framed
 def side_by_side(
     context: typer.Context,
     compare: Annotated[

@@ -8,12 +8,11 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from dimo_cli.commands.frame import command
 from dimo_cli.commands.options import (
     LocalDirOption,
     PromptsFileOption,
     StudentArgument,
-    command,
-    example,
     read_prompts,
 )
 from dimo_cli.console.output import out
@@ -21,18 +20,15 @@ from dimo_cli.errors import SpecError
 from dimo_cli.specs.export import ExportSpec
 from dimo_cli.specs.flags import Given
 
-EXAMPLES = example(
-    "dimo export digits --out digits.pt2",
-    "dimo export runs/digits --out digits.pt2 --greedy",
-    'dimo export shapes --out shapes.pt2 --prompt "a red circle" --prompt "two blue squares"',
-)
-
-
 app = typer.Typer()
+EXAMPLES = """
+dimo export digits --out digits.pt2
+dimo export runs/digits --out digits.pt2 --greedy
+dimo export shapes --out shapes.pt2 --prompt "a red circle" --prompt "two blue squares"
+"""
 
 
-@app.command("export", epilog=EXAMPLES)
-@command
+@command(app, "export", EXAMPLES)
 def export(
     *,
     student: StudentArgument,

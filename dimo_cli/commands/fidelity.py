@@ -8,13 +8,8 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from dimo_cli.commands.options import (
-    LocalDirOption,
-    SeedOption,
-    StudentArgument,
-    command,
-    example,
-)
+from dimo_cli.commands.frame import command
+from dimo_cli.commands.options import LocalDirOption, SeedOption, StudentArgument
 from dimo_cli.console.output import out
 from dimo_cli.errors import SpecError
 from dimo_cli.evaluation.tables import check_plot, draw_curve
@@ -27,8 +22,7 @@ COLUMNS = {
 app = typer.Typer()
 
 
-@app.command("fidelity", epilog=example("dimo eval fidelity shapes -n 32"))
-@command
+@command(app, "fidelity", "dimo eval fidelity shapes -n 32")
 def fidelity(
     student: StudentArgument,
     count: Annotated[int, typer.Option("--samples", "-n", min=2, help="Number of images.")] = 64,

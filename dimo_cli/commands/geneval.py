@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from dimo_cli.commands.options import LocalDirOption, command, example
+from dimo_cli.commands.frame import command
+from dimo_cli.commands.options import LocalDirOption
 from dimo_cli.commands.parameters import Fields
 from dimo_cli.console.output import out
 from dimo_cli.console.progress import tracking
@@ -24,8 +25,7 @@ EXPORT = "dimo eval geneval-export STUDENT images --metadata evaluation_metadata
 app = typer.Typer()
 
 
-@app.command("geneval-export", epilog=example(EXPORT))
-@command
+@command(app, "geneval-export", EXPORT)
 def export_images(
     asked: Annotated[Given[EvalSpec], FIELDS],
     folder: Annotated[Path, typer.Argument(help="A new folder for the images.")],
@@ -45,8 +45,7 @@ def export_images(
     out.result({"folder": str(folder), "images": count}, lines)
 
 
-@app.command("geneval-import", epilog=example("dimo eval geneval-import results.jsonl"))
-@command
+@command(app, "geneval-import", "dimo eval geneval-import results.jsonl")
 def import_results(
     results: Annotated[Path, typer.Argument(help="The lines that evaluate_images.py wrote.")],
 ) -> None:

@@ -11,8 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from dimo_cli.commands.evaluate import METRICS
+from dimo_cli.commands.frame import command
 from dimo_cli.commands.launching import ON_THIS_MACHINE, asked_for, carry_out
-from dimo_cli.commands.options import LocalDirOption, command, example
+from dimo_cli.commands.options import LocalDirOption
 from dimo_cli.commands.parameters import Fields
 from dimo_cli.console.output import out
 from dimo_cli.console.progress import tracking
@@ -89,8 +90,7 @@ for _name, _help in METRICS.items():
     _measure = measuring(() if _name == "all" else (_name.replace("-", "_"),))
     _measure.__doc__ = _help
     _shown = f"dimo eval {_name} {SHOWN_WITH.get(_name, 'digits')}"
-    _examples = example(f"{_shown} --json", f"{_shown} --teacher --steps 8")
-    app.command(_name, epilog=_examples)(command(_measure))
+    command(app, _name, f"{_shown} --json", f"{_shown} --teacher --steps 8")(_measure)
 
 
 def temperatures(text: str | None) -> tuple[float, ...]:
@@ -163,12 +163,13 @@ def show_sweep(spec: EvalSpec, store: HubStore, plot: Path, use_cache: bool) -> 
 
 def sweep_table(found: Sweep) -> Table:
     """The numbers of each temperature, the best of each metric in bold."""
+    best = found.best
     table = Table("temperature", *found.names, box=None, header_style="bold")
     for temperature, evaluation in found.rows:
         cells = [
             Text(
                 f"{result.value:.4f}",
-                style="bold" if found.best[result.metric].temperature == temperature else "",
+                style="bold" if best[result.metric]["temperature"] == temperature else "",
             )
             for result in evaluation.results
         ]

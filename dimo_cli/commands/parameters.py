@@ -205,14 +205,16 @@ class Parameters:
         else:
             self.shown.append(option(name, hint, default))
 
-    def arguments(self, values: dict[str, Any], written: Container[str]) -> dict[str, Any]:
+    def arguments(self, values: Mapping[str, Any], written: Container[str]) -> dict[str, Any]:
         """What the command is called with: `values` by parameter, of which some were written."""
         found: dict[str, Any] = {}
+        taken: set[str] = set()
         for name, (model, fields) in self.given.items():
-            said = {field.path: values.pop(field.name, None) for field in fields}
-            said = {f.path: said[f.path] for f in fields if f.name in written}
-            found[name] = Given(model, said, {field.path: field.shown_as for field in fields})
+            said = {f.path: values[f.name] for f in fields if f.name in written}
+            found[name] = Given(model, said, {f.path: f.shown_as for f in fields})
+            taken |= {f.name for f in fields}
         for name, bundle in self.bundles.items():
-            names = [part.name for part in dataclasses.fields(bundle) if part.name in values]
-            found[name] = bundle(**{part: values.pop(part) for part in names})
-        return {**found, **values}
+            names = {part.name for part in dataclasses.fields(bundle)}
+            found[name] = bundle(**{key: values[key] for key in names & values.keys()})
+            taken |= names
+        return {**found, **{key: value for key, value in values.items() if key not in taken}}

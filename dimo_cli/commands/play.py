@@ -11,13 +11,8 @@ from typing import Annotated
 
 import typer
 
-from dimo_cli.commands.options import (
-    LocalDirOption,
-    StudentArgument,
-    command,
-    example,
-    read_weights,
-)
+from dimo_cli.commands.frame import command
+from dimo_cli.commands.options import LocalDirOption, StudentArgument, read_weights
 from dimo_cli.commands.parameters import Fields
 from dimo_cli.console.output import out
 from dimo_cli.errors import MissingError
@@ -25,21 +20,18 @@ from dimo_cli.specs.flags import Given
 from dimo_cli.specs.tteo import TteoSpec
 
 NEEDED = ("starlette", "uvicorn")
-EXAMPLES = example(
-    "dimo play shapes",
-    "dimo play runs/digits --port 0 --no-open",
-    "dimo play you/maskgen-1step --reward clip=1",
-)
-
-
+app = typer.Typer()
+EXAMPLES = """
+dimo play shapes
+dimo play runs/digits --port 0 --no-open
+dimo play you/maskgen-1step --reward clip=1
+"""
 REWARDS = Fields(
     only=("rewards",), said={"rewards": "What TTEO raises; default: what suits the teacher"}
 )
-app = typer.Typer()
 
 
-@app.command("play", epilog=EXAMPLES)
-@command
+@command(app, "play", EXAMPLES)
 def play(
     *,
     student: StudentArgument,

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from dimo_cli.commands import completing
-from dimo_cli.commands.options import command, example
+from dimo_cli.commands.frame import command
 from dimo_cli.commands.plan import flops, size
 from dimo_cli.commands.usage import Commands
 from dimo_cli.console.output import out
@@ -31,8 +31,7 @@ NameArgument = Annotated[
 ]
 
 
-@app.command("list", epilog=example("dimo presets list --json"))
-@command
+@command(app, "list", "dimo presets list --json")
 def list_presets() -> None:
     """List all presets."""
     kinds = {"distill": preset_names(), "refine": refine_preset_names()}
@@ -44,8 +43,7 @@ def list_presets() -> None:
     out.result({"presets": summaries, "refine": kinds["refine"]}, table)
 
 
-@app.command("show", epilog=example("dimo presets show digits"))
-@command
+@command(app, "show", "dimo presets show digits")
 def show(name: NameArgument) -> None:
     """Print a preset as resolved YAML, with a comment per field."""
     model = RefineSpec if name in refine_preset_names() else DistillSpec
@@ -76,10 +74,7 @@ def costs(spec: DistillSpec) -> dict[str, float]:
     }
 
 
-@app.command(
-    "cp", epilog=example("dimo presets cp digits mine.yaml", "dimo distill --spec mine.yaml")
-)
-@command
+@command(app, "cp", "dimo presets cp digits mine.yaml", "dimo distill --spec mine.yaml")
 def copy(
     name: NameArgument,
     file: Annotated[Path, typer.Argument(help="Where to write the copy.")],

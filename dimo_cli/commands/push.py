@@ -12,7 +12,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from dimo_cli.commands.options import LocalDirOption, command, example
+from dimo_cli.commands.frame import command
+from dimo_cli.commands.options import LocalDirOption
 from dimo_cli.commands.plan import size
 from dimo_cli.console.output import out
 from dimo_cli.specs.flags import Given
@@ -22,19 +23,16 @@ if TYPE_CHECKING:
     from dimo_cli.publishing.package import Package
     from dimo_cli.publishing.upload import Pushed
 
-EXAMPLES = example(
-    "dimo push runs/digits you/digits-1step --dry-run",
-    "dimo push runs/maskbit you/maskbit-1step --private --metrics fid.json --tag v1",
-    "dimo push runs/maskbit lab/maskbit-1step --create-pr",
-    "dimo push runs/maskbit you/maskbit-1step --watts 700 --grid-intensity 56",
-)
-
-
 app = typer.Typer()
+EXAMPLES = """
+dimo push runs/digits you/digits-1step --dry-run
+dimo push runs/maskbit you/maskbit-1step --private --metrics fid.json --tag v1
+dimo push runs/maskbit lab/maskbit-1step --create-pr
+dimo push runs/maskbit you/maskbit-1step --watts 700 --grid-intensity 56
+"""
 
 
-@app.command("push", epilog=EXAMPLES)
-@command
+@command(app, "push", EXAMPLES)
 def push(
     asked: Given[PushSpec],
     local_dir: LocalDirOption = None,

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from dimo_cli.commands.options import LocalDirOption, command, example
+from dimo_cli.commands.frame import command
+from dimo_cli.commands.options import LocalDirOption
 from dimo_cli.commands.usage import Commands
 from dimo_cli.console.output import out
 from dimo_cli.console.progress import tracking
@@ -22,8 +23,7 @@ def references() -> None:
     """Statistics of real images, to compare with."""
 
 
-@app.command("build", epilog=example("dimo eval ref build photos --out photos.npz --crop 256"))
-@command
+@command(app, "build", "dimo eval ref build photos --out photos.npz --crop 256")
 def build(
     folder: Annotated[Path, typer.Argument(help="Folder, .zip or .npz of real images.")],
     file: Annotated[Path, typer.Option("--out", "-o", help="The npz file to write.")],

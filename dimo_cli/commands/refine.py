@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from dimo_cli.commands.frame import command
 from dimo_cli.commands.launching import agreed_folder, asked_for
-from dimo_cli.commands.options import RunOptions, command, example, read_weights
+from dimo_cli.commands.options import RunOptions, read_weights
 from dimo_cli.commands.parameters import Fields
 from dimo_cli.commands.running import carry_out_run, free_folder, show_run
 from dimo_cli.errors import MissingError, SpecError
@@ -18,11 +19,12 @@ from dimo_cli.specs.launch import LaunchSpec
 from dimo_cli.specs.refine import RefineSpec, reward_names
 from dimo_cli.specs.resolve import Plan, refine_preset_names, resolve_spec
 
-EXAMPLES = example(
-    "dimo refine runs/digits --gan",
-    "dimo refine runs/meissonic --reward clip=0.2 --reward image_reward=1.0",
-    "dimo refine --resume runs/digits-gan",
-)
+app = typer.Typer()
+EXAMPLES = """
+dimo refine runs/digits --gan
+dimo refine runs/meissonic --reward clip=0.2 --reward image_reward=1.0
+dimo refine --resume runs/digits-gan
+"""
 TERMS = Fields(
     only=("start", "gan.enabled", "reward.terms"),
     said={
@@ -30,11 +32,9 @@ TERMS = Fields(
         "reward.terms": "Train for this reward, and not for the preset's",
     },
 )
-app = typer.Typer()
 
 
-@app.command("refine", epilog=EXAMPLES)
-@command
+@command(app, "refine", EXAMPLES)
 def refine(
     terms: Annotated[Given[RefineSpec], TERMS], run: RunOptions, processes: Given[LaunchSpec]
 ) -> None:

@@ -7,17 +7,18 @@ from typing import Annotated
 
 import typer
 
-from dimo_cli.commands.options import command, example
+from dimo_cli.commands.frame import command
 from dimo_cli.console.output import out
 from dimo_cli.errors import SpecError
 
-EXAMPLES = example("dimo report runs/digits", "dimo report tteo --out optimized.html")
-
 app = typer.Typer()
+EXAMPLES = """
+dimo report runs/digits
+dimo report tteo --out optimized.html
+"""
 
 
-@app.command("report", epilog=EXAMPLES)
-@command
+@command(app, "report", EXAMPLES)
 def report(
     run: Annotated[
         Path, typer.Argument(help="Folder that `dimo distill`, `refine` or `tteo` wrote to.")

@@ -12,14 +12,8 @@ import typer
 from rich.console import Group
 from rich.text import Text
 
-from dimo_cli.commands.options import (
-    LocalDirOption,
-    SetOption,
-    check_png,
-    command,
-    example,
-    spec_of_preset,
-)
+from dimo_cli.commands.frame import command
+from dimo_cli.commands.options import LocalDirOption, SetOption, check_png, spec_of_preset
 from dimo_cli.commands.starting import importing
 from dimo_cli.console.output import out
 from dimo_cli.console.progress import counting
@@ -36,23 +30,20 @@ if TYPE_CHECKING:
 
 SHOWN = 40  # images drawn in the terminal at most; the PNG has all
 
-EXAMPLES = example(
-    "dimo sample --class 7 -n 16 --seed 3 --grid out.png",
-    'dimo sample --prompt "two red circles above a blue square"',
-    "dimo sample --student runs/digits --class seven --class 3",
-    "dimo sample --teacher --steps 16 --class 7",
-    'dimo sample --student Yuanzhi/DiMO --class "golden retriever"',
-    'dimo sample --preset meissonic --teacher --prompt "a red fox in the snow" -n 1',
-    "dimo sample --class 3 --init my-digit.png",
-    "dimo sample --interpolate three eight --frames 10",
-)
-
-
 app = typer.Typer()
+EXAMPLES = """
+dimo sample --class 7 -n 16 --seed 3 --grid out.png
+dimo sample --prompt "two red circles above a blue square"
+dimo sample --student runs/digits --class seven --class 3
+dimo sample --teacher --steps 16 --class 7
+dimo sample --student Yuanzhi/DiMO --class "golden retriever"
+dimo sample --preset meissonic --teacher --prompt "a red fox in the snow" -n 1
+dimo sample --class 3 --init my-digit.png
+dimo sample --interpolate three eight --frames 10
+"""
 
 
-@app.command("sample", epilog=EXAMPLES)
-@command
+@command(app, "sample", EXAMPLES)
 def sample(
     asked: Given[SampleSpec],
     grid: Annotated[

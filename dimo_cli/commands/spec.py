@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from dimo_cli.commands.options import PresetOption, SetOption, command, example, framing
+from dimo_cli.commands.frame import command, foot, framing
+from dimo_cli.commands.options import PresetOption, SetOption
 from dimo_cli.commands.plan import origins_table
 from dimo_cli.commands.usage import Commands
 from dimo_cli.console.output import out
@@ -25,10 +26,7 @@ app = typer.Typer(
 )
 
 
-@app.command(
-    "check", epilog=example("dimo spec check mine.yaml", "dimo spec check mine.yaml --json")
-)
-@command
+@command(app, "check", "dimo spec check mine.yaml", "dimo spec check mine.yaml --json")
 def check(
     file: Annotated[Path, typer.Argument(help="The spec file.")],
     preset: PresetOption = None,
@@ -48,7 +46,7 @@ def check(
     out.hint(f"`{file}` is valid.")
 
 
-@app.command("schema", epilog=example("dimo spec schema > dimo.schema.json"))
+@app.command("schema", epilog=foot("dimo spec schema > dimo.schema.json"))
 def schema(refine: RefineOption = False) -> None:
     """Print the JSON Schema of a spec file, for editors."""
     document = (RefineSpec if refine else DistillSpec).model_json_schema()

@@ -10,12 +10,11 @@ import typer
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from dimo_cli.commands.frame import command
 from dimo_cli.commands.options import (
     LocalDirOption,
     PromptsFileOption,
     StudentArgument,
-    command,
-    example,
     read_prompts,
     read_weights,
 )
@@ -39,13 +38,12 @@ BUDGETS = {
     "4x4": (4, 4),
     "8x4": (8, 4),
 }
-EXAMPLES = example(
-    'dimo tteo you/maskgen-1step --prompt "two red circles above a blue square"',
-    "dimo tteo runs/meissonic --prompts-file prompts.txt --budget 4x2 --out optimized",
-    'dimo tteo runs/meissonic --prompt "a red fox" --budget bon16 --reward clip=1',
-)
-
-
+app = typer.Typer()
+EXAMPLES = """
+dimo tteo you/maskgen-1step --prompt "two red circles above a blue square"
+dimo tteo runs/meissonic --prompts-file prompts.txt --budget 4x2 --out optimized
+dimo tteo runs/meissonic --prompt "a red fox" --budget bon16 --reward clip=1
+"""
 FIELDS = Fields(
     without=("momentum", "clip_norm", "temperature"),
     said={
@@ -54,11 +52,9 @@ FIELDS = Fields(
         "learning_rate": "Step size of SGD; default: the teacher's",
     },
 )
-app = typer.Typer()
 
 
-@app.command("tteo", epilog=EXAMPLES)
-@command
+@command(app, "tteo", EXAMPLES)
 def tteo(
     *,
     student: StudentArgument,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from dimo_cli.evaluation.result import Evaluation
@@ -11,14 +11,6 @@ from dimo_cli.specs.evaluate import EvalSpec
 
 # Metrics that are better the smaller they are, by how their names begin.
 FALLING = ("fid", "kid", "fdd")
-
-
-@dataclass(frozen=True, slots=True)
-class Best:
-    """The best value of a metric, and where it was found."""
-
-    value: float
-    temperature: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +25,14 @@ class Sweep:
         return [result.metric for result in self.rows[0][1].results]
 
     @property
-    def best(self) -> dict[str, Best]:
-        """The best of each metric."""
-        return {name: self._best_of(index, name) for index, name in enumerate(self.names)}
-
-    def _best_of(self, index: int, name: str) -> Best:
-        values = [(value, temperature) for temperature, value in self.curve(index)]
-        return Best(*(min(values) if name.startswith(FALLING) else max(values)))
+    def best(self) -> dict[str, dict[str, float]]:
+        """The best value of each metric, and the temperature where it was found."""
+        found = {}
+        for index, name in enumerate(self.names):
+            values = [(value, temperature) for temperature, value in self.curve(index)]
+            value, temperature = min(values) if name.startswith(FALLING) else max(values)
+            found[name] = {"value": value, "temperature": temperature}
+        return found
 
     def curve(self, index: int) -> list[tuple[float, float]]:
         """Temperatures and values of one metric."""
@@ -48,7 +41,7 @@ class Sweep:
     def document(self) -> dict[str, Any]:
         """For machines."""
         return {
-            "best": {name: asdict(best) for name, best in self.best.items()},
+            "best": self.best,
             "curve": [{"temperature": t, **found.document()} for t, found in self.rows],
         }
 

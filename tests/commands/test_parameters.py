@@ -8,7 +8,7 @@ import typer
 from pydantic import Field
 from typer.testing import CliRunner
 
-from dimo_cli.commands.options import command
+from dimo_cli.commands.frame import command
 from dimo_cli.commands.parameters import Fields, fields_of
 from dimo_cli.errors import SpecError
 from dimo_cli.specs.base import Flag, Int, Real, Spec
@@ -45,8 +45,7 @@ def program(fields, asked):
     """A program with one command, which leaves what it was given in `asked`."""
     app = typer.Typer()
 
-    @app.command()
-    @command
+    @command(app, "paint", "paint x")
     def paint(given: Annotated[Given[Picture], fields], *, times: int = 1) -> None:
         """Paint."""
         asked.append((given, times))
