@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import socket
 import sys
 import threading
-from importlib.util import find_spec
 from typing import Annotated
 
 import typer
@@ -79,7 +79,7 @@ def play(
 
 def check_packages() -> None:
     """Refuse where the extra is not installed, before anything is loaded."""
-    missing = [name for name in NEEDED if find_spec(name) is None]
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise MissingError(
             f"`dimo play` needs {' and '.join(missing)}, which {'are' if missing[1:] else 'is'} "
