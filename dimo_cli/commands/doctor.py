@@ -6,27 +6,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
 
 from dimo_cli.commands import completing
-from dimo_cli.commands.options import (
-    JsonOption,
-    LocalDirOption,
-    QuietOption,
-    SetOption,
-    command,
-    example,
-    with_local_dir,
-)
+from dimo_cli.commands.frame import command
+from dimo_cli.commands.options import LocalDirOption, SetOption, spec_of_preset
+from dimo_cli.commands.plan import size
+from dimo_cli.console.output import out
+from dimo_cli.planning.health import Check, run_checks
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
     from dimo_cli.specs.distill import DistillSpec
 
-EXAMPLES = example("dimo doctor", "dimo doctor --preset maskbit", "dimo doctor --json")
+app = typer.Typer()
+EXAMPLES = """
+dimo doctor
+dimo doctor --preset maskbit
+dimo doctor --json
+"""
+
+STYLES = {"ok": "good", "note": "hint", "problem": "bad"}
 
 
-@command
+@command(app, "doctor", EXAMPLES)
 def doctor(
     preset: Annotated[
         str | None,
@@ -43,44 +47,19 @@ def doctor(
     ] = False,
     local_dir: LocalDirOption = None,
     sets: SetOption = None,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
 ) -> None:
     """Check Python, torch, device, bf16, disk, the Hub, login and caches."""
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
-
-    from dimo_cli.console.output import out
-    from dimo_cli.planning.health import run_checks
-
     out.note("Checking ...")
     checks = run_checks(folder, offline)
-    table = Table(box=None, header_style="bold")
-    for title in ("check", "state", "found", "what to do"):
-        table.add_column(title, overflow="fold")
-    styles = {"ok": "good", "note": "hint", "problem": "bad"}
-    for check in checks:
-        table.add_row(
-            check.name,
-            Text(check.state, style=styles[check.state]),
-            Text(check.found),
-            Text(check.advice),
-        )
     problems = [check.name for check in checks if check.state == "problem"]
     document: dict[str, Any] = {
         "checks": [
             {"name": c.name, "state": c.state, "found": c.found, "advice": c.advice} for c in checks
         ],
     }
-    views: list[RenderableType] = [table]
+    views: list[RenderableType] = [checks_table(checks)]
     if preset is not None:
-        from dimo_cli.specs.distill import DistillSpec
-        from dimo_cli.specs.resolve import resolve_spec
-
-        given = with_local_dir(sets, local_dir)
-        spec = resolve_spec(DistillSpec, preset=preset, sets=given).spec
-        facts, view = examine(spec, offline)
+        facts, view = examine(spec_of_preset(preset, sets, local_dir), offline)
         problems += facts["problems"]
         document["preset"] = {"name": preset, **facts}
         views += [Text(f"\nPreset {preset}", style="bold"), view]
@@ -90,15 +69,21 @@ def doctor(
         raise typer.Exit(3)
 
 
+def checks_table(checks: list[Check]) -> Table:
+    """What was checked, and what to do where it is not as it should be."""
+    table = Table(box=None, header_style="bold")
+    for title in ("check", "state", "found", "what to do"):
+        table.add_column(title, overflow="fold")
+    for check in checks:
+        state = Text(check.state, style=STYLES[check.state])
+        table.add_row(check.name, state, Text(check.found), Text(check.advice))
+    return table
+
+
 def examine(spec: DistillSpec, offline: bool) -> tuple[dict[str, Any], RenderableType]:
     """What a preset needs: files, disk and memory, as document and view."""
     import shutil
 
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
-
-    from dimo_cli.commands.plan import size
     from dimo_cli.hub.access import dimo_cache, download_cache
     from dimo_cli.planning.downloads import TO_DOWNLOAD, bytes_of, needs_of
     from dimo_cli.planning.health import existing_parent

@@ -9,13 +9,13 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.launch import LaunchSpec
 from dimo_cli.specs.render import changed_values, commented_yaml
-from dimo_cli.specs.resolve import Plan
 
 if TYPE_CHECKING:
     from dimo_cli.planning.memory import MemoryEstimate
+    from dimo_cli.specs.distill import DistillSpec
+    from dimo_cli.specs.resolve import Plan
     from dimo_cli.teachers.protocol import Teacher
 
 
