@@ -22,8 +22,9 @@ from torch import Tensor
 
 from dimo_cli.errors import MissingError, SpecError
 from dimo_cli.files.untrusted import parse_json
-from dimo_cli.files.writing import fsync_path
+from dimo_cli.files.writing import file_sha256, fsync_path
 from dimo_cli.specs.data import DatasetIndex, Recipe
+from dimo_cli.teachers.digits import training_tokens
 from dimo_cli.teachers.protocol import Teacher
 
 INDEX = "index.json"
@@ -121,8 +122,6 @@ class TokenDataset:
 
         `verify` reads every shard and compares its hash.
         """
-        from dimo_cli.files.writing import file_sha256
-
         index = read_index(folder)
         tokens: list[Tensor] = []
         conditions: list[Tensor | Captions] = []
@@ -233,7 +232,5 @@ def builtin_dataset(teacher: str) -> TokenDataset:
             f"Encode your own: `dimo data encode SOURCE --preset {teacher} --out FOLDER`, then set "
             "`gan.data` to that folder.",
         )
-    from dimo_cli.teachers.digits import training_tokens
-
     tokens, labels = training_tokens()
     return TokenDataset([tokens], [labels])

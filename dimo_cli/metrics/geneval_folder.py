@@ -15,6 +15,7 @@ from pydantic import ConfigDict, Field, ValidationError
 
 from dimo_cli.data.arrays import Batch
 from dimo_cli.errors import MissingError, SpecError
+from dimo_cli.files.writing import file_sha256
 from dimo_cli.metrics.clip_score import to_picture
 from dimo_cli.metrics.geneval import summarize
 from dimo_cli.metrics.geneval_requests import TAGS, Request, Tag
@@ -117,8 +118,6 @@ class ResultLine(Spec):
 
 def read_results(path: Path) -> list[Result]:
     """GenEval by its own detector, from the results that its tool has written."""
-    from dimo_cli.files.writing import file_sha256
-
     lines: list[ResultLine] = []
     seen: dict[str, int] = {}
     for n, text in enumerate(read_lines(path), start=1):

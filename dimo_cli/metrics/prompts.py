@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from dimo_cli.errors import MissingError, SpecError, did_you_mean
 from dimo_cli.hub.published import HubFile
 from dimo_cli.metrics.geneval_requests import TAGS, Request
+from dimo_cli.metrics.shapes import benchmark
 
 if TYPE_CHECKING:
     from dimo_cli.hub.store import HubStore
@@ -252,8 +253,6 @@ def read_geneval(path: Path) -> PromptSet:
 
 def draw_shapes() -> PromptSet:
     """The benchmark of `shapes`: as many prompts of each of six tasks, the same every time."""
-    from dimo_cli.metrics.shapes import benchmark
-
     tasks = benchmark(SHAPES_PER_TASK)
     return PromptSet(
         "shapes",

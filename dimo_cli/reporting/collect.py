@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from dimo_cli.errors import DimoError, MissingError
 from dimo_cli.files.untrusted import parse_json
+from dimo_cli.hub.access import dimo_cache
 from dimo_cli.reporting.pictures import Picture, embed
+from dimo_cli.run_folder.effort import effort_of
 from dimo_cli.run_folder.origins import read_origins
 from dimo_cli.specs.base import Spec
 from dimo_cli.specs.distill import DistillSpec
@@ -167,8 +169,6 @@ def read_log(folder: Path, run: RunRecord) -> None:
 
 def read_effort(folder: Path, run: RunRecord) -> None:
     """How long it trained, and on what."""
-    from dimo_cli.run_folder.effort import effort_of
-
     try:
         run.effort = effort_of(folder)
     except DimoError as problem:
@@ -260,8 +260,6 @@ def is_evaluation(document: Any) -> bool:
 
 def evaluations_of(weights_sha256: str, folder: Path) -> list[dict[str, Any]]:
     """What `dimo eval` measured of a student: results in the run folder, and in its cache here."""
-    from dimo_cli.hub.access import dimo_cache
-
     files = [*sorted(folder.glob("*.json")), *sorted((dimo_cache() / "eval").glob("*.json"))]
     found: dict[str, dict[str, Any]] = {}
     for path in files:
