@@ -87,16 +87,18 @@ def distill(
 
 def show_plan(plan: Plan[Any], folder: Path, launch: LaunchSpec) -> None:
     """Spec, estimates and plan of a run; refused if it does not fit the machine."""
-    from dimo_cli.commands.plan import describe, size
+    from dimo_cli.commands.plan import plan_view, size
     from dimo_cli.console.output import out
     from dimo_cli.errors import MissingError
+    from dimo_cli.planning.plan import forecast
 
-    document, view = describe(plan, folder, launch)
-    out.result(document, view)
-    if not document["fits"]:
-        needed, there = document["memory_bytes"]["total"], document["available_bytes"]
-        out.note(f"This run needs about {size(needed)}, and there are {size(there)}.")
-        out.hint(document["advice"])
+    found = forecast(plan, folder, launch)
+    out.result(found.document(), plan_view(found))
+    room = found.room
+    if room.available is not None and room.advice is not None:
+        needed, there = size(room.needed.total), size(room.available)
+        out.note(f"This run needs about {needed}, and there are {there}.")
+        out.hint(room.advice)
         raise typer.Exit(MissingError.exit_code)
 
 
