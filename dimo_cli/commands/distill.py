@@ -87,13 +87,13 @@ def distill(
 
 def show_plan(plan: Plan[Any], folder: Path, launch: LaunchSpec) -> None:
     """Spec, estimates and plan of a run; refused if it does not fit the machine."""
-    from dimo_cli.commands.plan import plan_view, size
+    from dimo_cli.commands.plan import forecast_view, size
     from dimo_cli.console.output import out
     from dimo_cli.errors import MissingError
     from dimo_cli.planning.plan import forecast
 
     found = forecast(plan, folder, launch)
-    out.result(found.document(), plan_view(found))
+    out.result(found.document(), forecast_view(found))
     room = found.room
     if room.available is not None and room.advice is not None:
         needed, there = size(room.needed.total), size(room.available)

@@ -27,7 +27,7 @@ from dimo_cli.hub.weights import read_published
 
 SHA256 = re.compile(r"^[0-9a-f]{64}$")
 COMMIT = re.compile(r"snapshots/([0-9a-f]{40})(/|$)")
-WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 
 
 def check_known_hash(file: HubFile, announced: str | None) -> None:
@@ -190,7 +190,7 @@ class HubStore:
                     endpoint=endpoint(),
                 )
                 check_known_hash(file, get_hf_file_metadata(url, token=token).etag)
-            if new and file.path.endswith(WEIGHTS):
+            if new and file.path.endswith(WEIGHT_SUFFIXES):
                 size = f" ({file.size / 2**20:,.0f} MiB)" if file.size else ""
                 self.say(f"Downloading {file}{size} ...")
             name = hf_hub_download(

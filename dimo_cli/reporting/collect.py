@@ -14,7 +14,7 @@ from dimo_cli.files.untrusted import parse_json
 from dimo_cli.hub.access import dimo_cache
 from dimo_cli.reporting.pictures import Picture, embed
 from dimo_cli.run_folder.effort import effort_of
-from dimo_cli.run_folder.origins import read_origins
+from dimo_cli.run_folder.origins import NOTES, read_origins
 from dimo_cli.specs.base import Spec
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.explain import default_of, leaves, origin_of
@@ -25,7 +25,6 @@ from dimo_cli.specs.resolve import load_yaml, resolve_spec
 if TYPE_CHECKING:
     from dimo_cli.run_folder.effort import Effort
 
-NOTES = "notes.txt"
 NOT_RECORDED = "not recorded"
 
 

@@ -13,13 +13,15 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+if TYPE_CHECKING:  # a world needs no PIL
+    from dimo_cli.files.png import Pixels
+
 SIDE = 32
-Pixels = NDArray[np.uint8]
 Relation = Literal["left", "right", "above", "below"]
 
 COLORS: dict[str, tuple[int, int, int]] = {
