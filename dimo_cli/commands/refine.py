@@ -160,19 +160,19 @@ def new_run(
 
 def check_rewards(spec: RefineSpec) -> None:
     """Refuse rewards that do not exist, wherever they were named."""
-    from dimo_cli.rewards.registry import check_name
+    from dimo_cli.rewards.registry import check_reward
 
     for name in (*spec.reward.terms, *filter(None, [spec.reward.held_out])):
-        check_name(name)
+        check_reward(name)
 
 
 def reward_weight(text: str) -> tuple[str, float]:
     """NAME=WEIGHT, or NAME alone for the weight 1."""
     from dimo_cli.errors import SpecError
-    from dimo_cli.rewards.registry import check_name
+    from dimo_cli.rewards.registry import check_reward
 
     name, _, weight = text.partition("=")
-    check_name(name)
+    check_reward(name)
     try:
         return name, float(weight or 1)
     except ValueError:

@@ -157,7 +157,7 @@ LOADERS: dict[str, Callable[[NetworkSource], FeatureNetwork]] = {
 }
 
 
-def check_name(name: str) -> None:
+def check_network(name: str) -> None:
     """Refuse a feature network that does not exist."""
     if name not in LOADERS:
         raise SpecError(f"{name!r} is not a known feature network.", did_you_mean(name, LOADERS))
@@ -167,5 +167,5 @@ def load_network(
     name: str, source: NetworkSource | None = None, device: torch.device | str = "cpu"
 ) -> FeatureNetwork:
     """A feature network by name, frozen, on a device."""
-    check_name(name)
+    check_network(name)
     return LOADERS[name](source or NetworkSource()).to(device)

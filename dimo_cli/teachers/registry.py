@@ -59,7 +59,7 @@ def teacher_names() -> list[str]:
     return [*EMBEDDED, *FAMILIES]
 
 
-def check_name(name: str) -> None:
+def check_teacher(name: str) -> None:
     """Refuse a teacher that does not exist."""
     if name not in teacher_names():
         load_plugins()
@@ -98,7 +98,7 @@ def load_teacher(
     Without its backbone (left on the meta device) for a student that brings its own.
     """
     source = TeacherSource(name=source) if isinstance(source, str) else source
-    check_name(source.name)
+    check_teacher(source.name)
     if source.name in EMBEDDED:
         check_embedded(source)
         return EMBEDDED[source.name]()
@@ -110,7 +110,7 @@ def load_teacher(
 def load_skeleton(source: TeacherSource | str) -> Teacher:
     """A teacher without weights, for planning: nothing is downloaded."""
     source = TeacherSource(name=source) if isinstance(source, str) else source
-    check_name(source.name)
+    check_teacher(source.name)
     if source.name in EMBEDDED:
         check_embedded(source)
         return EMBEDDED[source.name]()

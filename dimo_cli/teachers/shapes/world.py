@@ -195,7 +195,7 @@ def arrange(lines: Sequence[Sequence[Look]], relation: Relation | None) -> list[
 
 def caption(scene: Scene, rng: random.Random) -> str:
     """One of the ways to say a scene in English."""
-    parts = [describe(group, rng) for group in scene.groups]
+    parts = [group_in_words(group, rng) for group in scene.groups]
     text = parts[0]
     if len(parts) == 2:
         joint = rng.choice(RELATION_WORDS[scene.relation] if scene.relation else JOINTS)
@@ -205,7 +205,7 @@ def caption(scene: Scene, rng: random.Random) -> str:
     return rng.choice(OPENINGS) + text
 
 
-def describe(group: Group, rng: random.Random) -> str:
+def group_in_words(group: Group, rng: random.Random) -> str:
     """A group in words, such as `two small red circles`."""
     words = [rng.choice(SIZE_WORDS[group.size])] if group.size else []
     words += [group.color] if group.color else []
