@@ -43,6 +43,15 @@ EXCEPTIONS = {
 """(who imports, what): why it may."""
 
 
+HEAVY = {
+    ("__init__", "pipeline"): "torch",
+    ("planning.health", "students.folder"): "torch, which may be what is broken",
+    ("rewards.registry", "hub.store"): "torch, where only a name is checked",
+    ("runs.closing", "reporting.page"): "jinja2, once a run has ended",
+}
+"""(who imports inside a function, what): what starts behind it. Commands have their own rules."""
+
+
 @dataclass(frozen=True)
 class Arrow:
     """One import of a module of the package by another, wherever in the file it stands."""
@@ -157,6 +166,21 @@ def test_no_folders_import_each_other_in_a_circle(depth: int) -> None:
         if None not in ends and ends[0] != ends[1]:
             edges.add((str(ends[0]), str(ends[1])))
     assert circles(edges) == []
+
+
+def late_imports() -> set[tuple[str, str]]:
+    """What modules of the package import inside their functions, but for commands."""
+    found = set()
+    for name, path in MODULES.items():
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+        inside = (target for f in functions for node in ast.walk(f) for target in imported(node))
+        found |= {(name, target) for target in inside if room(name) != "commands"}
+    return found
+
+
+def test_an_import_inside_a_function_has_something_heavy_behind_it() -> None:
+    assert late_imports() == set(HEAVY)
 
 
 def test_nothing_new_lies_about_beside_the_folders() -> None:
