@@ -59,7 +59,7 @@ def compare(
     """Draw the same classes or prompts, from the same seed, with several students and teachers."""
     check_png(grid)
     sides = read_sides(targets)
-    show(sides, [spec_of(side, asked) for side in sides], grid, local_dir)
+    show_sides(sides, [spec_of(side, asked) for side in sides], grid, local_dir)
 
 
 def spec_of(side: Side, asked: Given[SampleSpec]) -> SampleSpec:
@@ -68,7 +68,9 @@ def spec_of(side: Side, asked: Given[SampleSpec]) -> SampleSpec:
     return asked.spec({"student": side.name, **sampler})
 
 
-def show(sides: list[Side], specs: list[SampleSpec], file: Path, local_dir: Path | None) -> None:
+def show_sides(
+    sides: list[Side], specs: list[SampleSpec], file: Path, local_dir: Path | None
+) -> None:
     """Draw all sides, save them as one picture, and show them."""
     from dimo_cli.console import panels, terminal
     from dimo_cli.files.png import save_png

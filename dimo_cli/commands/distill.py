@@ -31,7 +31,7 @@ def distill(run: RunOptions, processes: Given[LaunchSpec]) -> None:
     """Distill a masked diffusion teacher into a one-step student (Di[M]O)."""
     launch = asked_for(processes)
     plan, target = continued_run(run) if run.resume else new_run(run)
-    carry_out_run(run, launch, plan, target, train)
+    carry_out_run(run, launch, plan, target, distill_in)
 
 
 def new_run(run: RunOptions) -> tuple[Plan[DistillSpec], Path]:
@@ -63,7 +63,7 @@ def continued_run(run: RunOptions) -> tuple[Plan[DistillSpec], Path]:
     return plan, run.resume
 
 
-def train(plan: Plan[DistillSpec], folder: Path, resuming: bool) -> None:
+def distill_in(plan: Plan[DistillSpec], folder: Path, resuming: bool) -> None:
     """Train, then show the closing table."""
     name = plan.spec.teacher.name
     if not (out.quiet or out.as_json) and speaks():

@@ -18,7 +18,7 @@ from dimo_cli.console.output import out
 from dimo_cli.planning.health import Check, run_checks
 
 if TYPE_CHECKING:
-    from dimo_cli.specs.distill import DistillSpec
+    from dimo_cli.planning.plan import Requirements
 
 app = typer.Typer()
 EXAMPLES = """
@@ -59,10 +59,13 @@ def doctor(
     }
     views: list[RenderableType] = [checks_table(checks)]
     if preset is not None:
-        facts, view = examine(spec_of_preset(preset, sets, local_dir), offline)
-        problems += facts["problems"]
-        document["preset"] = {"name": preset, **facts}
-        views += [Text(f"\nPreset {preset}", style="bold"), view]
+        from dimo_cli.planning.plan import requirements
+
+        spec = spec_of_preset(preset, sets, local_dir)
+        needed = requirements(spec, ask_hub=not offline)
+        problems += needed.problems
+        document["preset"] = {"name": preset, **needed.document()}
+        views += [Text(f"\nPreset {preset}", style="bold"), requirements_view(needed)]
     out.result({"ready": not problems, **document}, Group(*views))
     if problems:
         out.note(f"Not ready: {', '.join(problems)}.")
@@ -80,70 +83,27 @@ def checks_table(checks: list[Check]) -> Table:
     return table
 
 
-def examine(spec: DistillSpec, offline: bool) -> tuple[dict[str, Any], RenderableType]:
-    """What a preset needs: files, disk and memory, as document and view."""
-    import shutil
-
-    from dimo_cli.hub.access import dimo_cache, download_cache
-    from dimo_cli.planning.downloads import TO_DOWNLOAD, bytes_of, needs_of
-    from dimo_cli.planning.health import existing_parent
-    from dimo_cli.planning.memory import advice_to_fit, estimate_memory
-    from dimo_cli.teachers.registry import load_skeleton
-    from dimo_cli.training.accelerator import machine_memory
-
-    teacher = load_skeleton(spec.teacher)
-    needs = needs_of(spec.teacher, teacher, ask_hub=not offline)
-    to_fetch = sum(need.size or 0 for need in needs if need.state == TO_DOWNLOAD)
-    free = shutil.disk_usage(existing_parent(download_cache())).free
-    place, available = machine_memory()
-    to_sample = bytes_of(teacher.backbone) + bytes_of(teacher.tokenizer)
-    estimate = estimate_memory(teacher, spec)
-    memory, advice = estimate.total, advice_to_fit(teacher, spec, estimate, available)
-    problems = [f"{need.file.path}" for need in needs if not need.can_be_had]
-    # A pickle is converted once, so it takes its size twice.
-    if 2 * to_fetch > free:
-        problems.append("disk space")
-    if advice is not None:
-        problems.append("memory")
-
+def requirements_view(needed: Requirements) -> RenderableType:
+    """The files of a preset, and whether disk and memory are enough."""
     files = Table(box=None, header_style="bold")
     for title in ("file", "size", "state"):
         files.add_column(title, overflow="fold")
-    for need in needs:
+    for need in needed.files:
         known = size(need.size) if need.size is not None else "not known"
         known = known if need.is_exact else f"about {known}"
         files.add_row(Text(str(need.file)), Text(known), Text(need.state))
+    there, sampling, distilling = needed.available, needed.to_sample, needed.to_distill
+    free = f"{size(needed.free)} free"
     rows = Table.grid(padding=(0, 2))
-    rows.add_row("license", teacher.license)
-    rows.add_row("download", f"{size(to_fetch)} to {download_cache()} ({size(free)} free)")
-    rows.add_row("converted to", str(dimo_cache() / "weights"))
-    rows.add_row("memory", f"{size(available)} ({place})")
-    rows.add_row("to sample", f"about {size(to_sample)}: {fits(to_sample, available, None)}")
-    rows.add_row("to distill", f"about {size(memory)}: {fits(memory, available, advice)}")
-    document = {
-        "license": teacher.license,
-        "files": [
-            {
-                "file": str(need.file),
-                "revision": need.file.revision,
-                "bytes": need.size,
-                "exact": need.is_exact,
-                "state": need.state,
-            }
-            for need in needs
-        ],
-        "download_bytes": to_fetch,
-        "download_folder": str(download_cache()),
-        "converted_folder": str(dimo_cache() / "weights"),
-        "free_bytes": free,
-        "memory_to_sample_bytes": to_sample,
-        "memory_bytes": memory,
-        "available_bytes": available,
-        "advice": advice,
-        "problems": problems,
-    }
-    shown: list[RenderableType] = [files, rows] if needs else [Text("Ships inside dimo."), rows]
-    return document, Group(*shown)
+    rows.add_row("license", needed.license)
+    rows.add_row("download", f"{size(needed.to_fetch)} to {needed.downloads} ({free})")
+    rows.add_row("converted to", str(needed.converted))
+    rows.add_row("memory", f"{size(there)} ({needed.place})")
+    rows.add_row("to sample", f"about {size(sampling)}: {fits(sampling, there, None)}")
+    rows.add_row(
+        "to distill", f"about {size(distilling)}: {fits(distilling, there, needed.advice)}"
+    )
+    return Group(files if needed.files else Text("Ships inside dimo."), rows)
 
 
 def fits(needed: int, available: int, advice: str | None) -> str:

@@ -24,8 +24,8 @@ QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing bu
 KNOWN_ERRORS: dict[str, Callable[[Any], DimoError]] = {
     "OutOfMemoryError": lambda e: MissingError(
         "GPU memory is exhausted.",
-        "Lower `--set train.batch_size=` and raise `train.accumulate`, or set "
-        "`train.gradient_checkpointing=true`; `--dry-run` shows the estimate.",
+        "Lower `--set train.micro_batch=`, or set `train.gradient_checkpointing=true`; "
+        "`--dry-run` shows the estimate.",
     ),
     "MemoryError": lambda e: MissingError("Memory is exhausted.", "Lower the batch size."),
     "PermissionError": lambda e: MissingError(f"No permission for `{e.filename}`."),

@@ -55,7 +55,7 @@ def check_launch(launch: LaunchSpec, spec: DistillSpec, has_folder: bool) -> Non
         )
 
 
-def carry_out(launch: LaunchSpec) -> bool:
+def start_processes(launch: LaunchSpec) -> bool:
     """Carry this command out in several processes, if that is asked for; else return False."""
     if launch.total == 1 and not launch.gpus:
         return False

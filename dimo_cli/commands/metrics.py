@@ -12,7 +12,7 @@ from rich.text import Text
 
 from dimo_cli.commands.evaluate import METRICS
 from dimo_cli.commands.frame import command
-from dimo_cli.commands.launching import ON_THIS_MACHINE, asked_for, carry_out
+from dimo_cli.commands.launching import ON_THIS_MACHINE, asked_for, start_processes
 from dimo_cli.commands.options import LocalDirOption
 from dimo_cli.commands.parameters import Fields
 from dimo_cli.console.output import out
@@ -42,7 +42,7 @@ SHOWN_WITH = {
 app = typer.Typer()
 
 
-def measuring(metrics: tuple[str, ...]) -> Callable[..., None]:
+def metric_command(metrics: tuple[str, ...]) -> Callable[..., None]:
     """The command of some metrics; all of them have the same options."""
 
     def measure(
@@ -67,7 +67,7 @@ def measuring(metrics: tuple[str, ...]) -> Callable[..., None]:
                 "temperatures": temperatures(asked.get("temperatures")),
             }
         )
-        if carry_out(asked_for(processes)):
+        if start_processes(asked_for(processes)):
             return
 
         from dimo_cli.distributed.ranks import is_first, joined_ranks
@@ -81,13 +81,13 @@ def measuring(metrics: tuple[str, ...]) -> Callable[..., None]:
             if spec.temperatures:
                 show_sweep(spec, store, plot, not no_cache)
             else:
-                show(spec, store, not no_cache, github)
+                show_evaluation(spec, store, not no_cache, github)
 
     return measure
 
 
 for _name, _help in METRICS.items():
-    _measure = measuring(() if _name == "all" else (_name.replace("-", "_"),))
+    _measure = metric_command(() if _name == "all" else (_name.replace("-", "_"),))
     _measure.__doc__ = _help
     _shown = f"dimo eval {_name} {SHOWN_WITH.get(_name, 'digits')}"
     command(app, _name, f"{_shown} --json", f"{_shown} --teacher --steps 8")(_measure)
@@ -123,7 +123,7 @@ def measured(spec: EvalSpec, store: HubStore, use_cache: bool) -> Evaluation:
         return evaluate(spec, store, out.note, progress, use_cache)
 
 
-def show(spec: EvalSpec, store: HubStore, use_cache: bool, github: bool) -> None:
+def show_evaluation(spec: EvalSpec, store: HubStore, use_cache: bool, github: bool) -> None:
     """Measure, show, and let the gates decide."""
     from dimo_cli.distributed.ranks import is_first
     from dimo_cli.metrics.expected import expected_value

@@ -11,7 +11,7 @@ import typer
 
 from dimo_cli.commands import completing
 from dimo_cli.errors import SpecError
-from dimo_cli.rewards.registry import check_name
+from dimo_cli.rewards.registry import check_reward
 
 if TYPE_CHECKING:
     from dimo_cli.specs.distill import DistillSpec
@@ -110,7 +110,7 @@ def read_prompts(file: Path | None) -> list[str]:
 def reward_weight(text: str) -> tuple[str, float]:
     """NAME=WEIGHT, or NAME alone for the weight 1."""
     name, _, weight = text.partition("=")
-    check_name(name)
+    check_reward(name)
     try:
         return name, float(weight or 1)
     except ValueError:

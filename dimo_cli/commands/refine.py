@@ -13,7 +13,7 @@ from dimo_cli.commands.options import RunOptions, read_weights
 from dimo_cli.commands.parameters import Fields
 from dimo_cli.commands.running import carry_out_run, free_folder, show_run
 from dimo_cli.errors import MissingError, SpecError
-from dimo_cli.rewards.registry import check_name
+from dimo_cli.rewards.registry import check_reward
 from dimo_cli.specs.flags import Given
 from dimo_cli.specs.launch import LaunchSpec
 from dimo_cli.specs.refine import RefineSpec, reward_names
@@ -41,7 +41,7 @@ def refine(
     """Refine a one-step student with a GAN, with rewards, or with both."""
     launch = asked_for(processes)
     plan, target = continued_run(terms, run) if run.resume else new_run(terms, run)
-    carry_out_run(run, launch, plan, target, train)
+    carry_out_run(run, launch, plan, target, refine_in)
 
 
 def new_run(terms: Given[RefineSpec], run: RunOptions) -> tuple[Plan[RefineSpec], Path]:
@@ -79,7 +79,7 @@ def new_run(terms: Given[RefineSpec], run: RunOptions) -> tuple[Plan[RefineSpec]
         flags=terms.layers({"reward.terms": read_weights(rewards)} if rewards else None),
     )
     for name in reward_names(plan.spec):
-        check_name(name)  # wherever it was named
+        check_reward(name)  # wherever it was named
     return plan, run.folder or free_folder(Path("runs"), preset or "refined")
 
 
@@ -97,7 +97,7 @@ def continued_run(terms: Given[RefineSpec], run: RunOptions) -> tuple[Plan[Refin
     return plan, run.resume
 
 
-def train(plan: Plan[RefineSpec], folder: Path, resuming: bool) -> None:
+def refine_in(plan: Plan[RefineSpec], folder: Path, resuming: bool) -> None:
     """Refine, then show the closing table."""
     from dimo_cli.runs.refine import refine as work
 

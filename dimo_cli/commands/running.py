@@ -10,9 +10,9 @@ import typer
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from dimo_cli.commands.launching import carry_out, check_launch
+from dimo_cli.commands.launching import check_launch, start_processes
 from dimo_cli.commands.options import RunOptions
-from dimo_cli.commands.plan import describe, size
+from dimo_cli.commands.plan import forecast_view, size
 from dimo_cli.console.output import out
 from dimo_cli.errors import MissingError
 from dimo_cli.runs.tables import comparison_sentence, comparison_table
@@ -35,18 +35,21 @@ def carry_out_run(
     check_launch(launch, plan.spec, run.has_folder)
     if run.dry_run:
         show_plan(plan, folder, launch)
-    elif not carry_out(launch):
+    elif not start_processes(launch):
         work(plan, folder, run.resume is not None)
 
 
 def show_plan(plan: Plan[Any], folder: Path, launch: LaunchSpec) -> None:
     """Spec, estimates and plan of a run; refused if it does not fit the machine."""
-    document, view = describe(plan, folder, launch)
-    out.result(document, view)
-    if not document["fits"]:
-        needed, there = document["memory_bytes"]["total"], document["available_bytes"]
-        out.note(f"This run needs about {size(needed)}, and there are {size(there)}.")
-        out.hint(document["advice"])
+    from dimo_cli.planning.plan import forecast
+
+    found = forecast(plan, folder, launch)
+    out.result(found.document(), forecast_view(found))
+    room = found.room
+    if room.available is not None and room.advice is not None:
+        needed, there = size(room.needed.total), size(room.available)
+        out.note(f"This run needs about {needed}, and there are {there}.")
+        out.hint(room.advice)
         raise typer.Exit(MissingError.exit_code)
 
 

@@ -85,10 +85,10 @@ def tteo(
     wanted = [*(prompts or ()), *read_prompts(prompts_file)]
     if not wanted:
         raise SpecError("There is no prompt.", 'Add `--prompt "..."` or `--prompts-file FILE`.')
-    carry_out(student, wanted, spec, folder, local_dir)
+    optimize_and_save(student, wanted, spec, folder, local_dir)
 
 
-def carry_out(
+def optimize_and_save(
     student_name: str, prompts: list[str], spec: TteoSpec, folder: Path, local_dir: Path | None
 ) -> None:
     """Optimize every prompt that is not finished, and show what came of all of them."""

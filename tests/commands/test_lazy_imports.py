@@ -20,7 +20,6 @@ HEAVY = {
 }
 # Until something goes wrong, the list of commands needs no console.
 ON_MISTAKES = {("usage.py", "dimo_cli.console.output")}
-YET_TO_MOVE = {"describe", "examine"}  # to `planning/plan.py`, which computes what they show
 
 
 def modules_of(node):
@@ -76,7 +75,6 @@ def test_only_what_is_heavy_is_imported_late():
         if (module.startswith("dimo_cli") or module.split(".")[0] in HEAVY | {"rich", "typer"})
         and not is_heavy(module)
         and (file, module) not in ON_MISTAKES
-        and function not in YET_TO_MOVE
     ]
     assert len(LATE) > 40
     assert light == []
