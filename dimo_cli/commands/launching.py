@@ -32,7 +32,7 @@ def asked_for(given: Given[LaunchSpec]) -> LaunchSpec:
 
 def check_launch(launch: LaunchSpec, spec: DistillSpec, has_folder: bool) -> None:
     """Refuse what would only fail once the processes are there."""
-    if launch.total == 1:
+    if launch.total == 1 and not launch.shard:
         return
     from dimo_cli.engine.sharding import check_shardable
     from dimo_cli.engine.share import divide
@@ -56,8 +56,8 @@ def check_launch(launch: LaunchSpec, spec: DistillSpec, has_folder: bool) -> Non
 
 
 def start_processes(launch: LaunchSpec) -> bool:
-    """Carry this command out in several processes, if that is asked for; else return False."""
-    if launch.total == 1 and not launch.gpus:
+    """Carry this command out in processes of their own, if need be; else return False."""
+    if launch.total == 1 and not launch.gpus and not launch.shard:
         return False
     if "RANK" in os.environ:
         raise SpecError(
@@ -68,7 +68,7 @@ def start_processes(launch: LaunchSpec) -> bool:
     from dimo_cli.distributed.start import Ended, check_devices
     from dimo_cli.distributed.start import launch as start
 
-    if launch.total == 1:
+    if launch.total == 1 and not launch.shard:  # FSDP2 wants a launcher even for one
         check_devices(launch)
         return False
     try:

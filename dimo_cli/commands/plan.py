@@ -59,6 +59,10 @@ def forecast_view(forecast: Forecast) -> RenderableType:
         passes = f"{share.passes} pass{'es' if share.passes > 1 else ''} of {share.batch} samples"
         table.add_row("shared by", f"{launch.total} {kind}, each with {passes} a step")
         each = " in each process"
+    if forecast.fit:
+        again = "activations" if forecast.fit.gradient_checkpointing else "nothing"
+        passes = f"{share.passes} x {share.batch} samples, {again} recomputed"
+        table.add_row("passes", passes)
     parts = [f"{name.replace('_', ' ')} {size(part)}" for name, part in room.needed.parts.items()]
     table.add_row("memory", f"about {size(room.needed.total)}{each}: {', '.join(parts)}")
     there = f"{size(room.available)}, {room.place}" if room.available else room.place

@@ -71,7 +71,7 @@ def play(
             out.data.file.flush()  # a program that waits for the address reads a pipe
             out.hint("Ctrl-C ends it.")
             if open_page and out.data.is_terminal:
-                open_page(url)
+                show_in_browser(url)
 
         serve(studio, listening, ready)
     out.note("Ended.")
@@ -96,7 +96,7 @@ def page_url(listening: socket.socket) -> str:
     return f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
 
 
-def open_page(url: str) -> None:
+def show_in_browser(url: str) -> None:
     """Open the page where there is a desktop; a browser in the terminal would take it over."""
     import webbrowser
 

@@ -14,6 +14,7 @@ from dimo_cli.engine.masking import check_control
 from dimo_cli.engine.share import Share, divide, local_train
 from dimo_cli.hub.access import dimo_cache, download_cache
 from dimo_cli.planning.downloads import TO_DOWNLOAD, Need, bytes_of, needs_of
+from dimo_cli.planning.fitting import Fit, fit_passes, is_left_open
 from dimo_cli.planning.flops import flops_per_step
 from dimo_cli.planning.health import existing_parent
 from dimo_cli.planning.memory import (
@@ -60,6 +61,8 @@ class Forecast:
     """Of the teacher's backbone."""
     share: Share
     """What each process has of a step."""
+    fit: Fit | None
+    """How its passes fit a GPU's memory, where they are fitted to one."""
     forwards: float
     """Of the backbone, in one step."""
     flops: float
@@ -110,8 +113,10 @@ def forecast(plan: Plan[Any], folder: Path, launch: LaunchSpec | None = None) ->
     check_control(teacher.space, spec.init.control, spec.init.control_token)
     build_divergence(spec.loss.divergence)
     check_tracker(spec.monitor.tracker)
-    share = divide(spec.train, 0, launch.total)
-    own = spec.model_copy(update={"train": local_train(spec.train, share)})
+    fit = fit_here(teacher, spec, launch)
+    fitted = fit.applied(spec) if fit else spec
+    share = divide(fitted.train, 0, launch.total)
+    own = fitted.model_copy(update={"train": local_train(fitted.train, share)})
     return Forecast(
         plan,
         folder,
@@ -119,10 +124,18 @@ def forecast(plan: Plan[Any], folder: Path, launch: LaunchSpec | None = None) ->
         teacher.name,
         sum(p.numel() for p in teacher.backbone.parameters()),
         share,
+        fit,
         forwards_per_step(spec),
         flops_per_step(teacher, spec),
         room_of_each(teacher, own, launch),
     )
+
+
+def fit_here(teacher: Teacher, spec: DistillSpec, launch: LaunchSpec) -> Fit | None:
+    """The passes that a run on this machine's GPUs would choose; None where it has none to fit."""
+    if launch.processes or not is_left_open(spec.train):
+        return None
+    return fit_passes(teacher, spec, machine_memory()[1], launch.total, launch.shard)
 
 
 def room_of_each(teacher: Teacher, spec: DistillSpec, launch: LaunchSpec) -> Room:

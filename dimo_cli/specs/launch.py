@@ -49,8 +49,8 @@ class LaunchSpec(Spec):
     def _one_kind(self) -> LaunchSpec:
         if self.gpus and self.processes:
             raise ValueError("`--gpus` and `--processes` exclude each other: the latter is on CPUs")
-        if self.shard and self.total == 1:
-            raise ValueError("`--shard` needs several processes: give `--gpus`")
+        if self.shard and not (self.gpus or self.processes):
+            raise ValueError("`--shard` needs `--gpus`, over which it spreads what is trained")
         return self
 
     @model_validator(mode="after")

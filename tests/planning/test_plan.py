@@ -1,11 +1,14 @@
 """What a run and a preset would need is computed without a terminal, and as JSON would have it."""
 
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from dimo_cli.commands.plan import forecast_view
 from dimo_cli.errors import SpecError
 from dimo_cli.planning import plan as planning
 from dimo_cli.planning.downloads import HERE
@@ -13,6 +16,13 @@ from dimo_cli.planning.plan import forecast, forwards_per_step, requirements
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.launch import LaunchSpec
 from dimo_cli.specs.resolve import resolve_spec
+
+
+def shown(found):
+    """The words of a forecast, however wide the terminal is."""
+    console = Console(width=200, file=io.StringIO())
+    console.print(forecast_view(found))
+    return console.file.getvalue()
 
 
 def digits(*sets):
@@ -39,6 +49,45 @@ def test_processes_share_the_memory_that_is_there(monkeypatch):
     room = forecast(digits(), Path("runs/x"), LaunchSpec(processes=2)).room
     assert room.available == 2000
     assert room.advice is not None
+
+
+@pytest.fixture
+def card(monkeypatch):
+    """A GPU whose memory a test may choose."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+
+    def choose(available):
+        monkeypatch.setattr(planning, "machine_memory", lambda: ("a card", available))
+
+    return choose
+
+
+def on_card(*sets, launch=None):
+    plan = digits("train.batch_size=64", "train.accumulate=4", *sets)
+    return forecast(plan, Path("runs/x"), launch)
+
+
+def test_passes_are_those_that_a_run_on_this_card_would_choose(card):
+    card(80 * 2**30)
+    found = on_card()
+    assert (found.share.passes, found.share.batch) == (1, 256)
+    assert not found.fit.gradient_checkpointing
+    assert "1 x 256 samples, nothing recomputed" in shown(found)
+    card(found.room.needed.total)
+    tight = on_card()
+    assert tight.share.passes > 1
+    assert tight.share.passes * tight.share.batch == 256
+    assert tight.room.needed.total < found.room.needed.total
+    assert tight.room.advice is None
+
+
+def test_passes_that_were_asked_for_or_are_on_a_cpu_are_not_fitted(card):
+    card(80 * 2**30)
+    given = on_card("train.micro_batch=32", "train.gradient_checkpointing=false")
+    assert given.fit is None
+    assert given.share.batch == 32
+    assert on_card("train.device=cpu").fit is None
+    assert on_card(launch=LaunchSpec(processes=2)).fit is None
 
 
 def test_what_the_run_would_refuse_is_refused_ahead():
