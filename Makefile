@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 BROWSER := $(VENV)/.browser
 
-.PHONY: demo test lint types unit slow gpu bench bounds docs clean
+.PHONY: demo test quick lint types unit slow gpu bench identity bounds docs clean
 
 # Environment and install; done again when the requirements change.
 $(STAMP): pyproject.toml
@@ -31,6 +31,10 @@ types: $(STAMP)
 unit: $(STAMP)
 	$(BIN)/pytest
 
+# Under a minute: what can be said at once, and the tests of what differs from main.
+quick: lint types
+	$(BIN)/python -m tests.quick
+
 # A browser and what drives it; where they cannot be had, the tests that need them say so.
 $(BROWSER): $(STAMP)
 	-$(BIN)/python -m pip install --quiet --editable ".[browser,play]" \
@@ -51,6 +55,10 @@ bench: $(STAMP)
 	for name in step loss sample eval scale; do \
 		$(BIN)/python -m benchmarks $$name --json benchmarks/results/$$name.json || exit 1; \
 	done
+
+# Whether a change leaves every number as it was:  make identity AGAINST=../before
+identity: $(STAMP)
+	$(BIN)/python -m benchmarks.identity $(if $(AGAINST),--against "$(AGAINST)")
 
 # The generated pages and pictures of docs/, with what the presets cost counted anew.
 docs: $(STAMP)

@@ -9,29 +9,49 @@ from typing import Annotated
 import typer
 
 from dimo_cli import __version__
-from dimo_cli.commands import (
-    compare,
-    data,
-    distill,
-    doctor,
-    evaluate,
-    export,
-    play,
-    presets,
-    push,
-    refine,
-    report,
-    sample,
-    spec,
-    tteo,
-)
-from dimo_cli.commands.usage import Commands
+from dimo_cli.commands.usage import Later, importing
 from dimo_cli.console.environment import is_plain
 from dimo_cli.redacting import keeping_secrets
 
+COMMANDS = {
+    "distill": Later(
+        "distill", "Distill a masked diffusion teacher into a one-step student (Di[M]O)."
+    ),
+    "refine": Later("refine", "Refine a one-step student with a GAN, with rewards, or with both."),
+    "tteo": Later(
+        "tteo",
+        "Optimize the input of a one-step student for a prompt (TTEO), or take the best of N.",
+    ),
+    "sample": Later(
+        "sample", "Draw images: one pass of a student, or `--teacher --steps K` for comparison."
+    ),
+    "play": Later(
+        "play", "Play with a student in a web page: prompt or class, seed, r_init, teacher, TTEO."
+    ),
+    "compare": Later(
+        "compare",
+        "Draw the same classes or prompts, from the same seed, with several students and teachers.",
+    ),
+    "report": Later("report", "Write one self-contained HTML page about a run, finished or not."),
+    "export": Later(
+        "export", "Write a student as a `torch.export` program, and check it against the student."
+    ),
+    "push": Later(
+        "push",
+        "Publish a student on the Hugging Face Hub; a second time only what has changed is sent.",
+    ),
+    "doctor": Later(
+        "doctor", "Check Python, torch, device, bf16, disk, the Hub, login and caches."
+    ),
+    "eval": Later("evaluate", "Measure students, teachers and folders of images."),
+    "data": Later("data", "Encode real images into tokens."),
+    "presets": Later("presets", "List, show and copy presets."),
+    "spec": Later("spec", "Check spec files and print their schema."),
+}
+
 app = typer.Typer(
     name="dimo",
-    cls=Commands,
+    cls=importing(COMMANDS),
     help="Distill masked diffusion models into one-step image generators.",
     epilog="Start here: dimo distill --preset digits",
     no_args_is_help=True,
@@ -39,20 +59,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("distill", epilog=distill.EXAMPLES)(distill.distill)
-app.command("refine", epilog=refine.EXAMPLES)(refine.refine)
-app.command("tteo", epilog=tteo.EXAMPLES)(tteo.tteo)
-app.command("sample", epilog=sample.EXAMPLES)(sample.sample)
-app.command("play", epilog=play.EXAMPLES)(play.play)
-app.command("compare", epilog=compare.EXAMPLES)(compare.compare)
-app.command("report", epilog=report.EXAMPLES)(report.report)
-app.add_typer(evaluate.app, name="eval", cls=Commands)
-app.add_typer(data.app, name="data", cls=Commands)
-app.add_typer(presets.app, name="presets", cls=Commands)
-app.add_typer(spec.app, name="spec", cls=Commands)
-app.command("export", epilog=export.EXAMPLES)(export.export)
-app.command("push", epilog=push.EXAMPLES)(push.push)
-app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
 
 
 def show_version(wanted: bool) -> None:

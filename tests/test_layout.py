@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ import pytest
 import dimo_cli
 
 PACKAGE = Path(dimo_cli.__file__).parent
+PAGE = (Path(__file__).parents[1] / "docs" / "layout.md").read_text(encoding="utf-8")
 
 # From the top of the house to its ground. Rooms on one line know nothing of each other.
 LAYERS = (
@@ -38,6 +41,15 @@ EXCEPTIONS = {
     ("__init__", "pipeline"): "the package's face, which imports it only when it is asked for",
 }
 """(who imports, what): why it may."""
+
+
+HEAVY = {
+    ("__init__", "pipeline"): "torch",
+    ("planning.health", "students.folder"): "torch, which may be what is broken",
+    ("rewards.registry", "hub.store"): "torch, where only a name is checked",
+    ("runs.closing", "reporting.page"): "jinja2, once a run has ended",
+}
+"""(who imports inside a function, what): what starts behind it. Commands have their own rules."""
 
 
 @dataclass(frozen=True)
@@ -156,6 +168,21 @@ def test_no_folders_import_each_other_in_a_circle(depth: int) -> None:
     assert circles(edges) == []
 
 
+def late_imports() -> set[tuple[str, str]]:
+    """What modules of the package import inside their functions, but for commands."""
+    found = set()
+    for name, path in MODULES.items():
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+        inside = (target for f in functions for node in ast.walk(f) for target in imported(node))
+        found |= {(name, target) for target in inside if room(name) != "commands"}
+    return found
+
+
+def test_an_import_inside_a_function_has_something_heavy_behind_it() -> None:
+    assert late_imports() == set(HEAVY)
+
+
 def test_nothing_new_lies_about_beside_the_folders() -> None:
     assert {path.stem for path in PACKAGE.glob("*.py")} == LOOSE
     assert {path.name for path in PACKAGE.iterdir() if path.is_dir()} - {
@@ -167,3 +194,51 @@ def test_nothing_new_lies_about_beside_the_folders() -> None:
 @pytest.mark.parametrize("pair", sorted(EXCEPTIONS))
 def test_every_exception_is_still_needed(pair: tuple[str, str]) -> None:
     assert pair in {(arrow.source, arrow.target) for arrow in ARROWS}
+
+
+def section(title: str) -> str:
+    """What the page for contributors says under a heading."""
+    return PAGE.split(f"## {title}\n")[1].split("\n## ")[0]
+
+
+def first_cells(text: str) -> list[list[str]]:
+    """The names in the first cell of each row of the tables of a text."""
+    rows = re.findall(r"^\| (`.*?`) \|", text, re.MULTILINE)
+    return [re.findall(r"`([^`]+)`", row) for row in rows]
+
+
+def test_the_page_for_contributors_has_these_layers() -> None:
+    named = first_cells(PAGE.split("\n## ")[0])
+    assert [set(rooms) for rooms in named] == [set(rooms) for rooms in LAYERS]
+
+
+def test_the_ways_that_the_page_shows_are_those_of_the_imports() -> None:
+    chain = r"`[a-z_/]+`(?:\s+->\s+`[a-z_/]+`)+"
+    ways = [
+        [step.replace("/", ".") for step in re.findall(r"`([^`]+)`", way)]
+        for way in re.findall(chain, section("Two ways through it"))
+    ]
+    assert [len(way) for way in ways] == [5, 5]
+    known = {(arrow.source, arrow.target) for arrow in ARROWS}
+    steps = {step for way in ways for step in pairwise(way)}
+    assert steps - known == set()
+
+
+# What reaches beyond a caller: garbage collection, signals, the environment, libraries' settings.
+PROCESS_WIDE = re.compile(
+    r"\bgc\.(freeze|disable)\(|\bsignal\.signal\(|\bos\.environ(\[.+?\] = |\.setdefault\()"
+    r"|\.reconfigure\(|\bset_(num_threads|rng_state|verbosity\w*|start_method|default_\w+)\("
+    r"|\b(backends|_dynamo\.config)\.[\w.]+ = |\b(simplefilter|filterwarnings)\("
+    r"|\bsetLogRecordFactory\("
+    r"|\.setLevel\(|\bsys\.(excepthook|path|unraisablehook)\b|\bos\.(umask|chdir)\(|\bunittest\b"
+)
+
+
+def test_what_changes_the_whole_process_is_on_the_page() -> None:
+    named = {
+        name.replace("/", ".")
+        for row in first_cells(section("What changes the whole process"))
+        for name in row
+    }
+    found = {n for n, p in MODULES.items() if PROCESS_WIDE.search(p.read_text(encoding="utf-8"))}
+    assert found == named

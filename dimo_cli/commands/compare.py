@@ -2,36 +2,44 @@
 
 from __future__ import annotations
 
+import json
 import math
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Group, RenderableType
+from rich.text import Text
 
+from dimo_cli import __version__
 from dimo_cli.commands import completing
-from dimo_cli.commands.options import (
-    ClassOption,
-    JsonOption,
-    LocalDirOption,
-    QuietOption,
-    SeedOption,
-    command,
-    example,
-)
+from dimo_cli.commands.frame import command
+from dimo_cli.commands.options import LocalDirOption, check_png
+from dimo_cli.commands.parameters import Fields
+from dimo_cli.commands.sample import chosen_conditions
+from dimo_cli.console.output import out
+from dimo_cli.console.progress import counting
+from dimo_cli.specs.flags import Given
+from dimo_cli.specs.sample import SampleSpec
+from dimo_cli.specs.sides import Side, read_sides
 
 if TYPE_CHECKING:
-    from dimo_cli.specs.sample import SampleSpec
-    from dimo_cli.specs.sides import Side
     from dimo_cli.students.target import Target
 
-EXAMPLES = example(
-    "dimo compare digits runs/digits --class 7",
-    "dimo compare digits teacher:1 teacher:16 --class 3 --class 8",
-    'dimo compare shapes shapes@teacher:16 --prompt "two red circles above a blue square"',
+app = typer.Typer()
+EXAMPLES = """
+dimo compare digits runs/digits --class 7
+dimo compare digits teacher:1 teacher:16 --class 3 --class 8
+dimo compare shapes shapes@teacher:16 --prompt "two red circles above a blue square"
+"""
+FIELDS = Fields(
+    only=("classes", "prompts", "count", "pixels", "sampler.seed"),
+    said={"count": "Images of each", "prompts": "Prompt for text models"},
 )
 
 
-@command
+@command(app, "compare", EXAMPLES)
 def compare(
     targets: Annotated[
         list[str],
@@ -42,61 +50,29 @@ def compare(
             autocompletion=completing.students,
         ),
     ],
-    classes: ClassOption = None,
-    prompts: Annotated[
-        list[str] | None, typer.Option("--prompt", help="Prompt for text models; repeatable.")
-    ] = None,
-    count: Annotated[int, typer.Option("-n", "--count", help="Images of each.")] = 16,
-    seed: SeedOption = 0,
+    asked: Annotated[Given[SampleSpec], FIELDS],
     grid: Annotated[Path, typer.Option("--grid", "-g", help="PNG file of all grids.")] = Path(
         "compare.png"
     ),
-    pixels: Annotated[int, typer.Option(help="Smallest side of an image in the PNG.")] = 64,
     local_dir: LocalDirOption = None,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
 ) -> None:
     """Draw the same classes or prompts, from the same seed, with several students and teachers."""
-    from dimo_cli.errors import SpecError
-    from dimo_cli.specs.flags import spec_from_flags
-    from dimo_cli.specs.sample import SampleSpec
-    from dimo_cli.specs.sides import read_sides
-
-    if grid.suffix.lower() != ".png":
-        raise SpecError(f"`--grid` is {grid}: it must end in .png.", "Images are PNG files.")
+    check_png(grid)
     sides = read_sides(targets)
-    shared = {
-        "classes": tuple(classes or ()),
-        "prompts": tuple(prompts or ()),
-        "count": count,
-        "pixels": pixels,
-    }
-    specs = [
-        spec_from_flags(
-            SampleSpec,
-            {
-                **shared,
-                "student": side.name,
-                "sampler": {"teacher": side.is_teacher, "steps": side.steps, "seed": seed},
-            },
-            {"count": "-n", "student": "TARGET"},
-        )
-        for side in sides
-    ]
-    show(sides, specs, grid, local_dir)
+    show_sides(sides, [spec_of(side, asked) for side in sides], grid, local_dir)
 
 
-def show(sides: list[Side], specs: list[SampleSpec], file: Path, local_dir: Path | None) -> None:
+def spec_of(side: Side, asked: Given[SampleSpec]) -> SampleSpec:
+    """How one side is drawn."""
+    sampler = {"sampler.teacher": side.is_teacher, "sampler.steps": side.steps}
+    return asked.spec({"student": side.name, **sampler})
+
+
+def show_sides(
+    sides: list[Side], specs: list[SampleSpec], file: Path, local_dir: Path | None
+) -> None:
     """Draw all sides, save them as one picture, and show them."""
-    import json
-
-    from rich.console import Group, RenderableType
-    from rich.text import Text
-
-    from dimo_cli import __version__
     from dimo_cli.console import panels, terminal
-    from dimo_cli.console.output import out
-    from dimo_cli.console.progress import counting
     from dimo_cli.files.png import save_png
     from dimo_cli.students.target import check_target
 
@@ -127,7 +103,6 @@ def show(sides: list[Side], specs: list[SampleSpec], file: Path, local_dir: Path
 
 def open_side(name: str, sides: list[Side], spec: SampleSpec, local_dir: Path | None) -> Target:
     """What all sides of one name are drawn with."""
-    from dimo_cli.console.output import out
     from dimo_cli.students.student import LoadOptions
     from dimo_cli.students.target import load_target
 
@@ -141,9 +116,6 @@ def draw_side(
     side: Side, spec: SampleSpec, target: Target, advance: Any
 ) -> tuple[Any, dict[str, Any]]:
     """The images of one side as a panel, and all that makes them repeatable."""
-    import time
-
-    from dimo_cli.commands.sample import chosen_conditions
     from dimo_cli.console.panels import Panel
     from dimo_cli.sampling import samplers
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, get_args
+from typing import Any
 
 import typer
 
+from dimo_cli.evaluation.gates import GATED
+from dimo_cli.rewards.registry import REWARDS
+from dimo_cli.specs.explain import known_paths
 from dimo_cli.students import names
+from dimo_cli.teachers import imagenet
+from dimo_cli.teachers.classes import DIGITS
 
 
 def presets(incomplete: str) -> list[tuple[str, str]]:
@@ -22,6 +26,11 @@ def refine_presets(incomplete: str) -> list[tuple[str, str]]:
     from dimo_cli.specs.resolve import refine_preset_names
 
     return described(refine_preset_names(), incomplete)
+
+
+def presets_of_command(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
+    """Presets of whichever command it is."""
+    return (refine_presets if ctx.info_name == "refine" else presets)(incomplete)
 
 
 def all_presets(incomplete: str) -> list[tuple[str, str]]:
@@ -49,15 +58,11 @@ def targets(ctx: typer.Context, incomplete: str) -> list[Any]:
 
 def rewards() -> list[str]:
     """Rewards, for NAME or NAME=WEIGHT."""
-    from dimo_cli.rewards.registry import REWARDS
-
     return list(REWARDS)
 
 
 def gates() -> list[str]:
     """Numbers of `dimo eval`, for NAME=VALUE."""
-    from dimo_cli.evaluation.gates import GATED
-
     return [f"{name}=" for names in GATED.values() for name in names]
 
 
@@ -72,32 +77,13 @@ def classes(ctx: typer.Context) -> list[str]:
 
 def class_names(teacher: str) -> list[str]:
     """The first name of each of a teacher's classes, in a form that a shell takes for one word."""
-    from dimo_cli.teachers import classes, imagenet
-
-    known = classes.DIGITS if teacher == "digits" else imagenet.class_names()
+    known = DIGITS if teacher == "digits" else imagenet.class_names()
     first = (entry.split(",")[0].lower().replace(" ", "_") for entry in known)
     return list(dict.fromkeys(first))
 
 
 def keys(incomplete: str) -> list[str]:
     """Keys of a spec, for KEY=VALUE."""
-    from dimo_cli.specs.explain import known_paths
     from dimo_cli.specs.refine import RefineSpec
 
     return [f"{path}=" for path in known_paths(RefineSpec) if path.startswith(incomplete)]
-
-
-def choices_of(module: str, name: str) -> Callable[[], list[str]]:
-    """The members of a `Literal` of the specs, imported when somebody asks."""
-
-    def offered() -> list[str]:
-        from importlib import import_module
-
-        return list(get_args(getattr(import_module(f"dimo_cli.specs.{module}"), name)))
-
-    return offered
-
-
-samplers = choices_of("sample", "SamplerMethod")
-features = choices_of("evaluate", "FeatureName")
-resizes = choices_of("evaluate", "ResizeName")

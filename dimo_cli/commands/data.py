@@ -7,25 +7,24 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from dimo_cli.commands import completing
-from dimo_cli.commands.options import (
-    JsonOption,
-    LocalDirOption,
-    QuietOption,
-    SetOption,
-    command,
-    example,
-    with_local_dir,
-)
+from dimo_cli.commands.frame import command
+from dimo_cli.commands.options import LocalDirOption, SetOption, spec_of_preset
+from dimo_cli.commands.usage import Commands
+from dimo_cli.console.output import out
+from dimo_cli.console.progress import counting
+from dimo_cli.specs.data import EncodeSpec
+from dimo_cli.specs.flags import Given
 
-app = typer.Typer(no_args_is_help=True, help="Encode real images into tokens.")
+app = typer.Typer(cls=Commands, no_args_is_help=True, help="Encode real images into tokens.")
 
-EXAMPLES = example(
-    "dimo data encode imagenet/train --preset maskgit --out data/imagenet-maskgit",
-    "dimo data encode photos --preset maskgen-l --out data/photos --processes 4",
-    "dimo data encode shards/ --preset maskbit --out data/maskbit --local-dir weights",
-)
+EXAMPLES = """
+dimo data encode imagenet/train --preset maskgit --out data/imagenet-maskgit
+dimo data encode photos --preset maskgen-l --out data/photos --processes 4
+dimo data encode shards/ --preset maskbit --out data/maskbit --local-dir weights
+"""
 
 
 @app.callback()
@@ -33,16 +32,9 @@ def data() -> None:
     """Encode real images into tokens."""
 
 
-@app.command("encode", epilog=EXAMPLES)
-@command
+@command(app, "encode", EXAMPLES)
 def encode(
-    source: Annotated[
-        str,
-        typer.Argument(
-            help="Folder with a subfolder per class, or with captions (name.txt or "
-            "captions.jsonl); .tar files; or a dataset of the Hub."
-        ),
-    ],
+    *,
     preset: Annotated[
         str,
         typer.Option(
@@ -53,37 +45,20 @@ def encode(
         ),
     ],
     folder: Annotated[Path, typer.Option("--out", "-o", help="Folder for the shards.")],
-    batch: Annotated[int, typer.Option("--batch", help="Images encoded at once.")] = 32,
-    shard_size: Annotated[int, typer.Option("--shard-size", help="Images per shard.")] = 10_000,
-    processes: Annotated[
-        int, typer.Option("--processes", help="Processes that share the shards.")
-    ] = 1,
+    asked: Given[EncodeSpec],
     local_dir: LocalDirOption = None,
     sets: SetOption = None,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
 ) -> None:
     """Encode images for a teacher. Run again after an interruption: finished shards are kept."""
-    from rich.text import Text
-
-    from dimo_cli.console.output import out
-    from dimo_cli.console.progress import counting
-    from dimo_cli.specs.data import EncodeSpec
-    from dimo_cli.specs.distill import DistillSpec
-    from dimo_cli.specs.flags import spec_from_flags
-    from dimo_cli.specs.resolve import resolve_spec
-
-    values = {"source": source, "batch": batch, "shard_size": shard_size, "processes": processes}
-    spec = spec_from_flags(EncodeSpec, values, {"source": "SOURCE"})
-    plan = resolve_spec(DistillSpec, preset=preset, sets=with_local_dir(sets, local_dir))
-    teacher_source = plan.spec.teacher
+    spec = asked.spec()
+    teacher_source = spec_of_preset(preset, sets, local_dir).teacher
 
     from dimo_cli.data.encode import encode as encode_images
     from dimo_cli.data.images import open_source
     from dimo_cli.distributed.ranks import can_meet, is_first, joined_ranks
     from dimo_cli.teachers.registry import load_skeleton, load_teacher
 
-    images = open_source(source, load_skeleton(teacher_source).takes_prompts)
+    images = open_source(spec.source, load_skeleton(teacher_source).takes_prompts)
     teacher = load_teacher(teacher_source, out.note, with_backbone=False)
     if can_meet() and not is_first():
         out.silence()

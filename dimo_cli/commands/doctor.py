@@ -6,27 +6,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
 
 from dimo_cli.commands import completing
-from dimo_cli.commands.options import (
-    JsonOption,
-    LocalDirOption,
-    QuietOption,
-    SetOption,
-    command,
-    example,
-    with_local_dir,
-)
+from dimo_cli.commands.frame import command
+from dimo_cli.commands.options import LocalDirOption, SetOption, spec_of_preset
+from dimo_cli.commands.plan import size
+from dimo_cli.console.output import out
+from dimo_cli.planning.health import Check, run_checks
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from dimo_cli.planning.plan import Requirements
 
-    from dimo_cli.specs.distill import DistillSpec
+app = typer.Typer()
+EXAMPLES = """
+dimo doctor
+dimo doctor --preset maskbit
+dimo doctor --json
+"""
 
-EXAMPLES = example("dimo doctor", "dimo doctor --preset maskbit", "dimo doctor --json")
+STYLES = {"ok": "good", "note": "hint", "problem": "bad"}
 
 
-@command
+@command(app, "doctor", EXAMPLES)
 def doctor(
     preset: Annotated[
         str | None,
@@ -43,122 +47,63 @@ def doctor(
     ] = False,
     local_dir: LocalDirOption = None,
     sets: SetOption = None,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
 ) -> None:
     """Check Python, torch, device, bf16, disk, the Hub, login and caches."""
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
-
-    from dimo_cli.console.output import out
-    from dimo_cli.planning.health import run_checks
-
     out.note("Checking ...")
     checks = run_checks(folder, offline)
-    table = Table(box=None, header_style="bold")
-    for title in ("check", "state", "found", "what to do"):
-        table.add_column(title, overflow="fold")
-    styles = {"ok": "good", "note": "hint", "problem": "bad"}
-    for check in checks:
-        table.add_row(
-            check.name,
-            Text(check.state, style=styles[check.state]),
-            Text(check.found),
-            Text(check.advice),
-        )
     problems = [check.name for check in checks if check.state == "problem"]
     document: dict[str, Any] = {
         "checks": [
             {"name": c.name, "state": c.state, "found": c.found, "advice": c.advice} for c in checks
         ],
     }
-    views: list[RenderableType] = [table]
+    views: list[RenderableType] = [checks_table(checks)]
     if preset is not None:
-        from dimo_cli.specs.distill import DistillSpec
-        from dimo_cli.specs.resolve import resolve_spec
+        from dimo_cli.planning.plan import requirements
 
-        given = with_local_dir(sets, local_dir)
-        spec = resolve_spec(DistillSpec, preset=preset, sets=given).spec
-        facts, view = examine(spec, offline)
-        problems += facts["problems"]
-        document["preset"] = {"name": preset, **facts}
-        views += [Text(f"\nPreset {preset}", style="bold"), view]
+        spec = spec_of_preset(preset, sets, local_dir)
+        needed = requirements(spec, ask_hub=not offline)
+        problems += needed.problems
+        document["preset"] = {"name": preset, **needed.document()}
+        views += [Text(f"\nPreset {preset}", style="bold"), requirements_view(needed)]
     out.result({"ready": not problems, **document}, Group(*views))
     if problems:
         out.note(f"Not ready: {', '.join(problems)}.")
         raise typer.Exit(3)
 
 
-def examine(spec: DistillSpec, offline: bool) -> tuple[dict[str, Any], RenderableType]:
-    """What a preset needs: files, disk and memory, as document and view."""
-    import shutil
+def checks_table(checks: list[Check]) -> Table:
+    """What was checked, and what to do where it is not as it should be."""
+    table = Table(box=None, header_style="bold")
+    for title in ("check", "state", "found", "what to do"):
+        table.add_column(title, overflow="fold")
+    for check in checks:
+        state = Text(check.state, style=STYLES[check.state])
+        table.add_row(check.name, state, Text(check.found), Text(check.advice))
+    return table
 
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
 
-    from dimo_cli.commands.plan import size
-    from dimo_cli.hub.access import dimo_cache, download_cache
-    from dimo_cli.planning.downloads import TO_DOWNLOAD, bytes_of, needs_of
-    from dimo_cli.planning.health import existing_parent
-    from dimo_cli.planning.memory import advice_to_fit, estimate_memory
-    from dimo_cli.teachers.registry import load_skeleton
-    from dimo_cli.training.accelerator import machine_memory
-
-    teacher = load_skeleton(spec.teacher)
-    needs = needs_of(spec.teacher, teacher, ask_hub=not offline)
-    to_fetch = sum(need.size or 0 for need in needs if need.state == TO_DOWNLOAD)
-    free = shutil.disk_usage(existing_parent(download_cache())).free
-    place, available = machine_memory()
-    to_sample = bytes_of(teacher.backbone) + bytes_of(teacher.tokenizer)
-    estimate = estimate_memory(teacher, spec)
-    memory, advice = estimate.total, advice_to_fit(teacher, spec, estimate, available)
-    problems = [f"{need.file.path}" for need in needs if not need.can_be_had]
-    # A pickle is converted once, so it takes its size twice.
-    if 2 * to_fetch > free:
-        problems.append("disk space")
-    if advice is not None:
-        problems.append("memory")
-
+def requirements_view(needed: Requirements) -> RenderableType:
+    """The files of a preset, and whether disk and memory are enough."""
     files = Table(box=None, header_style="bold")
     for title in ("file", "size", "state"):
         files.add_column(title, overflow="fold")
-    for need in needs:
+    for need in needed.files:
         known = size(need.size) if need.size is not None else "not known"
         known = known if need.is_exact else f"about {known}"
         files.add_row(Text(str(need.file)), Text(known), Text(need.state))
+    there, sampling, distilling = needed.available, needed.to_sample, needed.to_distill
+    free = f"{size(needed.free)} free"
     rows = Table.grid(padding=(0, 2))
-    rows.add_row("license", teacher.license)
-    rows.add_row("download", f"{size(to_fetch)} to {download_cache()} ({size(free)} free)")
-    rows.add_row("converted to", str(dimo_cache() / "weights"))
-    rows.add_row("memory", f"{size(available)} ({place})")
-    rows.add_row("to sample", f"about {size(to_sample)}: {fits(to_sample, available, None)}")
-    rows.add_row("to distill", f"about {size(memory)}: {fits(memory, available, advice)}")
-    document = {
-        "license": teacher.license,
-        "files": [
-            {
-                "file": str(need.file),
-                "revision": need.file.revision,
-                "bytes": need.size,
-                "exact": need.is_exact,
-                "state": need.state,
-            }
-            for need in needs
-        ],
-        "download_bytes": to_fetch,
-        "download_folder": str(download_cache()),
-        "converted_folder": str(dimo_cache() / "weights"),
-        "free_bytes": free,
-        "memory_to_sample_bytes": to_sample,
-        "memory_bytes": memory,
-        "available_bytes": available,
-        "advice": advice,
-        "problems": problems,
-    }
-    shown: list[RenderableType] = [files, rows] if needs else [Text("Ships inside dimo."), rows]
-    return document, Group(*shown)
+    rows.add_row("license", needed.license)
+    rows.add_row("download", f"{size(needed.to_fetch)} to {needed.downloads} ({free})")
+    rows.add_row("converted to", str(needed.converted))
+    rows.add_row("memory", f"{size(there)} ({needed.place})")
+    rows.add_row("to sample", f"about {size(sampling)}: {fits(sampling, there, None)}")
+    rows.add_row(
+        "to distill", f"about {size(distilling)}: {fits(distilling, there, needed.advice)}"
+    )
+    return Group(files if needed.files else Text("Ships inside dimo."), rows)
 
 
 def fits(needed: int, available: int, advice: str | None) -> str:

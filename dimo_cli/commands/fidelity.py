@@ -6,24 +6,23 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.table import Table
 
-from dimo_cli.commands.options import (
-    JsonOption,
-    LocalDirOption,
-    QuietOption,
-    SeedOption,
-    StudentArgument,
-    command,
-)
+from dimo_cli.commands.frame import command
+from dimo_cli.commands.options import LocalDirOption, SeedOption, StudentArgument
+from dimo_cli.console.output import out
+from dimo_cli.errors import SpecError
+from dimo_cli.evaluation.tables import check_plot, draw_curve
 
 COLUMNS = {
     "soft_vs_sampled": "soft / drawn",
     "soft_vs_argmax": "soft / likeliest",
     "tokenizer": "tokenizer itself",
 }
+app = typer.Typer()
 
 
-@command
+@command(app, "fidelity", "dimo eval fidelity shapes -n 32")
 def fidelity(
     student: StudentArgument,
     count: Annotated[int, typer.Option("--samples", "-n", min=2, help="Number of images.")] = 64,
@@ -40,14 +39,10 @@ def fidelity(
     plot: Annotated[Path | None, typer.Option(help="PNG of the error by temperature.")] = None,
     seed: SeedOption = 0,
     local_dir: LocalDirOption = None,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
 ) -> None:
     """Squared error between soft images and those of drawn tokens, by softmax temperature."""
     temperatures = positive_numbers(softness)
-    from dimo_cli.console.output import out
     from dimo_cli.evaluation.softness import asked_for, measure_softness, real_images
-    from dimo_cli.evaluation.tables import check_plot, draw_curve
     from dimo_cli.students.published import open_student
     from dimo_cli.students.student import LoadOptions
 
@@ -76,8 +71,6 @@ def fidelity(
 
 def positive_numbers(text: str) -> list[float]:
     """The numbers of a list with commas, each above 0."""
-    from dimo_cli.errors import SpecError
-
     try:
         numbers = [float(part) for part in text.split(",")]
     except ValueError:
@@ -90,10 +83,8 @@ def positive_numbers(text: str) -> list[float]:
     return sorted(set(numbers))
 
 
-def view(rows: list[dict[str, Any]]) -> Any:
+def view(rows: list[dict[str, Any]]) -> Table:
     """The numbers as a table; errors are of images in [0, 1]."""
-    from rich.table import Table
-
     shown = {key: title for key, title in COLUMNS.items() if rows[0][key] is not None}
     table = Table(box=None, header_style="bold")
     for title in ("temperature", *shown.values(), "entropy", "top-1"):

@@ -7,68 +7,32 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING
 
 import typer
 
+from dimo_cli.commands.parameters import Fields, fields_of
+from dimo_cli.console.output import out
 from dimo_cli.errors import SpecError
-from dimo_cli.specs.distill import DistillSpec
-from dimo_cli.specs.flags import spec_from_flags
+from dimo_cli.specs.flags import Given
 from dimo_cli.specs.launch import LaunchSpec
 
-PANEL = "Several GPUs"
-GpusOption = Annotated[
-    int | None,
-    typer.Option("--gpus", help="GPUs of this machine, a process each.", rich_help_panel=PANEL),
-]
-ProcessesOption = Annotated[
-    int | None,
-    typer.Option("--processes", help="CPU processes instead of GPUs.", rich_help_panel=PANEL),
-]
-ShardOption = Annotated[
-    bool,
-    typer.Option(
-        "--shard",
-        help="Spread networks and optimizers over all GPUs (FSDP2).",
-        rich_help_panel=PANEL,
-    ),
-]
-NodesOption = Annotated[
-    int,
-    typer.Option("--nodes", help="Machines, with --gpus GPUs each.", rich_help_panel=PANEL),
-]
-NodeOption = Annotated[
-    int,
-    typer.Option(
-        "--node",
-        envvar="SLURM_NODEID",
-        help="Which of the machines this is, from 0.",
-        rich_help_panel=PANEL,
-    ),
-]
-MainOption = Annotated[
-    str | None,
-    typer.Option(
-        "--main",
-        metavar="HOST:PORT",
-        help="Where all reach the first machine.",
-        rich_help_panel=PANEL,
-    ),
-]
-VALUES = ("--gpus", "--processes", "--nodes", "--node", "--main")
-FLAGS = ("--shard",)
+if TYPE_CHECKING:
+    from dimo_cli.specs.distill import DistillSpec
+
+ON_THIS_MACHINE = Fields(only=("gpus", "processes"))
 
 
-def asked_for(**values: Any) -> LaunchSpec:
+def asked_for(given: Given[LaunchSpec]) -> LaunchSpec:
     """The processes that a command line asks for."""
-    if values.get("nodes", 1) == 1:
-        values["node"] = 0  # Slurm numbers its machines also where each has a job of its own
-    return spec_from_flags(LaunchSpec, values)
+    one_machine = given.get("nodes", 1) == 1
+    # Slurm numbers its machines also where each has a job of its own.
+    return given.spec({"node": 0} if one_machine else None)
 
 
 def check_launch(launch: LaunchSpec, spec: DistillSpec, has_folder: bool) -> None:
     """Refuse what would only fail once the processes are there."""
-    if launch.total == 1:
+    if launch.total == 1 and not launch.shard:
         return
     from dimo_cli.engine.sharding import check_shardable
     from dimo_cli.engine.share import divide
@@ -91,9 +55,9 @@ def check_launch(launch: LaunchSpec, spec: DistillSpec, has_folder: bool) -> Non
         )
 
 
-def carry_out(launch: LaunchSpec) -> bool:
-    """Carry this command out in several processes, if that is asked for; else return False."""
-    if launch.total == 1 and not launch.gpus:
+def start_processes(launch: LaunchSpec) -> bool:
+    """Carry this command out in processes of their own, if need be; else return False."""
+    if launch.total == 1 and not launch.gpus and not launch.shard:
         return False
     if "RANK" in os.environ:
         raise SpecError(
@@ -104,7 +68,7 @@ def carry_out(launch: LaunchSpec) -> bool:
     from dimo_cli.distributed.start import Ended, check_devices
     from dimo_cli.distributed.start import launch as start
 
-    if launch.total == 1:
+    if launch.total == 1 and not launch.shard:  # FSDP2 wants a launcher even for one
         check_devices(launch)
         return False
     try:
@@ -122,7 +86,6 @@ def speaks() -> bool:
 @contextmanager
 def agreed_folder(folder: Path) -> Iterator[Path]:
     """Join the processes of a job: they share one run folder, and the first alone speaks."""
-    from dimo_cli.console.output import out
     from dimo_cli.distributed.ranks import as_first_says, joined_ranks
 
     if not speaks():
@@ -133,13 +96,18 @@ def agreed_folder(folder: Path) -> Iterator[Path]:
 
 def without_launch_options(arguments: Sequence[str]) -> list[str]:
     """A command line as each process is to see it."""
+    takes_value = {
+        name: field.info.annotation is not bool
+        for field in fields_of(LaunchSpec)
+        for name in field.names
+    }
     kept, skip = [], False
     for word in arguments:
         name, equals, _ = word.partition("=")
-        if skip or name in FLAGS:
+        if skip:
             skip = False
-        elif name in VALUES:
-            skip = not equals
+        elif name in takes_value:
+            skip = takes_value[name] and not equals
         else:
             kept.append(word)
     return kept

@@ -1,22 +1,20 @@
-"""Options that several commands share, and the frame around every command."""
+"""Options that several commands share, and what reads them."""
 
 from __future__ import annotations
 
-import functools
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dimo_cli.commands import completing
-from dimo_cli.console.environment import image_protocol
-from dimo_cli.distributed.reports import hand_over, is_follower
-from dimo_cli.errors import DimoError, MissingError
+from dimo_cli.errors import SpecError
+from dimo_cli.rewards.registry import check_reward
 
-P = ParamSpec("P")
-R = TypeVar("R")
+if TYPE_CHECKING:
+    from dimo_cli.specs.distill import DistillSpec
 
 SetOption = Annotated[
     list[str] | None,
@@ -33,45 +31,15 @@ PresetOption = Annotated[
         "--preset",
         "-p",
         help="Start from a preset (see `dimo presets list`).",
-        autocompletion=completing.presets,
-    ),
-]
-SpecOption = Annotated[
-    Path | None, typer.Option("--spec", help="A YAML spec, laid over the preset.")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
-TeacherOption = Annotated[
-    bool, typer.Option("--teacher", help="The student's teacher instead of the student.")
-]
-SamplerOption = Annotated[
-    str,
-    typer.Option(
-        "--sampler",
-        help="Of the teacher: published, random, confidence, halton or theta.",
-        autocompletion=completing.samplers,
+        autocompletion=completing.presets_of_command,
     ),
 ]
 LocalDirOption = Annotated[
     Path | None,
     typer.Option("--local-dir", help="Folder with the published files; nothing is downloaded."),
 ]
-StepsOption = Annotated[int | None, typer.Option("--steps", help="Steps of the teacher.")]
-GuidanceOption = Annotated[
-    float | None, typer.Option("--guidance", help="Guidance of the teacher.")
-]
-TemperatureOption = Annotated[
-    float | None, typer.Option("--temperature", help="Divides the logits.")
-]
-TopKOption = Annotated[int, typer.Option("--top-k", help="Keep the k likeliest tokens; 0: all.")]
-TopPOption = Annotated[float, typer.Option("--top-p", help="Keep the likeliest mass p; 0: all.")]
-ClassOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--class",
-        "-c",
-        help="Class by number, WordNet id or name; repeatable.",
-        autocompletion=completing.classes,
-    ),
+PromptsFileOption = Annotated[
+    Path | None, typer.Option("--prompts-file", help="Text file with one prompt per line.")
 ]
 StudentArgument = Annotated[
     str,
@@ -81,16 +49,37 @@ StudentArgument = Annotated[
     ),
 ]
 SeedOption = Annotated[int, typer.Option("--seed", help="Fixes the images.")]
-DryRunOption = Annotated[
-    bool, typer.Option("--dry-run", help="Show spec, memory estimate and plan; train nothing.")
-]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but the result.")]
 
 
-def sampler_flags(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The flags of a command that say how images are drawn, out of all of its arguments."""
-    names = ("teacher", "seed", "temperature", "top_k", "top_p", "method", "steps", "guidance")
-    return {name: given[name] for name in names}
+@dataclass(frozen=True)
+class RunOptions:
+    """Where the spec of a run comes from, and where the run goes."""
+
+    preset: PresetOption = None
+    spec: Annotated[
+        Path | None, typer.Option("--spec", help="A YAML spec, laid over the preset.")
+    ] = None
+    sets: SetOption = None
+    folder: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Run folder; default: runs/PRESET.")
+    ] = None
+    resume: Annotated[
+        Path | None, typer.Option("--resume", help="Continue the run in this folder.")
+    ] = None
+    local_dir: LocalDirOption = None
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show spec, memory estimate and plan; train nothing.")
+    ] = False
+
+    @property
+    def settings(self) -> list[str]:
+        """All that was set by name."""
+        return with_local_dir(self.sets, self.local_dir)
+
+    @property
+    def has_folder(self) -> bool:
+        """Whether the run folder was named."""
+        return bool(self.folder or self.resume)
 
 
 def with_local_dir(sets: list[str] | None, local_dir: Path | None) -> list[str]:
@@ -98,68 +87,44 @@ def with_local_dir(sets: list[str] | None, local_dir: Path | None) -> list[str]:
     return [*(sets or []), *([f"teacher.local_dir={local_dir}"] if local_dir else [])]
 
 
-def example(*lines: str) -> str:
-    """The examples at the foot of a help page."""
-    return "\n\n".join(["Examples:", *lines])
+def spec_of_preset(preset: str, sets: list[str] | None, local_dir: Path | None) -> DistillSpec:
+    """The spec of a preset, for commands that need its teacher and train nothing."""
+    from dimo_cli.specs.distill import DistillSpec
+    from dimo_cli.specs.resolve import resolve_spec
+
+    given = with_local_dir(sets, local_dir)
+    return resolve_spec(DistillSpec, preset=preset, sets=given).spec
 
 
-# Exceptions of libraries that have a plain meaning, by class name so that nothing is imported.
-KNOWN_ERRORS: dict[str, Callable[[Any], DimoError]] = {
-    "OutOfMemoryError": lambda e: MissingError(
-        "GPU memory is exhausted.",
-        "Lower `--set train.batch_size=` and raise `train.accumulate`, or set "
-        "`train.gradient_checkpointing=true`; `--dry-run` shows the estimate.",
-    ),
-    "MemoryError": lambda e: MissingError("Memory is exhausted.", "Lower the batch size."),
-    "PermissionError": lambda e: MissingError(f"No permission for `{e.filename}`."),
-    "FileNotFoundError": lambda e: MissingError(f"No such file: `{e.filename}`."),
-    "NotADirectoryError": lambda e: MissingError(f"Not a folder: `{e.filename}`."),
-    "InductorError": lambda e: MissingError(
-        "torch.compile failed on this machine.", "Use `--set train.compile=false`."
-    ),
-}
+def read_prompts(file: Path | None) -> list[str]:
+    """The prompts of a file, one a line."""
+    if file is None:
+        return []
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise SpecError(f"`--prompts-file` is {file}, which is no UTF-8 text.") from None
+    return [line.strip() for line in lines if line.strip()]
 
 
-def as_dimo_error(error: Exception) -> DimoError | None:
-    """The sentence for an exception with a plain meaning; None for our own bugs."""
-    if isinstance(error, DimoError):
-        return error
-    for cls in type(error).__mro__:
-        if cls.__name__ in KNOWN_ERRORS:
-            return KNOWN_ERRORS[cls.__name__](error)
-    if isinstance(error, ModuleNotFoundError):
-        return MissingError(f"The package `{error.name}` is missing.", f"pip install {error.name}")
-    if isinstance(error, OSError) and error.strerror:
-        return MissingError(f"{error.strerror}: `{error.filename or ''}`.")
-    return None
+def reward_weight(text: str) -> tuple[str, float]:
+    """NAME=WEIGHT, or NAME alone for the weight 1."""
+    name, _, weight = text.partition("=")
+    check_reward(name)
+    try:
+        return name, float(weight or 1)
+    except ValueError:
+        raise SpecError(
+            f"`--reward {text}` is not of the form NAME=WEIGHT.", "For example `--reward clip=0.2`."
+        ) from None
 
 
-def command(function: Callable[P, R]) -> Callable[P, R]:
-    """Turn errors into a sentence and an exit code; DIMO_DEBUG=1 shows the traceback."""
+def read_weights(texts: Sequence[str] | None) -> dict[str, float]:
+    """The weight of each reward that `--reward` names."""
+    return dict(map(reward_weight, texts or ()))
 
-    @functools.wraps(function)
-    def framed(*args: P.args, **kwargs: P.kwargs) -> R:
-        from dimo_cli.console.output import out
 
-        out.start(bool(kwargs.get("as_json")), bool(kwargs.get("quiet")))
-        try:
-            image_protocol()  # a mistyped DIMO_IMAGES is refused before anything is drawn
-            return function(*args, **kwargs)
-        except typer.Exit as end:
-            # Of several processes the first answers for all: a failed gate is no failed process.
-            raise typer.Exit(0 if is_follower() else end.exit_code) from None
-        except BrokenPipeError:  # `dimo ... | head` is no error
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            raise typer.Exit(0) from None
-        except KeyboardInterrupt:
-            out.note("Interrupted.")
-            raise typer.Exit(130) from None
-        except Exception as error:
-            known = as_dimo_error(error)
-            if known is None or os.environ.get("DIMO_DEBUG") == "1":
-                raise
-            if not hand_over(known):
-                out.error(known)
-            raise typer.Exit(known.exit_code) from None
-
-    return framed
+def check_png(grid: Path) -> None:
+    """Refuse a grid that would be another kind of file."""
+    if grid.suffix.lower() != ".png":
+        raise SpecError(f"`--grid` is {grid}: it must end in .png.", "Images are PNG files.")

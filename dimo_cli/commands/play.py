@@ -2,33 +2,38 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+import importlib.util
+import os
+import socket
+import sys
+import threading
+from typing import Annotated
 
 import typer
 
-from dimo_cli.commands import completing
-from dimo_cli.commands.options import (
-    JsonOption,
-    LocalDirOption,
-    QuietOption,
-    StudentArgument,
-    command,
-    example,
-)
-
-if TYPE_CHECKING:
-    import socket
+from dimo_cli.commands.frame import command
+from dimo_cli.commands.options import LocalDirOption, StudentArgument, read_weights
+from dimo_cli.commands.parameters import Fields
+from dimo_cli.console.output import out
+from dimo_cli.errors import MissingError
+from dimo_cli.specs.flags import Given
+from dimo_cli.specs.tteo import TteoSpec
 
 NEEDED = ("starlette", "uvicorn")
-EXAMPLES = example(
-    "dimo play shapes",
-    "dimo play runs/digits --port 0 --no-open",
-    "dimo play you/maskgen-1step --reward clip=1",
+app = typer.Typer()
+EXAMPLES = """
+dimo play shapes
+dimo play runs/digits --port 0 --no-open
+dimo play you/maskgen-1step --reward clip=1
+"""
+REWARDS = Fields(
+    only=("rewards",), said={"rewards": "What TTEO raises; default: what suits the teacher"}
 )
 
 
-@command
+@command(app, "play", EXAMPLES)
 def play(
+    *,
     student: StudentArgument,
     host: Annotated[
         str, typer.Option("--host", help="Address to listen at; others than the default share it.")
@@ -39,34 +44,18 @@ def play(
     open_page: Annotated[
         bool, typer.Option("--open/--no-open", help="Open the page in the browser.")
     ] = True,
-    rewards: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--reward",
-            metavar="NAME=WEIGHT",
-            help="What TTEO raises; repeatable.",
-            autocompletion=completing.rewards,
-        ),
-    ] = None,
+    asked: Annotated[Given[TteoSpec], REWARDS],
     local_dir: LocalDirOption = None,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
 ) -> None:
     """Play with a student in a web page: prompt or class, seed, r_init, teacher, TTEO."""
     check_packages()
-    from dimo_cli.commands.refine import reward_weight
-    from dimo_cli.commands.tteo import flag_names
-    from dimo_cli.console.output import out
     from dimo_cli.play.server import is_loopback, open_port, serve
     from dimo_cli.play.studio import Studio
     from dimo_cli.sampling.tteo import settled
-    from dimo_cli.specs.flags import spec_from_flags
-    from dimo_cli.specs.tteo import TteoSpec
     from dimo_cli.students.published import open_student
     from dimo_cli.students.student import LoadOptions
 
-    values = {"rewards": dict(reward_weight(text) for text in rewards or ())}
-    spec = spec_from_flags(TteoSpec, values, flag_names(values))
+    spec = asked.spec({"rewards": read_weights(asked.get("rewards"))})
     with open_port(host, port) as listening:
         place = str(local_dir) if local_dir else None
         loaded = open_student(student, LoadOptions(local_dir=place, say=out.note))
@@ -82,7 +71,7 @@ def play(
             out.data.file.flush()  # a program that waits for the address reads a pipe
             out.hint("Ctrl-C ends it.")
             if open_page and out.data.is_terminal:
-                show(url)
+                show_in_browser(url)
 
         serve(studio, listening, ready)
     out.note("Ended.")
@@ -90,11 +79,7 @@ def play(
 
 def check_packages() -> None:
     """Refuse where the extra is not installed, before anything is loaded."""
-    from importlib.util import find_spec
-
-    from dimo_cli.errors import MissingError
-
-    missing = [name for name in NEEDED if find_spec(name) is None]
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise MissingError(
             f"`dimo play` needs {' and '.join(missing)}, which {'are' if missing[1:] else 'is'} "
@@ -111,11 +96,8 @@ def page_url(listening: socket.socket) -> str:
     return f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
 
 
-def show(url: str) -> None:
+def show_in_browser(url: str) -> None:
     """Open the page where there is a desktop; a browser in the terminal would take it over."""
-    import os
-    import sys
-    import threading
     import webbrowser
 
     desktop = sys.platform in ("darwin", "win32") or bool(

@@ -3,31 +3,37 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
+from rich.table import Table
 
 from dimo_cli.commands import completing
-from dimo_cli.commands.options import JsonOption, QuietOption, command, example
+from dimo_cli.commands.frame import command
+from dimo_cli.commands.plan import flops, size
+from dimo_cli.commands.usage import Commands
+from dimo_cli.console.output import out
+from dimo_cli.errors import SpecError
+from dimo_cli.specs.distill import DistillSpec
+from dimo_cli.specs.refine import RefineSpec
+from dimo_cli.specs.render import commented_yaml
+from dimo_cli.specs.resolve import (
+    preset_names,
+    preset_path,
+    preset_summary,
+    refine_preset_names,
+    resolve_spec,
+)
 
-if TYPE_CHECKING:
-    from dimo_cli.specs.distill import DistillSpec
-
-app = typer.Typer(no_args_is_help=True, help="List, show and copy presets.")
+app = typer.Typer(cls=Commands, no_args_is_help=True, help="List, show and copy presets.")
 NameArgument = Annotated[
     str, typer.Argument(help="Name of a preset.", autocompletion=completing.all_presets)
 ]
 
 
-@app.command("list", epilog=example("dimo presets list --json"))
-@command
-def list_presets(as_json: JsonOption = False, quiet: QuietOption = False) -> None:
+@command(app, "list", "dimo presets list --json")
+def list_presets() -> None:
     """List all presets."""
-    from rich.table import Table
-
-    from dimo_cli.console.output import out
-    from dimo_cli.specs.resolve import preset_names, preset_summary, refine_preset_names
-
     kinds = {"distill": preset_names(), "refine": refine_preset_names()}
     table = Table("preset", "for", "what it is", box=None, header_style="bold")
     for kind, names in kinds.items():
@@ -37,21 +43,13 @@ def list_presets(as_json: JsonOption = False, quiet: QuietOption = False) -> Non
     out.result({"presets": summaries, "refine": kinds["refine"]}, table)
 
 
-@app.command("show", epilog=example("dimo presets show digits"))
-@command
-def show(name: NameArgument, as_json: JsonOption = False, quiet: QuietOption = False) -> None:
+@command(app, "show", "dimo presets show digits")
+def show(name: NameArgument) -> None:
     """Print a preset as resolved YAML, with a comment per field."""
-    from dimo_cli.commands.plan import flops, size
-    from dimo_cli.console.output import out
-    from dimo_cli.specs.distill import DistillSpec
-    from dimo_cli.specs.refine import RefineSpec
-    from dimo_cli.specs.render import commented_yaml
-    from dimo_cli.specs.resolve import preset_summary, refine_preset_names, resolve_spec
-
     model = RefineSpec if name in refine_preset_names() else DistillSpec
     spec = resolve_spec(model, preset=name, environment={}).spec
     needs = costs(spec)
-    if as_json:
+    if out.as_json:
         out.result({"preset": name, "spec": spec.model_dump(mode="json"), **needs})
         return
     batch = spec.train.batch_size
@@ -76,22 +74,13 @@ def costs(spec: DistillSpec) -> dict[str, float]:
     }
 
 
-@app.command(
-    "cp", epilog=example("dimo presets cp digits mine.yaml", "dimo distill --spec mine.yaml")
-)
-@command
+@command(app, "cp", "dimo presets cp digits mine.yaml", "dimo distill --spec mine.yaml")
 def copy(
     name: NameArgument,
     file: Annotated[Path, typer.Argument(help="Where to write the copy.")],
     force: Annotated[bool, typer.Option("--force", "-f", help="Overwrite the file.")] = False,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
 ) -> None:
     """Copy a preset to a file to edit; run it with `dimo distill --spec FILE`."""
-    from dimo_cli.console.output import out
-    from dimo_cli.errors import SpecError
-    from dimo_cli.specs.resolve import preset_path, refine_preset_names
-
     source = preset_path(name)
     if file.exists() and not force:
         raise SpecError(f"`{file}` exists already.", "Add `--force` to overwrite it.")

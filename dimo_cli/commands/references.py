@@ -7,9 +7,15 @@ from typing import Annotated
 
 import typer
 
-from dimo_cli.commands.options import JsonOption, LocalDirOption, QuietOption, command, example
+from dimo_cli.commands.frame import command
+from dimo_cli.commands.options import LocalDirOption
+from dimo_cli.commands.usage import Commands
+from dimo_cli.console.output import out
+from dimo_cli.console.progress import tracking
 
-app = typer.Typer(no_args_is_help=True, help="Statistics of real images, to compare with.")
+app = typer.Typer(
+    cls=Commands, no_args_is_help=True, help="Statistics of real images, to compare with."
+)
 
 
 @app.callback()
@@ -17,8 +23,7 @@ def references() -> None:
     """Statistics of real images, to compare with."""
 
 
-@app.command("build", epilog=example("dimo eval ref build photos --out photos.npz --crop 256"))
-@command
+@command(app, "build", "dimo eval ref build photos --out photos.npz --crop 256")
 def build(
     folder: Annotated[Path, typer.Argument(help="Folder, .zip or .npz of real images.")],
     file: Annotated[Path, typer.Option("--out", "-o", help="The npz file to write.")],
@@ -37,12 +42,8 @@ def build(
     ] = 10_000,
     inception: Annotated[str | None, typer.Option(help="File of Inception's weights.")] = None,
     local_dir: LocalDirOption = None,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
 ) -> None:
     """Measure real images once, with everything that was done to them in the file."""
-    from dimo_cli.console.output import out
-    from dimo_cli.console.progress import tracking
     from dimo_cli.evaluation.references import ReferencePlan, build_file
     from dimo_cli.hub.store import HubStore
 

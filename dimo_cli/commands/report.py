@@ -7,12 +7,18 @@ from typing import Annotated
 
 import typer
 
-from dimo_cli.commands.options import JsonOption, QuietOption, command, example
+from dimo_cli.commands.frame import command
+from dimo_cli.console.output import out
+from dimo_cli.errors import SpecError
 
-EXAMPLES = example("dimo report runs/digits", "dimo report tteo --out optimized.html")
+app = typer.Typer()
+EXAMPLES = """
+dimo report runs/digits
+dimo report tteo --out optimized.html
+"""
 
 
-@command
+@command(app, "report", EXAMPLES)
 def report(
     run: Annotated[
         Path, typer.Argument(help="Folder that `dimo distill`, `refine` or `tteo` wrote to.")
@@ -20,12 +26,8 @@ def report(
     file: Annotated[
         Path | None, typer.Option("--out", "-o", help="HTML file; default: RUN/report.html.")
     ] = None,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
 ) -> None:
     """Write one self-contained HTML page about a run, finished or not."""
-    from dimo_cli.console.output import out
-    from dimo_cli.errors import SpecError
     from dimo_cli.reporting.page import write_report
 
     target = file or run / "report.html"

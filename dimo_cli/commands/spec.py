@@ -8,41 +8,32 @@ from typing import Annotated
 
 import typer
 
-from dimo_cli.commands.options import (
-    JsonOption,
-    PresetOption,
-    QuietOption,
-    SetOption,
-    command,
-    example,
-)
+from dimo_cli.commands.frame import command, foot, framing
+from dimo_cli.commands.options import PresetOption, SetOption
+from dimo_cli.commands.plan import origins_table
+from dimo_cli.commands.usage import Commands
+from dimo_cli.console.output import out
+from dimo_cli.specs.distill import DistillSpec
+from dimo_cli.specs.refine import RefineSpec
+from dimo_cli.specs.render import changed_values
+from dimo_cli.specs.resolve import resolve_spec
 
 RefineOption = Annotated[
     bool, typer.Option("--refine", help="Of `dimo refine` instead of `dimo distill`.")
 ]
-app = typer.Typer(no_args_is_help=True, help="Check spec files and print their schema.")
-
-
-@app.command(
-    "check", epilog=example("dimo spec check mine.yaml", "dimo spec check mine.yaml --json")
+app = typer.Typer(
+    cls=Commands, no_args_is_help=True, help="Check spec files and print their schema."
 )
-@command
+
+
+@command(app, "check", "dimo spec check mine.yaml", "dimo spec check mine.yaml --json")
 def check(
     file: Annotated[Path, typer.Argument(help="The spec file.")],
     preset: PresetOption = None,
     sets: SetOption = None,
     refine: RefineOption = False,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
 ) -> None:
     """Validate a spec file and show where every value that is not the default comes from."""
-    from dimo_cli.commands.plan import origins_table
-    from dimo_cli.console.output import out
-    from dimo_cli.specs.distill import DistillSpec
-    from dimo_cli.specs.refine import RefineSpec
-    from dimo_cli.specs.render import changed_values
-    from dimo_cli.specs.resolve import resolve_spec
-
     model = RefineSpec if refine else DistillSpec
     plan = resolve_spec(model, preset=preset, file=file, sets=sets or ())
     changed = changed_values(plan.spec, plan.origins)
@@ -55,21 +46,14 @@ def check(
     out.hint(f"`{file}` is valid.")
 
 
-@app.command("schema", epilog=example("dimo spec schema > dimo.schema.json"))
-@command
+@app.command("schema", epilog=foot("dimo spec schema > dimo.schema.json"))
 def schema(refine: RefineOption = False) -> None:
     """Print the JSON Schema of a spec file, for editors."""
-    from dimo_cli.console.output import out
-    from dimo_cli.specs.distill import DistillSpec
-    from dimo_cli.specs.refine import RefineSpec
-
     document = (RefineSpec if refine else DistillSpec).model_json_schema()
     document["properties"]["preset"] = {
         "type": "string",
         "description": "Preset that this file is laid over",
     }
-    out.text(
-        json.dumps(
-            {"$schema": "https://json-schema.org/draft/2020-12/schema", **document}, indent=2
-        )
-    )
+    about = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+    with framing():
+        out.text(json.dumps({**about, **document}, indent=2))

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
+from rich.console import Group, RenderableType
+from rich.text import Text
 
-from dimo_cli.commands import completing
+from dimo_cli.commands.frame import command
 from dimo_cli.commands.options import (
-    JsonOption,
     LocalDirOption,
-    QuietOption,
-    SeedOption,
+    PromptsFileOption,
     StudentArgument,
-    command,
-    example,
+    read_prompts,
+    read_weights,
 )
-
-if TYPE_CHECKING:
-    from dimo_cli.specs.tteo import TteoSpec
+from dimo_cli.commands.parameters import Fields
+from dimo_cli.console.output import out
+from dimo_cli.console.progress import counting
+from dimo_cli.errors import SpecError, did_you_mean
+from dimo_cli.files.locking import locked, refuse_if_locked
+from dimo_cli.rewards.registry import load_rewards
+from dimo_cli.specs.flags import Given
+from dimo_cli.specs.tteo import TteoSpec
 
 # The rows of the paper's Table 6: starts and iterations.
 BUDGETS = {
@@ -33,115 +38,65 @@ BUDGETS = {
     "4x4": (4, 4),
     "8x4": (8, 4),
 }
-EXAMPLES = example(
-    'dimo tteo you/maskgen-1step --prompt "two red circles above a blue square"',
-    "dimo tteo runs/meissonic --prompts-file prompts.txt --budget 4x2 --out optimized",
-    'dimo tteo runs/meissonic --prompt "a red fox" --budget bon16 --reward clip=1',
+app = typer.Typer()
+EXAMPLES = """
+dimo tteo you/maskgen-1step --prompt "two red circles above a blue square"
+dimo tteo runs/meissonic --prompts-file prompts.txt --budget 4x2 --out optimized
+dimo tteo runs/meissonic --prompt "a red fox" --budget bon16 --reward clip=1
+"""
+FIELDS = Fields(
+    without=("momentum", "clip_norm", "temperature"),
+    said={
+        "starts": "Initial sequences N; default: as --budget says",
+        "iterations": "Updates K of each, 0: best of N alone; default: as --budget says",
+        "learning_rate": "Step size of SGD; default: the teacher's",
+    },
 )
 
 
-@command
+@command(app, "tteo", EXAMPLES)
 def tteo(
+    *,
     student: StudentArgument,
     prompts: Annotated[
         list[str] | None, typer.Option("--prompt", help="What to draw; repeatable.")
     ] = None,
-    prompts_file: Annotated[
-        Path | None, typer.Option("--prompts-file", help="Text file with one prompt per line.")
-    ] = None,
+    prompts_file: PromptsFileOption = None,
     folder: Annotated[
         Path, typer.Option("--out", "-o", help="Folder of results; finished prompts are kept.")
     ] = Path("tteo"),
     budget: Annotated[
         str, typer.Option("--budget", help=f"Starts x iterations: {', '.join(BUDGETS)}.")
     ] = "4x4",
-    starts: Annotated[int | None, typer.Option("--starts", help="Instead of --budget.")] = None,
-    iterations: Annotated[int | None, typer.Option("--iters", help="Instead of --budget.")] = None,
-    rate: Annotated[
-        float | None, typer.Option("--rate", help="Step size of SGD; default: the teacher's.")
-    ] = None,
-    rewards: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--reward",
-            metavar="NAME=WEIGHT",
-            help="What is to rise; repeatable.",
-            autocompletion=completing.rewards,
-        ),
-    ] = None,
-    stop_at: Annotated[
-        float | None,
-        typer.Option("--stop-at", help="Score at which a prompt needs no further update."),
-    ] = None,
-    decode: Annotated[
-        str, typer.Option("--decode", help="The final image: soft codes, or argmax.")
-    ] = "soft",
-    seed: SeedOption = 0,
+    asked: Annotated[Given[TteoSpec], FIELDS],
     local_dir: LocalDirOption = None,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
 ) -> None:
     """Optimize the input of a one-step student for a prompt (TTEO), or take the best of N."""
-    from dimo_cli.commands.refine import reward_weight
-    from dimo_cli.errors import SpecError, did_you_mean
-    from dimo_cli.specs.flags import spec_from_flags
-    from dimo_cli.specs.tteo import TteoSpec
-
     if budget not in BUDGETS:
         raise SpecError(f"`--budget` is {budget!r}.", did_you_mean(budget, BUDGETS))
-    values = {
-        "starts": BUDGETS[budget][0] if starts is None else starts,
-        "iterations": BUDGETS[budget][1] if iterations is None else iterations,
-        "rewards": dict(reward_weight(text) for text in rewards or ()),
-        "seed": seed,
-        "stop_at": stop_at,
-        "decode": decode,
-        **({} if rate is None else {"learning_rate": rate}),
-    }
-    spec = spec_from_flags(TteoSpec, values, flag_names(values))
+    starts, iterations = BUDGETS[budget]
+    spec = asked.spec(
+        {
+            "starts": asked.get("starts", starts),
+            "iterations": asked.get("iterations", iterations),
+            "rewards": read_weights(asked.get("rewards")),
+        }
+    )
     wanted = [*(prompts or ()), *read_prompts(prompts_file)]
     if not wanted:
         raise SpecError("There is no prompt.", 'Add `--prompt "..."` or `--prompts-file FILE`.')
-    carry_out(student, wanted, spec, folder, local_dir)
+    optimize_and_save(student, wanted, spec, folder, local_dir)
 
 
-def flag_names(values: Mapping[str, Any]) -> dict[str, str]:
-    """How the fields of a spec are called on the command line."""
-    rewards = {f"rewards.{name}": f"--reward {name}" for name in values["rewards"]}
-    own = {"iterations": "--iters", "learning_rate": "--rate", "stop_at": "--stop-at"}
-    return {**own, **rewards}
-
-
-def read_prompts(file: Path | None) -> list[str]:
-    """The prompts of a file, one a line."""
-    from dimo_cli.errors import SpecError
-
-    if file is None:
-        return []
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError:
-        raise SpecError(f"`--prompts-file` is {file}, which is no UTF-8 text.") from None
-    return [line.strip() for line in lines if line.strip()]
-
-
-def carry_out(
+def optimize_and_save(
     student_name: str, prompts: list[str], spec: TteoSpec, folder: Path, local_dir: Path | None
 ) -> None:
     """Optimize every prompt that is not finished, and show what came of all of them."""
-    import json
-
     import numpy as np
-    from rich.console import Group, RenderableType
-    from rich.text import Text
 
     from dimo_cli.console import terminal
-    from dimo_cli.console.output import out
-    from dimo_cli.console.progress import counting
-    from dimo_cli.files.locking import locked, refuse_if_locked
     from dimo_cli.files.writing import writing_to
     from dimo_cli.hub.store import HubStore
-    from dimo_cli.rewards.registry import load_rewards
     from dimo_cli.sampling.tteo import folder_name, is_finished, keep, optimize_prompt, settled
     from dimo_cli.students.published import open_student
     from dimo_cli.students.student import LoadOptions

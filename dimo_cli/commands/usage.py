@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from dimo_cli.errors import DimoError, SpecError, nearest
 
@@ -27,7 +29,17 @@ class Commands(TyperGroup):
         name = args[0]
         if not (name in self.commands or name.startswith("-") or ctx.resilient_parsing):
             raise unknown_command(name, ctx, list(self.commands))
+        self.load(name)
         return super().resolve_command(ctx, args)
+
+    def load(self, name: str) -> None:
+        """Make sure that a command is there with its options."""
+
+    def loaded(self) -> Mapping[str, Any]:
+        """All commands with their options."""
+        for name in list(self.commands):
+            self.load(name)
+        return self.commands
 
     def main(self, args: Sequence[str] | None = None, **settings: Any) -> Any:  # type: ignore[override]
         """Run a command line, and leave with its exit code."""
@@ -49,6 +61,38 @@ class Commands(TyperGroup):
         except typer.Abort:
             code = 1
         sys.exit(code if isinstance(code, int) else 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Later:
+    """A command that is imported when somebody asks for it."""
+
+    file: str
+    """The one in this folder whose `app` has it, or is it."""
+    help: str
+    """As the list of commands shows it."""
+
+
+def importing(table: Mapping[str, Later]) -> type[Commands]:
+    """A group whose commands are only words until one of them is asked for."""
+
+    class LaterCommands(Commands):
+        def __init__(self, **settings: Any) -> None:
+            super().__init__(**settings)
+            for name, later in table.items():
+                self.commands[name] = TyperCommand(name=name, help=later.help)
+            self.missing = set(table)
+
+        def load(self, name: str) -> None:
+            if name in self.missing:
+                self.missing.remove(name)
+                app = import_module(f"dimo_cli.commands.{table[name].file}").app
+                app.rich_markup_mode = self.rich_markup_mode
+                group = typer.main.get_group(app)
+                group.name = name
+                self.commands[name] = group.commands.get(name, group)
+
+    return LaterCommands
 
 
 def tell(error: Any) -> None:
@@ -104,11 +148,16 @@ def option_names(command: Any) -> list[str]:
     return [name for option in command.params for name in (*option.opts, *option.secondary_opts)]
 
 
+def commands_of(command: Any) -> Mapping[str, Any]:
+    """The commands of a group, each with its options; of another command none."""
+    return command.loaded() if isinstance(command, Commands) else {}
+
+
 def commands_below(ctx: Any) -> Iterator[tuple[str, Any]]:
     """Every command of the program with the words that call it."""
 
     def walk(path: str, command: Any) -> Iterator[tuple[str, Any]]:
-        for name, below in getattr(command, "commands", {}).items():
+        for name, below in commands_of(command).items():
             yield f"{path} {name}", below
             yield from walk(f"{path} {name}", below)
 

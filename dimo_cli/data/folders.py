@@ -29,12 +29,12 @@ from dimo_cli.data.pictures import (
     SUFFIXES,
     Fit,
     Header,
-    Pixels,
     read_header,
     read_pixels,
     reason,
 )
 from dimo_cli.errors import MissingError, SpecError
+from dimo_cli.files.png import Pixels
 from dimo_cli.files.untrusted import ARCHIVE_ERRORS, check_archive, parse_json
 
 MOST_THREADS, NAMES_SHOWN = 16, 3

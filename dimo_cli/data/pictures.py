@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from dimo_cli.errors import SpecError, did_you_mean
+from dimo_cli.files.png import Pixels
 from dimo_cli.files.untrusted import read_array
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".npy")
@@ -18,7 +19,6 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", "
 NOTED = {"L": "grayscale", "LA": "grayscale", "1": "black and white", "CMYK": "CMYK"}
 PLAIN = ("RGB", "RGBA", "P", "PA")
 DEEP = re.compile(r";16[BLN]")  # what PIL calls two bytes per sample in a file
-Pixels = NDArray[np.uint8]
 # What a few kilobytes can claim: more pixels than any sample has, or a strip that a square is not
 # cut from, but whose short side would be brought up first, and its long side with it.
 MOST_PIXELS, LONGEST = 2**26, 64

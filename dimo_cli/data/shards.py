@@ -21,9 +21,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dimo_cli.errors import MissingError, SpecError
-from dimo_cli.files.untrusted import parse_json
-from dimo_cli.files.writing import fsync_path
+from dimo_cli.files.untrusted import first_problem, parse_json
+from dimo_cli.files.writing import file_sha256, fsync_path
 from dimo_cli.specs.data import DatasetIndex, Recipe
+from dimo_cli.teachers.digits import training_tokens
 from dimo_cli.teachers.protocol import Teacher
 
 INDEX = "index.json"
@@ -89,10 +90,9 @@ def read_index(folder: Path) -> DatasetIndex:
     try:
         return DatasetIndex.model_validate_json(path.read_text(encoding="utf-8"))
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
+        where, message = first_problem(error)
         raise MissingError(
-            f"`{path}` is no valid index ({where}: {first['msg']}).",
+            f"`{path}` is no valid index ({where}: {message}).",
             "Delete it and run the same `dimo data encode` again; finished shards are kept.",
         ) from None
 
@@ -121,8 +121,6 @@ class TokenDataset:
 
         `verify` reads every shard and compares its hash.
         """
-        from dimo_cli.files.writing import file_sha256
-
         index = read_index(folder)
         tokens: list[Tensor] = []
         conditions: list[Tensor | Captions] = []
@@ -233,7 +231,5 @@ def builtin_dataset(teacher: str) -> TokenDataset:
             f"Encode your own: `dimo data encode SOURCE --preset {teacher} --out FOLDER`, then set "
             "`gan.data` to that folder.",
         )
-    from dimo_cli.teachers.digits import training_tokens
-
     tokens, labels = training_tokens()
     return TokenDataset([tokens], [labels])

@@ -54,11 +54,21 @@ def on_cpu() -> bool:
     return wanted or not torch.cuda.is_available()
 
 
+def sharding_wanted() -> bool:
+    """Whether the launcher's configuration asks for sharding."""
+    return os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true")
+
+
+def is_alone() -> bool:
+    """Whether there is no job to join; FSDP2 needs one even for a single process."""
+    return own_rank()[1] == 1 and not (sharding_wanted() and "MASTER_ADDR" in os.environ)
+
+
 @contextmanager
 def joined_ranks() -> Iterator[None]:
     """Connect the processes of one job, each with a GPU of its own; alone, do nothing."""
     rank, world = own_rank()
-    if world == 1 or dist.is_initialized():
+    if is_alone() or dist.is_initialized():
         yield
         return
     if not on_cpu():

@@ -165,8 +165,8 @@ def conclude(
         rank, number = next(iter(killed.items()))
         raise MissingError(
             f"Process {rank} was killed ({signal.Signals(number).name}); the others were ended.",
-            "If memory ran out, lower `train.batch_size` and raise `train.accumulate`. Continue "
-            "with `--resume`: the checkpoints are whole.",
+            "If memory ran out, lower `train.micro_batch`. Continue with `--resume`: the "
+            "checkpoints are whole.",
         )
     if reports:
         raise as_error(reports[0], len(reports))

@@ -180,6 +180,11 @@ class Discriminator(nn.Module):
         logits: Tensor = self.mlp(torch.cat(pooled, dim=-1))
         return logits.squeeze(-1)
 
+    def at(self, device: torch.device) -> Discriminator:
+        """On a device; where it is there already, it is left alone, in shapes alone as well."""
+        there = all(parameter.device == device for parameter in self.parameters())
+        return self if there else self.to(device)
+
 
 def noise_like(tensor: Tensor, generator: Source | None) -> Tensor:
     """Standard Gaussian noise of a tensor's shape, from the run's own generator."""

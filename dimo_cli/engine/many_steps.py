@@ -13,11 +13,9 @@ import torch
 from torch import Tensor
 
 from dimo_cli.engine.draws import chunks
-from dimo_cli.engine.one_step import gumbel
+from dimo_cli.engine.one_step import CHUNK_TOKENS, gumbel
 from dimo_cli.teachers.plans import SCHEDULES, check_steps
 from dimo_cli.teachers.protocol import Backbone, Cond, Step, Teacher, TokenSpace
-
-CHUNK_TOKENS = 8192
 
 
 def guided_head(

@@ -106,7 +106,7 @@ class Refinement(Distillation):
                 width=spec.gan.width,
                 dropout=spec.gan.dropout,
                 noise=spec.gan.feature_noise,
-            ).to(generator.device)
+            ).at(generator.device)
             self.discriminator_optimizer = NetworkOptimizer(self.discriminator, spec.gan.optimizer)
 
     def backbones(self) -> list[Backbone]:

@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from dimo_cli.distributed.ranks import sharding_wanted
 from dimo_cli.errors import SpecError
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.teachers.protocol import Backbone
@@ -26,11 +27,6 @@ if TYPE_CHECKING:
 
 
 GATHERED = 3  # blocks whole at a time: one at work with its gradient, and the next
-
-
-def sharding_wanted() -> bool:
-    """Whether the launcher's configuration asks for sharding."""
-    return os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true")
 
 
 def check_shardable(spec: DistillSpec) -> None:

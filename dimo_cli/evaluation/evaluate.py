@@ -25,6 +25,7 @@ from dimo_cli.evaluation.subjects import (
     open_target,
     subject_of,
 )
+from dimo_cli.files.png import save_png
 from dimo_cli.hub.store import HubStore
 from dimo_cli.metrics.geneval_folder import is_geneval_folder, read_folder, save_batch, start_folder
 from dimo_cli.metrics.prompts import PromptSet, load_prompts
@@ -171,7 +172,5 @@ def with_protocol(result: Result, subject: Subject) -> Result:
 
 def save_images(folder: Path, images: torch.Tensor, first: int) -> None:
     """Keep images as PNG files, named by their numbers."""
-    from dimo_cli.files.png import save_png
-
     for number, image in enumerate(images.cpu().permute(0, 2, 3, 1).numpy(), start=first):
         save_png(image, folder / f"{number:06d}.png", {})

@@ -14,12 +14,15 @@ from dimo_cli.data.pictures import Fit
 from dimo_cli.errors import MissingError, SpecError
 from dimo_cli.evaluation.subjects import Subject, content_hash
 from dimo_cli.hub.store import HubStore
+from dimo_cli.metrics.clip_score import load_clip_score
 from dimo_cli.metrics.fid import Fid
 from dimo_cli.metrics.geneval import GenEval, ShapesGenEval
+from dimo_cli.metrics.geneval_detector import load_detector
 from dimo_cli.metrics.inception_score import InceptionScore
 from dimo_cli.metrics.kernel import Kid
 from dimo_cli.metrics.manifold import FeatureBank, PrecisionRecall, manifold_bytes
 from dimo_cli.metrics.networks import NetworkSource, load_network
+from dimo_cli.metrics.preferences import load_reward_score
 from dimo_cli.metrics.protocol import FeatureNetwork, Metric
 from dimo_cli.metrics.references import (
     Reference,
@@ -135,9 +138,6 @@ def prompt_metric(name: MetricName, subject: Subject, store: HubStore) -> Metric
             f"`{name}` compares images with prompts, and these have none.",
             "Add `--prompts FILE`, or put a captions.txt beside the images.",
         )
-    from dimo_cli.metrics.clip_score import load_clip_score
-    from dimo_cli.metrics.preferences import load_reward_score
-
     if name == "geneval":
         return geneval(subject, store)
     if subject.domain == "shapes" and name in SHAPES_REWARDS:
@@ -155,8 +155,6 @@ def geneval(subject: Subject, store: HubStore) -> Metric:
         )
     if subject.prompts.name == "shapes":
         return ShapesGenEval(subject.prompts)
-    from dimo_cli.metrics.geneval_detector import load_detector
-
     return GenEval(load_detector(store, subject.device), subject.prompts)
 
 

@@ -13,7 +13,7 @@ from dimo_cli.data.folders import open_images
 from dimo_cli.data.pictures import Fit
 from dimo_cli.errors import SpecError
 from dimo_cli.hub.store import HubStore
-from dimo_cli.metrics.networks import NetworkSource, check_name, load_network
+from dimo_cli.metrics.networks import NetworkSource, check_network, load_network
 from dimo_cli.metrics.references import build_reference, write_reference
 from dimo_cli.students.student import best_device
 
@@ -42,7 +42,7 @@ def build_file(
 ) -> dict[str, Any]:
     """Write the reference of a plan; what it holds, as a document."""
     for name in plan.networks:
-        check_name(name)
+        check_network(name)
     if file.suffix != ".npz":
         raise SpecError(f"`--out` is {file}: it must end in .npz.", "References are npz files.")
     fit = Fit(plan.recipe, plan.crop) if plan.crop else None

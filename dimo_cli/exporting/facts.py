@@ -23,7 +23,7 @@ def prompts_file(path: Path) -> Path:
     return path.with_suffix(".prompts.pt")
 
 
-def describe(
+def program_facts(
     student: Student, spec: ExportSpec, program: ExportedProgram, path: Path
 ) -> dict[str, Any]:
     """Everything there is to know of a program without dimo."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dimo_cli.errors import MissingError, SpecError
-from dimo_cli.exporting.facts import describe, prompts_file
+from dimo_cli.exporting.facts import program_facts, prompts_file
 from dimo_cli.exporting.program import TRACED_BATCH, Inputs, Program, constants, draw_inputs, trace
 from dimo_cli.files.writing import file_sha256
 from dimo_cli.sampling.samplers import condition
@@ -65,7 +65,7 @@ def write_program(
             Program(student, spec).eval(),
             draw_inputs(student, cond[:TRACED_BATCH], spec, CHECK_SEED),
         )
-    facts = describe(student, spec, program, path)
+    facts = program_facts(student, spec, program, path)
     torch.export.save(program, temporary, extra_files={"dimo.json": json.dumps(facts)})
     given = [draw_inputs(student, cond[:count], spec, CHECK_SEED) for count in CHECKED_BATCHES]
     difference = compare(temporary, given, expected)

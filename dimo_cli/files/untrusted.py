@@ -12,13 +12,16 @@ import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from dimo_cli.errors import MissingError
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 # Beyond these a network is a mistake that would take forever to build.
 MOST, MOST_LAYERS = 1_000_000, 1_000
@@ -99,6 +102,12 @@ def parse_json(text: str | bytes) -> Any:
         return json.loads(text)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+
+
+def first_problem(error: ValidationError) -> tuple[str, str]:
+    """Which field is wrong, with dots between its parts, and what is wrong with it."""
+    first = error.errors()[0]
+    return ".".join(str(part) for part in first["loc"]), first["msg"]
 
 
 def as_list(value: Any) -> Sequence[Any]:

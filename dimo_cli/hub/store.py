@@ -14,6 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from dimo_cli.errors import MissingError, NotThere
 from dimo_cli.files.untrusted import check_sizes
 from dimo_cli.files.writing import file_sha256
@@ -21,10 +23,11 @@ from dimo_cli.hub.access import ACCESS, Located, dimo_cache, download_cache, end
 from dimo_cli.hub.network import answers
 from dimo_cli.hub.problems import explain, unreachable
 from dimo_cli.hub.published import HubFile, Published, StateDict
+from dimo_cli.hub.weights import read_published
 
 SHA256 = re.compile(r"^[0-9a-f]{64}$")
 COMMIT = re.compile(r"snapshots/([0-9a-f]{40})(/|$)")
-WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 
 
 def check_known_hash(file: HubFile, announced: str | None) -> None:
@@ -69,8 +72,6 @@ class HubStore:
 
     def config(self, file: HubFile) -> dict[str, Any]:
         """A JSON or YAML file, parsed."""
-        import yaml
-
         path = self.locate(file).path
         parse = json.loads if path.suffix == ".json" else yaml.safe_load
         try:
@@ -98,8 +99,6 @@ class HubStore:
 
     def weights(self, published: Published) -> StateDict:
         """The weights under our names, memory-mapped where possible."""
-        from dimo_cli.hub.weights import read_published
-
         file, located = self.first(published)
         local = self.local_dir is not None
         return read_published(published, file, located, local=local, forget=self.forget)
@@ -191,7 +190,7 @@ class HubStore:
                     endpoint=endpoint(),
                 )
                 check_known_hash(file, get_hf_file_metadata(url, token=token).etag)
-            if new and file.path.endswith(WEIGHTS):
+            if new and file.path.endswith(WEIGHT_SUFFIXES):
                 size = f" ({file.size / 2**20:,.0f} MiB)" if file.size else ""
                 self.say(f"Downloading {file}{size} ...")
             name = hf_hub_download(

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from dimo_cli.data.arrays import Batch
+from dimo_cli.files.writing import file_sha256
 from dimo_cli.hub.published import HubFile, Published
 from dimo_cli.metrics.per_image import PromptMetric
 from dimo_cli.metrics.protocol import Result
@@ -80,8 +81,6 @@ def clip_pixels(picture: Image.Image, size: int) -> Tensor:
 
 def published_sha256(store: HubStore, published: Published) -> str:
     """Hash of the file that these weights are read from."""
-    from dimo_cli.files.writing import file_sha256
-
     _, located = store.first(published)
     return located.sha256 or file_sha256(located.path)
 

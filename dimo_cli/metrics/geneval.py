@@ -20,6 +20,8 @@ from dimo_cli.errors import SpecError
 from dimo_cli.metrics.geneval_requests import Request, Wanted
 from dimo_cli.metrics.per_image import PromptMetric
 from dimo_cli.metrics.protocol import Result
+from dimo_cli.metrics.shapes import is_true
+from dimo_cli.teachers.shapes.world import SIDE
 
 if TYPE_CHECKING:  # prompt sets are made of the requests below
     from dimo_cli.metrics.prompts import PromptSet
@@ -274,9 +276,6 @@ class ShapesGenEval(TaskMetric):
         super().__init__("geneval_shapes", prompts, {"detector": "exact verifier of shapes"})
 
     def verdicts(self, requests: Sequence[Any], batch: Batch) -> list[bool]:
-        from dimo_cli.metrics.shapes import is_true
-        from dimo_cli.teachers.shapes.world import SIDE
-
         height, width = batch.images.shape[-2:]
         if (height, width) != (SIDE, SIDE):
             raise SpecError(

@@ -15,6 +15,8 @@ from pydantic import ConfigDict, Field, ValidationError
 
 from dimo_cli.data.arrays import Batch
 from dimo_cli.errors import MissingError, SpecError
+from dimo_cli.files.untrusted import first_problem
+from dimo_cli.files.writing import file_sha256
 from dimo_cli.metrics.clip_score import to_picture
 from dimo_cli.metrics.geneval import summarize
 from dimo_cli.metrics.geneval_requests import TAGS, Request, Tag
@@ -117,8 +119,6 @@ class ResultLine(Spec):
 
 def read_results(path: Path) -> list[Result]:
     """GenEval by its own detector, from the results that its tool has written."""
-    from dimo_cli.files.writing import file_sha256
-
     lines: list[ResultLine] = []
     seen: dict[str, int] = {}
     for n, text in enumerate(read_lines(path), start=1):
@@ -148,10 +148,9 @@ def read_result_line(where: str, text: str) -> ResultLine:
     try:
         line = ResultLine.model_validate_json(text)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
+        field, message = first_problem(error)
         raise SpecError(
-            f"{where}: {f'`{field}`: ' if field else ''}{first['msg']}.",
+            f"{where}: {f'`{field}`: ' if field else ''}{message}.",
             "It must be the results file of GenEval's `evaluate_images.py`.",
         ) from None
     request = read_request(f"{where}, `metadata`", line.metadata)

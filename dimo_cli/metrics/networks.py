@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from dimo_cli.errors import MissingError, SpecError, did_you_mean
 from dimo_cli.files.writing import file_sha256
 from dimo_cli.hub.store import HubStore
+from dimo_cli.metrics.dinov2 import load_dinov2
 from dimo_cli.metrics.features import DigitsFeatures, load_digits_features
+from dimo_cli.metrics.inception import load_inception
 from dimo_cli.metrics.protocol import FeatureNetwork, Features
 from dimo_cli.teachers.builtin import builtin_path
 from dimo_cli.teachers.digits import CLASSES, LEVELS
@@ -143,15 +145,11 @@ def load_shapes(path: Path | None = None) -> ShapesNetwork:
 
 def load_inception_from(source: NetworkSource) -> FeatureNetwork:
     """Inception."""
-    from dimo_cli.metrics.inception import load_inception
-
     return load_inception(source.resize, source.inception, source.download, source.say)
 
 
 def load_dinov2_from(source: NetworkSource) -> FeatureNetwork:
     """DINOv2."""
-    from dimo_cli.metrics.dinov2 import load_dinov2
-
     return load_dinov2(source.store or HubStore(say=source.say))
 
 
@@ -163,7 +161,7 @@ LOADERS: dict[str, Callable[[NetworkSource], FeatureNetwork]] = {
 }
 
 
-def check_name(name: str) -> None:
+def check_network(name: str) -> None:
     """Refuse a feature network that does not exist."""
     if name not in LOADERS:
         raise SpecError(f"{name!r} is not a known feature network.", did_you_mean(name, LOADERS))
@@ -173,5 +171,5 @@ def load_network(
     name: str, source: NetworkSource | None = None, device: torch.device | str = "cpu"
 ) -> FeatureNetwork:
     """A feature network by name, frozen, on a device."""
-    check_name(name)
+    check_network(name)
     return LOADERS[name](source or NetworkSource()).to(device)

@@ -14,12 +14,14 @@ from torch import Tensor
 
 from dimo_cli.data.arrays import Batch
 from dimo_cli.errors import SpecError
+from dimo_cli.files.writing import file_sha256
 from dimo_cli.metrics.clip_score import published_sha256
 from dimo_cli.metrics.per_image import PromptMetric
 from dimo_cli.metrics.prompts import PROMPTS_PER_STYLE, STYLES, PromptSet
 from dimo_cli.metrics.protocol import Result
 from dimo_cli.rewards.protocol import Reward
 from dimo_cli.rewards.registry import load_reward
+from dimo_cli.teachers.builtin import builtin_path
 
 if TYPE_CHECKING:
     from dimo_cli.hub.store import HubStore
@@ -119,9 +121,6 @@ def load_reward_score(
 
 def reward_sha256(reward: Reward, store: HubStore) -> str:
     """Hash of a reward's weights: of the published file, or of the one that ships inside dimo."""
-    from dimo_cli.files.writing import file_sha256
-    from dimo_cli.teachers.builtin import builtin_path
-
     if reward.card.weights.files:
         return published_sha256(store, reward.card.weights)
     return file_sha256(Path(builtin_path(f"{reward.name}.safetensors")))

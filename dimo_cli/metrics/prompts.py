@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from dimo_cli.errors import MissingError, SpecError, did_you_mean
+from dimo_cli.files.untrusted import first_problem
 from dimo_cli.hub.published import HubFile
 from dimo_cli.metrics.geneval_requests import TAGS, Request
+from dimo_cli.metrics.shapes import benchmark
 
 if TYPE_CHECKING:
     from dimo_cli.hub.store import HubStore
@@ -222,9 +224,8 @@ def read_request(where: str, text: str) -> Request:
     try:
         return Request.model_validate_json(text)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        message = first["msg"].removeprefix("Value error, ")
+        field, message = first_problem(error)
+        message = message.removeprefix("Value error, ")
         raise SpecError(f"{where}: {f'`{field}`: ' if field else ''}{message}.") from None
 
 
@@ -252,8 +253,6 @@ def read_geneval(path: Path) -> PromptSet:
 
 def draw_shapes() -> PromptSet:
     """The benchmark of `shapes`: as many prompts of each of six tasks, the same every time."""
-    from dimo_cli.metrics.shapes import benchmark
-
     tasks = benchmark(SHAPES_PER_TASK)
     return PromptSet(
         "shapes",

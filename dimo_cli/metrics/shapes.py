@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import center_of_mass, label
 
+from dimo_cli.files.png import Pixels
 from dimo_cli.teachers.shapes.world import (
     BACKGROUNDS,
     COLORS,
@@ -23,7 +24,6 @@ from dimo_cli.teachers.shapes.world import (
     SIDE,
     SIZES,
     Group,
-    Pixels,
     Scene,
     Thing,
     caption,

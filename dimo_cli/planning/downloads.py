@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import nn
 
@@ -33,6 +34,16 @@ class Need:
     def can_be_had(self) -> bool:
         """Whether it is here or can be downloaded."""
         return self.state in (HERE, TO_DOWNLOAD)
+
+    def document(self) -> dict[str, Any]:
+        """All of it for machines."""
+        return {
+            "file": str(self.file),
+            "revision": self.file.revision,
+            "bytes": self.size,
+            "exact": self.is_exact,
+            "state": self.state,
+        }
 
 
 def needs_of(source: TeacherSource, teacher: Teacher, ask_hub: bool = True) -> list[Need]:

@@ -9,11 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
-
-from dimo_cli.distributed.ranks import as_first_says, own_rank
+from dimo_cli.distributed.ranks import as_first_says, on_cpu, own_rank, sharding_wanted
 from dimo_cli.engine.refine import Rewards
-from dimo_cli.engine.sharding import sharding_wanted
 from dimo_cli.engine.share import divide
 from dimo_cli.planning.memory import (
     MemoryEstimate,
@@ -21,7 +18,7 @@ from dimo_cli.planning.memory import (
     estimate_memory,
     sharded_estimate,
 )
-from dimo_cli.specs.distill import DistillSpec
+from dimo_cli.specs.distill import DistillSpec, TrainSpec
 from dimo_cli.specs.refine import RefineSpec
 from dimo_cli.teachers.protocol import Teacher
 from dimo_cli.teachers.registry import load_skeleton
@@ -49,8 +46,7 @@ class Fit:
 def fitted(spec: DistillSpec, say: Callable[[str], None]) -> DistillSpec:
     """The spec as it is carried out: on CUDA with passes that fit, elsewhere as it is."""
     train = spec.train
-    is_open = "auto" in (train.micro_batch, train.gradient_checkpointing)
-    if not is_open or train.device == "cpu" or not torch.cuda.is_available():
+    if not is_left_open(train):
         return spec
     place, available = machine_memory()
     processes, teacher = own_rank()[1], load_skeleton(spec.teacher)
@@ -59,6 +55,12 @@ def fitted(spec: DistillSpec, say: Callable[[str], None]) -> DistillSpec:
     again = ", activations recomputed" if fit.gradient_checkpointing else ""
     say(f"{passes} x {fit.micro_batch} samples a step and process fit on {place}{again}.")
     return fit.applied(spec)
+
+
+def is_left_open(train: TrainSpec) -> bool:
+    """Whether there is something to fit: settings that are open, and a GPU."""
+    on_gpu = train.device != "cpu" and not on_cpu()
+    return on_gpu and "auto" in (train.micro_batch, train.gradient_checkpointing)
 
 
 def fit_passes(

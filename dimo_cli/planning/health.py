@@ -9,9 +9,11 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
+from dimo_cli.hub.access import download_cache, endpoint, is_offline
 from dimo_cli.redacting import without_secrets
 
 GIB = 2**30
@@ -72,8 +74,6 @@ def check_python() -> Check:
 
 
 def check_packages() -> Check:
-    from importlib.util import find_spec
-
     missing = [name for name in REQUIRED if find_spec(name) is None]
     if missing:
         advice = "Reinstall with `pipx install --force dimo-cli`."
@@ -157,8 +157,6 @@ def check_disk(folder: Path) -> Check:
 
 
 def check_cache() -> Check:
-    from dimo_cli.hub.access import download_cache
-
     cache = download_cache()
     if not os.access(existing_parent(cache), os.W_OK):
         return Check("cache", "problem", f"{cache} is not writable", "Set HF_HOME elsewhere.")
@@ -168,8 +166,6 @@ def check_cache() -> Check:
 
 def check_hub() -> Check:
     from huggingface_hub.utils import get_session
-
-    from dimo_cli.hub.access import endpoint, is_offline
 
     where = without_secrets(endpoint())
     if is_offline():

@@ -15,6 +15,7 @@ from dimo_cli.engine.one_step import rows_at_once
 from dimo_cli.engine.refine import Refinement, Rewards
 from dimo_cli.engine.sharding import GATHERED, blocks_of
 from dimo_cli.engine.share import divide, local_train
+from dimo_cli.planning.rehearsal import BlankImages, rehearse, without_content
 from dimo_cli.rewards.registry import blank_reward
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.refine import RefineSpec, reward_names
@@ -139,8 +140,6 @@ def at_batch(
     has_average: bool,
 ) -> MemoryEstimate:
     """The estimate at a batch that is rehearsed as it is; further passes add what each keeps."""
-    from dimo_cli.planning.rehearsal import rehearse
-
     own = {"batch_size": batch, "accumulate": 1, "micro_batch": "auto"}
     train = spec.train.model_copy(update=own)
     build = partial(make, spec.model_copy(update={"train": train}))
@@ -157,8 +156,6 @@ def make_method(
     rewards: Callable[[RefineSpec], Rewards],
 ) -> Distillation:
     """The method of a spec, with stand-ins for what it would load."""
-    from dimo_cli.planning.rehearsal import BlankImages
-
     if not isinstance(spec, RefineSpec):
         return Distillation(teacher, spec, generator, autocast)
     return Refinement(
@@ -194,8 +191,6 @@ def sharded_estimate(
 
 def blank_rewards(spec: RefineSpec) -> Rewards:
     """The rewards of a spec in shapes alone, for a rehearsal; the held-out one takes its place."""
-    from dimo_cli.planning.rehearsal import without_content
-
     models = {name: without_content(blank_reward(name)) for name in reward_names(spec)}
     for model in models.values():
         model.gradient_checkpointing = True

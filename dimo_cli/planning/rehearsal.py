@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
-from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 from torch.utils.weak import WeakIdKeyDictionary
 
@@ -172,25 +172,18 @@ def blank_like(tensor: Tensor) -> Any:
     return blank
 
 
-@contextmanager
-def on_the_stage() -> Iterator[None]:
-    """What torch cannot do to fake networks, while this lasts: copy them, and move them.
+class Fence(TorchFunctionMode):
+    """Around networks in shapes alone: a copy of a tensor is one made anew, while this lasts.
 
-    Its deep copies share no memory with views of themselves, so they are made anew instead. And
-    there is nowhere to move to.
+    Torch's own copies of fake tensors share no memory with views of themselves.
     """
 
-    def copied(tensor: FakeTensor, memo: dict[int, Any]) -> Any:
-        return blank_like(tensor)
-
-    def stay(module: nn.Module, *places: Any, **settings: Any) -> nn.Module:
-        return module
-
-    with (
-        patch.object(FakeTensor, "__deepcopy__", copied, create=True),
-        patch.object(nn.Module, "to", stay),
-    ):
-        yield
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func is Tensor.__deepcopy__ and isinstance(args[0], FakeTensor):
+            return blank_like(args[0])
+        return func(*args, **(kwargs or {}))
 
 
 def without_weights(teacher: Teacher) -> Teacher:
@@ -233,7 +226,7 @@ def rehearse(
     Without `has_average` the running average is in another memory than everything else.
     """
     ledger = Ledger(teacher.space.vocab, most_rows)
-    with ledger, on_the_stage():
+    with ledger, Fence():
         with ledger.counting_as(WEIGHTS):
             method = build(without_weights(teacher), torch.Generator(), autocast(half))
             ema = Ema(copy.deepcopy(method.student), method.student) if has_average else None

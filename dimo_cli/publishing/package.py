@@ -60,7 +60,7 @@ def prepare(spec: PushSpec, workplace: Path, options: LoadOptions) -> Package:
     folder, run = locate(spec.target)
     student = load_student(folder, options)
     check_draws(student)
-    facts = describe(spec, student, run)
+    facts = facts_to_publish(spec, student, run)
     card = student_card(facts)
     (workplace / CARD).write_text(card, encoding="utf-8")
     places = {
@@ -109,7 +109,7 @@ def repeated(example: str | int, count: int) -> list[int] | list[str]:
     return [example] * count
 
 
-def describe(spec: PushSpec, student: Student, run: Path | None) -> CardFacts:
+def facts_to_publish(spec: PushSpec, student: Student, run: Path | None) -> CardFacts:
     """All that its card will say."""
     manifest, teacher = student.manifest, student.teacher
     weights = manifest.weights_sha256

@@ -19,6 +19,7 @@ from dimo_cli.hub.access import endpoint, is_offline
 from dimo_cli.hub.network import answers
 from dimo_cli.hub.problems import NETWORK_ERRORS
 from dimo_cli.redacting import without_secrets
+from dimo_cli.specs.manifest import MANIFEST, WEIGHTS
 from dimo_cli.specs.push import PushSpec
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Say = Callable[[str], None]
 MAIN = "main"
-MANIFEST, WEIGHTS = "dimo.json", "model.safetensors"
 PAUSES = (2, 8)  # seconds between attempts; within one the client repeats requests by itself
 # A connection that breaks while something is sent, under the names of the client's HTTP library.
 BROKEN = (*NETWORK_ERRORS, "NetworkError", "TimeoutException", "RemoteProtocolError")

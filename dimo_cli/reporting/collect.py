@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from dimo_cli.errors import DimoError, MissingError
 from dimo_cli.files.untrusted import parse_json
+from dimo_cli.hub.access import dimo_cache
 from dimo_cli.reporting.pictures import Picture, embed
-from dimo_cli.run_folder.origins import read_origins
+from dimo_cli.run_folder.effort import effort_of
+from dimo_cli.run_folder.origins import NOTES, read_origins
 from dimo_cli.specs.base import Spec
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.explain import default_of, leaves, origin_of
@@ -23,7 +25,6 @@ from dimo_cli.specs.resolve import load_yaml, resolve_spec
 if TYPE_CHECKING:
     from dimo_cli.run_folder.effort import Effort
 
-NOTES = "notes.txt"
 NOT_RECORDED = "not recorded"
 
 
@@ -167,8 +168,6 @@ def read_log(folder: Path, run: RunRecord) -> None:
 
 def read_effort(folder: Path, run: RunRecord) -> None:
     """How long it trained, and on what."""
-    from dimo_cli.run_folder.effort import effort_of
-
     try:
         run.effort = effort_of(folder)
     except DimoError as problem:
@@ -260,8 +259,6 @@ def is_evaluation(document: Any) -> bool:
 
 def evaluations_of(weights_sha256: str, folder: Path) -> list[dict[str, Any]]:
     """What `dimo eval` measured of a student: results in the run folder, and in its cache here."""
-    from dimo_cli.hub.access import dimo_cache
-
     files = [*sorted(folder.glob("*.json")), *sorted((dimo_cache() / "eval").glob("*.json"))]
     found: dict[str, dict[str, Any]] = {}
     for path in files:

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dimo_cli.errors import MissingError
+from dimo_cli.errors import MissingError, NotThere
+from dimo_cli.hub.access import dimo_cache
 from dimo_cli.hub.loading import on_meta
 from dimo_cli.hub.published import HubFile, Published, StateDict
+from dimo_cli.hub.store import HubStore
 from dimo_cli.rewards.clip_network import (
     IMAGE_PREFIXES,
     ClipImageTower,
@@ -103,10 +105,6 @@ def blank(name: str) -> AestheticReward:
 
 def head_weights(store: HubStore) -> StateDict:
     """The head, which a person has put into the local folder or into dimo's cache."""
-    from dimo_cli.errors import NotThere
-    from dimo_cli.hub.access import dimo_cache
-    from dimo_cli.hub.store import HubStore
-
     folder = store.local_dir or dimo_cache() / "rewards"
     try:
         weights = HubStore(local_dir=folder).weights(Published((HEAD.file,)))

@@ -52,7 +52,7 @@ def load_plugins() -> None:
     register_plugins("dimo.rewards", register_reward, known=REWARDS)
 
 
-def check_name(name: str) -> None:
+def check_reward(name: str) -> None:
     """Refuse a reward that does not exist."""
     if name not in REWARDS:
         load_plugins()
@@ -62,7 +62,7 @@ def check_name(name: str) -> None:
 
 def reward_card(name: str) -> RewardCard:
     """Files, license and scale of a reward, without loading it."""
-    check_name(name)
+    check_reward(name)
     card: RewardCard = import_module(f"dimo_cli.rewards.{MODULES[name]}").CARDS[name]
     return card
 
@@ -71,7 +71,7 @@ def load_reward(
     name: str, store: HubStore, device: torch.device | str = "cpu", sizes: Spec | None = None
 ) -> Reward:
     """A reward with its published weights; `sizes` is for a network of one's own."""
-    check_name(name)
+    check_reward(name)
     return REWARDS[name](store, sizes).to(device)
 
 
@@ -80,7 +80,7 @@ def blank_reward(name: str) -> Reward:
 
     One of a user's own has no such form, and is loaded.
     """
-    check_name(name)
+    check_reward(name)
     if name not in MODULES:
         from dimo_cli.hub.store import HubStore
 

@@ -34,7 +34,7 @@ from dimo_cli.students.folder import save_student
 from dimo_cli.students.student import Student
 from dimo_cli.teachers.conditioning import PromptConditioner
 from dimo_cli.teachers.protocol import Backbone, Teacher
-from dimo_cli.teachers.registry import check_name, load_teacher
+from dimo_cli.teachers.registry import check_teacher, load_teacher
 from dimo_cli.training.tracking import check_tracker
 from dimo_cli.training.trainer import Interrupted, Trainer
 
@@ -50,7 +50,7 @@ FREE_ON_RESUME = (
 
 def check_measurable_run(spec: DistillSpec) -> None:
     """Refuse a run whose numbers nobody can measure or track, before anything is loaded."""
-    check_name(spec.teacher.name)
+    check_teacher(spec.teacher.name)
     check_tracker(spec.monitor.tracker)
     check_measurable(spec)
 
@@ -177,10 +177,10 @@ def distill(
         teacher = load_teacher(spec.teacher, view.note)
     attach_prompts(teacher, spec)
     watcher = RunWatcher(spec, teacher, folder, view)
-    return carry_out(spec, teacher, folder, watcher, resume, origins)
+    return run_method(spec, teacher, folder, watcher, resume, origins)
 
 
-def carry_out(
+def run_method(
     spec: DistillSpec,
     teacher: Teacher,
     folder: Path,
@@ -194,7 +194,7 @@ def carry_out(
     trainer = Trainer(fitted(spec, watcher.view.note), teacher, folder, watcher, method, may_cut)
     if not is_first():
         wait_for_all()  # until the folder is there, or the first process has refused it
-        train(trainer, resume)
+        train_with_all(trainer, resume)
         return None
     # Only now, when everything that could be refused has been: a refused run leaves no folder.
     hint = f"Mend that, then continue with `--resume {folder}`: the checkpoints in it are whole."
@@ -209,7 +209,7 @@ def carry_out(
         return train_and_measure(spec, teacher, trainer, watcher, resume)
 
 
-def train(trainer: Trainer, resume: bool) -> Backbone:
+def train_with_all(trainer: Trainer, resume: bool) -> Backbone:
     """Train with all processes of the job; what comes after is for one alone."""
     try:
         backbone = trainer.run(resume)
@@ -228,7 +228,7 @@ def train_and_measure(
     hardware = hardware_name(accelerator.device, accelerator.num_processes)
     try:
         with recorded_effort(folder, hardware, lambda: (watcher.first_step, trainer.progress.step)):
-            backbone = train(trainer, resume)
+            backbone = train_with_all(trainer, resume)
         student = save_student(folder / "student", spec, teacher, backbone, trainer.progress.step)
         save_png(
             enlarge(watcher.preview(backbone), 320),

@@ -18,9 +18,8 @@ from dimo_cli.errors import MissingError, SpecError
 from dimo_cli.files.locking import refuse_if_locked
 from dimo_cli.hub.store import HubStore
 from dimo_cli.rewards.protocol import Reward
-from dimo_cli.rewards.registry import check_name as check_reward
-from dimo_cli.rewards.registry import load_rewards
-from dimo_cli.runs.distill import RunResult, attach_prompts, carry_out, check_measurable_run
+from dimo_cli.rewards.registry import check_reward, load_rewards
+from dimo_cli.runs.distill import RunResult, attach_prompts, check_measurable_run, run_method
 from dimo_cli.runs.watcher import RunWatcher
 from dimo_cli.sampling.previews import preview_conditions
 from dimo_cli.sampling.samplers import condition, draw_images
@@ -162,7 +161,7 @@ def refine(
     watcher = RefineWatcher(spec, teacher, folder, view, models[held_out] if held_out else None)
     start = student.backbone.to("cpu")  # its weights are copied once, and not needed again
     method = partial(Refinement, start=start, data=data, rewards=rewards)
-    return carry_out(spec, teacher, folder, watcher, resume, origins, method)
+    return run_method(spec, teacher, folder, watcher, resume, origins, method)
 
 
 def check_refinable(spec: RefineSpec) -> None:

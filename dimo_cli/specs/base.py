@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
@@ -22,6 +23,25 @@ class Spec(BaseModel):
     """A group of settings. Unknown keys and NaN are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """How a field is written on a command line, where its own name does not say it all."""
+
+    names: tuple[str, ...] = ()
+    """The one that messages use first; none: the field's own name, behind `--` if no argument."""
+    metavar: str | None = None
+    """What is written behind it; None: its type."""
+    completion: str | None = None
+    """The function of `commands/completing` that knows what could be written."""
+    panel: str | None = None
+    """Heading of its part of the help page."""
+    variable: str | None = None
+    """Of the environment, that says it where the command line does not."""
+    is_argument: bool = False
+    is_text: bool = False
+    """Whether the command itself makes the value out of what was written."""
 
 
 def shorthand(key: str, kind: str) -> BeforeValidator:

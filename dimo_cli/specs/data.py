@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from dimo_cli.specs.base import Int, Spec
+from dimo_cli.specs.base import Flag, Int, Spec
 
 
 class Recipe(Spec):
@@ -53,7 +53,12 @@ class DatasetIndex(Spec):
 class EncodeSpec(Spec):
     """One call of `dimo data encode`."""
 
-    source: str = Field(..., min_length=1, description="Folder, .tar file or dataset of the Hub")
+    source: Annotated[str, Flag(is_argument=True)] = Field(
+        ...,
+        min_length=1,
+        description="Folder with a subfolder per class, or with captions (name.txt or "
+        "captions.jsonl); .tar files; or a dataset of the Hub",
+    )
     batch: Int = Field(32, ge=1, le=65_536, description="Images encoded at once")
-    shard_size: Int = Field(10_000, ge=1, le=10_000_000, description="Images of a shard")
+    shard_size: Int = Field(10_000, ge=1, le=10_000_000, description="Images per shard")
     processes: Int = Field(1, ge=1, le=1024, description="Processes that share the shards")

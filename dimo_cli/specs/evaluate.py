@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from dimo_cli.specs.base import Int, Real, Spec
+from dimo_cli.specs.base import Flag, Int, Real, Spec
 from dimo_cli.specs.sample import SamplerSpec
 
 MetricName = Literal[
@@ -16,26 +16,31 @@ FeatureName = Literal["inception", "dinov2", "digits", "shapes"]
 ResizeName = Literal["clean", "legacy_tensorflow", "legacy_pytorch"]
 
 
+def gate(name: str) -> Flag:
+    """How a limit of a metric is written."""
+    return Flag(names=(name,), metavar="NAME=VALUE", completion="gates")
+
+
 class EvalSpec(Spec):
     """One evaluation: all its numbers come from one pass over the images."""
 
     metrics: tuple[MetricName, ...] = Field(
         (), description="What to measure; none: all that suits the target"
     )
-    target: str = Field(
+    target: Annotated[str, Flag(is_argument=True, completion="targets")] = Field(
         ...,
         min_length=1,
-        description="Run folder, student folder, Hub id, preset (with --teacher), or a folder, "
-        ".zip or .npz of images",
+        description="Run or student folder, Hub id, `digits` or `shapes` (built-in students), a "
+        "preset with --teacher, or a folder, .zip or .npz of images",
     )
-    samples: Int | None = Field(
+    samples: Annotated[Int | None, Flag(names=("--samples", "-n"))] = Field(
         None,
         ge=2,
         le=1_000_000,
         description="Number of images; null: all of a folder or of a set of prompts, else 5,000 "
         "for embedded teachers and 50,000 for others",
     )
-    reference: str | None = Field(
+    reference: Annotated[str | None, Flag(names=("--ref",))] = Field(
         None,
         min_length=1,
         description="Statistics of real images (.npz, .pkl), a folder of them, or digits or shapes "
@@ -52,7 +57,9 @@ class EvalSpec(Spec):
     inception: str | None = Field(
         None, min_length=1, description="File of Inception's weights; null: cached or downloaded"
     )
-    neighbors: Int = Field(3, ge=1, le=1000, description="k of precision, recall and density")
+    neighbors: Annotated[Int, Flag(names=("--k",))] = Field(
+        3, ge=1, le=1000, description="Neighbors k of precision, recall and density"
+    )
     prompts: str | None = Field(
         None,
         min_length=1,
@@ -65,18 +72,19 @@ class EvalSpec(Spec):
         description="Center crop to a square, Lanczos to this side, before anything is measured "
         "(COCO-30K: 256)",
     )
-    maximum: dict[str, Real] = Field(
-        default_factory=dict, description="Gates: exit 1 if one of these metrics is above"
+    maximum: Annotated[dict[str, Real], gate("--max")] = Field(
+        default_factory=dict, description="Gate: exit 1 if this metric is above"
     )
-    minimum: dict[str, Real] = Field(
-        default_factory=dict, description="Gates: exit 1 if one of these metrics is below"
+    minimum: Annotated[dict[str, Real], gate("--min")] = Field(
+        default_factory=dict, description="Gate: exit 1 if this metric is below"
     )
     save_images: str | None = Field(
         None, min_length=1, description="Folder to keep the images in as PNG files"
     )
-    temperatures: tuple[Annotated[Real, Field(gt=0, le=1000)], ...] = Field(
-        (), description="Sampling temperatures to try one after another"
-    )
+    temperatures: Annotated[
+        tuple[Annotated[Real, Field(gt=0, le=1000)], ...],
+        Flag(names=("--sweep",), metavar="temperature=A..B", is_text=True),
+    ] = Field((), description="Try sampling temperatures one after another; best and curve")
     sampler: SamplerSpec = Field(
         default_factory=lambda: SamplerSpec(seed=20_000), description="How images are drawn"
     )

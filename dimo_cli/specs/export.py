@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field, model_validator
 
-from dimo_cli.specs.base import Int, Real, Spec
+from dimo_cli.specs.base import Flag, Int, Real, Spec
 
 
 class ExportSpec(Spec):
@@ -16,7 +18,9 @@ class ExportSpec(Spec):
     top_k: Int = Field(0, ge=0, description="Keep the k likeliest tokens; 0: all")
     top_p: Real = Field(0.0, ge=0, le=1, description="Keep the likeliest mass p; 0: all")
     greedy: bool = Field(False, description="Take the likeliest tokens: no noise as input")
-    prompts: tuple[str, ...] = Field((), description="Prompts that are encoded for a text student")
+    prompts: Annotated[tuple[str, ...], Flag(names=("--prompt",))] = Field(
+        (), description="Encoded for a text student, and saved beside the program"
+    )
 
     @model_validator(mode="after")
     def _settings_have_an_effect(self) -> ExportSpec:

@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field, model_validator
 
-from dimo_cli.specs.base import Int, Spec
+from dimo_cli.specs.base import Flag, Int, Spec
+
+PANEL = "Several GPUs"
 
 
 class LaunchSpec(Spec):
     """The processes of one job; without --gpus and --processes it is this one alone."""
 
-    gpus: Int | None = Field(None, ge=1, le=1024, description="GPUs of each machine")
-    processes: Int | None = Field(None, ge=1, le=1024, description="CPU processes of each machine")
-    nodes: Int = Field(1, ge=1, le=4096, description="Machines")
-    node: Int = Field(0, ge=0, description="Which of the machines this is")
-    main: str | None = Field(
-        None, pattern=r"^[\w.-]+:[0-9]{1,5}$", description="HOST:PORT of the first machine"
+    gpus: Annotated[Int | None, Flag(panel=PANEL)] = Field(
+        None, ge=1, le=1024, description="GPUs of each machine, a process each"
     )
-    shard: bool = Field(False, description="Spread networks and optimizers over all processes")
+    shard: Annotated[bool, Flag(panel=PANEL)] = Field(
+        False, description="Spread networks and optimizers over all GPUs (FSDP2)"
+    )
+    processes: Annotated[Int | None, Flag(panel=PANEL)] = Field(
+        None, ge=1, le=1024, description="CPU processes of each machine, instead of GPUs"
+    )
+    nodes: Annotated[Int, Flag(panel=PANEL)] = Field(
+        1, ge=1, le=4096, description="Machines, with --gpus GPUs each"
+    )
+    node: Annotated[Int, Flag(panel=PANEL, variable="SLURM_NODEID")] = Field(
+        0, ge=0, description="Which of the machines this is, from 0"
+    )
+    main: Annotated[str | None, Flag(panel=PANEL, metavar="HOST:PORT")] = Field(
+        None,
+        pattern=r"^[\w.-]+:[0-9]{1,5}$",
+        description="Where all reach the first machine, as HOST:PORT",
+    )
 
     @property
     def on_each(self) -> int:
@@ -33,8 +49,8 @@ class LaunchSpec(Spec):
     def _one_kind(self) -> LaunchSpec:
         if self.gpus and self.processes:
             raise ValueError("`--gpus` and `--processes` exclude each other: the latter is on CPUs")
-        if self.shard and self.total == 1:
-            raise ValueError("`--shard` needs several processes: give `--gpus`")
+        if self.shard and not (self.gpus or self.processes):
+            raise ValueError("`--shard` needs `--gpus`, over which it spreads what is trained")
         return self
 
     @model_validator(mode="after")

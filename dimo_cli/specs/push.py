@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from typing import Annotated
 
 from pydantic import Field, field_validator, model_validator
 
-from dimo_cli.specs.base import Real, Spec
+from dimo_cli.specs.base import Flag, Real, Spec
 
 NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?"
 REPOSITORY = re.compile(rf"^{NAME}/{NAME}$")
@@ -42,15 +43,22 @@ class Footprint(Spec):
 class PushSpec(Spec):
     """One call of `dimo push`."""
 
-    target: str = Field(..., min_length=1, description="Run folder, student folder or built-in")
-    repository: str = Field(..., description="Where to: user/name or organization/name")
-    private: bool | None = Field(
-        None, description="Who sees a new repository; null: as the account is set"
+    target: Annotated[str, Flag(is_argument=True, completion="students")] = Field(
+        ...,
+        min_length=1,
+        description="Run folder (its numbers and settings go along), student folder or built-in "
+        "student",
     )
-    create_pr: bool = Field(False, description="Propose the change instead of making it")
-    branch: str | None = Field(None, description="Branch to push to; null: main")
-    tag: str | None = Field(None, description="A tag for what is pushed")
-    metrics: tuple[str, ...] = Field((), description="Files of `dimo eval ... --json`")
+    repository: Annotated[str, Flag(is_argument=True, metavar="USER/NAME")] = Field(
+        ..., description="Where to: user/name or organization/name"
+    )
+    private: Annotated[bool | None, Flag(names=("--private/--public",))] = Field(
+        None, description="Who sees a new repository; null: as your account is set"
+    )
+    create_pr: bool = Field(False, description="Propose the change as a pull request")
+    branch: str | None = Field(None, description="Push to this branch, made if need be; null: main")
+    tag: str | None = Field(None, description="Tag what is pushed")
+    metrics: tuple[str, ...] = Field((), description="JSON of `dimo eval ... --json` for the card")
     license_name: str | None = Field(
         None, min_length=1, description="Name of a teacher's license that dimo does not know"
     )

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from dimo_cli.specs.base import Int, Real, Spec
+from dimo_cli.specs.base import Flag, Int, Real, Spec
 from dimo_cli.specs.distill import DistillSpec, OptimizerSpec
 
 
@@ -25,7 +25,9 @@ class RelaxSpec(Spec):
 class GanSpec(Spec):
     """Adversarial fine-tuning with the teacher as feature extractor (section 3.2.1)."""
 
-    enabled: bool = Field(False, description="Whether the student is trained against real data")
+    enabled: Annotated[bool, Flag(names=("--gan",))] = Field(
+        False, description="Whether the student is trained against real data"
+    )
     weight: Real | Literal["auto"] = Field(
         100.0,
         description="Weight of the adversarial loss; auto: its gradient at the logits gets the "
@@ -64,7 +66,10 @@ class GanSpec(Spec):
 class RewardSpec(Spec):
     """Differentiable rewards on the decoded image (section 3.2.2, Eq. 9)."""
 
-    terms: dict[str, Annotated[Real, Field(gt=0)]] = Field(
+    terms: Annotated[
+        dict[str, Annotated[Real, Field(gt=0)]],
+        Flag(names=("--reward",), metavar="NAME=WEIGHT", completion="rewards"),
+    ] = Field(
         default_factory=dict, description="Rewards and their weights; empty: no reward training"
     )
     weight: Real = Field(2000.0, gt=0, description="Weight of the weighted sum of rewards")
@@ -100,7 +105,9 @@ def _weight_or_off(data: object) -> object:
 class RefineSpec(DistillSpec):
     """A Soft-Di[M]O run (Eq. 10): Di[M]O, adversarial and reward losses together."""
 
-    start: str | None = Field(
+    start: Annotated[
+        str | None, Flag(names=("student",), completion="students", is_argument=True)
+    ] = Field(
         None, min_length=1, description="Student to start from: run folder, student folder, Hub id"
     )
     distill_weight: Annotated[Real, BeforeValidator(_weight_or_off)] = Field(

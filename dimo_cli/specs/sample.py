@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from dimo_cli.specs.base import Int, Real, Spec
+from dimo_cli.specs.base import Flag, Int, Real, Spec
 
 SamplerMethod = Literal["published", "random", "confidence", "halton", "theta"]
 
@@ -23,10 +23,10 @@ class SamplerSpec(Spec):
     r_init: Real | None = Field(
         None, ge=0, le=1, description="Share of mask tokens in a student's input; null: its own"
     )
-    method: SamplerMethod = Field(
+    method: Annotated[SamplerMethod, Flag(names=("--sampler",))] = Field(
         "published",
         description="Sampler of a teacher: the one its authors published, or one that all "
-        "families share (random or confident tokens first, Halton order, theta-trapezoidal)",
+        "families share: random or confident tokens first, Halton order, theta-trapezoidal",
     )
     steps: Int | None = Field(None, ge=1, le=4096, description="Steps of a teacher")
     guidance: Real | None = Field(
@@ -57,28 +57,35 @@ class SamplerSpec(Spec):
 class SampleSpec(Spec):
     """One call of `dimo sample`."""
 
-    student: str | None = Field(
-        None, min_length=1, description="Run folder, student folder or Hub id"
+    student: Annotated[str | None, Flag(names=("--student", "-s"), completion="students")] = Field(
+        None,
+        min_length=1,
+        description="Run folder, student folder or Hub id; null: a built-in one, `shapes` for "
+        "prompts and `digits` for classes",
     )
-    preset: str | None = Field(None, min_length=1, description="Whose teacher to sample")
-    classes: tuple[str, ...] = Field(
-        (), description="Classes by number, WordNet id or name; none: all in turn"
+    preset: Annotated[str | None, Flag(names=("--preset", "-p"), completion="presets")] = Field(
+        None, min_length=1, description="With --teacher: sample the teacher of this preset"
     )
-    prompts: tuple[str, ...] = Field((), description="Prompts, for text teachers")
+    classes: Annotated[tuple[str, ...], Flag(names=("--class", "-c"), completion="classes")] = (
+        Field((), description="Class by number, WordNet id or name; none: all in turn")
+    )
+    prompts: Annotated[tuple[str, ...], Flag(names=("--prompt",))] = Field(
+        (), description="Prompt for a text model"
+    )
     init: Path | None = Field(
         None, description="Image whose tokens replace the random ones of a student's input"
     )
-    interpolate: tuple[str, str] | None = Field(
+    interpolate: Annotated[tuple[str, str] | None, Flag(metavar="A B")] = Field(
         None,
         description="Turn one input into another: each an image file, `random`, a class or a "
         "prompt, which stands for the student's own image of it",
     )
-    frames: Int | None = Field(
-        None, ge=2, le=1000, description="Images of an interpolation; null: 8"
+    frames: Int | None = Field(None, ge=2, le=1000, description="Images of --interpolate; null: 8")
+    count: Annotated[Int, Flag(names=("-n", "--count"))] = Field(
+        16, ge=1, le=100_000, description="Number of images"
     )
-    count: Int = Field(16, ge=1, le=100_000, description="Number of images")
     columns: Int | None = Field(
-        None, ge=1, le=1000, description="Images per row of the grid; null: as suits their size"
+        None, ge=1, le=1000, description="Images per row; null: as suits their size"
     )
     pixels: Int = Field(64, ge=1, le=4096, description="Smallest side of an image in the PNG")
     sampler: SamplerSpec = Field(default_factory=SamplerSpec, description="How images are drawn")

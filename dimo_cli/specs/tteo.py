@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from dimo_cli.specs.base import Int, Real, Spec
+from dimo_cli.specs.base import Flag, Int, Real, Spec
 
 # ReNO's weights, which the paper keeps; scores as their models give them.
 RENO_WEIGHTS = {"image_reward": 1.0, "hps_v2.1": 5.0, "clip": 0.01, "pickscore": 0.05}
@@ -17,19 +17,24 @@ class TteoSpec(Spec):
     """Gradient ascent on the student's input embeddings (Eq. 11), from several starts."""
 
     starts: Int = Field(4, ge=1, le=1024, description="Initial sequences N, each a seed of its own")
-    iterations: Int = Field(
+    iterations: Annotated[Int, Flag(names=("--iters",))] = Field(
         4, ge=0, le=1000, description="Updates K of each start; 0: best of N alone"
     )
-    learning_rate: Real = Field(0.2, gt=0, description="Step size of SGD; `shapes` has 0.1")
+    learning_rate: Annotated[Real, Flag(names=("--rate",))] = Field(
+        0.2, gt=0, description="Step size of SGD; `shapes` has 0.1"
+    )
     momentum: Real = Field(0.9, ge=0, lt=1, description="Nesterov momentum of SGD; 0: none")
     clip_norm: Real | None = Field(
         None, gt=0, description="Largest gradient norm of a start; null: no limit"
     )
     temperature: Real = Field(1.0, gt=0, le=100, description="Divides the logits")
-    rewards: dict[str, Annotated[Real, Field(gt=0)]] = Field(
+    rewards: Annotated[
+        dict[str, Annotated[Real, Field(gt=0)]],
+        Flag(names=("--reward",), metavar="NAME=WEIGHT", completion="rewards"),
+    ] = Field(
         default_factory=dict,
-        description="Rewards and weights, for the gradient and for the selection; empty: those "
-        "that suit the teacher",
+        description="What is to rise, by the gradient and by the selection; empty: what suits the "
+        "teacher",
     )
     stop_at: Real | None = Field(
         None,

@@ -23,6 +23,7 @@ from dimo_cli.cards.card import student_card
 from dimo_cli.cards.facts import CardFacts
 from dimo_cli.cards.licenses import license_of
 from dimo_cli.errors import MissingError, SpecError, nearest
+from dimo_cli.files.untrusted import first_problem
 from dimo_cli.files.writing import contiguous, file_sha256, replace_folder
 from dimo_cli.hub.published import StateDict
 from dimo_cli.specs.distill import DistillSpec, TeacherSource
@@ -175,8 +176,8 @@ def read_manifest(path: Path) -> StudentManifest:
     try:
         return StudentManifest.model_validate_json(path.read_text(encoding="utf-8"))
     except (ValidationError, UnicodeDecodeError) as error:
-        first = error.errors()[0] if isinstance(error, ValidationError) else None
-        detail = f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first else str(error)
+        parts = first_problem(error) if isinstance(error, ValidationError) else (str(error),)
+        detail = ": ".join(parts)
         raise SpecError(f"`{path}` is not a valid manifest: {detail}.") from None
 
 

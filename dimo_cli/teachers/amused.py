@@ -6,7 +6,7 @@ transformer layers. It is told neither a time nor a position.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -15,7 +15,6 @@ from diffusers.models.unets.uvit_2d import UVit2DModel, UVitBlock
 from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 
-from dimo_cli.hub.published import HubFile
 from dimo_cli.specs.base import Int, Real
 from dimo_cli.teachers.amused_parts import (
     AmusedStyleBackbone,
@@ -26,7 +25,7 @@ from dimo_cli.teachers.amused_parts import (
     build_blueprint,
     read_networks,
 )
-from dimo_cli.teachers.blueprint import Blueprint
+from dimo_cli.teachers.blueprint import Blueprint, ReadConfig, Settings
 from dimo_cli.teachers.protocol import Cond
 from dimo_cli.teachers.vq_model import as_pixels, as_rows
 
@@ -167,9 +166,7 @@ class AmusedBackbone(AmusedStyleBackbone):
 
 
 def blueprint(
-    variant: str,
-    architecture: Mapping[str, Any],
-    read_config: Callable[[HubFile], dict[str, Any]] | None = None,
+    variant: str, architecture: Settings, read_config: ReadConfig | None = None
 ) -> Blueprint:
     """The blueprint of a published variant."""
     facts = VARIANTS[variant]

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from dimo_cli.hub.published import HubFile, Published, Store
 from dimo_cli.specs.base import Int, Spec
 from dimo_cli.teachers import vq_model
-from dimo_cli.teachers.blueprint import Blueprint, read_architecture
+from dimo_cli.teachers.blueprint import Blueprint, ReadConfig, read_architecture
 from dimo_cli.teachers.conditioning import PromptConditioner, TextEncoder
 from dimo_cli.teachers.hub_text import TEXT_LENGTH, load_text_encoder, text_files, text_weights
 from dimo_cli.teachers.plans import SCHEDULES, masked_counts
@@ -219,7 +219,7 @@ def read_networks(
     published: Mapping[str, Any],
     unused: tuple[str, ...],
     architecture: Mapping[str, Any],
-    read_config: Callable[[HubFile], dict[str, Any]] | None,
+    read_config: ReadConfig | None,
 ) -> A:
     """The architecture of both networks: published facts, then config files, then the user's.
 

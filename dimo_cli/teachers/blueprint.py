@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from dimo_cli.errors import DimoError, SpecError, did_you_mean
-from dimo_cli.files.untrusted import LAYERS, MOST, MOST_LAYERS, as_list
+from dimo_cli.files.untrusted import LAYERS, MOST, MOST_LAYERS, as_list, first_problem
 from dimo_cli.hub.loading import fill_published, on_meta
 from dimo_cli.hub.published import HubFile, Published, Store
 from dimo_cli.specs.base import Spec
@@ -29,6 +29,9 @@ from dimo_cli.teachers.protocol import (
 )
 
 A = TypeVar("A", bound=Spec)
+Settings = Mapping[str, Any]
+ReadConfig = Callable[[HubFile], dict[str, Any]]
+"""Reads a configuration file of a family's repository."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +59,7 @@ class Blueprint:
     takes_prompts: bool = False
 
 
-def read_architecture(
-    model: type[A], published: Mapping[str, Any], overrides: Mapping[str, Any]
-) -> A:
+def read_architecture(model: type[A], published: Settings, overrides: Settings) -> A:
     """The architecture that is published, with what the user overrides of it."""
     for key in overrides:
         if key not in model.model_fields:
@@ -73,11 +74,9 @@ def read_architecture(
     try:
         return model.model_validate({**published, **overrides})
     except ValidationError as error:
-        first = error.errors()[0]
-        path = ".".join(str(part) for part in first["loc"])
-        raise SpecError(
-            f"`teacher.architecture.{path}` is {first.get('input')!r}: {first['msg']}."
-        ) from None
+        path, message = first_problem(error)
+        value = error.errors()[0].get("input")
+        raise SpecError(f"`teacher.architecture.{path}` is {value!r}: {message}.") from None
 
 
 def skeleton(blueprint: Blueprint) -> Teacher:

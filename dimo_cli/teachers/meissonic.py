@@ -7,7 +7,7 @@ between the token embedding and the head of aMUSEd. diffusers has all parts but 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache, partial
 from typing import Any, Literal
 
@@ -24,7 +24,6 @@ from diffusers.models.upsampling import Upsample2D
 from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 
-from dimo_cli.hub.published import HubFile
 from dimo_cli.specs.base import Int
 from dimo_cli.teachers.amused_parts import (
     AmusedStyleBackbone,
@@ -35,7 +34,7 @@ from dimo_cli.teachers.amused_parts import (
     build_blueprint,
     read_networks,
 )
-from dimo_cli.teachers.blueprint import Blueprint
+from dimo_cli.teachers.blueprint import Blueprint, ReadConfig, Settings
 from dimo_cli.teachers.protocol import Cond
 from dimo_cli.teachers.vq_model import as_pixels, as_rows
 
@@ -243,9 +242,7 @@ class MeissonicBackbone(AmusedStyleBackbone):
 
 
 def blueprint(
-    variant: str,
-    architecture: Mapping[str, Any],
-    read_config: Callable[[HubFile], dict[str, Any]] | None = None,
+    variant: str, architecture: Settings, read_config: ReadConfig | None = None
 ) -> Blueprint:
     """The blueprint of a published variant."""
     facts = VARIANTS[variant]

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 from dimo_cli.errors import SpecError, did_you_mean
-from dimo_cli.hub.published import HubFile
 from dimo_cli.hub.store import HubStore
 from dimo_cli.plugins import register_plugins
 from dimo_cli.specs.distill import TeacherSource
 from dimo_cli.teachers import digits, shapes
-from dimo_cli.teachers.blueprint import Blueprint, assemble, skeleton
+from dimo_cli.teachers.blueprint import Blueprint, ReadConfig, assemble, skeleton
 from dimo_cli.teachers.conditioning import PromptConditioner
 from dimo_cli.teachers.protocol import Teacher
 
@@ -61,7 +59,7 @@ def teacher_names() -> list[str]:
     return [*EMBEDDED, *FAMILIES]
 
 
-def check_name(name: str) -> None:
+def check_teacher(name: str) -> None:
     """Refuse a teacher that does not exist."""
     if name not in teacher_names():
         load_plugins()
@@ -72,9 +70,7 @@ def check_name(name: str) -> None:
         )
 
 
-def blueprint_of(
-    source: TeacherSource, read_config: Callable[[HubFile], dict[str, Any]] | None = None
-) -> Blueprint:
+def blueprint_of(source: TeacherSource, read_config: ReadConfig | None = None) -> Blueprint:
     """The blueprint of a published teacher; `read_config` lets it read its repository's configs."""
     module = import_module(f"dimo_cli.teachers.{FAMILIES[source.name]}")
     blueprint: Blueprint = module.blueprint(source.name, source.architecture, read_config)
@@ -102,7 +98,7 @@ def load_teacher(
     Without its backbone (left on the meta device) for a student that brings its own.
     """
     source = TeacherSource(name=source) if isinstance(source, str) else source
-    check_name(source.name)
+    check_teacher(source.name)
     if source.name in EMBEDDED:
         check_embedded(source)
         return EMBEDDED[source.name]()
@@ -114,7 +110,7 @@ def load_teacher(
 def load_skeleton(source: TeacherSource | str) -> Teacher:
     """A teacher without weights, for planning: nothing is downloaded."""
     source = TeacherSource(name=source) if isinstance(source, str) else source
-    check_name(source.name)
+    check_teacher(source.name)
     if source.name in EMBEDDED:
         check_embedded(source)
         return EMBEDDED[source.name]()

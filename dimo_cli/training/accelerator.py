@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from dimo_cli.distributed.ranks import on_cpu, own_rank
+from dimo_cli.distributed.ranks import is_alone, on_cpu
 from dimo_cli.errors import SpecError
 from dimo_cli.specs.distill import TrainSpec
 from dimo_cli.teachers.attention import allow_cudnn
@@ -35,7 +35,7 @@ def make_accelerator(
         )
     allow_cudnn(spec.cudnn_attention)
     return Accelerator(
-        cpu=spec.device == "cpu" or (own_rank()[1] > 1 and not on_cuda),
+        cpu=spec.device == "cpu" or (not is_alone() and not on_cuda),
         mixed_precision="bf16" if spec.is_half(on_cuda) else "no",
         log_with=None if tracker == "none" else tracker,
         project_dir=folder,

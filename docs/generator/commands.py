@@ -12,6 +12,7 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import typer
 
+from dimo_cli.commands.usage import commands_of
 from dimo_cli.main import app
 from docs.generator.markdown import code, table
 
@@ -75,7 +76,7 @@ def commands() -> tuple[Command, ...]:
 
 def commands_below(name: str, node: Any) -> Iterator[Command]:
     """A command, or a group's own options and then what is in it."""
-    children = getattr(node, "commands", {})
+    children = commands_of(node)
     parameters = tuple(parameters_of(node))
     if name and (not children or parameters):
         yield Command(name, node.help or "", parameters)

@@ -61,6 +61,14 @@ def test_two_ranks_train_what_one_process_does_with_accumulation(tmp_path):
             assert one[key] == pytest.approx(two[key], rel=1e-4)
 
 
+def test_one_sharded_rank_trains_what_one_process_does(tmp_path):
+    both = {**SMOOTH, "train": {**STEPS, "batch_size": 4}}
+    train_with(1, tmp_path / "one", **both)
+    train_with(1, tmp_path / "sharded", environment=SHARDED, **both)
+    assert list((tmp_path / "sharded" / "checkpoints").rglob("student-00000-of-00001.safetensors"))
+    assert largest_difference(tmp_path / "one", tmp_path / "sharded") < BAR
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "groups",

@@ -73,6 +73,14 @@ def test_two_processes_speak_as_one_and_another_number_goes_on(tmp_path):
     assert [json.loads(line)["step"] for line in log] == [2, 4, 6]
 
 
+def test_one_process_alone_is_sharded_where_that_is_asked_for(tmp_path):
+    code, output, talk = ended(started(tmp_path, *short_run(2), "--processes", "1", "--shard"))
+    assert code == 0, talk
+    assert output.count("Student saved to") == 1
+    pieces = list((tmp_path / "r" / "checkpoints").rglob("*-of-*.safetensors"))
+    assert pieces, "a checkpoint of sharded networks is in pieces"
+
+
 @pytest.mark.slow
 def test_a_signal_reaches_all_processes_and_leaves_a_checkpoint(tmp_path):
     process = started(tmp_path, *short_run(100_000), "--processes", "2")
@@ -127,7 +135,10 @@ def test_a_failed_gate_is_the_exit_code_of_all(tmp_path):
         (("--processes", "3"), "cannot be divided"),
         (("--gpus", "2", "--processes", "2"), "`--gpus`"),
         (("--gpus", "64"), "none that torch can use"),
+        (("--gpus", "1", "--shard"), "none that torch can use"),
+        (("--shard",), "`--shard` needs `--gpus`"),
         (("--shard", "--set", "train.compile=true", "--processes", "2"), "`train.compile`"),
+        (("--shard", "--set", "train.compile=true", "--gpus", "1"), "`train.compile`"),
         (
             ("--shard", "--set", "student.ema.offload=true", "--processes", "2"),
             "`student.ema.offload`",

@@ -14,7 +14,7 @@ from dimo_cli.cards.facts import CardFacts, Measured
 from dimo_cli.cards.licenses import KNOWN, license_of, license_to_publish
 from dimo_cli.console.live import PlainView
 from dimo_cli.errors import SpecError
-from dimo_cli.publishing.package import describe, public_settings
+from dimo_cli.publishing.package import facts_to_publish, public_settings
 from dimo_cli.run_folder.effort import Effort, effort_of
 from dimo_cli.runs.distill import distill
 from dimo_cli.specs.push import Footprint, PushSpec
@@ -226,7 +226,7 @@ def test_what_the_user_says_comes_before_what_was_recorded(run):
         repository="a/b",
         footprint=Footprint(hours=7, hardware="8 x GPU", watts=1000, grid_intensity=100),
     )
-    facts = describe(spec, load_student(run), run)
+    facts = facts_to_publish(spec, load_student(run), run)
     assert facts.effort == Effort(7, "8 x GPU")
     assert facts.emissions == 700
 
@@ -235,7 +235,7 @@ def test_what_the_user_says_comes_before_what_was_recorded(run):
 
 
 def test_the_settings_of_a_run_are_on_its_card(run):
-    facts = describe(PushSpec(target="x", repository="a/b"), load_student(run), run)
+    facts = facts_to_publish(PushSpec(target="x", repository="a/b"), load_student(run), run)
     text = student_card(facts)
     shown = yaml.safe_load(text.split("```yaml\n")[1].split("```")[0])
     assert shown["train"]["steps"] == 6

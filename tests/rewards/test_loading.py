@@ -321,7 +321,7 @@ def test_a_reward_of_an_installed_package_is_known_by_its_name(monkeypatch):
     monkeypatch.setattr(registry, "REWARDS", dict(registry.REWARDS))
     found = {"dimo.rewards": [Plugin()]}
     monkeypatch.setattr("importlib.metadata.entry_points", lambda group: found.get(group, []))
-    registry.check_name("constant")
+    registry.check_reward("constant")
     assert isinstance(load_reward("constant", HubStore()), torch.nn.Identity)
 
 

@@ -8,6 +8,7 @@ import typer
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from dimo_cli.commands.usage import commands_of
 from dimo_cli.errors import DimoError
 from dimo_cli.main import app
 from dimo_cli.students.folder import BUILTIN
@@ -43,11 +44,11 @@ SENSIBLE = {
     "resume": ("run", "student"), "sets": ("train.steps=3", "loss.kind=x", "init.mask_ratio=0.5"),
     "classes": ("7", "seven", "11"), "prompts": ("a red circle", "prompts.txt", "coco-30k"),
     "prompts_file": ("prompts.txt",), "rewards": ("clip=1", "shapes=1"), "grid": ("out.png",),
-    "plot": ("out.png",), "maximum": ("fid=3", "is=2"), "minimum": ("is=2",),
-    "sweep": ("temperature=1,2", "temperature=1..3"), "metrics": ("results.json",),
+    "plot": ("out.png",), "terms": ("clip=1",), "maximum": ("fid=3", "is=2"), "minimum": ("is=2",),
+    "temperatures": ("temperature=1,2", "temperature=1..3"), "metrics": ("results.json",),
     "reference": ("digits", "images.npz"), "features": ("digits", "inception"),
     "method": ("random", "confidence", "halton", "published"), "interpolate": ("7", "one.png"),
-    "init": ("one.png",), "license_link": ("https://example.org",), "save": ("new",),
+    "init": ("one.png",), "license_link": ("https://example.org",), "save_images": ("new",),
 }  # fmt: skip
 
 
@@ -68,8 +69,8 @@ def values_of(parameter):
 
 def leaves(group, path=()):
     """Every command with its name."""
-    for name, entry in group.commands.items():
-        if hasattr(entry, "commands"):
+    for name, entry in commands_of(group).items():
+        if commands_of(entry):
             yield from leaves(entry, (*path, name))
         else:
             yield " ".join((*path, name)), entry

@@ -5,8 +5,8 @@ import json
 import yaml
 from hypothesis import strategies as st
 
-from dimo_cli.commands.evaluate import temperatures
-from dimo_cli.commands.refine import reward_weight
+from dimo_cli.commands.metrics import temperatures
+from dimo_cli.commands.options import reward_weight
 from dimo_cli.evaluation.comparing import compare_documents
 from dimo_cli.evaluation.gates import read_limits
 from dimo_cli.metrics.prompts import load_prompts, read_lines

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 
 from dimo_cli.hub.published import HubFile, Published, StateDict
-from dimo_cli.teachers.blueprint import Blueprint, read_architecture
+from dimo_cli.teachers.blueprint import Blueprint, ReadConfig, Settings, read_architecture
 from dimo_cli.teachers.conditioning import ClassConditioner
 from dimo_cli.teachers.imagenet import class_ids, class_names
 from dimo_cli.teachers.maskbit.architecture import Architecture
@@ -118,9 +116,7 @@ def token_space(arch: Architecture) -> TokenSpace:
 
 
 def blueprint(
-    variant: str,
-    architecture: Mapping[str, Any],
-    read_config: Callable[[HubFile], dict[str, Any]] | None = None,
+    variant: str, architecture: Settings, read_config: ReadConfig | None = None
 ) -> Blueprint:
     """The blueprint of a published variant. Its repositories hold no config file to read."""
     facts = VARIANTS[variant]

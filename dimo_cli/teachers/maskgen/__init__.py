@@ -6,7 +6,7 @@ the last layer and the projected pooled one, the tokenizer's decoder reads the f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from dimo_cli.errors import MissingError, NotThere
 from dimo_cli.hub.published import HubFile, Published, StateDict, Store
-from dimo_cli.teachers.blueprint import Blueprint, read_architecture
+from dimo_cli.teachers.blueprint import Blueprint, ReadConfig, Settings, read_architecture
 from dimo_cli.teachers.clip_text import (
     build_clip_text,
     clip_text_weights,
@@ -149,9 +149,7 @@ def build_conditioner(arch: Architecture, store: Store | None) -> PromptConditio
     )
 
 
-def read_settings(
-    files: Sequence[HubFile], read_config: Callable[[HubFile], dict[str, Any]]
-) -> dict[str, Any]:
+def read_settings(files: Sequence[HubFile], read_config: ReadConfig) -> dict[str, Any]:
     """What the config files say; the authors' collections of weights have none."""
     settings: dict[str, Any] = {}
     for file in files:
@@ -163,9 +161,7 @@ def read_settings(
 
 
 def blueprint(
-    variant: str,
-    architecture: Mapping[str, Any],
-    read_config: Callable[[HubFile], dict[str, Any]] | None = None,
+    variant: str, architecture: Settings, read_config: ReadConfig | None = None
 ) -> Blueprint:
     """The blueprint of a published variant."""
     facts = VARIANTS[variant]

@@ -6,14 +6,14 @@ hold the same keys as the transformer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from dimo_cli.errors import MissingError
 from dimo_cli.hub.published import HubFile, Published, StateDict
 from dimo_cli.teachers import imagenet
-from dimo_cli.teachers.blueprint import Blueprint, read_architecture
+from dimo_cli.teachers.blueprint import Blueprint, ReadConfig, Settings, read_architecture
 from dimo_cli.teachers.conditioning import ClassConditioner
 from dimo_cli.teachers.maskgit.architecture import MaskGitArchitecture
 from dimo_cli.teachers.maskgit.transformer import MaskGitTransformer
@@ -122,9 +122,7 @@ def without_training_losses(weights: StateDict) -> StateDict:
 
 
 def blueprint(
-    variant: str,
-    architecture: Mapping[str, Any],
-    read_config: Callable[[HubFile], dict[str, Any]] | None,
+    variant: str, architecture: Settings, read_config: ReadConfig | None = None
 ) -> Blueprint:
     """All there is to know of a MaskGit teacher before a weight is read."""
     facts = VARIANTS[variant]

@@ -13,13 +13,15 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+if TYPE_CHECKING:  # a world needs no PIL
+    from dimo_cli.files.png import Pixels
+
 SIDE = 32
-Pixels = NDArray[np.uint8]
 Relation = Literal["left", "right", "above", "below"]
 
 COLORS: dict[str, tuple[int, int, int]] = {
@@ -193,7 +195,7 @@ def arrange(lines: Sequence[Sequence[Look]], relation: Relation | None) -> list[
 
 def caption(scene: Scene, rng: random.Random) -> str:
     """One of the ways to say a scene in English."""
-    parts = [describe(group, rng) for group in scene.groups]
+    parts = [group_in_words(group, rng) for group in scene.groups]
     text = parts[0]
     if len(parts) == 2:
         joint = rng.choice(RELATION_WORDS[scene.relation] if scene.relation else JOINTS)
@@ -203,7 +205,7 @@ def caption(scene: Scene, rng: random.Random) -> str:
     return rng.choice(OPENINGS) + text
 
 
-def describe(group: Group, rng: random.Random) -> str:
+def group_in_words(group: Group, rng: random.Random) -> str:
     """A group in words, such as `two small red circles`."""
     words = [rng.choice(SIZE_WORDS[group.size])] if group.size else []
     words += [group.color] if group.color else []

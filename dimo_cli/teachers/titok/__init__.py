@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from dimo_cli.errors import NotThere, SpecError
 from dimo_cli.hub.published import HubFile, Published, unchanged
-from dimo_cli.teachers.blueprint import Blueprint, read_architecture
+from dimo_cli.teachers.blueprint import Blueprint, ReadConfig, Settings, read_architecture
 from dimo_cli.teachers.conditioning import ClassConditioner
 from dimo_cli.teachers.imagenet import class_ids, class_names
 from dimo_cli.teachers.protocol import SamplerDefaults, TokenSpace
@@ -90,9 +90,7 @@ def config_facts(config: Mapping[str, Any], part: str) -> dict[str, Any]:
     return {key: value for key, value in found.items() if key in Architecture.model_fields}
 
 
-def published_facts(
-    variant: str, read_config: Callable[[HubFile], dict[str, Any]] | None
-) -> dict[str, Any]:
+def published_facts(variant: str, read_config: ReadConfig | None) -> dict[str, Any]:
     """What is known of a variant, and what its config files say where they can be read."""
     known = VARIANTS[variant]
     facts = {
@@ -142,9 +140,7 @@ def token_space(arch: Architecture) -> TokenSpace:
 
 
 def blueprint(
-    variant: str,
-    architecture: Mapping[str, Any],
-    read_config: Callable[[HubFile], dict[str, Any]] | None = None,
+    variant: str, architecture: Settings, read_config: ReadConfig | None = None
 ) -> Blueprint:
     """All there is to know of a published variant."""
     known = VARIANTS[variant]

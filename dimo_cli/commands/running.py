@@ -1,0 +1,93 @@
+"""From the plan of a run to a run that somebody watches: for `distill` and `refine`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from dimo_cli.commands.launching import check_launch, start_processes
+from dimo_cli.commands.options import RunOptions
+from dimo_cli.commands.plan import forecast_view, size
+from dimo_cli.console.output import out
+from dimo_cli.errors import MissingError
+from dimo_cli.runs.tables import comparison_sentence, comparison_table
+from dimo_cli.specs.launch import LaunchSpec
+from dimo_cli.specs.resolve import Plan
+
+if TYPE_CHECKING:
+    from dimo_cli.console.live import View
+    from dimo_cli.runs.distill import RunResult
+
+
+def carry_out_run(
+    run: RunOptions,
+    launch: LaunchSpec,
+    plan: Plan[Any],
+    folder: Path,
+    work: Callable[[Plan[Any], Path, bool], None],
+) -> None:
+    """Show what a run would do, or do it in as many processes as are asked for."""
+    check_launch(launch, plan.spec, run.has_folder)
+    if run.dry_run:
+        show_plan(plan, folder, launch)
+    elif not start_processes(launch):
+        work(plan, folder, run.resume is not None)
+
+
+def show_plan(plan: Plan[Any], folder: Path, launch: LaunchSpec) -> None:
+    """Spec, estimates and plan of a run; refused if it does not fit the machine."""
+    from dimo_cli.planning.plan import forecast
+
+    found = forecast(plan, folder, launch)
+    out.result(found.document(), forecast_view(found))
+    room = found.room
+    if room.available is not None and room.advice is not None:
+        needed, there = size(room.needed.total), size(room.available)
+        out.note(f"This run needs about {needed}, and there are {there}.")
+        out.hint(room.advice)
+        raise typer.Exit(MissingError.exit_code)
+
+
+def free_folder(parent: Path, name: str) -> Path:
+    """runs/NAME, or runs/NAME-2 and so on where that is taken."""
+    folder, number = parent / name, 2
+    while folder.exists():
+        folder, number = parent / f"{name}-{number}", number + 1
+    return folder
+
+
+def show_run(start: str, folder: Path, work: Callable[[View], RunResult | None]) -> None:
+    """Watch a run in the terminal, then show what came of it."""
+    from dimo_cli.console.live import LiveView, PlainView
+    from dimo_cli.training.trainer import Interrupted
+
+    talk = out.talk
+    view: View
+    if out.quiet or not talk.is_terminal:
+        view = PlainView((lambda line: None) if out.quiet else out.note)
+    else:
+        view = LiveView(talk, f"dimo: {start} -> {folder}")
+    try:
+        result = work(view)
+    except Interrupted as stop:
+        if out.silent:  # of several processes the first one says it, and is waited for
+            raise typer.Exit from None
+        out.note(f"Stopped at step {stop.step}; checkpoint written to {stop.checkpoint}.")
+        out.hint(f"Continue with the same command and `--resume {folder}` alone.")
+        raise typer.Exit(stop.exit_code) from None
+    if result is None:
+        return
+    saved = Text(f"Student saved to {folder / 'student'}")
+    if (folder / "report.html").is_file():
+        saved.append(f", report to {folder / 'report.html'}")
+    shown: RenderableType = saved
+    if result.rows:
+        table = comparison_table(result.rows)
+        shown = Group(table, Text(""), comparison_sentence(result.rows), saved)
+    out.result(result.summary(), shown)
+    out.hint(f"Sample it with `dimo sample --student {folder} -n 40`.")

@@ -1,0 +1,120 @@
+"""A help page waits for nothing that it does not show: what is imported is counted by name."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from benchmarks.startup import BAR, TEN_LINES, in_terminal
+from dimo_cli.commands.usage import commands_of
+from dimo_cli.main import app
+
+RESULT = Path(__file__).parents[2] / "benchmarks" / "results" / "startup.json"
+
+# All that `dimo --help` imports and ten lines of Typer do not.
+OWN = {
+    *("dimo_cli", "dimo_cli.main", "dimo_cli.errors", "dimo_cli.redacting"),
+    *("dimo_cli.commands", "dimo_cli.commands.usage"),
+    *("dimo_cli.console", "dimo_cli.console.environment"),
+    *("base64", "binascii", "logging", "string", "urllib", "urllib.parse", "ipaddress"),
+}
+# The specs that a help page is made of, by the first words of the command.
+RUN_SPECS = {"distill", "divergences", "launch", "metrics", "monitor", "render", "resolve"}
+SPECS = {
+    "distill": RUN_SPECS,
+    "refine": RUN_SPECS | {"refine"},
+    "tteo": {"tteo"},
+    "play": {"tteo"},
+    "sample": {"sample"},
+    "compare": {"sample", "sides"},
+    "eval": {"evaluate", "sample", "launch"},
+    "data": {"data"},
+    "export": {"export"},
+    "push": {"push", "launch", "render"},
+    "doctor": {"launch", "render"},
+    "presets": RUN_SPECS | {"refine"},
+    "spec": RUN_SPECS | {"refine"},
+}
+SHARED = {"base", "explain", "flags"}
+HEAVY = {"torch", "numpy", "PIL", "transformers", "diffusers", "accelerate", "jinja2", "scipy"}
+
+
+def imported_by(program, tmp_path):
+    """The modules that are there when a program has shown its page in a terminal."""
+    said = tmp_path / "modules.json"
+    code = (
+        "import atexit, json, sys\n"
+        "from pathlib import Path\n"
+        f"save = Path({str(said)!r}).write_text\n"
+        "atexit.register(lambda: save(json.dumps(sorted(sys.modules))))\n"
+    )
+    page = in_terminal([sys.executable, "-c", code + program])
+    return set(json.loads(said.read_text())), page.decode()
+
+
+def help_page(words, tmp_path):
+    call = f"sys.argv = {['dimo', *words, '--help']!r}\nfrom dimo_cli.main import main\nmain()\n"
+    return imported_by(call, tmp_path)
+
+
+def all_commands(group, path=()):
+    for name, command in commands_of(group).items():
+        yield (*path, name), command
+        yield from all_commands(command, (*path, name))
+
+
+COMMANDS = dict(all_commands(typer.main.get_command(app)))
+
+
+def test_the_list_of_commands_imports_hardly_more_than_ten_lines_of_typer(tmp_path):
+    ten, _ = imported_by(f"sys.argv = ['ten', '--help']\n{TEN_LINES}", tmp_path)
+    dimo, page = help_page((), tmp_path)
+    assert dimo - ten <= OWN
+    assert all(name in page for name in ("distill", "eval", "doctor"))
+    assert "╭" in page
+
+
+def test_there_are_commands_of_every_kind_to_be_asked_for_help():
+    assert len(COMMANDS) >= 35
+    assert {words[0] for words in COMMANDS} == {*SPECS, "report"}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("eval",), *(words for words in COMMANDS if words[:2] == words and len(words) < 2)],
+    ids=" ".join,
+)
+def test_no_spec_is_built_for_the_help_page_of_another_command(words, tmp_path):
+    modules, page = help_page(words, tmp_path)
+    specs = {name.removeprefix("dimo_cli.specs.") for name in modules if ".specs." in name}
+    assert specs <= SPECS.get(words[0], set()) | SHARED
+    assert not HEAVY & modules
+    assert "Usage" in page
+
+
+@pytest.mark.parametrize("words", [("eval", "fid"), ("eval", "ref", "build"), ("data", "encode")])
+def test_a_command_within_a_group_waits_for_its_own_spec_alone(words, tmp_path):
+    modules, _ = help_page(words, tmp_path)
+    specs = {name.removeprefix("dimo_cli.specs.") for name in modules if ".specs." in name}
+    assert specs <= SPECS[words[0]] | SHARED
+    assert not HEAVY & modules
+
+
+def test_what_the_list_says_of_a_command_is_what_the_command_says_of_itself():
+    told = typer.main.get_command(app)
+    words_alone = {name: command.help for name, command in told.commands.items()}
+    assert words_alone == {name: command.help for name, command in commands_of(told).items()}
+    group = told.commands["eval"]
+    fresh = typer.main.get_command(app)
+    fresh.load("eval")
+    words_alone = {name: command.help for name, command in fresh.commands["eval"].commands.items()}
+    assert words_alone == {name: command.help for name, command in commands_of(group).items()}
+
+
+def test_the_committed_measurement_keeps_to_its_bar():
+    result = json.loads(RESULT.read_text())
+    assert result["bar"] == BAR == 1.25
+    assert result["ratio"] <= BAR
+    assert result["ratio_piped"] <= BAR
