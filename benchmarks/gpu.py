@@ -1,6 +1,6 @@
 """python -m benchmarks gpu [--out DIR]: all that is asked of a card, in at most eight minutes.
 
-Tests first, side by side, then each benchmark alone on the card. Every part is a process of its own
+Each benchmark alone on the card, then the tests side by side. Every part is a process of its own
 with a limit of its own: one that fails or hangs loses nothing of the others. Each writes a JSON
 file into one folder, with what it printed beside it, and one table tells what was asked and got.
 """
@@ -137,13 +137,8 @@ def benchmark_parts(out: Path, small: bool) -> list[Part]:
 
 
 def run_parts(tests: Sequence[Part], benchmarks: Sequence[Part], limit: float) -> None:
-    """Tests side by side, then one benchmark after the other, until the time is up."""
+    """One benchmark after the other, then tests side by side, until the time is up."""
     deadline = time.monotonic() + limit
-    for part in tests:
-        part.start()
-    for part in tests:
-        part.finish(deadline)
-        print(f"{part.name}: {part.ended}, {part.seconds:.0f} s: {part.last_words()}", flush=True)
     for part in benchmarks:
         if time.monotonic() >= deadline:
             part.ended = "no time left"
@@ -151,6 +146,11 @@ def run_parts(tests: Sequence[Part], benchmarks: Sequence[Part], limit: float) -
         part.start()
         part.finish(deadline)
         print(f"{part.name}: {part.ended}, {part.seconds:.0f} s", flush=True)
+    for part in tests:
+        part.start()
+    for part in tests:
+        part.finish(deadline)
+        print(f"{part.name}: {part.ended}, {part.seconds:.0f} s: {part.last_words()}", flush=True)
 
 
 def rows(tests: Sequence[Part], benchmarks: Sequence[Part]) -> list[tuple[str, str, str, str]]:
