@@ -20,6 +20,7 @@ from torch import Tensor
 
 from dimo_cli.data.pictures import check_shape
 from dimo_cli.errors import DimoError, MissingError, SpecError
+from dimo_cli.files.pictures import open_picture
 from dimo_cli.files.untrusted import parse_json
 from dimo_cli.teachers.classes import find_class
 from dimo_cli.teachers.protocol import Teacher
@@ -78,7 +79,7 @@ class FolderSource(Source):
         self.root = root
 
     def open(self, index: int) -> Image.Image:
-        return Image.open(self.root / self.names[index])
+        return open_picture(self.root / self.names[index])
 
 
 class TarSource(Source):
@@ -99,7 +100,7 @@ class TarSource(Source):
         archive, offset, size = self.places[index]
         with archive.open("rb") as file:
             file.seek(offset)
-            return Image.open(io.BytesIO(file.read(size)))
+            return open_picture(io.BytesIO(file.read(size)))
 
 
 class HubSource(Source):

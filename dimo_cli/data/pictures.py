@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from dimo_cli.errors import SpecError, did_you_mean
+from dimo_cli.files.pictures import TooManyPixels, open_picture
 from dimo_cli.files.png import Pixels
 from dimo_cli.files.untrusted import read_array
 
@@ -19,9 +20,9 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", "
 NOTED = {"L": "grayscale", "LA": "grayscale", "1": "black and white", "CMYK": "CMYK"}
 PLAIN = ("RGB", "RGBA", "P", "PA")
 DEEP = re.compile(r";16[BLN]")  # what PIL calls two bytes per sample in a file
-# What a few kilobytes can claim: more pixels than any sample has, or a strip that a square is not
-# cut from, but whose short side would be brought up first, and its long side with it.
-MOST_PIXELS, LONGEST = 2**26, 64
+# A strip longer than that is no sample: its short side would be brought up first, and its long side
+# with it.
+LONGEST = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ def read_header(file: BinaryIO, name: str) -> Header:
     try:
         if name.lower().endswith(".npy"):
             return array_header(file)
-        with Image.open(file) as image:
+        with open_picture(file) as image:
             return Header(image.size, image.mode, image.format or "?", problem_of(image))
     except Exception as error:  # of whichever decoder
         return Header((0, 0), "", "", reason(error))
@@ -49,8 +50,6 @@ def read_header(file: BinaryIO, name: str) -> Header:
 
 def problem_of(image: Image.Image) -> str:
     """Why an image that can be opened cannot be measured."""
-    if image.size[0] * image.size[1] > MOST_PIXELS:
-        return "too many pixels for a sample"
     if getattr(image, "n_frames", 1) > 1:
         return "several frames"
     if image.mode.startswith(("I", "F")) or DEEP.search(str(getattr(image, "tile", ""))):
@@ -87,7 +86,7 @@ def reason(error: Exception) -> str:
         return "it may not be opened"
     if isinstance(error, FileNotFoundError):
         return "a link to nothing"
-    if isinstance(error, Image.DecompressionBombError):
+    if isinstance(error, Image.DecompressionBombError | TooManyPixels):
         return "too many pixels for a sample"
     if isinstance(error, UnidentifiedImageError | EOFError):
         return "no readable image"
@@ -100,7 +99,7 @@ def read_pixels(file: BinaryIO, name: str, fit: Fit | None = None) -> Pixels:
     if name.lower().endswith(".npy"):
         array: Pixels = whole_array(file)
         return np.asarray(fit(Image.fromarray(array))) if fit else array
-    with Image.open(file) as image:
+    with open_picture(file) as image:
         has_alpha = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
         if has_alpha:
             rgba = image.convert("RGBA")

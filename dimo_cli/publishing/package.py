@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 import yaml
-from PIL import Image
 
 from dimo_cli import __version__
 from dimo_cli.cards.card import student_card
 from dimo_cli.cards.facts import CardFacts
 from dimo_cli.cards.licenses import license_to_publish
 from dimo_cli.errors import MissingError, SpecError
+from dimo_cli.files.pictures import open_picture
 from dimo_cli.files.png import enlarge, save_png
 from dimo_cli.files.writing import file_sha256
 from dimo_cli.publishing import measured
@@ -196,7 +196,7 @@ def draw_preview(student: Student, path: Path) -> None:
 def shows(preview: Path) -> str | None:
     """Which student a preview is of, as its text chunk says."""
     try:
-        with Image.open(preview) as picture:
+        with open_picture(preview) as picture:
             return picture.info.get("dimo.student")
     except Exception:  # of whichever decoder: it shows no student
         return None

@@ -8,6 +8,7 @@ from typing import Any
 
 from PIL import Image
 
+from dimo_cli.files.pictures import open_picture
 from dimo_cli.files.untrusted import parse_json
 from dimo_cli.reporting.charts import Chart, Series
 from dimo_cli.reporting.collect import Setting, is_number, parsed, settings_of
@@ -112,7 +113,7 @@ def is_outcome(outcome: Any) -> bool:
 def facts_of(path: Path) -> tuple[list[Setting], str]:
     """The settings and the student's hash that a picture carries. All of tteo's come from flags."""
     try:
-        with Image.open(path) as image:
+        with open_picture(path) as image:
             image.load()
             info = image.info
         spec = TteoSpec.model_validate(parse_json(info["dimo.tteo"]))

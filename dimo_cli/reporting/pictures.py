@@ -9,6 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from dimo_cli.files.pictures import open_picture
 from dimo_cli.files.untrusted import parse_json
 
 KEPT_BYTES = 150_000  # a PNG up to this size is embedded as it is
@@ -31,7 +32,7 @@ class Picture:
 def embed(path: Path, title: str, alt: str) -> Picture | None:
     """A PNG as a data URI, made smaller where it is large; None if it cannot be read."""
     try:
-        with Image.open(path) as image:
+        with open_picture(path) as image:
             image.load()
             conditions = image.info.get("dimo.conditions", "[]")
             data, kind = path.read_bytes(), "png"

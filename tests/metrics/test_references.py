@@ -4,6 +4,8 @@ import io
 import json
 import os
 import pickle
+import subprocess
+import sys
 import zipfile
 
 import numpy as np
@@ -24,6 +26,7 @@ from dimo_cli.metrics.references import (
     read_reference,
     write_reference,
 )
+from dimo_cli.metrics.statistics_pickle import read_statistics_pickle
 
 D = 6
 
@@ -415,6 +418,63 @@ def test_a_pickle_that_asks_for_anything_but_arrays_is_refused(tmp_path, network
         read_reference(path, network)
     assert "numpy arrays" in error.value.hint
     assert "this ran" not in capsys.readouterr().out
+
+
+class Told:
+    """Pickled as an array of which somebody says what he likes."""
+
+    def __init__(self, shape, kind, content):
+        self.shape, self.kind, self.content = shape, kind, content
+
+    def __reduce__(self):
+        make, arguments, _ = np.zeros(1).__reduce__()
+        return make, arguments, (1, self.shape, np.dtype(self.kind), False, self.content)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        Told((1,), "O", b"A" * 8),  # numpy takes these bytes for the address of an object
+        Told((10**12,), "f8", b"A" * 8),
+        Told((2, -1), "f8", b"A" * 16),
+        Told((2,), "f8", [1.0, 2.0]),
+        Told((1,), "U4", b"A" * 16),
+        Told((1,), [("mu", "f8")], b"A" * 8),
+        Told("ab", "f8", b"A" * 16),
+    ],
+    ids=["addresses", "too few bytes", "negative", "a list", "text", "fields", "no shape"],
+)
+def test_what_a_pickle_says_of_an_array_is_held_against_its_bytes(tmp_path, network, told):
+    path = tmp_path / "ref.pkl"
+    path.write_bytes(pickle.dumps({"fid": {"mu": told, "sigma": np.eye(D)}}, protocol=2))
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from dimo_cli.errors import SpecError\n"
+        "from dimo_cli.metrics.statistics_pickle import read_statistics_pickle\n"
+        "try: read_statistics_pickle(Path(sys.argv[1]))\n"
+        "except SpecError as error: sys.exit(str(error))"
+    )
+    # In a process of its own: what this guards against ends the one that it happens in.
+    ended = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True)
+    assert ended.returncode == 1, ended.stderr
+    assert "no pickle of feature statistics" in ended.stderr
+
+
+@pytest.mark.parametrize("protocol", range(2, 6))
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_every_protocol_gives_the_arrays_that_were_written(tmp_path, protocol, order):
+    arrays = {
+        "mu": np.arange(6, dtype=">f4"),
+        "sigma": np.array(np.random.default_rng(0).normal(size=(3, 4)), order=order),
+        "count": np.int64(7),
+        "masks": [np.eye(2, dtype="i2")],
+    }
+    (tmp_path / "ref.pkl").write_bytes(pickle.dumps(arrays, protocol=protocol))
+    found = read_statistics_pickle(tmp_path / "ref.pkl")
+    assert found["count"] == 7
+    assert np.array_equal(found["mu"], arrays["mu"])
+    assert np.array_equal(found["sigma"], arrays["sigma"])
+    assert np.array_equal(found["masks"][0], np.eye(2))
 
 
 @pytest.mark.parametrize(
