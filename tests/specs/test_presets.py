@@ -87,7 +87,7 @@ def test_presets_show_prints_memory_and_arithmetic(dimo):
 
 def test_a_dry_run_that_does_not_fit_is_refused_with_what_to_change(dimo, monkeypatch):
     monkeypatch.setattr(
-        "dimo_cli.training.accelerator.machine_memory", lambda: ("a small GPU", 24 * 2**30)
+        "dimo_cli.planning.plan.machine_memory", lambda: ("a small GPU", 24 * 2**30)
     )
     result = dimo("distill", "--preset", "maskbit", "--dry-run", "--json")
     assert result.exit_code == 3
