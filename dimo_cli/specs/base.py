@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 
 
 def _refuse_boolean(value: Any) -> Any:
@@ -17,6 +24,21 @@ def _refuse_boolean(value: Any) -> Any:
 
 Int = Annotated[int, BeforeValidator(_refuse_boolean)]
 Real = Annotated[float, BeforeValidator(_refuse_boolean)]
+
+
+def or_auto(others: str) -> WrapValidator:
+    """One sentence for a value that is neither `auto` nor one of the others."""
+
+    def validate(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return handler(value)
+        except ValidationError:
+            raise ValueError(f"must be {others}, not {value!r}") from None
+
+    return WrapValidator(validate)
+
+
+AutoBool = Annotated[Literal["auto"] | bool, or_auto("auto, true or false")]
 
 
 class Spec(BaseModel):

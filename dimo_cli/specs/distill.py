@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from dimo_cli.specs.base import Int, Real, Spec, shorthand
+from dimo_cli.specs.base import AutoBool, Int, Real, Spec, or_auto, shorthand
 from dimo_cli.specs.divergences import AdaptiveWeight, ConstantWeight, Divergence, ForwardKL
 from dimo_cli.specs.monitor import MonitorSpec
 
@@ -302,7 +302,7 @@ class TrainSpec(Spec):
     tf32: bool = Field(
         True, description="On CUDA, multiply what is left in fp32 with TF32: faster, to 3 digits"
     )
-    compile: Literal["auto"] | bool = Field(
+    compile: AutoBool = Field(
         "auto",
         description="torch.compile the networks block by block: faster steps after a first one of "
         "up to a minute; auto: on CUDA",
@@ -312,7 +312,7 @@ class TrainSpec(Spec):
         description="On CUDA, let torch choose cuDNN's fused attention, whose backward fails on "
         "Hopper cards for some networks; otherwise flash, memory-efficient or plain attention",
     )
-    capture: Literal["auto"] | bool = Field(
+    capture: AutoBool = Field(
         "auto",
         description="On CUDA, record a small network's step once and replay it, so that the card "
         "does not wait for Python; auto: where a step allows it, up to 20 million weights",
@@ -322,12 +322,15 @@ class TrainSpec(Spec):
         description="Keep the dropout that the teacher was trained with active in teacher, student "
         "and auxiliary",
     )
-    micro_batch: Literal["auto"] | Annotated[Int, Field(ge=1, le=1_000_000)] = Field(
+    micro_batch: Annotated[
+        Literal["auto"] | Annotated[Int, Field(ge=1, le=1_000_000)],
+        or_auto("auto or a whole number from 1 to 1,000,000"),
+    ] = Field(
         "auto",
         description="Samples in memory at a time; auto: as many as fit on CUDA, `batch_size` on a "
         "CPU. It changes memory and time, not what is computed",
     )
-    gradient_checkpointing: Literal["auto"] | bool = Field(
+    gradient_checkpointing: AutoBool = Field(
         "auto",
         description="Recompute activations in the backward pass: less memory, more time; auto: on "
         "CUDA, where not even one sample fits without",

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from dimo_cli.specs.base import Flag, Int, Real, Spec
+from dimo_cli.specs.base import Flag, Int, Real, Spec, or_auto
 from dimo_cli.specs.distill import DistillSpec, OptimizerSpec
 
 
@@ -28,7 +28,7 @@ class GanSpec(Spec):
     enabled: Annotated[bool, Flag(names=("--gan",))] = Field(
         False, description="Whether the student is trained against real data"
     )
-    weight: Real | Literal["auto"] = Field(
+    weight: Annotated[Real | Literal["auto"], or_auto("auto or a number")] = Field(
         100.0,
         description="Weight of the adversarial loss; auto: its gradient at the logits gets the "
         "norm of Di[M]O's",
