@@ -35,8 +35,7 @@ def distill_once(name, groups):
         Distillation(teacher, small_spec(**groups), generator, contextlib.nullcontext).step(0)
 
 
-# torch's checkpointing asks for a device's own module, and the pretended one has none: see below.
-@pytest.mark.parametrize("setting", [name for name in SETTINGS if name != "checkpointing"])
+@pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_step_of_any_family_has_all_on_the_card(name, setting):
     distill_once(name, SETTINGS[setting])

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
+from dimo_cli.teachers.meissonic import rotary_table
+
 CARD = torch.device("lazy:0")
 aten = torch.ops.aten
 READS = {
@@ -94,6 +96,7 @@ def pretended_card():
         return card_like(tensor)
 
     mode = PretendedCard()
+    rotary_table.cache_clear()  # a table of another pretended card is none of this one
     with (
         mode,
         patch.object(FakeTensor, "__deepcopy__", copied, create=True),
@@ -101,5 +104,8 @@ def pretended_card():
         patch("torch.is_autocast_enabled", lambda *device: False),  # refuses to know this device
         patch("torch.optim.adam._device_dtype_check_for_fused", lambda *parameters: None),
         patch("torch.autocast", lambda *args, **settings: nullcontext()),
+        # Checkpointing keeps the random state of a device, of which torch has no module here.
+        patch("torch.utils.checkpoint._infer_device_type", lambda *tensors: "cpu"),
     ):
         yield mode
+    rotary_table.cache_clear()
