@@ -16,7 +16,7 @@ from dimo_cli.teachers.registry import load_teacher
 from dimo_cli.training.trainer import Trainer
 from dimo_cli.training.watcher import Idle
 
-STEPS = {False: 1500, True: 20}
+STEPS = {False: 800, True: 20}
 
 
 def measure(setting: Setting, keep: Keep, only: str | None = None) -> dict[str, Any]:
@@ -26,7 +26,7 @@ def measure(setting: Setting, keep: Keep, only: str | None = None) -> dict[str, 
 
 def measure_digits(setting: Setting) -> Found:
     """The later half of a run's log, when everything has been compiled and captured."""
-    sets = [f"train.steps={STEPS[setting.tiny]}", "train.checkpoint_every=500"]
+    sets = [f"train.steps={STEPS[setting.tiny]}", "train.checkpoint_every=400"]
     sets += ["monitor.fid_every=0", f"monitor.preview_every={10**6}"]
     spec = resolve_spec(DistillSpec, preset="digits", sets=sets, environment={}).spec
     with tempfile.TemporaryDirectory() as folder:

@@ -22,6 +22,15 @@ Say = Callable[[str], None]
 # Ways that one kind of block can be used in: precision, batch, gradients, one with the other.
 MOST_GRAPHS = 64
 BACKEND = "inductor"
+BACKWARD = {
+    # A backward is compiled with its forward: left for later, its errors would end the run.
+    "force_non_lazy_backward_lowering": True,
+    # Norms and activations are computed again on the way back rather than kept: next to the matrix
+    # products they cost little time, and kept they are half of a step's memory.
+    "ban_recompute_materialized_backward": False,
+    "ban_recompute_used_far_apart": False,
+    "ban_recompute_long_fusible_chains": False,
+}
 
 
 class Compiled:
@@ -64,14 +73,9 @@ def prepare() -> None:
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(dimo_cache() / "compiled"))
     torch._dynamo.config.recompile_limit = MOST_GRAPHS
     torch._dynamo.config.accumulated_recompile_limit = 16 * MOST_GRAPHS
-    settings = torch._functorch.config
-    # A backward is compiled with its forward: left for later, its errors would end the run.
-    settings.force_non_lazy_backward_lowering = True
-    # Norms and activations are computed again on the way back rather than kept: next to the matrix
-    # products they cost little time, and kept they are half of a step's memory.
-    settings.ban_recompute_materialized_backward = False
-    settings.ban_recompute_used_far_apart = False
-    settings.ban_recompute_long_fusible_chains = False
+    for name, value in BACKWARD.items():
+        if hasattr(torch._functorch.config, name):  # versions of torch differ in what they know
+            setattr(torch._functorch.config, name, value)
 
 
 def compiled(
