@@ -87,7 +87,7 @@ def check_torch() -> Check:
     threads = torch.get_num_threads()
     found = f"{torch.__version__}, {threads} thread{'s' * (threads != 1)}"
     version = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
-    if version < (2, 8):
+    if version < (2, 10):
         return Check("torch", "problem", found, "Upgrade: `pip install 'torch>=2.10'`.")
     return Check("torch", "ok", found)
 
