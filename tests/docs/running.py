@@ -41,6 +41,10 @@ def scaled(shown):
     if trains(shown):
         steps = "6" if "--resume" in words else "4"
         words = [re.sub(r"^train\.steps=\d+$", f"train.steps={steps}", word) for word in words]
+        words = [
+            re.sub(r"^monitor\.table_samples=[1-9]\d+$", "monitor.table_samples=100", word)
+            for word in words
+        ]
         if "--resume" in words and f"train.steps={steps}" not in words:
             words += ["--set", f"train.steps={steps}"]
     if trains(shown) and "--reward" in words:

@@ -65,10 +65,13 @@ def test_the_usage_in_the_json_draws_what_dimo_sample_draws_without_dimo(
     assert torch.equal(found, own_images(load_student(BUILTIN[name]), prompts or [0, 1]))
 
 
-# Meissonic's network takes three times as long to trace as all others; its sibling's is below.
+# The two largest networks take as long to trace as all others; a sibling of each is below.
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=pytest.mark.slow if name == "meissonic" else ()) for name in PUBLISH],
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in ("meissonic", "amused-256") else ())
+        for name in PUBLISH
+    ],
 )
 def test_a_student_of_every_family_is_exported_and_draws_the_same_without_dimo(
     dimo, fake_hub, golden, tmp_path, monkeypatch, name
