@@ -52,6 +52,12 @@ class Share:
         return [*others, generator]
 
 
+def largest_divisor(samples: int, most: int) -> int:
+    """The largest number up to `most` that divides `samples` evenly; 0 where there is none."""
+    sizes = range(1, min(samples, most) + 1)
+    return max((size for size in sizes if samples % size == 0), default=0)
+
+
 def divide(train: TrainSpec, rank: int = 0, world: int = 1) -> Share:
     """The share of a rank, refused where not every rank would get as much as every other."""
     samples = train.batch_size * train.accumulate
@@ -64,13 +70,13 @@ def divide(train: TrainSpec, rank: int = 0, world: int = 1) -> Share:
             f"Use another number of processes (such as {', '.join(fitting)}) or another batch.",
         )
     each = samples // world
-    batch = max(size for size in range(1, min(each, train.pass_size) + 1) if each % size == 0)
+    batch = largest_divisor(each, train.pass_size)
     return Share(batch, each // batch, rank * each, samples)
 
 
 def halved(share: Share) -> Share:
     """The same samples in passes of at most half as many."""
-    batch = max(size for size in range(1, share.batch // 2 + 1) if share.batch % size == 0)
+    batch = largest_divisor(share.batch, share.batch // 2)
     return replace(share, batch=batch, passes=share.passes * (share.batch // batch))
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from dimo_cli.distributed.ranks import as_first_says, on_cpu, own_rank, sharding_wanted
 from dimo_cli.engine.refine import Rewards
-from dimo_cli.engine.share import divide
+from dimo_cli.engine.share import divide, largest_divisor
 from dimo_cli.planning.memory import (
     MemoryEstimate,
     blank_rewards,
@@ -98,10 +98,3 @@ def most_at_once(estimate: MemoryEstimate, samples: int, available: int) -> int:
     """
     spare = available - (estimate.total - estimate.activations)
     return max(0, int(spare / (estimate.activations / samples)))
-
-
-def largest_divisor(samples: int, most: int) -> int:
-    """The largest number up to `most` that divides `samples` evenly; 0 where there is none."""
-    return max(
-        (size for size in range(1, min(samples, most) + 1) if samples % size == 0), default=0
-    )

@@ -14,7 +14,7 @@ from dimo_cli.engine.distill import Distillation
 from dimo_cli.engine.one_step import rows_at_once
 from dimo_cli.engine.refine import Refinement, Rewards
 from dimo_cli.engine.sharding import GATHERED, blocks_of
-from dimo_cli.engine.share import divide, local_train
+from dimo_cli.engine.share import divide, largest_divisor, local_train
 from dimo_cli.planning.rehearsal import BlankImages, rehearse, without_content
 from dimo_cli.rewards.registry import blank_reward
 from dimo_cli.specs.distill import DistillSpec
@@ -74,7 +74,7 @@ def advice_to_fit(
         most = int(spare / (changed.activations / spec.train.batch_size))
         if most >= 1:
             samples = spec.train.batch_size * spec.train.accumulate
-            batch = max(size for size in range(1, most + 1) if samples % size == 0)
+            batch = largest_divisor(samples, most)
             passes = samples * processes // batch
             extra = " --set train.gradient_checkpointing=true" if checkpointing else ""
             return f"Use `--set train.batch_size={batch} --set train.accumulate={passes}{extra}`."

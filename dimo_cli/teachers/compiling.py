@@ -101,8 +101,3 @@ def block_caller(family: type[Backbone], say: Say) -> Compiled:
     # Graphs are looked up by a function's code: a copy for each family keeps each list short.
     call.__code__ = call.__code__.replace(co_name=f"call_block_of_{family.__name__}")
     return compiled(call, say, dynamic=False)
-
-
-def are_compiled(backbone: Backbone) -> bool:
-    """Whether a network runs its blocks compiled."""
-    return isinstance(backbone.call_block, Compiled)
