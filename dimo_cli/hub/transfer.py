@@ -30,7 +30,7 @@ MOST_TEXT = 64 * 2**20  # bytes of a file that holds no weights, or whose size i
 TIMES = 4  # as often as a file may be sent before it is whole: connections break
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 OWN_HOSTS = ("huggingface.co", "hf.co")  # the Hub's own, whose faster protocol is used as well
-# They become names in the cache: nothing in them may lead out of it.
+# Those of an answer to HEAD become names in the cache: nothing in them may lead out of it.
 NAMING_HEADERS = ("ETag", "X-Linked-Etag", "X-Repo-Commit")
 PLAIN_NAME = re.compile(r'^(W/)?"?\w[\w.:;,=+-]*"?$')
 POLL = 0.1  # seconds
@@ -75,7 +75,7 @@ class Transfer:
     def admit(self, response: Any) -> None:
         """Before an answer is read: what it claims, and how much of it will be read at most."""
         self.refuse_if_over()
-        check_headers(response.headers, self.file)
+        check_headers(response, self.file)
         if urlsplit(str(response.url)).hostname not in OWN_HOSTS:
             response.headers.pop("X-Xet-Hash", None)
         if response.request.method == "HEAD" and response.status_code < 400:
@@ -177,11 +177,12 @@ def before_response(response: Any) -> None:
         transfer.admit(response)
 
 
-def check_headers(headers: Any, file: HubFile) -> None:
+def check_headers(response: Any, file: HubFile) -> None:
     """Refuse headers that would lead the client astray."""
+    headers, names = response.headers, response.request.method == "HEAD"
     if headers.get("Content-Encoding", "identity").lower() != "identity":
         raise refused(file, "sends packed bytes, for which it was not asked")
-    for name in NAMING_HEADERS:
+    for name in NAMING_HEADERS if names else ():
         if name in headers and not PLAIN_NAME.match(headers[name]):
             raise refused(file, f"sends `{name}: {headers[name][:40]}`, which is no name")
     waits = re.findall(r"^\s*(\d{1,18})", headers.get("Retry-After", ""))
