@@ -78,10 +78,11 @@ class Transfer:
         check_headers(response, self.file)
         if urlsplit(str(response.url)).hostname not in OWN_HOSTS:
             response.headers.pop("X-Xet-Hash", None)
-        if response.request.method == "HEAD" and response.status_code < 400:
+        is_file = response.request.method == "GET" and response.status_code in (200, 206)
+        is_about = response.request.method == "HEAD" and response.status_code < 400
+        if is_about or (is_file and self.announced is None):
             self.announced = announced_size(response)
             self.check_size(self.announced)
-        is_file = response.request.method == "GET" and response.status_code in (200, 206)
         bound(response, self, self.most if is_file else MOST_TALK)
 
     def check_size(self, size: int | None) -> None:
@@ -193,7 +194,7 @@ def check_headers(response: Any, file: HubFile) -> None:
 
 
 def announced_size(response: Any) -> int | None:
-    """The size of a file by the answer to HEAD; None where it says none."""
+    """The size of a file by the headers of an answer; None where they say none."""
     named = response.headers.get("X-Linked-Size")
     if named is None and not response.has_redirect_location:
         named = response.headers.get("Content-Length")

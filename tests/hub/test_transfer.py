@@ -118,3 +118,35 @@ def test_requests_of_others_pass_as_they_are(hub):
     hub.faults["config.json"] = ["always packed"]
     answer = get_session().get(f"{hub.url}/owner/net/resolve/main/config.json")
     assert answer.text == '{"width": 3}'
+
+
+def fetch(hub, times=1):
+    """Ask for a file as the client does, so many times."""
+    from huggingface_hub.utils import get_session
+
+    for _ in range(times):
+        get_session().get(f"{hub.url}/owner/net/resolve/main/net.safetensors")
+
+
+def test_a_mirror_that_tells_the_size_only_when_it_sends_will_do(hub, monkeypatch):
+    monkeypatch.setattr(transfer, "MOST_TEXT", 10)
+    transfer.bounded(FILE, lambda: fetch(hub))
+    hub.faults["net.safetensors"] = ["always endless"]
+    hub.headers = {"X-Linked-Size": "many"}
+    with pytest.raises(MissingError, match="where at most 10 are due"):
+        transfer.bounded(FILE, lambda: fetch(hub))
+
+
+def test_the_page_of_an_error_is_short(hub):
+    hub.faults["net.safetensors"] = ["always 404"]
+    hub.headers = {"Content-Length": str(2**30)}
+    with pytest.raises(MissingError, match="wants to send 1,073,741,824 bytes"):
+        transfer.bounded(FILE, lambda: fetch(hub))
+
+
+def test_a_file_that_is_never_whole_is_not_sent_for_ever(hub, monkeypatch):
+    monkeypatch.setattr(transfer, "MOST_TEXT", len(WEIGHTS))
+    monkeypatch.setattr(transfer, "MOST_TALK", 0)
+    transfer.bounded(FILE, lambda: fetch(hub, transfer.TIMES))
+    with pytest.raises(MissingError, match="again and again"):
+        transfer.bounded(FILE, lambda: fetch(hub, transfer.TIMES + 1))
