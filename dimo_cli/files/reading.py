@@ -8,7 +8,7 @@ from __future__ import annotations
 import stat
 from pathlib import Path
 
-from dimo_cli.errors import MissingError, SpecError
+from dimo_cli.errors import SpecError
 
 MIB = 2**20
 # The most that a file of a kind may have: far more than any needs.
@@ -30,7 +30,7 @@ def check_regular(path: Path) -> None:
     """Refuse what is there and no file; what is not there is an OSError, as for `open`."""
     mode = path.stat().st_mode
     if not stat.S_ISREG(mode):
-        raise MissingError(
+        raise SpecError(
             f"`{path}` is {KINDS.get(stat.S_IFMT(mode), 'no file')}, not a file.",
             "Name a file; write into one what comes from elsewhere.",
         )

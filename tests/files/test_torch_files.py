@@ -14,7 +14,7 @@ from contextlib import suppress
 import pytest
 import torch
 
-from dimo_cli.errors import MissingError
+from dimo_cli.errors import SpecError
 from dimo_cli.files.torch_files import load_torch
 from dimo_cli.files.untrusted import Untrusted
 from dimo_cli.hub.weights import read_pickle
@@ -239,5 +239,5 @@ def test_a_tar_archive_is_refused_unread(tmp_path, never_loaded):
 
 def test_a_pipe_is_no_file_of_torch(tmp_path):
     os.mkfifo(tmp_path / "a.pt")
-    with pytest.raises(MissingError, match="is a pipe, not a file"):
+    with pytest.raises(SpecError, match="is a pipe, not a file"):
         read_pickle(tmp_path / "a.pt")
