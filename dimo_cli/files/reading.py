@@ -15,7 +15,7 @@ MIB = 2**20
 MOST_SPEC = MIB
 MOST_DOCUMENT = 64 * MIB  # manifests, configurations, results
 MOST_PROMPTS = 256 * MIB  # a line for each image of a large set
-MOST_LOG = 512 * MIB  # of a run of months
+MOST_STATISTICS = 1024 * MIB  # of the features of several networks
 
 KINDS = {
     stat.S_IFIFO: "a pipe",

@@ -14,7 +14,7 @@ TEXT = "tag:yaml.org,2002:str"
 
 
 class PlainLoader(yaml.SafeLoader):
-    """Reads plain values of a reasonable number, and no aliases: each could be a thousand others."""
+    """Reads so many plain values, and no aliases: each could stand for a thousand others."""
 
     values = 0
 
