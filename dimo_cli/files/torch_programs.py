@@ -17,6 +17,7 @@ from typing import IO, Any
 from dimo_cli.files.untrusted import MIB, Untrusted
 
 MOST_STEPS = 2_000_000  # of a program; a tensor takes thirty
+PROTOCOLS = (2, 3)
 MOST_DEPTH = 32  # of containers in containers
 MOST_DIMENSIONS = 64
 MOST_KEY, MOST_COUNT = 2**31, 2**63
@@ -119,6 +120,11 @@ class Program:
             raise Untrusted(f"it claims {stored:,} bytes of numbers and has {self.most_bytes:,}")
         if used > MOST_SHARED * stored + MIB:
             raise Untrusted(f"it claims {used:,} bytes of tensors and has {stored:,}")
+
+    def begin(self, protocol: int) -> None:
+        """Refuse a protocol of which torch knows nothing."""
+        if protocol not in PROTOCOLS:
+            raise Untrusted(f"it is a pickle of protocol {protocol}")
 
     def push(self, value: Any) -> None:
         """Put a value on the stack."""
@@ -314,7 +320,7 @@ CALLS: dict[Name, Callable[..., Any]] = {
 Step = Callable[[Program, Any], None]
 # What torch itself reads of a pickle when it reads weights only; all others are refused.
 STEPS: dict[str, Step] = {
-    "PROTO": lambda machine, _: None,
+    "PROTO": Program.begin,
     "NONE": lambda machine, _: machine.push(None),
     "NEWTRUE": lambda machine, _: machine.push(True),
     "NEWFALSE": lambda machine, _: machine.push(False),

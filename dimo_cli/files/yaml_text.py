@@ -38,4 +38,4 @@ def parse_yaml(text: str) -> tuple[Any, yaml.Node | None]:
         node = loader.get_single_node()
         return (None if node is None else loader.construct_document(node)), node
     finally:
-        loader.dispose()  # type: ignore[no-untyped-call]
+        loader.dispose()

@@ -90,10 +90,8 @@ class Layers:
         """The mapping of a group, made if need be; a short form there is spelled out."""
         node = self.values
         path = ""
-        keys = group.split(".") if group else []
-        if len(keys) > MOST_DEPTH:
-            raise SpecError(f"`{group[:60]}...` is deeper than any setting is.")
-        for key in keys:
+        check_depth(group)
+        for key in group.split(".") if group else []:
             path = f"{path}.{key}" if path else key
             child = node.get(key)
             if isinstance(child, str):  # a bare word stands for its kind
@@ -107,6 +105,7 @@ class Layers:
 
     def _note(self, path: str, origin: str) -> None:
         """Write down the origin of a path, where `_forget` finds it without a search."""
+        check_depth(path)
         self.origins[path] = origin
         while group := path.rpartition(".")[0]:
             is_known = group in self.below
@@ -120,6 +119,12 @@ class Layers:
         self.origins.pop(path, None)
         for known in self.below.pop(path, ()):
             self._forget(known)
+
+
+def check_depth(path: str) -> None:
+    """Refuse a path of more groups than any setting is in."""
+    if path.count(".") > MOST_DEPTH:
+        raise SpecError(f"`{path[:60]}...` is deeper than any setting is.")
 
 
 def resolve_spec(

@@ -193,6 +193,7 @@ PROGRAMS = {
     "an end before its beginning": b"\x80\x02.",
     "a mark that nothing set": b"\x80\x02u.",
     "a memory that is empty": b"\x80\x02h\x05.",
+    "another protocol": b"\x80\x04}.",
     "no end": b"\x80\x02}",
     "nothing": b"",
     "a storage that is none": b"\x80\x02K\x05Q.",

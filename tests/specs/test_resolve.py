@@ -237,7 +237,8 @@ def test_a_spec_that_is_no_file_or_larger_than_any_is_refused_unread(tmp_path):
         resolve_spec(DistillSpec, file=tmp_path / "large.yaml", environment={})
 
 
-def test_a_setting_in_groups_without_end_is_refused(tmp_path):
-    (tmp_path / "deep.yaml").write_text("? a" + ".a" * 200_000 + "\n: 1")
+@pytest.mark.parametrize("start", ["", "reward:\n  terms:\n    "])
+def test_a_setting_in_groups_without_end_is_refused(tmp_path, start):
+    (tmp_path / "deep.yaml").write_text(f"{start}? a{'.a' * 200_000}\n{' ' * 4 * bool(start)}: 1")
     with in_time(), pytest.raises(SpecError, match="deeper than any setting"):
-        resolve_spec(DistillSpec, file=tmp_path / "deep.yaml", environment={})
+        resolve_spec(RefineSpec, file=tmp_path / "deep.yaml", environment={})
