@@ -6,8 +6,6 @@ from typing import Any
 
 import yaml
 
-from dimo_cli.files.untrusted import Untrusted
-
 MOST_VALUES = 20_000  # keys, values and containers; every setting there is takes hundreds
 MOST_NUMBER = 1_000  # characters of what is no text; reading a number takes their square
 TEXT = "tag:yaml.org,2002:str"
@@ -22,17 +20,20 @@ class PlainLoader(yaml.SafeLoader):
         """The next value, if it is a plain one."""
         self.values += 1
         if self.check_event(yaml.AliasEvent):
-            raise Untrusted("anchors and aliases (`&x`, `*x`) are not supported")
+            raise ValueError("anchors and aliases (`&x`, `*x`) are not supported")
         if self.values > MOST_VALUES:
-            raise Untrusted(f"it has more than {MOST_VALUES:,} keys and values")
+            raise ValueError(f"it has more than {MOST_VALUES:,} keys and values")
         node = super().compose_node(parent, index)
         if isinstance(node, yaml.ScalarNode) and node.tag != TEXT and len(node.value) > MOST_NUMBER:
-            raise Untrusted(f"it has a number of {len(node.value):,} characters")
+            raise ValueError(f"it has a number of {len(node.value):,} characters")
         return node
 
 
 def parse_yaml(text: str) -> tuple[Any, yaml.Node | None]:
-    """The values of a YAML document, and the nodes they came from, which know their lines."""
+    """The values of a YAML document, and the nodes they came from, which know their lines.
+
+    One that cannot be read is a YAMLError, a ValueError or a RecursionError.
+    """
     loader = PlainLoader(text)
     try:
         node = loader.get_single_node()

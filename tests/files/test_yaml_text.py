@@ -5,7 +5,6 @@ import time
 import pytest
 import yaml
 
-from dimo_cli.files.untrusted import Untrusted
 from dimo_cli.files.yaml_text import MOST_VALUES, parse_yaml
 from dimo_cli.specs.resolve import presets_folder
 
@@ -23,7 +22,7 @@ HOSTILE = {
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
 def test_what_takes_long_or_becomes_large_is_refused(text):
     started = time.process_time()
-    with pytest.raises(Untrusted):
+    with pytest.raises(ValueError, match="aliases|more than|a number of"):
         parse_yaml(text)
     assert time.process_time() - started < 10
 
