@@ -29,7 +29,8 @@ LAYERS = (
     ("engine", "rewards", "data", "cards", "reporting"),
     ("teachers", "run_folder"),
     ("hub", "distributed", "console"),
-    ("specs", "files"),
+    ("specs",),
+    ("files",),
     ("errors",),
     ("redacting", "plugins", "__init__"),
 )

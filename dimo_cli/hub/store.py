@@ -7,7 +7,6 @@ go), HF_HUB_OFFLINE (use what is there) and HF_TOKEN mean what they mean to the 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -19,7 +18,9 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from dimo_cli.errors import MissingError, NotThere
-from dimo_cli.files.untrusted import check_sizes
+from dimo_cli.files.reading import MOST_DOCUMENT, read_text
+from dimo_cli.files.untrusted import check_sizes, parse_json
+from dimo_cli.files.yaml_text import parse_yaml
 from dimo_cli.hub.access import ACCESS, Located, dimo_cache, download_cache, endpoint, is_offline
 from dimo_cli.hub.hashes import accept, accepted, hash_of
 from dimo_cli.hub.network import answers
@@ -92,9 +93,9 @@ class HubStore:
     def config(self, file: HubFile) -> dict[str, Any]:
         """A JSON or YAML file, parsed."""
         path = self.locate(file).path
-        parse = json.loads if path.suffix == ".json" else yaml.safe_load
         try:
-            content = parse(path.read_text(encoding="utf-8"))
+            text = read_text(path, MOST_DOCUMENT)
+            content = parse_json(text) if path.suffix == ".json" else parse_yaml(text)[0]
         except (ValueError, yaml.YAMLError, RecursionError):
             content = None
         if not isinstance(content, dict):

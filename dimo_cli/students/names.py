@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from dimo_cli.errors import SpecError
+from dimo_cli.files.reading import MOST_DOCUMENT, read_text
 from dimo_cli.teachers.builtin import builtin_path
 
 BUILTIN = Path(builtin_path(""))
@@ -47,7 +49,7 @@ def teacher_of_student(name: str) -> str | None:
     folder = BUILTIN / f"{name}-student" if name in builtin_students() else Path(name)
     for manifest in (folder / "dimo.json", folder / "student" / "dimo.json"):
         try:
-            return str(json.loads(manifest.read_text(encoding="utf-8"))["teacher"]["name"])
-        except (OSError, ValueError, KeyError, TypeError):
+            return str(json.loads(read_text(manifest, MOST_DOCUMENT))["teacher"]["name"])
+        except (OSError, ValueError, KeyError, TypeError, SpecError):
             continue
     return None
