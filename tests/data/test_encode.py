@@ -30,7 +30,7 @@ def test_a_folder_of_digits_becomes_their_tokens(dimo, tmp_path, teacher):
     found = document(dimo("data", "encode", "photos", *DIGITS, "--shard-size", "10", "--json"))
     assert (found["images"], found["shards"], found["shards_kept"]) == (25, 3, 0)
     assert found["finished"]
-    dataset = TokenDataset.open(tmp_path / "tokens", teacher, verify=True)
+    dataset = TokenDataset.open(tmp_path / "tokens", teacher)
     tokens, labels = dataset.rows(torch.arange(25))
     expected, expected_labels = training_tokens()
     assert torch.equal(tokens, expected[order])
@@ -58,7 +58,7 @@ def test_a_second_call_makes_only_what_is_not_there(dimo, tmp_path):
     assert [old == new for old, new in zip(times, after, strict=True)] == [True, False, True]
     shards[2].write_bytes(shards[2].read_bytes()[:100])
     assert document(dimo(*arguments))["shards_kept"] == 2
-    TokenDataset.open(tmp_path / "tokens", verify=True)
+    TokenDataset.open(tmp_path / "tokens")
 
 
 def test_shards_whose_images_changed_are_made_again(dimo, tmp_path):
@@ -69,7 +69,7 @@ def test_shards_whose_images_changed_are_made_again(dimo, tmp_path):
     last.unlink()
     found = document(dimo(*arguments))
     assert (found["images"], found["shards_kept"]) == (24, 2)
-    assert len(TokenDataset.open(tmp_path / "tokens", verify=True)) == 24
+    assert len(TokenDataset.open(tmp_path / "tokens")) == 24
 
 
 def test_another_recipe_is_refused_and_what_is_there_stays(dimo, tmp_path):
@@ -92,7 +92,7 @@ def test_another_recipe_is_refused_and_what_is_there_stays(dimo, tmp_path):
         (("photos", "--set", "teacher.naem=x"), 2, "teacher.naem"),
         (("captioned",), 2, "lies in no class folder"),
         (("strange",), 2, "There is no class `unheard-of`"),
-        (("damaged",), 2, "no readable image"),
+        (("damaged", "--strict"), 2, "no readable image"),
     ],
 )
 def test_wrong_input_is_refused_with_a_sentence(dimo, tmp_path, arguments, code, message):
@@ -114,7 +114,7 @@ def test_a_damaged_image_loses_no_finished_shard(dimo, tmp_path):
     last = max((tmp_path / "photos" / "zero").glob("*.png"))
     whole = last.read_bytes()
     last.write_bytes(whole[:30])
-    arguments = ("data", "encode", "photos", *DIGITS, "--shard-size", "4")
+    arguments = ("data", "encode", "photos", *DIGITS, "--shard-size", "4", "--strict")
     assert dimo(*arguments).exit_code == 2
     last.write_bytes(whole)
     assert document(dimo(*arguments, "--json"))["shards_kept"] == 2
@@ -154,7 +154,7 @@ def test_processes_of_a_launcher_share_the_shards(dimo, tmp_path, monkeypatch):
     assert names == ["shard-00001.safetensors", "shard-00003.safetensors"]
     monkeypatch.setenv("RANK", "0")
     assert document(dimo(*arguments))["finished"]
-    assert len(TokenDataset.open(tmp_path / "tokens", verify=True)) == 10
+    assert len(TokenDataset.open(tmp_path / "tokens")) == 10
     refused = dimo(*arguments, "--processes", "2")
     assert refused.exit_code == 2
     assert "a launcher started 2 processes already" in refused.stderr
@@ -172,8 +172,8 @@ def test_own_processes_make_the_same_shards(tmp_path, teacher):
     for path in (tmp_path / "1").iterdir():
         assert path.read_bytes() == (tmp_path / "2" / path.name).read_bytes()
     (tmp_path / "photos" / "one" / "0001.png").write_bytes(b"")
-    spec = EncodeSpec(source="photos", shard_size=2, processes=2)
-    with pytest.raises(SpecError, match=r"one/0001.png` is no readable image") as caught:
+    spec = EncodeSpec(source="photos", shard_size=2, processes=2, strict=True)
+    with pytest.raises(SpecError, match=r"one/0001.png` cannot be encoded: no readable") as caught:
         encode(spec, images, teacher, source, tmp_path / "3")
     assert "finished shards are kept" in caught.value.hint
 
