@@ -268,3 +268,6 @@ def work(
                 encode_shard(job, number, teacher, device, reports.put)
     except DimoError as error:
         reports.put(error)
+    except OSError as error:  # of the disk that the images are on
+        what = f"{error.strerror or error}: `{error.filename or 'the images'}`."
+        reports.put(MissingError(what, RUN_AGAIN))

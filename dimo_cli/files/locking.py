@@ -37,6 +37,7 @@ def locked(
     Those who hold it `shared` hold it together, and nobody else does.
     """
     path = folder / name
+    check_name(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle = acquire(path, say, shared)
@@ -52,6 +53,17 @@ def locked(
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             path.unlink()  # while it is still held, so that nobody else's is taken away
         os.close(handle)
+
+
+def check_name(folder: Path) -> None:
+    """Refuse a folder whose name is no text: safetensors could write into it, and never read."""
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(folder).decode("utf-8", "backslashreplace")
+        raise SpecError(
+            f"The name of the folder `{shown}` is not UTF-8.", "Choose another one with `--out`."
+        ) from None
 
 
 def refuse_if_locked(folder: Path, name: str = LOCK) -> None:

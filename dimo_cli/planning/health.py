@@ -111,13 +111,15 @@ def check_device() -> Check:
 def check_bf16() -> Check:
     import torch
 
+    from dimo_cli.run_folder.effort import rate
+
     if torch.cuda.is_available():
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return Check("bf16", "ok", "native on this GPU")
         return Check("bf16", "note", "not native", "Use `--set train.precision=fp32`.")
     a = torch.ones(128, 128)
     b = a.bfloat16()
-    slower = _time(lambda: b @ b) / _time(lambda: a @ a)
+    slower = rate(_time(lambda: b @ b), _time(lambda: a @ a))
     return Check("bf16", "note", f"on CPU, {slower:.1f}x the time of fp32", "fp32 is used on CPU.")
 
 
