@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
@@ -20,6 +21,7 @@ from dimo_cli.specs.flags import Given
 
 app = typer.Typer(cls=Commands, no_args_is_help=True, help="Encode real images into tokens.")
 
+NAMES_SHOWN = 3
 EXAMPLES = """
 dimo data encode imagenet/train --preset maskgit --out data/imagenet-maskgit
 dimo data encode photos --preset maskgen-l --out data/photos --processes 4
@@ -49,7 +51,11 @@ def encode(
     local_dir: LocalDirOption = None,
     sets: SetOption = None,
 ) -> None:
-    """Encode images for a teacher. Run again after an interruption: finished shards are kept."""
+    """Encode images for a teacher. Run again after an interruption: finished shards are kept.
+
+    Images that cannot be read or would lose something (16 bits, several frames, transparent
+    pixels) are skipped and listed in `skipped.jsonl`.
+    """
     spec = asked.spec()
     teacher_source = spec_of_preset(preset, sets, local_dir).teacher
 
@@ -69,7 +75,8 @@ def encode(
         "folder": str(folder),
         "finished": done.index is not None,
         "teacher": teacher.name,
-        "images": done.images,
+        "images": done.images - len(done.skipped),
+        "skipped": len(done.skipped),
         "shards": done.shards,
         "shards_kept": done.kept,
         "files_left_out": images.others,
@@ -77,7 +84,20 @@ def encode(
     }
     kept = f", {done.kept} of them kept" if done.kept else ""
     state = "" if done.index else " (other processes are not done)"
-    line = f"{done.images} images in {done.shards} shards{kept}: {folder}{state}"
+    line = f"{document['images']} images in {done.shards} shards{kept}: {folder}{state}"
+    if done.skipped:
+        out.note(about_skipped(done.skipped, folder))
     if images.others:
         out.note(f"{images.others} files are no images and were left out.")
     out.result(document, Text(line))
+
+
+def about_skipped(skipped: Sequence[tuple[str, str]], folder: Path) -> str:
+    """How many images were skipped, the first of them with their reasons, and where all are."""
+    first = "; ".join(f"`{name}`: {why}" for name, why in skipped[:NAMES_SHOWN])
+    more = f"; and {len(skipped) - NAMES_SHOWN:,} more" if len(skipped) > NAMES_SHOWN else ""
+    return (
+        f"Skipped {len(skipped):,} image{'s' * (len(skipped) != 1)}: {first}{more}. "
+        f"`{folder / 'skipped.jsonl'}` lists all; once they are mended, the same command encodes "
+        "them. `--strict` stops at the first instead."
+    )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import inspect
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Annotated, Any
@@ -15,10 +17,17 @@ from dimo_cli.commands.parameters import Parameters, option
 from dimo_cli.console.environment import image_protocol
 from dimo_cli.console.output import out
 from dimo_cli.distributed.reports import hand_over, is_follower
-from dimo_cli.errors import DimoError, MissingError
+from dimo_cli.errors import DimoError, MissingError, SpecError
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but the result.")]
+
+SHOWN_BEFORE = 20  # characters around one that is no text
+# What torch, its threads, the loader of libraries and safetensors say where there is no memory.
+NO_MEMORY = re.compile(
+    r"failed to map segment|annot allocate memory(?! in static TLS)|can't allocate memory|"
+    r"not enough memory|std::bad_alloc|can't start new thread"
+)
 
 # Exceptions of libraries that have a plain meaning, by class name so that nothing is imported.
 KNOWN_ERRORS: dict[str, Callable[[Any], DimoError]] = {
@@ -27,7 +36,8 @@ KNOWN_ERRORS: dict[str, Callable[[Any], DimoError]] = {
         "Lower `--set train.micro_batch=`, or set `train.gradient_checkpointing=true`; "
         "`--dry-run` shows the estimate.",
     ),
-    "MemoryError": lambda e: MissingError("Memory is exhausted.", "Lower the batch size."),
+    "MemoryError": lambda e: no_memory(),
+    "UnicodeEncodeError": lambda e: no_text(e),
     "PermissionError": lambda e: MissingError(f"No permission for `{e.filename}`."),
     "FileNotFoundError": lambda e: MissingError(f"No such file: `{e.filename}`."),
     "NotADirectoryError": lambda e: MissingError(f"Not a folder: `{e.filename}`."),
@@ -41,6 +51,8 @@ def as_dimo_error(error: Exception) -> DimoError | None:
     """The sentence for an exception with a plain meaning; None for our own bugs."""
     if isinstance(error, DimoError):
         return error
+    if NO_MEMORY.search(str(error)) or getattr(error, "errno", None) == errno.ENOMEM:
+        return no_memory()
     for cls in type(error).__mro__:
         if cls.__name__ in KNOWN_ERRORS:
             return KNOWN_ERRORS[cls.__name__](error)
@@ -49,6 +61,24 @@ def as_dimo_error(error: Exception) -> DimoError | None:
     if isinstance(error, OSError) and error.strerror:
         return MissingError(f"{error.strerror}: `{error.filename or ''}`.")
     return None
+
+
+def no_memory() -> MissingError:
+    """The sentence for a machine, or a limit on this process, that gives no more memory."""
+    return MissingError(
+        "Memory is exhausted.",
+        "Lower the batch size or the number of processes, or raise the limit if there is one "
+        "(`ulimit -v`): loading torch alone can take 4 GiB of addresses.",
+    )
+
+
+def no_text(error: UnicodeEncodeError) -> SpecError:
+    """The sentence for a name that is any bytes, where a text is needed."""
+    start = max(0, error.start - SHOWN_BEFORE)
+    found = error.object[start : error.end + SHOWN_BEFORE]
+    return SpecError(
+        f"A name with {found!r} in it is not UTF-8.", "Rename that file or folder, or link to it."
+    )
 
 
 def command(
@@ -127,5 +157,13 @@ def framing(as_json: bool = False, quiet: bool = False) -> Iterator[None]:
         if known is None or os.environ.get("DIMO_DEBUG") == "1":
             raise
         if not hand_over(known):
-            out.error(known)
+            tell(known)
         raise typer.Exit(known.exit_code) from None
+
+
+def tell(error: DimoError) -> None:
+    """Report an error, in the plainest way where memory lacks even for that."""
+    try:
+        out.error(error)
+    except MemoryError:
+        os.write(2, f"Error: {error.message}\n{error.hint}\n".encode(errors="replace"))

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from dimo_cli import __version__
-from dimo_cli.data.images import RESIZE, Source, class_labels
-from dimo_cli.data.shards import FACTS, INDEX, shard_path, token_dtype, write_json, write_shard
+from dimo_cli.data.images import Source
+from dimo_cli.data.job import Job, facts_of, make_job, mended, unfinished
+from dimo_cli.data.shards import (
+    INDEX,
+    SKIPPED,
+    in_place_of,
+    shard_path,
+    tidy,
+    token_dtype,
+    write_json,
+    write_shard,
+)
+from dimo_cli.distributed.orphans import end_with_parent
 from dimo_cli.distributed.ranks import are_joined, from_all, is_first, own_rank
 from dimo_cli.errors import DimoError, MissingError, SpecError
 from dimo_cli.files.locking import LOCK, locked
@@ -29,133 +39,96 @@ from dimo_cli.teachers.registry import load_teacher
 RUN_AGAIN = "Mend that and run the same command again: finished shards are kept."
 
 
-@dataclass(frozen=True)
-class Job:
-    """Everything a process needs to encode its shards."""
-
-    images: Source
-    conditions: Tensor | list[str]
-    """Labels [N] or captions."""
-    recipe: Recipe
-    out: Path
-    batch: int
-
-    def shards(self) -> list[range]:
-        """The images of each shard."""
-        count, size = len(self.images), self.recipe.shard_size
-        return [range(start, min(start + size, count)) for start in range(0, count, size)]
-
-    def facts(self, rows: range) -> dict[str, Any]:
-        """What is written into a shard: the recipe, and a digest of which images it holds."""
-        part = slice(rows.start, rows.stop)
-        conditions = self.conditions[part]
-        if isinstance(conditions, Tensor):
-            conditions = conditions.tolist()
-        items = json.dumps([self.images.names[part], conditions])
-        digest = hashlib.sha256(items.encode()).hexdigest()
-        return {"recipe": self.recipe.model_dump(mode="json"), "items": digest}
-
-
 @dataclass(frozen=True, slots=True)
 class Encoded:
     """What one call did; `index` is None while other processes are not done."""
 
     images: int
+    """Of the source, those among them that were skipped."""
     shards: int
     kept: int
     index: DatasetIndex | None
-
-
-def make_job(
-    spec: EncodeSpec, images: Source, teacher: Teacher, architecture: dict[str, Any], out: Path
-) -> tuple[Job, dict[str, int]]:
-    """The job, and the class of each class word; unknown classes are refused here."""
-    space, captions = teacher.space, teacher.takes_prompts
-    classes = {} if captions else class_labels(images.words, teacher)
-    recipe = Recipe(
-        teacher=teacher.name,
-        revision=teacher.revision,
-        architecture=architecture,
-        image_size=space.image_size,
-        resize=RESIZE,
-        length=space.length,
-        groups=space.groups,
-        codes=space.codes,
-        condition="captions" if captions else "labels",
-        shard_size=spec.shard_size,
-    )
-    labels = torch.tensor([classes.get(word, 0) for word in images.words], dtype=torch.int32)
-    conditions = images.words if captions else labels
-    return Job(images, conditions, recipe, out, spec.batch), classes
-
-
-def is_finished(path: Path, facts: dict[str, Any]) -> bool:
-    """Whether a shard is there and of the same images; one of another recipe is refused."""
-    try:
-        with safe_open(path, "pt") as file:
-            known = json.loads((file.metadata() or {}).get(FACTS, "{}"))
-            theirs = dict(known["recipe"])
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError):
-        return False  # not there, or damaged: encode it
-    recipe = facts["recipe"]
-    if recipe["condition"] == "captions" and not path.with_suffix(".json").is_file():
-        return False
-    different = [key for key in recipe if theirs.get(key) != recipe[key]]
-    if different:
-        key = different[0]
-        raise SpecError(
-            f"`{path.parent}` has shards of another recipe: `{key}` is {theirs.get(key)!r} there "
-            f"and {recipe[key]!r} now.",
-            "Choose another folder with --out, or delete that one.",
-        )
-    return bool(known.get("items") == facts["items"])
-
-
-def unfinished(job: Job) -> list[int]:
-    """Numbers of the shards that are still to be encoded."""
-    return [
-        number
-        for number, rows in enumerate(job.shards())
-        if not is_finished(shard_path(job.out, number), job.facts(rows))
-    ]
+    skipped: tuple[tuple[str, str], ...] = ()
+    """Names of images that could not be encoded, each with the reason."""
 
 
 @torch.inference_mode()
 def encode_shard(
     job: Job, number: int, teacher: Teacher, device: str, advance: Callable[[int], None]
 ) -> None:
-    """Encode one shard and write it whole."""
+    """Encode one shard and write it whole; images that cannot be encoded are listed in it."""
     rows = job.shards()[number]
     parts: list[Tensor] = []
+    skipped: dict[int, str] = {}
     for start in range(rows.start, rows.stop, job.batch):
         batch = range(start, min(start + job.batch, rows.stop))
-        images = torch.stack([job.images.image(row, job.recipe.image_size) for row in batch])
-        parts.append(teacher.tokenizer.encode(images.to(device)).cpu())
+        found = {row: job.read(row) for row in batch}
+        skipped |= {row: why for row, why in found.items() if isinstance(why, str)}
+        images = [image for image in found.values() if isinstance(image, Tensor)]
+        if images:
+            parts.append(teacher.tokenizer.encode(torch.stack(images).to(device)).cpu())
         advance(len(batch))
-    tokens = torch.cat(parts).to(token_dtype(job.recipe.codes))
-    condition = job.conditions[rows.start : rows.stop]
-    write_shard(shard_path(job.out, number), tokens, condition, job.facts(rows))
+    nothing = torch.zeros(0, job.recipe.length, job.recipe.groups, dtype=torch.long)
+    tokens = torch.cat(parts or [nothing]).to(token_dtype(job.recipe.codes))
+    condition = job.condition_of([row for row in rows if row not in skipped])
+    listed = [(job.images.names[row], why) for row, why in skipped.items()]
+    facts = {**job.facts(rows), **({"skipped": listed} if listed else {})}
+    write_shard(shard_path(job.out, number), tokens, condition, facts)
 
 
-def write_index(job: Job, source: str, classes: dict[str, int]) -> DatasetIndex | None:
-    """Write `index.json` if every shard is there."""
+def write_index(
+    job: Job, source: str, classes: dict[str, int]
+) -> tuple[DatasetIndex | None, list[tuple[str, str]]]:
+    """Write `index.json` if every shard is there, beside a list of the images that are not."""
     if unfinished(job):
-        return None
-    paths = [shard_path(job.out, number) for number in range(len(job.shards()))]
-    entries = [
-        ShardEntry(file=path.name, images=len(rows), sha256=file_sha256(path))
-        for path, rows in zip(paths, job.shards(), strict=True)
-    ]
+        return None, []
+    entries: list[ShardEntry] = []
+    skipped: list[tuple[str, str]] = []
+    for number, rows in enumerate(job.shards()):
+        path = shard_path(job.out, number)
+        lost = facts_of(path)["skipped"]
+        skipped += lost
+        if len(lost) < len(rows):
+            entries.append(entry_of(path, len(rows) - len(lost), job.recipe))
+    if not entries:
+        name, why = skipped[0]
+        raise SpecError(
+            f"None of the {len(skipped):,} images of `{source}` can be encoded: `{name}`: {why}.",
+            "Convert them to RGB with 8 bits per channel, for example to PNG.",
+        )
     index = DatasetIndex(
         dimo=__version__,
         source=source,
-        images=len(job.images),
+        images=sum(entry.images for entry in entries),
+        skipped=len(skipped),
         recipe=job.recipe,
         classes=classes,
         shards=tuple(entries),
     )
+    write_skipped(job.out / SKIPPED, skipped)
     write_json(job.out / INDEX, index.model_dump(mode="json"))
-    return index
+    return index, skipped
+
+
+def entry_of(path: Path, images: int, recipe: Recipe) -> ShardEntry:
+    """What the index says of a finished shard."""
+    captions = path.with_suffix(".json") if recipe.condition == "captions" else None
+    return ShardEntry(
+        file=path.name,
+        images=images,
+        sha256=file_sha256(path),
+        captions_sha256=file_sha256(captions) if captions else None,
+    )
+
+
+def write_skipped(path: Path, skipped: Sequence[tuple[str, str]]) -> None:
+    """List what was skipped, a line for each; no file where nothing was."""
+    if not skipped:
+        path.unlink(missing_ok=True)
+        return
+    lines = [json.dumps({"image": name, "reason": why}) + "\n" for name, why in skipped]
+    with in_place_of(path) as temporary:
+        temporary.write_text("".join(lines), encoding="utf-8")
 
 
 def device_of(rank: int) -> str:
@@ -181,7 +154,9 @@ def encode(
         )
     job, classes = make_job(spec, images, teacher, source.architecture, out)
     # A launcher's processes share the folder; each rank is there once.
-    with writing_to(out, RUN_AGAIN), locked(out, f"{LOCK}-{rank}"):
+    in_job = world > 1
+    own = locked(out, f"{LOCK}-{rank}") if in_job else nullcontext()
+    with writing_to(out, RUN_AGAIN), locked(out, shared=in_job), own:
         return encode_share(spec, job, classes, teacher, source, advance)
 
 
@@ -195,10 +170,11 @@ def encode_share(
 ) -> Encoded:
     """Encode what this rank is to do, and write the index if nothing is left."""
     (rank, world), out = own_rank(), job.out
-    todo = unfinished(job)
+    todo = sorted({*unfinished(job), *mended(job)})
+    numbers = range(rank, len(job.shards()), world)
+    remove_leftovers(out, numbers)
     if todo:
         (out / INDEX).unlink(missing_ok=True)  # it comes back when all shards are there
-    numbers = range(rank, len(job.shards()), world)
     mine = [number for number in todo if number in numbers]
     advance(sum(len(job.shards()[number]) for number in numbers if number not in todo))
     processes = min(spec.processes, len(mine))
@@ -210,8 +186,19 @@ def encode_share(
         for number in mine:
             encode_shard(job, number, teacher, device, advance)
     kept = sum(from_all(len(numbers) - len(mine)))  # by when all of them are done
-    index = write_index(job, spec.source, classes) if is_first() or not are_joined() else None
-    return Encoded(len(job.images), len(job.shards()), kept, index)
+    if is_first() or not are_joined():
+        index, skipped = write_index(job, spec.source, classes)
+        return Encoded(len(job.images), len(job.shards()), kept, index, tuple(skipped))
+    return Encoded(len(job.images), len(job.shards()), kept, None)
+
+
+def remove_leftovers(out: Path, numbers: Sequence[int]) -> None:
+    """Remove what a process that was killed left of the files that this one is to write."""
+    tidy(out / INDEX)
+    tidy(out / SKIPPED)
+    for number in numbers:
+        tidy(shard_path(out, number))
+        tidy(shard_path(out, number).with_suffix(".json"))
 
 
 def encode_in_processes(
@@ -226,26 +213,28 @@ def encode_in_processes(
 
     context = multiprocessing.get_context("spawn")
     reports = context.SimpleQueue()
-    arguments = (job, list(numbers), source, processes, reports)
+    arguments = (job, list(numbers), source, processes, reports, os.getpid())
     workers = multiprocessing.spawn(work, arguments, nprocs=processes, join=False)
     assert workers is not None
     error: DimoError | None = None
     done = False
-    while not done and error is None:
-        try:
-            done = workers.join(timeout=0.1)
-        except multiprocessing.ProcessExitedException as problem:  # it also ended the others
-            error = worker_died(problem)
-        while not reports.empty():
-            report = reports.get()
-            if isinstance(report, DimoError):
-                error = report
-            else:
-                advance(report)
-    if error is not None:
+    try:
+        while not done and error is None:
+            try:
+                done = workers.join(timeout=0.1)
+            except multiprocessing.ProcessExitedException as problem:  # it also ended the others
+                error = worker_died(problem)
+            while not reports.empty():
+                report = reports.get()
+                if isinstance(report, DimoError):
+                    error = report
+                else:
+                    advance(report)
+    finally:  # after Ctrl-C too
         for process in workers.processes:
             process.terminate()
             process.join()
+    if error is not None:
         raise error
 
 
@@ -259,9 +248,16 @@ def worker_died(problem: Exception) -> MissingError:
 
 
 def work(
-    rank: int, job: Job, numbers: Sequence[int], source: TeacherSource, world: int, reports: Any
+    rank: int,
+    job: Job,
+    numbers: Sequence[int],
+    source: TeacherSource,
+    world: int,
+    reports: Any,
+    parent: int,
 ) -> None:
     """One of several processes: encode every `world`-th of the shards."""
+    end_with_parent(parent)
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // world))
     try:
         teacher = load_teacher(source, with_backbone=False)
@@ -272,3 +268,6 @@ def work(
                 encode_shard(job, number, teacher, device, reports.put)
     except DimoError as error:
         reports.put(error)
+    except OSError as error:  # of the disk that the images are on
+        what = f"{error.strerror or error}: `{error.filename or 'the images'}`."
+        reports.put(MissingError(what, RUN_AGAIN))

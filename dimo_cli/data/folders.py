@@ -24,16 +24,10 @@ import torch
 
 from dimo_cli.data.arrays import ArrayImages, Batch, Images
 from dimo_cli.data.images import files_below
-from dimo_cli.data.pictures import (
-    NOTED,
-    SUFFIXES,
-    Fit,
-    Header,
-    read_header,
-    read_pixels,
-    reason,
-)
+from dimo_cli.data.pictures import SUFFIXES, Fit, Header, read_header, read_pixels
 from dimo_cli.errors import MissingError, SpecError
+from dimo_cli.files.lines import decoded, lines_of
+from dimo_cli.files.pictures import NOTED, Unfit, is_picture, reason
 from dimo_cli.files.png import Pixels
 from dimo_cli.files.reading import check_regular
 from dimo_cli.files.untrusted import ARCHIVE_ERRORS, check_archive, parse_json
@@ -70,7 +64,9 @@ def open_images(
     if path.is_file() and path.suffix.lower() != ".zip":
         raise SpecError(f"`{path}` is a single file.", "Name a folder, a .zip or a .npz of images.")
     files = Files(path) if path.is_dir() else ZippedFiles(path)
-    names = sorted(filter(is_image, files.names()), key=natural_order)
+    names = sorted(
+        (name for name in files.names() if is_picture(name, SUFFIXES)), key=natural_order
+    )
     if not names:
         raise SpecError(
             f"`{path}` has no images.", f"Images are files that end in {', '.join(SUFFIXES)}."
@@ -131,12 +127,6 @@ class ZippedFiles(Files):
 
     def open(self, name: str) -> BinaryIO:
         return io.BytesIO(self.archive.read(name))
-
-
-def is_image(name: str) -> bool:
-    """Whether a name is that of an image, and not what some systems leave beside images."""
-    last = name.rsplit("/", 1)[-1]
-    return last.lower().endswith(SUFFIXES) and not last.startswith(".")
 
 
 def natural_order(name: str) -> list[tuple[float, str]]:
@@ -220,6 +210,7 @@ class FolderImages(Images):
         try:
             with self.files.open(name) as file:
                 pixels = read_pixels(file, name, self.fit)
+            self._check_size(index, pixels)
         except SpecError:
             raise
         except Exception as error:  # of whichever decoder
@@ -231,6 +222,12 @@ class FolderImages(Images):
         digest.update(str(pixels.shape).encode())
         self.digests[index] = digest.digest()
         return pixels
+
+    def _check_size(self, index: int, pixels: Pixels) -> None:
+        """Refuse a picture that is not of the size its header says, by which it was let in."""
+        width, height = self.headers[index].size
+        if self.fit is None and pixels.shape[:2] != (height, width):
+            raise Unfit("EXIF data behind its pixels turns it on its side")
 
     def _batch(self, pixels: Sequence[Pixels], first: int) -> Batch:
         images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)
@@ -297,7 +294,7 @@ def read_prompts(files: Files, names: Sequence[str]) -> tuple[str, ...]:
     if LISTED in present:
         prompts = listed_prompts(files, names)
     elif IN_ORDER in present:
-        prompts = read_text(files, IN_ORDER).splitlines()
+        prompts = lines_of(read_text(files, IN_ORDER))
         if len(prompts) != len(names):
             raise SpecError(
                 f"`{files.root}/{IN_ORDER}` has {len(prompts):,} lines for {len(names):,} images.",
@@ -321,7 +318,7 @@ def read_text(files: Files, name: str) -> str:
     """A text file."""
     try:
         with files.open(name) as file:
-            return file.read().decode("utf-8-sig")
+            return decoded(file.read())
     except UnicodeDecodeError as error:
         raise SpecError(
             f"`{files.root}/{name}` is no text in UTF-8: {error.reason}.", "Save it as UTF-8."
@@ -336,7 +333,7 @@ def listed_prompts(files: Files, names: Sequence[str]) -> list[str]:
     """The prompts of the lines {"file_name": ..., "prompt": ...} of `metadata.jsonl`."""
     found: dict[str, str] = {}
     where = f"`{files.root}/{LISTED}`"
-    for number, line in enumerate(read_text(files, LISTED).splitlines(), start=1):
+    for number, line in enumerate(lines_of(read_text(files, LISTED)), start=1):
         if not line.strip():
             continue
         try:

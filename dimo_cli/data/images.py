@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import re
@@ -20,23 +21,28 @@ from torch import Tensor
 
 from dimo_cli.data.pictures import check_shape
 from dimo_cli.errors import DimoError, MissingError, SpecError
-from dimo_cli.files.pictures import open_picture
-from dimo_cli.files.reading import MOST_PROMPTS, read_text
+from dimo_cli.files.lines import decoded, lines_of
+from dimo_cli.files.pictures import SUFFIXES, is_picture, open_picture, reason, true_color
+from dimo_cli.files.reading import MOST_PROMPTS, read_bytes
 from dimo_cli.files.untrusted import parse_json
 from dimo_cli.teachers.classes import find_class
 from dimo_cli.teachers.protocol import Teacher
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 LONGEST_NUMBER = 10  # digits of a class
-RESIZE = "shorter side by PIL bicubic with antialiasing, center crop, RGB in [-1, 1]"
+RESIZE = (
+    "turned as EXIF says, shorter side by PIL bicubic with antialiasing, center crop, "
+    "RGB in [-1, 1]"
+)
+# What can be wrong with the file of one picture; other errors are those of a disk or a machine.
+OF_ONE_FILE = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ELOOP)
 CAPTION_COLUMNS = ("caption", "text", "prompt")
 
 
 def prepare(image: Image.Image, size: int) -> Tensor:
-    """The recipe RESIZE: an image of any size and mode to [3, size, size]."""
+    """The recipe RESIZE: a picture of any size to [3, size, size]; `Unfit` where it hides some."""
     check_shape(image.size)
-    image = image.convert("RGB")
+    image = true_color(image)
     shorter = min(image.size)
     width, height = (max(size, round(side * size / shorter)) for side in image.size)
     if image.size != (width, height):
@@ -62,14 +68,25 @@ class Source(ABC):
         """An image as it is stored."""
 
     def image(self, index: int, size: int) -> Tensor:
-        """An image at the size the tokenizer takes; a damaged one is refused by name."""
+        """An image at the size the tokenizer takes; one that is not taken is refused by name."""
+        found = self.image_or_reason(index, size)
+        if isinstance(found, str):
+            raise SpecError(
+                f"`{self.names[index]}` cannot be encoded: {found}.",
+                "Repair or remove it and run the same command again; finished shards are kept.",
+            )
+        return found
+
+    def image_or_reason(self, index: int, size: int) -> Tensor | str:
+        """An image at the size the tokenizer takes, or why it is not taken."""
         try:
             return prepare(self.open(index), size)
+        except MemoryError:
+            raise
         except Exception as error:  # of whichever decoder
-            raise SpecError(
-                f"`{self.names[index]}` is no readable image: {error}.",
-                "Repair or remove it and run the same command again; finished shards are kept.",
-            ) from error
+            if isinstance(error, OSError) and error.errno not in (None, *OF_ONE_FILE):
+                raise
+            return reason(error)
 
 
 class FolderSource(Source):
@@ -112,10 +129,9 @@ class HubSource(Source):
         self.rows = rows
 
     def open(self, index: int) -> Image.Image:
-        image = self.rows[index]["image"]
-        if not isinstance(image, Image.Image):
-            raise ValueError(f"the column `image` holds {type(image).__name__}")
-        return image
+        stored = self.rows[index]["image"]
+        content, path = stored.get("bytes"), stored.get("path")
+        return open_picture(io.BytesIO(content) if content is not None else Path(path))
 
 
 def open_source(source: str, captions: bool) -> Source:
@@ -147,7 +163,7 @@ def open_source(source: str, captions: bool) -> Source:
 def split_images(files: Iterable[Path]) -> tuple[list[Path], int]:
     """The images among files, sorted, and how many are none (captions belong to images)."""
     files = sorted(files)
-    images = [path for path in files if path.suffix.lower() in SUFFIXES]
+    images = [path for path in files if is_picture(path.name)]
     captions = {path.with_suffix(".txt") for path in images}
     others = sum(path not in captions and path.name != "captions.jsonl" for path in files)
     return images, others - len(images)
@@ -202,7 +218,7 @@ def list_captioned(root: Path) -> Source:
 def text_of(path: Path) -> str:
     """A text file."""
     try:
-        return read_text(path, MOST_PROMPTS)
+        return decoded(read_bytes(path, MOST_PROMPTS))
     except UnicodeDecodeError as error:
         raise SpecError(f"`{path}` is no text in UTF-8: {error.reason}.") from None
 
@@ -210,12 +226,14 @@ def text_of(path: Path) -> str:
 def read_caption_list(path: Path) -> dict[str, str]:
     """The lines {"file": ..., "caption": ...} of a file."""
     captions = {}
-    for number, line in enumerate(text_of(path).splitlines(), start=1):
+    for number, line in enumerate(lines_of(text_of(path)), start=1):
         if not line.strip():
             continue
         try:
             entry = parse_json(line)
-            captions[str(entry["file"])] = str(entry["caption"]).strip()
+            caption = str(entry["caption"]).strip()
+            caption.encode()  # half of a surrogate pair is no text
+            captions[str(entry["file"])] = caption
         except (ValueError, KeyError, TypeError):
             raise SpecError(
                 f'`{path}`, line {number} is not of the form {{"file": ..., "caption": ...}}.'
@@ -263,7 +281,7 @@ def word_in_archive(
     def text(suffix: str) -> str | None:
         file = tar.extractfile(parts[suffix]) if suffix in parts else None
         try:
-            return file.read().decode("utf-8").strip() if file else None
+            return decoded(file.read()).strip() if file else None
         except UnicodeDecodeError:
             raise SpecError(f"`{what}.{suffix}` is no text in UTF-8.") from None
 
@@ -273,7 +291,8 @@ def word_in_archive(
         try:
             entry = parse_json(about)
             keys = CAPTION_COLUMNS if captions else ("label", "cls")
-            word = next((str(entry[key]) for key in keys if key in entry), None)
+            word = next((str(entry[key]) for key in keys if key in entry), "")
+            word.encode()  # half of a surrogate pair is no text
         except (ValueError, TypeError):
             raise SpecError(f"`{what}.json` is no valid JSON object.") from None
     if not word:
@@ -294,7 +313,10 @@ def list_hub(source: str, captions: bool) -> Source:
             "pip install datasets",
         )
     try:
-        rows = import_module("datasets").load_dataset(source, split="train")
+        datasets = import_module("datasets")
+        rows = datasets.load_dataset(source, split="train")
+        if "image" in rows.column_names:  # as files: the package itself would open every format
+            rows = rows.cast_column("image", datasets.Image(decode=False))
     except Exception as error:  # of whichever library is below
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise MissingError(f"The dataset `{source}` cannot be read: {reason}") from error

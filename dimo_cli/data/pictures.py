@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from dimo_cli.errors import SpecError, did_you_mean
-from dimo_cli.files.pictures import TooManyPixels, open_picture
+from dimo_cli.files.pictures import SUFFIXES as PICTURES
+from dimo_cli.files.pictures import (
+    Unfit,
+    open_picture,
+    problem_of,
+    reason,
+    shown_size,
+    true_color,
+)
 from dimo_cli.files.png import Pixels
 from dimo_cli.files.untrusted import read_array
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".npy")
-# Modes that are converted to RGB with a note, and those that need none.
-NOTED = {"L": "grayscale", "LA": "grayscale", "1": "black and white", "CMYK": "CMYK"}
-PLAIN = ("RGB", "RGBA", "P", "PA")
-DEEP = re.compile(r";16[BLN]")  # what PIL calls two bytes per sample in a file
+SUFFIXES = (*PICTURES, ".npy")
 # A strip longer than that is no sample: its short side would be brought up first, and its long side
 # with it.
 LONGEST = 64
@@ -30,7 +33,7 @@ class Header:
     """What a file says of its picture before the pixels are read."""
 
     size: tuple[int, int]
-    """Width and height."""
+    """Width and height as a viewer shows it."""
     mode: str
     format: str
     problem: str = ""
@@ -43,20 +46,9 @@ def read_header(file: BinaryIO, name: str) -> Header:
         if name.lower().endswith(".npy"):
             return array_header(file)
         with open_picture(file) as image:
-            return Header(image.size, image.mode, image.format or "?", problem_of(image))
+            return Header(shown_size(image), image.mode, image.format or "?", problem_of(image))
     except Exception as error:  # of whichever decoder
         return Header((0, 0), "", "", reason(error))
-
-
-def problem_of(image: Image.Image) -> str:
-    """Why an image that can be opened cannot be measured."""
-    if getattr(image, "n_frames", 1) > 1:
-        return "several frames"
-    if image.mode.startswith(("I", "F")) or DEEP.search(str(getattr(image, "tile", ""))):
-        return "more than 8 bits per channel"
-    if image.mode not in PLAIN and image.mode not in NOTED:
-        return f"the color mode {image.mode}"
-    return ""
 
 
 def array_header(file: BinaryIO) -> Header:
@@ -80,44 +72,20 @@ def whole_array(file: BinaryIO) -> NDArray[Any]:
     return read_array(file, size)
 
 
-def reason(error: Exception) -> str:
-    """What is wrong with a file that cannot be read."""
-    if isinstance(error, PermissionError):
-        return "it may not be opened"
-    if isinstance(error, FileNotFoundError):
-        return "a link to nothing"
-    if isinstance(error, Image.DecompressionBombError | TooManyPixels):
-        return "too many pixels for a sample"
-    if isinstance(error, UnidentifiedImageError | EOFError):
-        return "no readable image"
-    first_line = (str(error).splitlines() or [type(error).__name__])[0][:120]
-    return f"no readable image ({first_line})"
-
-
 def read_pixels(file: BinaryIO, name: str, fit: Fit | None = None) -> Pixels:
     """The picture [H, W, 3]; one that hides something is refused."""
     if name.lower().endswith(".npy"):
         array: Pixels = whole_array(file)
         return np.asarray(fit(Image.fromarray(array))) if fit else array
     with open_picture(file) as image:
-        has_alpha = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
-        if has_alpha:
-            rgba = image.convert("RGBA")
-            if np.asarray(rgba.getchannel("A")).min() < 255:
-                raise SpecError(
-                    f"`{name}` has transparent pixels, which have no color to measure.",
-                    "Paint it onto the background it is meant for and save it without alpha.",
-                )
-            picture = rgba.convert("RGB")
-        else:
-            picture = image.convert("RGB")
+        picture = true_color(image)
     return np.array(fit(picture) if fit else picture)
 
 
 def check_shape(size: tuple[int, int]) -> None:
     """Refuse a picture that is too long and narrow to be made a square."""
     if max(size) > LONGEST * min(size):
-        raise ValueError(f"{size[0]} x {size[1]} pixels are too long and narrow for a square")
+        raise Unfit(f"{size[0]} x {size[1]} pixels, too long and narrow for a square")
 
 
 @dataclass(frozen=True, slots=True)

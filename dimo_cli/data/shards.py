@@ -3,13 +3,16 @@
 shard-00000.safetensors   tokens [N, L, G] in the smallest integer type, and labels [N] if any
 shard-00000.json          captions, where images have these
 index.json                recipe, counts and hashes: written when all shards are there
+skipped.jsonl             images of the source that could not be encoded, where there were any
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -23,12 +26,14 @@ from torch import Tensor
 from dimo_cli.errors import MissingError, SpecError
 from dimo_cli.files.untrusted import first_problem, parse_json
 from dimo_cli.files.writing import file_sha256, fsync_path
-from dimo_cli.specs.data import DatasetIndex, Recipe
+from dimo_cli.specs.data import DatasetIndex, Recipe, ShardEntry
 from dimo_cli.teachers.digits import training_tokens
 from dimo_cli.teachers.protocol import Teacher
 
 INDEX = "index.json"
+SKIPPED = "skipped.jsonl"
 FACTS = "dimo"  # where a shard says what it was made of
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 Captions = list[str]
 
 
@@ -45,11 +50,23 @@ def token_dtype(codes: int) -> torch.dtype:
     return torch.int32
 
 
-def put_in_place(temporary: Path, final: Path) -> None:
-    """Rename a finished file into place, so that it is there whole or not at all."""
-    fsync_path(temporary)
-    temporary.replace(final)
+@contextmanager
+def in_place_of(final: Path) -> Iterator[Path]:
+    """A file of this process alone that takes a place when it is whole, or never."""
+    temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        fsync_path(temporary)
+        temporary.replace(final)
+    finally:
+        temporary.unlink(missing_ok=True)
     fsync_path(final.parent)
+
+
+def tidy(final: Path) -> None:
+    """Remove what processes that were killed left of a file; nobody else may be writing it."""
+    for temporary in final.parent.glob(f".{final.name}.*.tmp"):
+        temporary.unlink(missing_ok=True)
 
 
 def write_shard(
@@ -61,17 +78,17 @@ def write_shard(
         tensors["labels"] = condition.to(torch.int32)
     else:
         write_json(path.with_suffix(".json"), condition)
-    temporary = path.with_name(f".{path.name}.tmp")
-    # One entry only: safetensors shuffles them, and equal shards are to be equal files.
-    save_file(tensors, temporary, metadata={FACTS: json.dumps(facts)})
-    put_in_place(temporary, path)
+    with in_place_of(path) as temporary:
+        # One entry only: safetensors shuffles them, and equal shards are to be equal files.
+        save_file(tensors, temporary, metadata={FACTS: json.dumps(facts)})
 
 
 def write_json(path: Path, content: object) -> None:
     """Write a JSON file whole, or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
-    put_in_place(temporary, path)
+    text = json.dumps(content, ensure_ascii=False, indent=1)
+    with in_place_of(path) as temporary:
+        # What of a file's name is no UTF-8 is escaped, as JSON has it.
+        temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
 
 
 def read_index(folder: Path) -> DatasetIndex:
@@ -114,30 +131,15 @@ class TokenDataset:
         self.ends = torch.tensor(list(accumulate(len(part) for part in tokens)), dtype=torch.long)
 
     @classmethod
-    def open(
-        cls, folder: Path, teacher: Teacher | None = None, verify: bool = False
-    ) -> TokenDataset:
+    def open(cls, folder: Path, teacher: Teacher | None = None) -> TokenDataset:
         """The dataset of a finished folder, memory-mapped, and refused if not for `teacher`.
 
-        `verify` reads every shard and compares its hash.
+        Every file is read once and its hash compared, so that no run trains on damaged images.
         """
         index = read_index(folder)
-        tokens: list[Tensor] = []
-        conditions: list[Tensor | Captions] = []
-        for entry in index.shards:
-            path = folder / entry.file
-            try:
-                part, condition = read_shard(path, index.recipe.condition == "captions")
-                whole = len(part) == entry.images and fits(part, condition, index.recipe)
-            except (OSError, SafetensorError, ValueError, KeyError, TypeError):
-                whole = False
-            if not whole or (verify and file_sha256(path) != entry.sha256):
-                raise MissingError(
-                    f"`{path}` is missing or damaged.",
-                    "Delete it and run the same `dimo data encode` again; the others are kept.",
-                )
-            tokens.append(part)
-            conditions.append(condition)
+        with ThreadPoolExecutor(os.cpu_count() or 1, "hash") as pool:
+            shards = pool.map(lambda entry: sound_shard(folder, entry, index.recipe), index.shards)
+            tokens, conditions = zip(*shards, strict=True)
         dataset = cls(tokens, conditions, index.recipe)
         if teacher is not None:
             dataset.check(teacher)
@@ -202,6 +204,43 @@ class TokenDataset:
             )
 
 
+def sound_shard(
+    folder: Path, entry: ShardEntry, recipe: Recipe
+) -> tuple[Tensor, Tensor | Captions]:
+    """Tokens of a shard and its labels or captions, as they were written; else refused."""
+    path = folder / entry.file
+    captions = path.with_suffix(".json")
+    check_hash(path, entry.sha256)
+    if entry.captions_sha256 is not None:
+        check_hash(captions, entry.captions_sha256)
+    try:
+        tokens, condition = read_shard(path, recipe.condition == "captions")
+        problem = mismatch(tokens, condition, entry.images, recipe)
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise damaged(path, f"it is no shard ({type(error).__name__})") from error
+    if problem:
+        raise damaged(path, problem)
+    return tokens, condition
+
+
+def check_hash(path: Path, expected: str) -> None:
+    """Refuse a file whose bytes are not those that were written."""
+    try:
+        digest = file_sha256(path)
+    except OSError as error:
+        raise damaged(path, f"it cannot be read ({error.strerror})") from error
+    if digest != expected:
+        raise damaged(path, f"its hash is not the one in `{INDEX}`")
+
+
+def damaged(path: Path, why: str) -> MissingError:
+    """The sentence for a file of a folder that is not as it was written."""
+    return MissingError(
+        f"`{path}` is missing or damaged: {why}.",
+        "Delete it and run the same `dimo data encode` again; the others are kept.",
+    )
+
+
 def read_shard(path: Path, captions: bool) -> tuple[Tensor, Tensor | Captions]:
     """Tokens of a shard, memory-mapped, and its labels or captions."""
     tensors = load_file(path)
@@ -211,16 +250,22 @@ def read_shard(path: Path, captions: bool) -> tuple[Tensor, Tensor | Captions]:
     return tensors["tokens"], tensors["labels"]
 
 
-def fits(tokens: Tensor, condition: Tensor | Captions, recipe: Recipe) -> bool:
-    """Whether a shard holds ids of the recipe, and a label or a caption for each image."""
-    if tokens.is_floating_point() or tokens.shape[1:] != (recipe.length, recipe.groups):
-        return False
-    if len(condition) != len(tokens) or tokens.min() < 0 or tokens.max() >= recipe.codes:
-        return False
-    if isinstance(condition, Tensor):
-        is_whole = condition.ndim == 1 and not condition.is_floating_point()
-        return is_whole and int(condition.min()) >= 0
-    return all(isinstance(caption, str) for caption in condition)
+def mismatch(tokens: Tensor, condition: Tensor | Captions, images: int, recipe: Recipe) -> str:
+    """Why a shard does not hold ids of the recipe with a label or a caption each; else nothing."""
+    if tokens.dtype not in INTEGERS:
+        return f"its tokens are of {tokens.dtype}, not whole numbers"
+    if tokens.shape != (images, recipe.length, recipe.groups):
+        wanted = [images, recipe.length, recipe.groups]
+        return f"its tokens have the shape {list(tokens.shape)}, not {wanted}"
+    # As Python's integers: 256 codes are one more than a byte can say.
+    if int(tokens.min()) < 0 or int(tokens.max()) >= recipe.codes:
+        return f"it has ids that are not among the {recipe.codes:,} of its recipe"
+    if not isinstance(condition, Tensor):
+        is_whole = len(condition) == images and all(isinstance(text, str) for text in condition)
+        return "" if is_whole else "its captions are not one text for each image"
+    if condition.dtype not in INTEGERS or condition.shape != (images,) or int(condition.min()) < 0:
+        return "its labels are not one class for each image"
+    return ""
 
 
 def builtin_dataset(teacher: str) -> TokenDataset:

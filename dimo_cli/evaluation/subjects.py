@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,5 +156,6 @@ def content_hash(path: Path) -> str:
         return file_sha256(path)
     digest = hashlib.sha256()
     for file in sorted(p for p in path.rglob("*") if p.is_file()):
-        digest.update(f"{file.relative_to(path)}\0{file_sha256(file)}\n".encode())
+        name = os.fsencode(file.relative_to(path))  # which may be any bytes
+        digest.update(name + f"\0{file_sha256(file)}\n".encode())
     return digest.hexdigest()

@@ -27,13 +27,20 @@ def nobody_told(message: str) -> None:
 
 @contextmanager
 def locked(
-    folder: Path, name: str = LOCK, say: Callable[[str], None] = nobody_told
+    folder: Path,
+    name: str = LOCK,
+    say: Callable[[str], None] = nobody_told,
+    shared: bool = False,
 ) -> Iterator[None]:
-    """Hold a folder, which is made if need be; refused where another process holds it."""
+    """Hold a folder, which is made if need be; refused where another process holds it.
+
+    Those who hold it `shared` hold it together, and nobody else does.
+    """
     path = folder / name
+    check_name(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle = acquire(path, say)
+        handle = acquire(path, say, shared)
     except OSError as error:
         raise MissingError(
             f"Cannot write to `{folder}`: {error.strerror}.", "Choose another folder with `--out`."
@@ -42,8 +49,21 @@ def locked(
         yield
     finally:
         with suppress(OSError):
+            if shared:  # the last of them tidies up; the others are refused here
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             path.unlink()  # while it is still held, so that nobody else's is taken away
         os.close(handle)
+
+
+def check_name(folder: Path) -> None:
+    """Refuse a folder whose name is no text: safetensors could write into it, and never read."""
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(folder).decode("utf-8", "backslashreplace")
+        raise SpecError(
+            f"The name of the folder `{shown}` is not UTF-8.", "Choose another one with `--out`."
+        ) from None
 
 
 def refuse_if_locked(folder: Path, name: str = LOCK) -> None:
@@ -62,12 +82,12 @@ def refuse_if_locked(folder: Path, name: str = LOCK) -> None:
         os.close(handle)
 
 
-def acquire(path: Path, say: Callable[[str], None]) -> int:
+def acquire(path: Path, say: Callable[[str], None], shared: bool = False) -> int:
     """The handle of a lock file that this process holds, with its number in it."""
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             problem = in_use(path.parent, handle)
             os.close(handle)

@@ -40,7 +40,8 @@ def write_whole_text(path: Path, text: str) -> None:
     """Write a text file whole, or leave the one that is there."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        # What of a folder's name is no UTF-8 is escaped: such a folder can hold a run too.
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
         fsync_path(temporary)
         temporary.replace(path)
     finally:

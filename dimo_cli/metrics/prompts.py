@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from dimo_cli.errors import MissingError, SpecError, did_you_mean
+from dimo_cli.files.lines import lines_of
 from dimo_cli.files.reading import MOST_PROMPTS, read_bytes
 from dimo_cli.files.untrusted import first_problem
 from dimo_cli.hub.published import HubFile
@@ -125,7 +126,7 @@ def read_text(path: Path) -> str:
 
 def read_lines(path: Path) -> list[str]:
     """The lines of a text file; only real line ends part them, and none may be blank."""
-    lines = read_text(path).replace("\r\n", "\n").removesuffix("\n").split("\n")
+    lines = lines_of(read_text(path))
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             raise SpecError(

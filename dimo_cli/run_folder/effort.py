@@ -42,6 +42,11 @@ def hardware_name(device: torch.device, processes: int) -> str:
     return f"CPU ({platform.machine()}, {each}{threads} thread{'s' * (threads != 1)})"
 
 
+def rate(amount: float, seconds: float) -> float:
+    """How much there is of something to each second; 0 where the clock stood still meanwhile."""
+    return amount / seconds if seconds > 0 else 0.0
+
+
 @contextmanager
 def recorded_effort(
     folder: Path, hardware: str, steps: Callable[[], tuple[int | None, int]]

@@ -17,9 +17,10 @@ from dimo_cli.distributed.ranks import first_ahead, is_first, joined_ranks, part
 from dimo_cli.engine.distill import Distillation
 from dimo_cli.errors import MissingError, SpecError
 from dimo_cli.evaluation.yardstick import Measurement, check_measurable
+from dimo_cli.files.lines import decoded, lines_of
 from dimo_cli.files.locking import locked, refuse_if_locked
 from dimo_cli.files.png import enlarge, save_png
-from dimo_cli.files.reading import MOST_PROMPTS, read_text
+from dimo_cli.files.reading import MOST_PROMPTS, read_bytes
 from dimo_cli.files.writing import write_whole_text, writing_to
 from dimo_cli.planning.fitting import fitted
 from dimo_cli.run_folder.effort import hardware_name, recorded_effort
@@ -145,7 +146,7 @@ def attach_prompts(teacher: Teacher, spec: DistillSpec) -> None:
             "Give a text file with one prompt per line: `--set condition.prompts=FILE`.",
         )
     try:
-        lines = read_text(Path(name), MOST_PROMPTS).splitlines()
+        lines = lines_of(decoded(read_bytes(Path(name), MOST_PROMPTS)))
     except OSError as error:
         raise MissingError(
             f"`condition.prompts` is `{name}`, which cannot be read: {error.strerror}."

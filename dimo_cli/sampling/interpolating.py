@@ -17,9 +17,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dimo_cli.data.pictures import SUFFIXES, Fit, read_header, read_pixels, reason
+from dimo_cli.data.pictures import SUFFIXES, Fit, read_header, read_pixels
 from dimo_cli.engine.masking import check_source, exact_mask, random_tokens
 from dimo_cli.errors import DimoError, MissingError, SpecError
+from dimo_cli.files.pictures import reason
 from dimo_cli.files.png import Pixels
 from dimo_cli.files.writing import file_sha256
 from dimo_cli.sampling.samplers import build_sampler, condition, to_pixels

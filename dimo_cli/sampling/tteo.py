@@ -20,6 +20,7 @@ from dimo_cli.errors import SpecError
 from dimo_cli.files.png import Pixels, save_png
 from dimo_cli.files.writing import write_whole_text
 from dimo_cli.rewards.protocol import Reward
+from dimo_cli.run_folder.effort import rate
 from dimo_cli.sampling.samplers import clock, to_pixels
 from dimo_cli.specs.tteo import TteoSpec
 from dimo_cli.students.student import Student
@@ -62,7 +63,7 @@ class Outcome:
             "trace": self.found.trace.tolist(),
             "seconds": round(self.seconds, 4),
             "seconds_plain_sample": round(self.seconds_plain, 4),
-            "times_a_plain_sample": round(self.seconds / self.seconds_plain, 2),
+            "times_a_plain_sample": round(rate(self.seconds, self.seconds_plain), 2),
         }
 
 

@@ -34,6 +34,9 @@ class ShardEntry(Spec):
     file: str = Field(..., pattern=r"^[\w-][\w.-]*$", description="Its name in the folder")
     images: Int = Field(..., ge=1, description="How many images it holds")
     sha256: str = Field(..., description="Hash of the file")
+    captions_sha256: str | None = Field(
+        None, description="Hash of the file with its captions, where images have these"
+    )
 
 
 class DatasetIndex(Spec):
@@ -43,6 +46,7 @@ class DatasetIndex(Spec):
     dimo: str = Field(..., description="Version of dimo that wrote it")
     source: str = Field(..., description="Where the images came from")
     images: Int = Field(..., description="Images of all shards")
+    skipped: Int = Field(0, ge=0, description="Images of the source that could not be encoded")
     recipe: Recipe
     classes: dict[str, int] = Field(
         default_factory=dict, description="Class of each word that the source names its classes by"
@@ -61,4 +65,7 @@ class EncodeSpec(Spec):
     )
     batch: Int = Field(32, ge=1, le=65_536, description="Images encoded at once")
     shard_size: Int = Field(10_000, ge=1, le=10_000_000, description="Images per shard")
+    strict: bool = Field(
+        False, description="Stop at the first image that cannot be encoded; otherwise skip it"
+    )
     processes: Int = Field(1, ge=1, le=1024, description="Processes that share the shards")

@@ -110,6 +110,8 @@ def explain(
         return (
             f"`{path}` is {value!r}{where}: it is a group; set its fields, such as `{fields[0]}`."
         )
+    if kind == "string_unicode":  # of a file's name, which may hold any bytes
+        return f"`{path}` is {value!r}{where}: it is not UTF-8. Rename it or link to it."
     reason = problem["msg"].replace("Input should be ", "must be ").replace("Input ", "it ")
     return f"`{path}` is {value!r}{where}: {reason[0].lower()}{reason[1:]}."
 

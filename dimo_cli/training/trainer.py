@@ -25,6 +25,7 @@ from dimo_cli.engine.schedules import ema_decay
 from dimo_cli.engine.sharding import gather, shard_blocks, sharding_plugin
 from dimo_cli.engine.share import divide, local_train, mean_values
 from dimo_cli.errors import DivergedError, MissingError, SpecError
+from dimo_cli.run_folder.effort import rate
 from dimo_cli.run_folder.log import RunLog
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.explain import leaves
@@ -427,7 +428,7 @@ class Trainer:
         record = {
             "step": self.progress.step,
             **{name: value if math.isfinite(value) else None for name, value in values.items()},
-            "images_per_second": samples / seconds,
+            "images_per_second": rate(samples, seconds),
             "peak_memory_gib": peak_memory(self.accelerator.device) / 2**30,
             "skipped": self.progress.skipped,
             "rollbacks": self.progress.rollbacks,

@@ -8,14 +8,16 @@ from dataclasses import replace
 import pytest
 import torch
 
+from dimo_cli.data import shards
 from dimo_cli.data.encode import encode
 from dimo_cli.data.images import open_source
 from dimo_cli.data.shards import TokenDataset
 from dimo_cli.errors import SpecError
+from dimo_cli.files.locking import locked
 from dimo_cli.specs.data import EncodeSpec
 from dimo_cli.specs.distill import TeacherSource
 from dimo_cli.teachers.digits import training_tokens
-from tests.helpers.pictures import archive, captioned_folder, class_folder
+from tests.helpers.pictures import archive, captioned_folder, class_folder, odd_pictures
 
 DIGITS = ("--preset", "digits", "--out", "tokens")
 
@@ -30,7 +32,7 @@ def test_a_folder_of_digits_becomes_their_tokens(dimo, tmp_path, teacher):
     found = document(dimo("data", "encode", "photos", *DIGITS, "--shard-size", "10", "--json"))
     assert (found["images"], found["shards"], found["shards_kept"]) == (25, 3, 0)
     assert found["finished"]
-    dataset = TokenDataset.open(tmp_path / "tokens", teacher, verify=True)
+    dataset = TokenDataset.open(tmp_path / "tokens", teacher)
     tokens, labels = dataset.rows(torch.arange(25))
     expected, expected_labels = training_tokens()
     assert torch.equal(tokens, expected[order])
@@ -58,7 +60,7 @@ def test_a_second_call_makes_only_what_is_not_there(dimo, tmp_path):
     assert [old == new for old, new in zip(times, after, strict=True)] == [True, False, True]
     shards[2].write_bytes(shards[2].read_bytes()[:100])
     assert document(dimo(*arguments))["shards_kept"] == 2
-    TokenDataset.open(tmp_path / "tokens", verify=True)
+    TokenDataset.open(tmp_path / "tokens")
 
 
 def test_shards_whose_images_changed_are_made_again(dimo, tmp_path):
@@ -69,7 +71,7 @@ def test_shards_whose_images_changed_are_made_again(dimo, tmp_path):
     last.unlink()
     found = document(dimo(*arguments))
     assert (found["images"], found["shards_kept"]) == (24, 2)
-    assert len(TokenDataset.open(tmp_path / "tokens", verify=True)) == 24
+    assert len(TokenDataset.open(tmp_path / "tokens")) == 24
 
 
 def test_another_recipe_is_refused_and_what_is_there_stays(dimo, tmp_path):
@@ -92,7 +94,7 @@ def test_another_recipe_is_refused_and_what_is_there_stays(dimo, tmp_path):
         (("photos", "--set", "teacher.naem=x"), 2, "teacher.naem"),
         (("captioned",), 2, "lies in no class folder"),
         (("strange",), 2, "There is no class `unheard-of`"),
-        (("damaged",), 2, "no readable image"),
+        (("damaged", "--strict"), 2, "no readable image"),
     ],
 )
 def test_wrong_input_is_refused_with_a_sentence(dimo, tmp_path, arguments, code, message):
@@ -114,10 +116,124 @@ def test_a_damaged_image_loses_no_finished_shard(dimo, tmp_path):
     last = max((tmp_path / "photos" / "zero").glob("*.png"))
     whole = last.read_bytes()
     last.write_bytes(whole[:30])
-    arguments = ("data", "encode", "photos", *DIGITS, "--shard-size", "4")
+    arguments = ("data", "encode", "photos", *DIGITS, "--shard-size", "4", "--strict")
     assert dimo(*arguments).exit_code == 2
     last.write_bytes(whole)
     assert document(dimo(*arguments, "--json"))["shards_kept"] == 2
+
+
+def spoil(folder, *names):
+    """Pictures in place of others that hide something."""
+    odd = odd_pictures()
+    for name, content in zip(names, odd.values(), strict=False):
+        (folder / name).write_bytes(content[0])
+
+
+def test_pictures_that_cannot_be_encoded_are_skipped_and_listed(dimo, tmp_path, teacher):
+    order = class_folder(tmp_path / "photos", 25)
+    spoil(tmp_path / "photos", "one/0001.png", "zero/0000.png", "two/0002.png")
+    result = dimo("data", "encode", "photos", *DIGITS, "--shard-size", "10", "--json")
+    found = document(result)
+    assert (found["images"], found["skipped"], found["finished"]) == (22, 3, True)
+    assert "Skipped 3 images: `one/0001.png`: more than 8 bits per channel" in result.stderr
+    assert "tokens/skipped.jsonl` lists all" in " ".join(result.stderr.split())
+    listed = (tmp_path / "tokens" / "skipped.jsonl").read_text().splitlines()
+    assert json.loads(listed[0]) == {
+        "image": "one/0001.png",
+        "reason": "more than 8 bits per channel",
+    }
+    assert len(listed) == 3
+    dataset = TokenDataset.open(tmp_path / "tokens", teacher)
+    kept = [number for number in order if number > 2]
+    tokens, labels = dataset.rows(torch.arange(22))
+    assert torch.equal(tokens, training_tokens()[0][kept])
+    assert torch.equal(labels, training_tokens()[1][kept])
+
+
+def test_a_skipped_picture_that_was_mended_is_encoded_by_the_same_command(dimo, tmp_path):
+    class_folder(tmp_path / "photos", 25)
+    whole = (tmp_path / "photos" / "one" / "0001.png").read_bytes()
+    spoil(tmp_path / "photos", "one/0001.png", "two/0002.png")
+    arguments = ("data", "encode", "photos", *DIGITS, "--shard-size", "10", "--json")
+    assert document(dimo(*arguments))["skipped"] == 2
+    again = document(dimo(*arguments))
+    assert (again["skipped"], again["shards_kept"]) == (2, 3)
+    strict = dimo(*arguments, "--strict")
+    assert strict.exit_code == 2
+    assert "cannot be encoded" in json.loads(strict.stdout)["error"]
+    for name in ("one/0001.png", "two/0002.png"):
+        (tmp_path / "photos" / name).write_bytes(whole)
+    found = document(dimo(*arguments))
+    assert (found["images"], found["skipped"]) == (25, 0)
+    assert not (tmp_path / "tokens" / "skipped.jsonl").exists()
+    assert len(TokenDataset.open(tmp_path / "tokens")) == 25
+
+
+def test_where_nothing_can_be_encoded_the_command_fails(dimo, tmp_path):
+    class_folder(tmp_path / "photos", 2)
+    spoil(tmp_path / "photos", "one/0001.png", "zero/0000.png")
+    result = dimo("data", "encode", "photos", *DIGITS)
+    assert result.exit_code == 2
+    assert "None of the 2 images of `photos` can be encoded: `one/0001.png`" in result.stderr
+    assert not (tmp_path / "tokens" / "index.json").exists()
+
+
+def test_a_shard_of_skipped_pictures_alone_is_no_hindrance(dimo, tmp_path, teacher):
+    class_folder(tmp_path / "photos", 6)
+    spoil(tmp_path / "photos", "five/0005.png", "four/0004.png")
+    found = document(dimo("data", "encode", "photos", *DIGITS, "--shard-size", "2", "--json"))
+    assert [shard["images"] for shard in found["index"]["shards"]] == [2, 2]
+    assert len(TokenDataset.open(tmp_path / "tokens", teacher)) == 4
+
+
+def test_what_a_killed_process_left_is_tidied_up(dimo, tmp_path):
+    class_folder(tmp_path / "photos", 5)
+    (tmp_path / "tokens").mkdir()
+    for name in (".shard-00000.safetensors.77.tmp", ".index.json.77.tmp"):
+        (tmp_path / "tokens" / name).write_bytes(b"half of it")
+    document(dimo("data", "encode", "photos", *DIGITS, "--json"))
+    names = sorted(path.name for path in (tmp_path / "tokens").iterdir())
+    assert names == ["index.json", "shard-00000.safetensors"]
+
+
+def test_two_processes_never_write_one_temporary_file(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(shards, "save_file", lambda tensors, path, metadata: seen.append(path))
+    for number in (1, 2):
+        monkeypatch.setattr("os.getpid", lambda number=number: number)
+        with pytest.raises(FileNotFoundError):
+            shards.write_shard(tmp_path / "a.safetensors", torch.zeros(1), torch.zeros(1), {})
+    assert len(set(seen)) == 2
+
+
+def test_a_shard_that_was_not_written_whole_leaves_nothing(tmp_path, monkeypatch):
+    def full(tensors, path, metadata):
+        path.write_bytes(b"half of it")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(shards, "save_file", full)
+    with pytest.raises(OSError, match="No space"):
+        shards.write_shard(tmp_path / "a.safetensors", torch.zeros(1), torch.zeros(1), {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_job_at_a_time_writes_into_a_folder(dimo, tmp_path, monkeypatch):
+    class_folder(tmp_path / "photos", 10)
+    out = tmp_path / "tokens"
+    arguments = ("data", "encode", "photos", *DIGITS, "--shard-size", "3", "--json")
+    with locked(out, shared=True):  # a rank of a launcher's job
+        alone = dimo(*arguments)
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        monkeypatch.setenv("RANK", "1")
+        assert dimo(*arguments).exit_code == 0, "another rank of it"
+        with locked(out, ".lock-1"):
+            twice = dimo(*arguments)
+    for refused in (alone, twice):
+        assert refused.exit_code == 2
+        assert "`tokens` is in use by process" in refused.stderr
+    with locked(out):
+        assert dimo(*arguments).exit_code == 2, "a rank beside a process of its own"
+    assert not list(out.glob(".lock*"))
 
 
 def test_archives_are_encoded_too(dimo, tmp_path):
@@ -154,7 +270,7 @@ def test_processes_of_a_launcher_share_the_shards(dimo, tmp_path, monkeypatch):
     assert names == ["shard-00001.safetensors", "shard-00003.safetensors"]
     monkeypatch.setenv("RANK", "0")
     assert document(dimo(*arguments))["finished"]
-    assert len(TokenDataset.open(tmp_path / "tokens", verify=True)) == 10
+    assert len(TokenDataset.open(tmp_path / "tokens")) == 10
     refused = dimo(*arguments, "--processes", "2")
     assert refused.exit_code == 2
     assert "a launcher started 2 processes already" in refused.stderr
@@ -172,8 +288,8 @@ def test_own_processes_make_the_same_shards(tmp_path, teacher):
     for path in (tmp_path / "1").iterdir():
         assert path.read_bytes() == (tmp_path / "2" / path.name).read_bytes()
     (tmp_path / "photos" / "one" / "0001.png").write_bytes(b"")
-    spec = EncodeSpec(source="photos", shard_size=2, processes=2)
-    with pytest.raises(SpecError, match=r"one/0001.png` is no readable image") as caught:
+    spec = EncodeSpec(source="photos", shard_size=2, processes=2, strict=True)
+    with pytest.raises(SpecError, match=r"one/0001.png` cannot be encoded: no readable") as caught:
         encode(spec, images, teacher, source, tmp_path / "3")
     assert "finished shards are kept" in caught.value.hint
 

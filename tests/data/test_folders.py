@@ -11,8 +11,10 @@ import torch
 from PIL import Image
 
 from dimo_cli.data.folders import natural_order, open_images
+from dimo_cli.data.images import open_source
 from dimo_cli.data.pictures import Fit
 from dimo_cli.errors import MissingError, SpecError
+from tests.helpers.pictures import lying_on_its_side, odd_pictures, png
 
 SIDE = 8
 
@@ -370,8 +372,8 @@ BAD = {
     "16-bit color": (raw_png(SIDE, 16), "`5.png`: more than 8 bits"),
     "32-bit float": (lambda f: picture().convert("F").save(f / "5.tif"), "more than 8 bits"),
     "lab": (lambda f: Image.new("LAB", (SIDE, SIDE)).save(f / "5.tif"), "color mode LAB"),
-    "transparent": (transparent, "`5.png` has transparent pixels"),
-    "transparent color": (color_key, "`5.png` has transparent pixels"),
+    "transparent": (transparent, "`5.png`.*: transparent pixels"),
+    "transparent color": (color_key, "`5.png`.*: transparent pixels"),
     "animated": (animated, "`5.webp`: several frames"),
     "NaN": (array(np.full((SIDE, SIDE, 3), np.nan)), "`5.npy`: NaN"),
     "float": (array(np.zeros((SIDE, SIDE, 3))), "`5.npy`: an array of float64"),
@@ -458,3 +460,66 @@ def test_an_npz_without_images_or_with_a_crop_is_refused(tmp_path):
     (tmp_path / "broken.npz").write_bytes(b"PK\x03\x04")
     with pytest.raises(SpecError, match="truncated or damaged"):
         open_images(tmp_path / "broken.npz")
+
+
+# One rule for what is measured and what is encoded
+
+
+@pytest.mark.parametrize("name", odd_pictures())
+def test_what_is_refused_here_is_refused_by_encoding_with_the_same_words(tmp_path, name):
+    content, why = odd_pictures()[name]
+    (tmp_path / "one").mkdir()
+    for number in range(2):
+        picture(number).save(tmp_path / "one" / f"{number}.png")
+    (tmp_path / "one" / name).write_bytes(content)
+    source = open_source(str(tmp_path), captions=False)
+    told = source.image_or_reason(source.names.index(f"one/{name}"), SIDE)
+    assert why in told
+    with pytest.raises(SpecError) as caught:
+        everything(open_images(tmp_path))
+    assert told in caught.value.message
+
+
+def test_a_picture_on_its_side_is_measured_and_encoded_upright(tmp_path):
+    upright = Image.new("RGB", (8, 16), (250, 10, 10))
+    upright.paste((10, 10, 250), (0, 8, 8, 16))
+    for number in range(2):
+        lying = upright.transpose(Image.Transpose.ROTATE_90)
+        (tmp_path / f"{number}.jpg").write_bytes(lying_on_its_side(lying))
+    found = everything(open_images(tmp_path))
+    assert found.shape == (2, 3, 16, 8), "the header's size is the one that is shown"
+    assert found[0, 0, 2].float().mean() > 240 > 20 > found[0, 0, 13].float().mean()
+    (tmp_path / "one").mkdir()
+    (tmp_path / "0.jpg").rename(tmp_path / "one" / "0.jpg")
+    (tmp_path / "1.jpg").unlink()
+    encoded = open_source(str(tmp_path), captions=False).image(0, 8)
+    assert encoded[0, 1].mean() > 0.9 > -0.9 > encoded[0, 6].mean()
+
+
+def test_a_picture_that_turns_out_to_lie_on_its_side_is_refused(tmp_path):
+    for number in range(2):
+        picture(number).save(tmp_path / f"{number}.png")
+    content = png(Image.new("RGB", (SIDE, SIDE // 2)))
+    exif = Image.Exif()
+    exif[0x112] = 6
+    late = exif.tobytes()[6:]
+    chunk = b"eXIf" + late
+    check = struct.pack(">I", zlib.crc32(chunk))
+    end = content.index(b"IEND") - 4
+    chunk = struct.pack(">I", len(late)) + chunk + check
+    for number in range(2):
+        (tmp_path / f"{number}.png").write_bytes(content[:end] + chunk + content[end:])
+    with pytest.raises(SpecError, match="EXIF data behind its pixels turns it on its side"):
+        everything(open_images(tmp_path))
+    assert everything(open_images(tmp_path, fit=Fit("lanczos", 4))).shape == (2, 3, 4, 4)
+
+
+@pytest.mark.parametrize("gap", ["\u2028", "\x0b", "\x0c", "\x85", "\u2029", "\x1c"])
+def test_only_line_ends_part_the_prompts_of_a_folder(folder, gap):
+    prompts = [f"number{gap}{n}" for n in range(12)]
+    (folder / "captions.txt").write_bytes(("\ufeff" + "\r\n".join(prompts) + "\n").encode())
+    assert open_images(folder).prompts == tuple(prompts)
+    lines = [{"file_name": f"{n}.png", "prompt": prompts[n]} for n in range(12)]
+    listed = "\n".join(json.dumps(line, ensure_ascii=False) for line in lines)
+    (folder / "metadata.jsonl").write_text(listed, "utf-8")
+    assert open_images(folder).prompts == tuple(prompts)

@@ -1,5 +1,7 @@
 """Finding images, what belongs to them, and bringing them to size."""
 
+import errno
+import json
 import sys
 import types
 
@@ -11,7 +13,7 @@ from PIL import Image
 from dimo_cli.data.images import class_labels, open_source, prepare
 from dimo_cli.errors import MissingError, SpecError
 from dimo_cli.teachers.registry import load_skeleton
-from tests.helpers.pictures import archive, captioned_folder, class_folder, pictures
+from tests.helpers.pictures import archive, captioned_folder, class_folder, pictures, png
 
 
 @pytest.mark.parametrize(("width", "height"), [(64, 64), (100, 64), (64, 101), (300, 170)])
@@ -47,9 +49,9 @@ def test_images_of_the_right_size_are_left_alone_and_small_ones_grow():
     assert prepare(Image.new("RGB", (5, 3)), 16).shape == (3, 16, 16)
 
 
-@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "1", "I;16", "LA"])
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "1", "LA"])
 def test_images_of_every_mode_become_rgb(mode):
-    assert prepare(Image.new(mode, (9, 9)), 8).shape == (3, 8, 8)
+    assert prepare(Image.new("L", (9, 9)).convert(mode), 8).shape == (3, 8, 8)
 
 
 def test_class_folders_are_listed_in_order_with_linked_ones(tmp_path):
@@ -128,7 +130,7 @@ def test_a_damaged_image_is_refused_by_name(tmp_path):
     broken = tmp_path / "one" / "0001.png"
     broken.write_bytes(broken.read_bytes()[:40])
     source = open_source(str(tmp_path), False)
-    with pytest.raises(SpecError, match=r"one/0001.png` is no readable image"):
+    with pytest.raises(SpecError, match=r"one/0001.png` cannot be encoded: no readable image"):
         source.image(source.names.index("one/0001.png"), 8)
 
 
@@ -147,19 +149,74 @@ class Rows(list):
     def __getitem__(self, key):
         return [row[key] for row in self] if isinstance(key, str) else super().__getitem__(key)
 
+    def cast_column(self, name, feature):
+        assert (name, feature) == ("image", "as files")
+        return self
+
+
+def hub_rows(monkeypatch, rows):
+    """A dataset of the Hub that the package `datasets` would read."""
+    rows.column_names = ["image", "label"]
+    fake = types.SimpleNamespace(
+        load_dataset=lambda name, split: rows,
+        Image=lambda decode: "as decoded pictures" if decode else "as files",
+    )
+    monkeypatch.setitem(sys.modules, "datasets", fake)
+    monkeypatch.setattr("dimo_cli.data.images.find_spec", lambda name: fake)
+
 
 def test_a_dataset_of_the_hub_is_read_by_its_columns(monkeypatch):
     images, labels = pictures(3)
-    rows = Rows({"image": i, "label": w} for i, w in zip(images, labels, strict=True))
-    rows.column_names = ["image", "label"]
-    fake = types.SimpleNamespace(load_dataset=lambda name, split: rows)
-    monkeypatch.setitem(sys.modules, "datasets", fake)
-    monkeypatch.setattr("dimo_cli.data.images.find_spec", lambda name: fake)
+    stored = [{"bytes": png(image), "path": None} for image in images]
+    rows = Rows({"image": i, "label": w} for i, w in zip(stored, labels, strict=True))
+    hub_rows(monkeypatch, rows)
     source = open_source("somebody/pictures", False)
     assert source.words == ["0", "1", "2"]
     assert torch.equal(source.image(2, 8), prepare(images[2], 8))
     with pytest.raises(SpecError, match="`caption` or `text` or `prompt`"):
         open_source("somebody/pictures", True)
+
+
+def test_pictures_of_the_hub_come_in_by_the_same_door(monkeypatch, tmp_path):
+    (tmp_path / "one.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0")
+    stored = [{"bytes": None, "path": str(tmp_path / "one.png")}, {}, {"bytes": b"", "path": "x"}]
+    hub_rows(monkeypatch, Rows({"image": image, "label": 0} for image in stored))
+    source = open_source("somebody/pictures", False)
+    told = [source.image_or_reason(index, 8) for index in range(3)]
+    assert all(isinstance(why, str) and why.startswith("no readable image") for why in told), told
+
+
+@pytest.mark.parametrize("gap", ["\u2028", "\x0b", "\x0c", "\x85"])
+def test_captions_are_parted_by_line_ends_alone(tmp_path, gap):
+    for name in ("a", "b"):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{name}.png")
+    lines = [json.dumps({"file": f"{n}.png", "caption": f"a{gap}{n}"}, ensure_ascii=False)
+             for n in "ab"]  # fmt: skip
+    (tmp_path / "captions.jsonl").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())
+    assert open_source(str(tmp_path), captions=True).words == [f"a{gap}a", f"a{gap}b"]
+    (tmp_path / "captions.jsonl").unlink()
+    for name in "ab":
+        (tmp_path / f"{name}.txt").write_bytes(b"\xef\xbb\xbf" + f"a{gap}{name}\n".encode())
+    assert open_source(str(tmp_path), captions=True).words == [f"a{gap}a", f"a{gap}b"]
+
+
+def test_a_caption_that_is_no_text_is_refused_with_its_line(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "captions.jsonl").write_text(r'{"file": "a.png", "caption": "half \ud800"}')
+    with pytest.raises(SpecError, match="line 1 is not of the form"):
+        open_source(str(tmp_path), captions=True)
+
+
+def test_a_failing_disk_is_no_broken_picture(tmp_path, monkeypatch):
+    class_folder(tmp_path, 3)
+    source = open_source(str(tmp_path), False)
+
+    def fails(index):
+        raise OSError(errno.EIO, "Input/output error", "0001.png")
+
+    monkeypatch.setattr(source, "open", fails)
+    with pytest.raises(OSError, match="Input/output"):
+        source.image_or_reason(0, 8)
 
 
 def test_class_words_are_numbers_ids_or_names(teacher):

