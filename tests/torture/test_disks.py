@@ -162,6 +162,7 @@ def read_only(folder):
         ("tteo", "shapes", "--prompt", "a red circle", "--out", "box/r"),
         ("data", "encode", "photos", "--preset", "digits", "--out", "box/r"),
         ("sample", "-n", 1, "--grid", "box/grid.png"),
+        ("export", "digits", "--out", "box/new.pt2"),
     ],
     ids=lambda call: " ".join(map(str, call[:2])),
 )
