@@ -53,7 +53,8 @@ class RunWatcher(Idle):
         try:
             pixels = self.preview(student)
         except NotFinite as problem:  # the trainer finds out whether it heals
-            return self.on_note(f"No preview of step {step}: {problem.message}")
+            self.on_note(f"No preview of step {step}: {problem.message}")
+            return
         self.view.preview(step, pixels)
         path = self.folder / "samples" / f"step-{step:06d}.png"
         save_png(enlarge(pixels, 320), path, {**self.about_preview(), "dimo.step": str(step)})

@@ -44,9 +44,14 @@ def gone():
 def test_a_file_is_there_whole_or_as_it_was(tmp_path):
     path = tmp_path / "x.txt"
     write_whole_text(path, "one")
-    with pytest.raises(ZeroDivisionError), whole_file(path) as temporary:
-        temporary.write_text("tw")
-        raise ZeroDivisionError
+
+    def write_half():
+        with whole_file(path) as temporary:
+            temporary.write_text("tw")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write_half()
     assert path.read_text() == "one"
     assert names(tmp_path) == ["x.txt"]
 
@@ -100,12 +105,13 @@ def test_a_killed_writer_leaves_nothing_for_long(tmp_path):
 
 
 def test_a_writer_that_must_not_fail_hears_of_a_full_disk_at_the_end():
-    with (
-        pytest.raises(OSError, match="No space left") as caught,
-        patient_file(Path("/dev/full")) as file,
-    ):
-        assert file.write(b"some") == 4
-        assert file.write(memoryview(bytes(8))) == 8
+    def write():
+        with patient_file(Path("/dev/full")) as file:
+            assert file.write(b"some") == 4
+            assert file.write(memoryview(bytes(8))) == 8
+
+    with pytest.raises(OSError, match="No space left") as caught:
+        write()
     assert caught.value.errno == errno.ENOSPC
 
 
