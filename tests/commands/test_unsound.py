@@ -44,7 +44,7 @@ COMMANDS = {
         ("sample", "--student", "STUDENT", "--interpolate", "three", "eight", "--grid", "new.png"),
     ),
     "compare": ("digits", ("compare", "STUDENT", "digits", "--class", 7, "--grid", "new.png")),
-    "eval": ("digits", ("eval", "fid", "STUDENT", "-n", 50)),
+    "eval": ("digits", ("eval", "fid", "STUDENT", "-n", 50, "--no-cache")),
     "tteo": ("shapes", ("tteo", "STUDENT", *PROMPT, "--reward", "shapes_clip=1", "--out", "new")),
     "export": ("digits", ("export", "STUDENT", "--out", "new.pt2")),
     "push": ("digits", ("push", "STUDENT", "you/digits", "--dry-run")),
