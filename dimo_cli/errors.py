@@ -36,6 +36,10 @@ class NotThere(MissingError):
     """This one file is not to be had; an alternative may be."""
 
 
+class NotFinite(MissingError):
+    """A network has weights, or computes images, that are NaN or infinite."""
+
+
 class DivergedError(DimoError):
     """Training could not be recovered."""
 

@@ -22,18 +22,17 @@ import torch
 from diffusers import DiffusionPipeline
 from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from PIL import Image
-from safetensors.torch import save_file
 from torch import Tensor
 
 from dimo_cli.errors import SpecError, did_you_mean
-from dimo_cli.files.writing import contiguous, file_sha256
+from dimo_cli.files.writing import write_whole_text
 from dimo_cli.hub.access import Access, hub_access
 from dimo_cli.sampling.interpolating import picture_tokens
 from dimo_cli.sampling.samplers import condition, images_at_once, to_pixels
 from dimo_cli.specs.flags import spec_from_flags
 from dimo_cli.specs.manifest import MANIFEST, WEIGHTS
 from dimo_cli.specs.sample import SamplerSpec
-from dimo_cli.students.folder import BUILTIN
+from dimo_cli.students.folder import BUILTIN, write_weights
 from dimo_cli.students.published import hub_id, open_student
 from dimo_cli.students.student import LoadOptions, Student
 from dimo_cli.teachers.classes import find_class
@@ -106,11 +105,9 @@ class OneStepPipeline(DiffusionPipeline):
             raise SpecError("A student folder has one file of weights, in safetensors.")
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(contiguous(self.student.backbone), folder / WEIGHTS)
-        digest = {"weights_sha256": file_sha256(folder / WEIGHTS)}
+        digest = {"weights_sha256": write_weights(self.student.backbone, folder / WEIGHTS)}
         manifest = self.student.manifest.model_copy(update=digest)
-        text = manifest.model_dump_json(indent=2) + "\n"
-        (folder / MANIFEST).write_text(text, encoding="utf-8")
+        write_whole_text(folder / MANIFEST, manifest.model_dump_json(indent=2) + "\n")
 
     def push_to_hub(self, *args: Any, **kwargs: Any) -> None:
         """Refused: diffusers would put its own card in the place of the student's."""

@@ -14,6 +14,7 @@ from dimo_cli.engine.draws import Source, chunks, exponential, sourced_chunks
 from dimo_cli.engine.fused import fused
 from dimo_cli.engine.masking import initial_tokens
 from dimo_cli.engine.schedules import middle_mask_ratio, perturb_embeddings
+from dimo_cli.errors import NotFinite
 from dimo_cli.specs.distill import InitSpec
 from dimo_cli.teachers.protocol import Backbone, Cond, Tokenizer, TokenSpace
 
@@ -72,6 +73,8 @@ class Drawn:
     tokens: Tensor
     entropy: Tensor | None = None
     top1: Tensor | None = None
+    is_sound: Tensor | None = None
+    """Whether every position had a likeliest token: none has among logits that are NaN."""
 
 
 @torch.no_grad()
@@ -85,16 +88,19 @@ def draw_from_hidden(
     top_p: float = 0.0,
     chunk_tokens: int = CHUNK_TOKENS,
     measure: bool = False,
+    check: bool = False,
 ) -> Drawn:
     """Draw tokens [B, L, G] from hidden states [B, L, D], a chunk of positions at a time.
 
-    With `measure`, also the mean entropy (nats) and mean top-1 probability at temperature 1.
+    With `measure`, also the mean entropy (nats) and mean top-1 probability at temperature 1; with
+    `check`, also whether the logits can be drawn from.
     """
     B, L, _ = hidden.shape
     flat = hidden.detach().flatten(0, 1)
     positions = torch.arange(L, device=flat.device).repeat(B)
     tokens = []
     entropy, top1 = flat.new_zeros((2,), dtype=torch.float64)
+    sound = []
 
     def row() -> torch.Size:
         return backbone.head(flat[:1], positions[:1]).shape[1:]
@@ -105,11 +111,14 @@ def draw_from_hidden(
             log_p = logits.float().log_softmax(-1)
             entropy -= (log_p.exp() * log_p).sum()
             top1 += log_p.amax(-1).exp().sum()
+        if check:
+            sound.append(logits.amax(-1).isfinite().all())
         tokens.append(draw_tokens(filter_logits(logits, temperature, top_k, top_p), source))
     drawn = torch.cat(tokens).view(B, L, -1)
+    is_sound = torch.stack(sound).all() if check else None
     if not measure:
-        return Drawn(drawn)
-    return Drawn(drawn, entropy / drawn.numel(), top1 / drawn.numel())
+        return Drawn(drawn, is_sound=is_sound)
+    return Drawn(drawn, entropy / drawn.numel(), top1 / drawn.numel(), is_sound)
 
 
 def token_noise(space: TokenSpace, count: int, generator: torch.Generator) -> Tensor:
@@ -173,6 +182,18 @@ def sample_student(
     x_init = student_input(space, tokenizer, init, len(cond), generator, source).to(cond.device)
     hidden = student_hidden(backbone, x_init, cond, init.embed_noise.sigma, generator)
     drawn = draw_from_hidden(
-        backbone, hidden, generator, temperature=temperature, top_k=top_k, top_p=top_p
+        backbone,
+        hidden,
+        generator,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        check=True,
     )
+    if not drawn.is_sound:
+        raise NotFinite(
+            "What this student computes is not finite: there is nothing to draw from.",
+            "Its weights are too large, as after a training that diverged. Where only half "
+            "precision overflows, `--precision fp32` helps.",
+        )
     return drawn.tokens.clamp(max=space.codes - 1)

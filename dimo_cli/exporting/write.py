@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from torch import Tensor
 from dimo_cli.errors import MissingError, SpecError
 from dimo_cli.exporting.facts import program_facts, prompts_file
 from dimo_cli.exporting.program import TRACED_BATCH, Inputs, Program, constants, draw_inputs, trace
-from dimo_cli.files.writing import file_sha256
+from dimo_cli.files.writing import file_sha256, patient_file, whole_files
 from dimo_cli.sampling.samplers import condition
 from dimo_cli.specs.export import ExportSpec
 from dimo_cli.students.student import Student
@@ -41,36 +40,37 @@ class Exported:
 def export_student(student: Student, spec: ExportSpec, path: Path) -> Exported:
     """Write program, JSON and encoded prompts, after the file was loaded and compared."""
     check_exportable(student, spec)
-    with whole_file(path) as temporary:
-        facts, prompts = write_program(student, spec, path, temporary)
-    facts["program_sha256"] = file_sha256(path)
-    files = [path, path.with_suffix(".json")]
-    files[1].write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-    if prompts:
-        files.append(prompts_file(path))
-        save_prompts(student.teacher, prompts, files[2])
-    return Exported(tuple(files), facts)
+    teacher = student.teacher
+    prompts = chosen_prompts(teacher, spec)
+    files = (path, path.with_suffix(".json"), *([prompts_file(path)] if prompts else []))
+    with in_one_sentence(path), whole_files(files) as (program, about, *encoded):
+        facts = write_program(student, spec, prompts, path, program)
+        facts["program_sha256"] = file_sha256(program)
+        about.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        for place in encoded:
+            save_prompts(teacher, prompts, place)
+    return Exported(files, facts)
 
 
 def write_program(
-    student: Student, spec: ExportSpec, path: Path, temporary: Path
-) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Trace, write to `temporary` and compare: the facts of the program, and its prompts."""
-    teacher = student.teacher
-    prompts = chosen_prompts(teacher, spec)
-    cond = some_conditions(teacher, prompts, max(CHECKED_BATCHES))
+    student: Student, spec: ExportSpec, prompts: tuple[str, ...], path: Path, temporary: Path
+) -> dict[str, Any]:
+    """Trace, write to `temporary` and compare: the facts of what is to be at `path`."""
+    name = student.teacher.name
+    cond = some_conditions(student.teacher, prompts, max(CHECKED_BATCHES))
     expected = [original(student, cond[:count], spec) for count in CHECKED_BATCHES]
-    with torch.no_grad(), one_sentence(teacher.name):
+    with torch.no_grad(), traceable(name):
         program = trace(
             Program(student, spec).eval(),
             draw_inputs(student, cond[:TRACED_BATCH], spec, CHECK_SEED),
         )
     facts = program_facts(student, spec, program, path)
-    torch.export.save(program, temporary, extra_files={"dimo.json": json.dumps(facts)})
+    with patient_file(temporary) as file, traceable(name):
+        torch.export.save(program, file, extra_files={"dimo.json": json.dumps(facts)})
     given = [draw_inputs(student, cond[:count], spec, CHECK_SEED) for count in CHECKED_BATCHES]
     difference = compare(temporary, given, expected)
     facts["check"] = {"images": list(CHECKED_BATCHES), "max_abs_difference": difference}
-    return facts, prompts
+    return facts
 
 
 def check_exportable(student: Student, spec: ExportSpec) -> None:
@@ -117,10 +117,12 @@ def original(student: Student, cond: Cond, spec: ExportSpec) -> Tensor:
 
 def compare(path: Path, given: list[Inputs], expected: list[Tensor]) -> float:
     """The largest difference between the program of a file and the student itself."""
-    program = torch.export.load(path).module()
+    with path.open("rb") as file:
+        program = torch.export.load(file).module()
     with torch.no_grad():
         pairs = [(program(inputs), images) for inputs, images in zip(given, expected, strict=True)]
-    difference = max(float((found - images).abs().max()) for found, images in pairs)
+    # Of torch: Python's own maximum passes over a difference that is NaN.
+    difference = float(torch.stack([(found - images).abs().max() for found, images in pairs]).max())
     if not difference <= LIMIT:
         raise SpecError(
             f"The exported program differs from the student by {difference:.2g}, where at most "
@@ -131,10 +133,12 @@ def compare(path: Path, given: list[Inputs], expected: list[Tensor]) -> float:
 
 
 @contextmanager
-def one_sentence(teacher: str) -> Iterator[None]:
+def traceable(teacher: str) -> Iterator[None]:
     """What torch says of a network that it cannot trace, in short."""
     try:
         yield
+    except OSError:  # of the disk: torch writes files of its own on the way
+        raise
     except Exception as error:  # tracing raises whatever the network does
         first_line = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise SpecError(
@@ -144,20 +148,18 @@ def one_sentence(teacher: str) -> Iterator[None]:
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A path to write to; it becomes `path` when all went well."""
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.pt2")
+def in_one_sentence(path: Path) -> Iterator[None]:
+    """What the disk says of a file that cannot be written."""
+    if path.is_dir():
+        raise MissingError(f"Cannot write `{path}`: it is a folder.", "Choose another `--out`.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        temporary.replace(path)
+        yield
     except OSError as error:
         raise MissingError(
-            f"Cannot write `{path}`: {error.strerror or error}.", "Choose another `--out`."
-        ) from None
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+            f"Cannot write `{path}`: {error.strerror or error}.",
+            "Nothing was written. Make room, or choose another `--out`.",
+        ) from error
 
 
 def save_prompts(teacher: Teacher, prompts: tuple[str, ...], path: Path) -> None:
@@ -166,4 +168,5 @@ def save_prompts(teacher: Teacher, prompts: tuple[str, ...], path: Path) -> None
     tensors = {
         name: value.contiguous() for name, value in cond.tensors.items() if name not in fixed
     }
-    torch.save({"prompts": list(prompts), "condition": tensors}, path)
+    with patient_file(path) as file:
+        torch.save({"prompts": list(prompts), "condition": tensors}, file)

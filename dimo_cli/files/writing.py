@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
+import math
 import os
+import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -16,7 +20,13 @@ from torch import Tensor, nn
 from dimo_cli.errors import MissingError
 from dimo_cli.files.reading import check_regular
 
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
 CHUNK = 2**20
+TEMPORARY = ".dimo.tmp"  # at the end of the name of a file that is being written
+LEFT_OVER = re.compile(rf"\..+\.(\d+){re.escape(TEMPORARY)}")
+STALE_SECONDS = 3600  # after which nobody is still writing a file that he has not touched
 OLD = ".old-"  # in front of the name of a folder that is being replaced
 # What a disk or a folder can be the cause of; other errors are left as they are.
 DISK_ERRORS = frozenset(
@@ -36,17 +46,88 @@ def fsync_path(path: Path) -> None:
         os.close(handle)
 
 
-def write_whole_text(path: Path, text: str) -> None:
-    """Write a text file whole, or leave the one that is there."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to; it becomes `path` when all went well."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
     try:
-        # What of a folder's name is no UTF-8 is escaped: such a folder can hold a run too.
-        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+        temporary.touch()
+        tidy(path.parent, temporary.stat().st_mtime - STALE_SECONDS)
+        yield temporary
         fsync_path(temporary)
         temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
     fsync_path(path.parent)
+
+
+@contextmanager
+def whole_files(paths: Sequence[Path]) -> Iterator[list[Path]]:
+    """As `whole_file` for several that belong together; the first one gets its name last."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(whole_file(path)) for path in paths]
+
+
+def write_whole_text(path: Path, text: str) -> None:
+    """Write a text file whole, or leave the one that is there."""
+    with whole_file(path) as temporary:
+        # What of a folder's name is no UTF-8 is escaped: such a folder can hold a run too.
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def tidy(folder: Path, untouched_since: float = math.inf) -> None:
+    """Take away what killed processes left half written in a folder.
+
+    Machines and containers may share a folder, and there a number that is no process here may be
+    one: whoever has no lock on it takes away only what nobody has touched for long.
+    """
+    for path in folder.glob(f".*{TEMPORARY}"):
+        match = LEFT_OVER.fullmatch(path.name)
+        if match is None or is_alive(int(match.group(1))):
+            continue
+        with suppress(OSError):
+            if path.stat().st_mtime < untouched_since:
+                path.unlink()
+
+
+def is_alive(process: int) -> bool:
+    """Whether a number is that of a process of this machine, whoever started it."""
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+class PatientFile(io.FileIO):
+    """A file that takes everything, and remembers what could not be written."""
+
+    error: OSError | None = None
+
+    def write(self, data: Buffer, /) -> int:
+        """Write all of it, or keep the reason why not."""
+        rest = memoryview(data).cast("B")
+        while rest and self.error is None:
+            try:
+                rest = rest[super().write(rest) :]
+            except OSError as error:
+                self.error = error
+        return memoryview(data).nbytes
+
+
+@contextmanager
+def patient_file(path: Path) -> Iterator[PatientFile]:
+    """A file for torch's writer of archives, which ends the process where a write fails.
+
+    It is told that all went well; what did not is raised when it has gone.
+    """
+    with PatientFile(path, "w") as file:
+        yield file
+    if file.error is not None:
+        raise file.error
 
 
 def file_sha256(path: Path) -> str:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from dimo_cli.errors import DimoError, MissingError
+from dimo_cli.files.sound import check_weights
 from dimo_cli.hub.published import HubFile, Published, StateDict, Store
 
 N = TypeVar("N", bound=nn.Module)
@@ -55,6 +56,7 @@ def fill(network: N, weights: StateDict, what: str) -> N:
                 "Is it the file of this preset? For a model of your own, describe it with "
                 "`--set teacher.architecture.KEY=VALUE`.",
             )
+    check_weights(weights, expected, what)
     typed = {name: tensor.to(expected[name].dtype) for name, tensor in weights.items()}
     network.load_state_dict(typed, assign=True)
     return network.requires_grad_(False).eval()

@@ -8,7 +8,6 @@ after the hash of its source.
 from __future__ import annotations
 
 import hashlib
-import os
 import pickle
 import re
 from collections.abc import Callable
@@ -24,7 +23,7 @@ from dimo_cli import __version__
 from dimo_cli.errors import DimoError, MissingError
 from dimo_cli.files.reading import check_regular
 from dimo_cli.files.torch_files import load_torch
-from dimo_cli.files.writing import file_sha256
+from dimo_cli.files.writing import file_sha256, whole_file
 from dimo_cli.hub.access import Located, dimo_cache
 from dimo_cli.hub.problems import disk_full
 from dimo_cli.hub.published import HubFile, Published, StateDict
@@ -134,15 +133,11 @@ def strip_wrappers(name: str) -> str:
 
 def write_whole(path: Path, weights: StateDict, about: dict[str, str]) -> None:
     """Write a safetensors file completely, or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({name: t.contiguous().clone() for name, t in weights.items()}, temporary, about)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with whole_file(path) as file:
+            save_file({name: t.contiguous().clone() for name, t in weights.items()}, file, about)
     except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
         if getattr(error, "errno", None) == 28 or "os error 28" in str(error).lower():
             raise disk_full(path.parent) from error
         raise MissingError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import pickle
 import re
+import shutil
 import urllib.request
 import warnings
 import zipfile
@@ -23,7 +24,7 @@ from torchvision.models.inception import Inception3  # type: ignore[import-untyp
 
 from dimo_cli.errors import MissingError
 from dimo_cli.files.reading import check_regular
-from dimo_cli.files.writing import file_sha256
+from dimo_cli.files.writing import file_sha256, whole_file
 from dimo_cli.hub.access import dimo_cache, is_offline
 from dimo_cli.hub.loading import fill, on_meta
 from dimo_cli.hub.published import StateDict
@@ -214,22 +215,16 @@ def download_file(say: Callable[[str], None]) -> Path:
             by_hand,
         )
     say(f"Downloading {url} (91 MiB) ...")
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with urllib.request.urlopen(url, timeout=30) as source, temporary.open("wb") as file:
-            while chunk := source.read(2**20):
-                file.write(chunk)
-            file.flush()
-            os.fsync(file.fileno())
-        if file_sha256(temporary) != sha256:
-            raise MissingError(f"`{STATE_DICT}` arrived damaged, or {url} has changed.", by_hand)
-        temporary.replace(target)
+        with whole_file(target) as temporary:
+            with urllib.request.urlopen(url, timeout=30) as source, temporary.open("wb") as file:
+                shutil.copyfileobj(source, file, 2**20)
+            if file_sha256(temporary) != sha256:
+                problem = f"`{STATE_DICT}` arrived damaged, or {url} has changed."
+                raise MissingError(problem, by_hand)
     except OSError as error:  # of the network or of the disk
         raise MissingError(f"Cannot get `{STATE_DICT}` from {url}: {error}.", by_hand) from error
-    finally:
-        if temporary.is_file():
-            temporary.unlink()
     return target
 
 

@@ -7,7 +7,6 @@ own say how their images were cropped and resized, and with which network they w
 from __future__ import annotations
 
 import json
-import os
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,7 +25,7 @@ from dimo_cli.data.arrays import ArrayImages, Batch, Images
 from dimo_cli.data.npz import Npz
 from dimo_cli.errors import MissingError, SpecError
 from dimo_cli.files.untrusted import parse_json
-from dimo_cli.files.writing import file_sha256
+from dimo_cli.files.writing import file_sha256, whole_file
 from dimo_cli.metrics.checks import check_features, check_gaussian
 from dimo_cli.metrics.frechet import Gaussian, RunningGaussian
 from dimo_cli.metrics.protocol import FeatureNetwork
@@ -328,20 +327,13 @@ def write_reference(path: Path, references: Sequence[Reference]) -> str:
             arrays[f"{prefix}features"] = reference.features.float().numpy()
     shared = {key: value for key, value in references[0].facts.items() if key != "network"}
     arrays["facts"] = np.array(json.dumps({**shared, "networks": parts}))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
+        with whole_file(path) as temporary, temporary.open("wb") as file:
             np.savez(file, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
     except OSError as error:
         raise MissingError(
             f"Cannot write `{path}`: {error.strerror or error}.",
             "Free some space, or choose a folder that can be written to.",
         ) from error
-    finally:
-        if temporary.is_file():
-            temporary.unlink()
     return file_sha256(path)

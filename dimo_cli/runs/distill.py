@@ -15,13 +15,13 @@ from typing import Any
 from dimo_cli.console.live import View
 from dimo_cli.distributed.ranks import first_ahead, is_first, joined_ranks, part, wait_for_all
 from dimo_cli.engine.distill import Distillation
-from dimo_cli.errors import MissingError, SpecError
+from dimo_cli.errors import DivergedError, MissingError, NotFinite, SpecError
 from dimo_cli.evaluation.yardstick import Measurement, check_measurable
 from dimo_cli.files.lines import decoded, lines_of
 from dimo_cli.files.locking import locked, refuse_if_locked
-from dimo_cli.files.png import enlarge, save_png
+from dimo_cli.files.png import Pixels, enlarge, save_png
 from dimo_cli.files.reading import MOST_PROMPTS, read_bytes
-from dimo_cli.files.writing import write_whole_text, writing_to
+from dimo_cli.files.writing import tidy, write_whole_text, writing_to
 from dimo_cli.planning.fitting import fitted
 from dimo_cli.run_folder.effort import hardware_name, recorded_effort
 from dimo_cli.run_folder.origins import keep_origins
@@ -201,6 +201,7 @@ def run_method(
     # Only now, when everything that could be refused has been: a refused run leaves no folder.
     hint = f"Mend that, then continue with `--resume {folder}`: the checkpoints in it are whole."
     with writing_to(folder, hint), locked(folder, say=watcher.view.note):
+        tidy(folder)
         if resume:
             continue_folder(spec, folder)
         else:
@@ -222,6 +223,17 @@ def train_with_all(trainer: Trainer, resume: bool) -> Backbone:
     return backbone
 
 
+def last_preview(watcher: RunWatcher, backbone: Backbone) -> Pixels:
+    """What the student draws; without finite images there is none to save."""
+    try:
+        return watcher.preview(backbone)
+    except NotFinite as problem:
+        raise DivergedError(
+            f"No student was saved. {problem.message}",
+            "Start a new run with lower learning rates; the checkpoints of this one are kept.",
+        ) from problem
+
+
 def train_and_measure(
     spec: DistillSpec, teacher: Teacher, trainer: Trainer, watcher: RunWatcher, resume: bool
 ) -> RunResult:
@@ -231,9 +243,10 @@ def train_and_measure(
     try:
         with recorded_effort(folder, hardware, lambda: (watcher.first_step, trainer.progress.step)):
             backbone = train_with_all(trainer, resume)
+        preview = last_preview(watcher, backbone)
         student = save_student(folder / "student", spec, teacher, backbone, trainer.progress.step)
         save_png(
-            enlarge(watcher.preview(backbone), 320),
+            enlarge(preview, 320),
             folder / "student" / "preview.png",
             {**watcher.about_preview(), "dimo.student": student.short_id},
         )

@@ -14,7 +14,7 @@ from dimo_cli.console.live import View
 from dimo_cli.data.shards import TokenDataset, builtin_dataset, read_index
 from dimo_cli.distributed.ranks import first_ahead, is_first, joined_ranks
 from dimo_cli.engine.refine import Refinement, Rewards
-from dimo_cli.errors import MissingError, SpecError
+from dimo_cli.errors import MissingError, NotFinite, SpecError
 from dimo_cli.files.locking import refuse_if_locked
 from dimo_cli.hub.store import HubStore
 from dimo_cli.rewards.protocol import Reward
@@ -81,7 +81,11 @@ class RefineWatcher(RunWatcher):
         return bool(self.reward.terms) and step % self.reward.watch_every == 0
 
     def look(self, step: int, student: Backbone) -> dict[str, float]:
-        numbers = self.measure(student)
+        try:
+            numbers = self.measure(student)
+        except NotFinite as problem:
+            self.on_note(f"Not looked at in step {step}: {problem.message}")
+            return {}
         self.guard.see(step, numbers)
         return numbers
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 from dimo_cli import __version__
 from dimo_cli.console.live import View
 from dimo_cli.distributed.ranks import is_first
+from dimo_cli.errors import NotFinite
 from dimo_cli.evaluation.yardstick import Yardstick
 from dimo_cli.files.png import Pixels, enlarge, save_png
 from dimo_cli.redacting import without_secrets
@@ -48,7 +50,11 @@ class RunWatcher(Idle):
             file.write(f"{message}\n")
 
     def on_preview(self, step: int, student: Backbone) -> None:
-        pixels = self.preview(student)
+        try:
+            pixels = self.preview(student)
+        except NotFinite as problem:  # the trainer finds out whether it heals
+            self.on_note(f"No preview of step {step}: {problem.message}")
+            return
         self.view.preview(step, pixels)
         path = self.folder / "samples" / f"step-{step:06d}.png"
         save_png(enlarge(pixels, 320), path, {**self.about_preview(), "dimo.step": str(step)})
@@ -70,7 +76,11 @@ class RunWatcher(Idle):
         assert self.yardstick is not None
         sampler, protocol = student_sampler(self.as_student(student))
         images = self.spec.monitor.fid_samples
-        return self.yardstick.measure(sampler, images=images, protocol=protocol).value
+        try:
+            return self.yardstick.measure(sampler, images=images, protocol=protocol).value
+        except NotFinite as problem:
+            self.on_note(f"Not measured at step {step}: {problem.message}")
+            return math.nan
 
     def as_student(self, backbone: Backbone) -> Student:
         """The averaged network as a student, though it is not on disk yet."""

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dimo_cli import __version__
 from dimo_cli.engine.tteo import Optimized, optimize_embeddings, render, start_embeddings
-from dimo_cli.errors import SpecError
+from dimo_cli.errors import NotFinite, SpecError
 from dimo_cli.files.png import Pixels, save_png
 from dimo_cli.files.writing import write_whole_text
 from dimo_cli.rewards.protocol import Reward
@@ -24,6 +24,7 @@ from dimo_cli.run_folder.effort import rate
 from dimo_cli.sampling.samplers import clock, to_pixels
 from dimo_cli.specs.tteo import TteoSpec
 from dimo_cli.students.student import Student
+from dimo_cli.teachers.decoding import check_images
 from dimo_cli.teachers.protocol import Cond
 
 # What a summary of an outcome reads.
@@ -128,6 +129,12 @@ def optimize_prompt(
     if spec.decode == "argmax":
         after = render(backbone, teacher.tokenizer, cond[chosen], found.embeddings[chosen], spec)
     seconds = clock(device) - began
+    check_images(torch.cat([before, found.images[chosen], after]), teacher)
+    if not found.scores.isfinite().all():
+        raise NotFinite(
+            f"The rewards {', '.join(rewards)} of these images are not finite.",
+            "Choose other rewards with `--reward`.",
+        )
     return Outcome(
         prompt,
         to_pixels(before)[0],

@@ -24,8 +24,9 @@ from dimo_cli.cards.facts import CardFacts
 from dimo_cli.cards.licenses import license_of
 from dimo_cli.errors import MissingError, SpecError, nearest
 from dimo_cli.files.reading import MOST_DOCUMENT, read_text
+from dimo_cli.files.sound import check_finite
 from dimo_cli.files.untrusted import first_problem
-from dimo_cli.files.writing import contiguous, file_sha256, replace_folder
+from dimo_cli.files.writing import contiguous, file_sha256, replace_folder, whole_file
 from dimo_cli.hub.published import StateDict
 from dimo_cli.specs.distill import DistillSpec, TeacherSource
 from dimo_cli.specs.manifest import (
@@ -89,8 +90,7 @@ def save_student(
     beside = folder.with_name(f".tmp-{folder.name}")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
-    save_file(contiguous(backbone), beside / WEIGHTS)
-    digest = file_sha256(beside / WEIGHTS)
+    digest = write_weights(backbone, beside / WEIGHTS)
     manifest = describe_run(spec, teacher, digest, steps)
     (beside / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
     student = Student(manifest, teacher, backbone.eval())
@@ -98,6 +98,15 @@ def save_student(
     (beside / CARD).write_text(card, encoding="utf-8")
     replace_folder(beside, folder)
     return student
+
+
+def write_weights(backbone: Backbone, path: Path) -> str:
+    """Write a student's weights, if they are finite, and return their hash."""
+    weights = contiguous(backbone)
+    check_finite(weights, "this student")
+    with whole_file(path) as temporary:
+        save_file(weights, temporary)
+    return file_sha256(path)
 
 
 def describe_student(student: Student) -> CardFacts:

@@ -15,6 +15,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from dimo_cli.errors import NotFinite
+from dimo_cli.files.sound import is_finite
 from dimo_cli.teachers.compiling import Compiled, Say, compiled
 from dimo_cli.teachers.protocol import Cond, Teacher, Tokenizer
 
@@ -39,7 +41,24 @@ def half_on_cuda(device: torch.device, precision: Precision) -> AbstractContextM
 def decode(
     teacher: Teacher, tokens: Tensor, cond: Cond | None = None, precision: Precision = "auto"
 ) -> Tensor:
-    """Images [B, 3, H, W] in [-1, 1] of tokens [B, L, G]."""
+    """Images [B, 3, H, W] in [-1, 1] of tokens [B, L, G]; refused where they are not finite."""
+    images = painted(teacher, tokens, cond, precision)
+    check_images(images, teacher)
+    return images
+
+
+def check_images(images: Tensor, teacher: Teacher) -> None:
+    """Refuse images that are not finite: as bytes they would be pictures like any other."""
+    if not is_finite(images):
+        raise NotFinite(
+            f"The images that the tokenizer of `{teacher.name}` paints are not finite.",
+            "Its weights are too large: copy or download them again. Where only half precision "
+            "overflows, `--precision fp32` helps.",
+        )
+
+
+def painted(teacher: Teacher, tokens: Tensor, cond: Cond | None, precision: Precision) -> Tensor:
+    """Images of tokens, on a card a piece at a time."""
     tokenizer = teacher.tokenizer
     if tokens.device.type != "cuda":
         return tokenizer.decode(tokens, cond)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from torch import nn
 
 from dimo_cli.engine.sharding import local
+from dimo_cli.files.sound import is_finite
 
 
 def names_of_unsound(networks: Mapping[str, nn.Module]) -> list[str]:
@@ -14,7 +15,7 @@ def names_of_unsound(networks: Mapping[str, nn.Module]) -> list[str]:
     return [
         name
         for name, network in networks.items()
-        if not all(local(parameter).isfinite().all() for parameter in network.parameters())
+        if not all(is_finite(local(parameter)) for parameter in network.parameters())
     ]
 
 

@@ -238,9 +238,10 @@ class Trainer:
         progress.step = done
         self.busy = self.busy[0] + 1, self.busy[1] + time.perf_counter() - started
         values = mean_values(report.values)
-        shown = (
-            self.averaged if preview_due or metric_due or look_due else self.distillation.student
-        )
+        draws = preview_due or metric_due or look_due
+        if draws and not self.is_sound():
+            return
+        shown = self.averaged if draws else self.distillation.student
         if metric_due:
             value = as_first_says(self.watcher.measure_metric(done, shown))
             values[monitor.metric] = value
@@ -320,9 +321,15 @@ class Trainer:
 
     def save_sound(self) -> bool:
         """Save, if every weight is finite; else roll back and return False."""
+        if not self.is_sound():
+            return False
+        self.save()
+        return True
+
+    def is_sound(self) -> bool:
+        """Whether every weight is finite; if not, it has rolled back."""
         unsound = self.unsound()
         if not unsound:
-            self.save()
             return True
         cause = f" Not finite are: {', '.join(f'weights of the {name}' for name in unsound)}."
         self.roll_back(unsound[0], unsound, cause)

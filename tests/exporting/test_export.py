@@ -1,13 +1,16 @@
 """`dimo export`: what it writes runs without dimo, and draws what the student draws."""
 
 import json
+import os
+import resource
 import subprocess
 import sys
 
 import pytest
 import torch
 
-from dimo_cli.errors import SpecError
+import tests.helpers.forking  # noqa: F401
+from dimo_cli.errors import MissingError, SpecError
 from dimo_cli.exporting.program import Program, draw_inputs
 from dimo_cli.exporting.write import export_student
 from dimo_cli.specs.export import ExportSpec
@@ -211,3 +214,49 @@ def test_a_folder_that_cannot_be_written_to_is_named(dimo, tmp_path):
     result = dimo("export", "digits", "--out", "file/model.pt2")
     assert result.exit_code == 3
     assert "file/model.pt2" in result.stderr
+
+
+def how_an_export_ends(student, path, size):
+    """The exit code of a process that exports where a file may have so many bytes."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+            export_student(student, ExportSpec(), path)
+            os._exit(0)
+        except MissingError as error:
+            os._exit(error.exit_code if "File too large" in error.message else 1)
+        except BaseException:
+            os._exit(1)
+    _, status = os.waitpid(pid, 0)
+    return os.waitstatus_to_exitcode(status)
+
+
+def test_a_full_disk_is_a_sentence_and_leaves_nothing(digits, tmp_path):
+    """torch's own writer of archives ends the process with an abort."""
+    assert how_an_export_ends(digits, tmp_path / "model.pt2", 100_000) == 3
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("full", ["torch.save", "json.dumps"])
+def test_the_files_of_a_program_come_together_or_not_at_all(tmp_path, monkeypatch, full):
+    """Also where only the last of them has no room; an older program stays as it was."""
+    (tmp_path / "shapes.pt2").write_text("old")
+
+    def no_room(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("dimo_cli.exporting.write.write_program", lambda *args: {})
+    monkeypatch.setattr(f"dimo_cli.exporting.write.{full}", no_room)
+    with pytest.raises(MissingError, match="No space left"):
+        export_student(load_student(BUILTIN["shapes"]), ExportSpec(), tmp_path / "shapes.pt2")
+    assert [path.name for path in tmp_path.iterdir()] == ["shapes.pt2"]
+    assert (tmp_path / "shapes.pt2").read_text() == "old"
+
+
+def test_a_folder_in_the_place_of_a_program_is_refused_at_once(dimo, tmp_path):
+    (tmp_path / "model.pt2").mkdir()
+    result = dimo("export", "digits", "--out", "model.pt2")
+    assert result.exit_code == 3
+    assert "Cannot write `model.pt2`: it is a folder" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["model.pt2"]

@@ -1,12 +1,15 @@
-"""Students of golden-size teachers: a copy of the teacher's backbone each, from a fake Hub."""
+"""Students of golden-size teachers, from a fake Hub; and built-in ones with other weights."""
 
 import json
+import shutil
 
-from safetensors.torch import save
+from safetensors.torch import load_file, save, save_file
 
+from dimo_cli.files.writing import file_sha256
 from dimo_cli.specs.distill import DistillSpec
+from dimo_cli.specs.manifest import MANIFEST, WEIGHTS
 from dimo_cli.specs.resolve import resolve_spec
-from dimo_cli.students.folder import save_student
+from dimo_cli.students.folder import BUILTIN, save_student
 from dimo_cli.teachers.registry import load_teacher
 from tests.helpers import published
 
@@ -73,4 +76,16 @@ def golden_student(name, hub, golden, folder):
     spec = resolve_spec(DistillSpec, preset=name, sets=sets).spec
     teacher = load_teacher(spec.teacher)
     save_student(folder, spec, teacher, teacher.backbone)
+    return folder
+
+
+def changed_student(name, folder, change):
+    """A built-in student in a folder of its own, with other weights under a hash that fits."""
+    shutil.copytree(BUILTIN[name], folder)
+    weights = load_file(folder / WEIGHTS)
+    change(weights)
+    save_file(weights, folder / WEIGHTS)
+    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest["weights_sha256"] = file_sha256(folder / WEIGHTS)
+    (folder / MANIFEST).write_text(json.dumps(manifest))
     return folder

@@ -43,7 +43,7 @@ def test_weights_that_are_not_finite_are_not_pushed(hub, dimo, own):
     manifest = json.loads((own / "dimo.json").read_text())
     manifest["weights_sha256"] = file_sha256(own / "model.safetensors")
     (own / "dimo.json").write_text(json.dumps(manifest))
-    assert "not finite" in refused(dimo, 2, own, NAME)
+    assert "not finite: `to_logits.bias`" in refused(dimo, 3, own, NAME)
     assert hub.requests == []
 
 

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 import dimo_cli
 from dimo_cli.console.live import PlainView
 from dimo_cli.errors import MissingError
+from dimo_cli.files.writing import TEMPORARY
 from dimo_cli.runs.distill import distill
 from dimo_cli.training.checkpoint import CheckpointFolder
 from tests.conftest import small_spec
@@ -162,6 +163,7 @@ def read_only(folder):
         ("tteo", "shapes", "--prompt", "a red circle", "--out", "box/r"),
         ("data", "encode", "photos", "--preset", "digits", "--out", "box/r"),
         ("sample", "-n", 1, "--grid", "box/grid.png"),
+        ("export", "digits", "--out", "box/new.pt2"),
     ],
     ids=lambda call: " ".join(map(str, call[:2])),
 )
@@ -201,3 +203,12 @@ def test_no_duration_is_taken_from_a_clock_that_can_be_set():
             if is_time and isinstance(node.value, ast.Name) and node.value.id == "time":
                 found.append(f"{path.name}:{node.lineno}")
     assert found == []
+
+
+def test_a_run_that_goes_on_takes_away_what_its_killed_process_left(tmp_path):
+    run(tmp_path / "r", train={**OFTEN, "steps": 2})
+    ended = subprocess.Popen([sys.executable, "-S", "-c", ""])
+    ended.wait()
+    (tmp_path / "r" / f".log.jsonl.{ended.pid}{TEMPORARY}").touch()
+    run(tmp_path / "r", resume=True, train={**OFTEN, "steps": 3})
+    assert tidy_names(tmp_path / "r") == []

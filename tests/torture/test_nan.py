@@ -5,12 +5,16 @@ import json
 import pytest
 import torch
 
+from dimo_cli.console.live import PlainView
 from dimo_cli.data.shards import builtin_dataset
 from dimo_cli.engine.field import TeacherLogits
 from dimo_cli.engine.refine import Refinement
-from dimo_cli.errors import DivergedError, MissingError
+from dimo_cli.errors import DivergedError, MissingError, NotFinite
+from dimo_cli.runs.distill import distill
 from dimo_cli.runs.refine import LabeledTokens
+from dimo_cli.runs.watcher import RunWatcher
 from dimo_cli.specs.refine import RefineSpec
+from dimo_cli.students.folder import save_student
 from dimo_cli.teachers.registry import load_teacher
 from dimo_cli.training.trainer import Trainer
 from tests.conftest import Silent, small_spec
@@ -187,3 +191,73 @@ def test_an_fid_that_is_nan_is_never_the_best(tmp_path):
     trainer = Trainer(spec, load_teacher("digits"), tmp_path, watcher)
     trainer.run()
     assert (trainer.progress.best_step, trainer.progress.best_value) == (2, 4.0)
+
+
+class Drawing(Poisoning):
+    """Poisons the average before a step at which it is to be drawn and measured."""
+
+    def __init__(self):
+        super().__init__("ema", step=3)
+        self.seen = []
+
+    def looks_at(self, step):
+        return step == 4
+
+    def look(self, step, student):
+        self.seen.append(all(p.isfinite().all() for p in student.parameters()))
+        return {}
+
+    def measure_metric(self, step, student):
+        self.look(step, student)
+        return 1.0
+
+    def on_preview(self, step, student):
+        self.look(step, student)
+
+
+def test_a_student_with_nan_in_it_is_neither_drawn_nor_measured(tmp_path):
+    """Though no checkpoint is due that would have found it out."""
+    watcher = Drawing()
+    train = {**SHORT, "checkpoint_every": 100, "log_every": 3}
+    monitor = {"preview_every": 4, "fid_every": 4}
+    trainer = trained(tmp_path, watcher, train=train, monitor=monitor)
+    assert trainer.progress.rollbacks == 1
+    assert len(watcher.seen) > 3
+    assert all(watcher.seen)
+
+
+@pytest.mark.parametrize("metric", [False, True])
+def test_images_that_are_not_finite_are_a_note_and_training_goes_on(tmp_path, monkeypatch, metric):
+    """Weights can be finite and too large; the trainer finds out whether that heals."""
+    talk = []
+    spec = small_spec(train=SHORT, monitor={"preview_every": 1, "fid_every": 2 * metric})
+    watcher = RunWatcher(spec, load_teacher("digits"), tmp_path, PlainView(talk.append))
+
+    def not_finite(*args, **kwargs):
+        raise NotFinite("Nothing to draw from.")
+
+    monkeypatch.setattr("dimo_cli.students.student.sample_student", not_finite)
+    trainer = Trainer(spec, load_teacher("digits"), tmp_path, watcher)
+    trainer.run()
+    assert trainer.progress.step == 6
+    notes = (tmp_path / "notes.txt").read_text()
+    assert "No preview of step 3: Nothing to draw from." in notes
+    assert ("Not measured at step 4: Nothing to draw from." in notes) == metric
+
+
+def test_a_student_that_draws_nothing_in_the_end_is_not_saved(tmp_path, monkeypatch):
+    def not_finite(*args, **kwargs):
+        raise NotFinite("Nothing to draw from.")
+
+    monkeypatch.setattr("dimo_cli.students.student.sample_student", not_finite)
+    with pytest.raises(DivergedError, match="No student was saved"):
+        distill(small_spec(), tmp_path / "r", PlainView(lambda line: None))
+    assert not (tmp_path / "r" / "student").exists()
+
+
+def test_a_student_with_nan_in_it_is_not_saved(tmp_path):
+    teacher = load_teacher("digits")
+    poison(teacher.backbone)
+    with pytest.raises(NotFinite, match="The weights of this student are not finite"):
+        save_student(tmp_path / "student", small_spec(), teacher, teacher.backbone)
+    assert not (tmp_path / "student").exists()
