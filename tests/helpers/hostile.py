@@ -1,4 +1,4 @@
-"""Texts that try to be more than text, and what must be left of them: only characters to look at."""
+"""Texts that try to be more than text, and what must be left of them: characters to look at."""
 
 import re
 import unicodedata
@@ -12,8 +12,8 @@ HOSTILE = f"a{CLIPBOARD}{CLEAR}{ORDERS} {MARKUP} {TURNED}\r\nError: forged"
 ORDER = re.compile(r"^\s*::|##\w*\[", re.MULTILINE)
 
 
-def assert_harmless(text):
-    """Nothing that a terminal or a runner of CI obeys; all else is a matter of taste."""
+def assert_visible(text):
+    """Nothing that a terminal obeys, or that turns the direction of writing."""
     bad = {
         c for c in text if c not in "\n\t" and unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp")
     }
@@ -21,6 +21,11 @@ def assert_harmless(text):
         "\u061c\u200b\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068"
     )
     assert not bad, (bad, text)
+
+
+def assert_harmless(text):
+    """Nothing that a terminal or a runner of CI obeys; all else is a matter of taste."""
+    assert_visible(text)
     assert not ORDER.search(text), text
 
 
