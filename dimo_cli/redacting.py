@@ -25,9 +25,9 @@ VARIABLES = (
 ADDRESSES = ("HF_ENDPOINT", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "WANDB_BASE_URL")
 SHORTEST = 6  # characters of a secret: less than that is a word that may well be somewhere else
 IN_ADDRESS = re.compile(r"(?<=://)[^\s/\"'`<>]+(?=@)")
-# What signs or opens an address, among the values after its `?`. A page in HTML has `&amp;` there.
+# What signs or opens an address, among the values after its `?`: as it is, in HTML and in JSON.
 IN_QUERY = re.compile(
-    r"(?<=[?&;])"
+    r"(?:(?<=[?&])|(?<=&amp;)|(?<=\\u0026))"
     r"([\w.-]{0,40}(?:sig|signature|token|secret|password|passwd|pwd|credential|api[_-]?key"
     r"|access[_-]?key(?:[_-]?id)?|key-pair-id|policy|auth|authorization|key)=)"
     r"[^\s&#;\"'`<>\\]+",

@@ -203,7 +203,9 @@ def test_errors_hold_none_for_whoever_catches_them(home):
          "https://h?X-Amz-Signature=***&X-Amz-Credential=***&x=1"),
         ("h?Key-Pair-Id=a&amp;Policy=b&amp;c=d", "h?Key-Pair-Id=***&amp;Policy=***&amp;c=d"),
         ('{"url": "h?access_token=a\\u0026b=c"}', '{"url": "h?access_token=***\\u0026b=c"}'),
+        ("?a=b\\u0026sig=c", "?a=b\\u0026sig=***"),
         ("--set key=value; token=x signal=5", "--set key=value; token=x signal=5"),
+        ("&quot;key=5&quot;", "&quot;key=5&quot;"),
     ],
 )  # fmt: skip
 def test_only_secrets_are_taken_out(text, shown):

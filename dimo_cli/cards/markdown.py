@@ -1,4 +1,4 @@
-"""Values of manifests, specs and measurements within Markdown: they stay values, whatever they hold.
+"""Values of manifests, specs and measurements in Markdown: they stay values, whatever they hold.
 
 The file that they come from may be of a stranger, and the page is read by people and by the Hub.
 """

@@ -21,8 +21,8 @@ def introduction(facts: CardFacts) -> str:
         f"# {words(facts.name)}\n\n"
         f"A one-step generator of {size}x{size} images for {asked}, with {facts.parameters:,} "
         f"parameters. It was distilled from the masked diffusion model {named} with "
-        f"{words(facts.manifest.training.method)} and draws in a single network pass what its teacher "
-        "fills in over many.\n\n![A grid of samples](preview.png)"
+        f"{words(facts.manifest.training.method)} and draws in a single network pass what its "
+        "teacher fills in over many.\n\n![A grid of samples](preview.png)"
     )
 
 

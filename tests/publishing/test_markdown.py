@@ -1,4 +1,4 @@
-"""What a stranger wrote into a manifest is a value on a card: no markup, no link, no second header."""
+"""What a stranger wrote into a manifest is a value on a card: no markup, no link, no header."""
 
 import re
 from dataclasses import replace
