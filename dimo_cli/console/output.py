@@ -25,7 +25,7 @@ THEME = Theme({"good": "green", "bad": "bold red", "hint": "cyan", "faint": "dim
 class PlainConsole(Console):
     """A console whose texts are only texts: their secrets, orders and markup do nothing."""
 
-    def render_str(self, text: str, **settings: Any) -> Text:  # type: ignore[override]
+    def render_str(self, text: str, **settings: Any) -> Text:
         """A string, such as a cell of a table, before it is laid out."""
         return super().render_str(shown(text), **settings)
 
