@@ -41,19 +41,24 @@ def preview_of(student: Student, folder: Path, workplace: Path, options: LoadOpt
     Its texts are written anew in any case: whatever else the file carries stays at home.
     """
     source, target = folder / PREVIEW, workplace / PREVIEW
-    found, teacher = read_preview(source), student.teacher
+    found = read_preview(source)
     if found is not None and found.student == student.short_id:
-        if is_public(found.conditions, teacher):
+        if is_public(found.conditions, student.teacher):
             about = texts_of(student, found.conditions, student.manifest.dimo_version)
             save_png(found.pixels, target, about)
             return target
         options.say(f"`{source}` shows prompts of your own: a preview of public ones is drawn.")
     else:
         options.say(f"`{source}` does not show this student: a preview is drawn.")
-    wanted = public_conditions(teacher)
-    about = texts_of(student, condition_names(teacher, wanted), __version__)
-    save_png(enlarge(preview_grid(student, wanted), 320), target, about)
+    draw_preview(student, target)
     return target
+
+
+def draw_preview(student: Student, path: Path) -> None:
+    """A grid of samples that everybody may see, and that says which student drew them."""
+    wanted = public_conditions(student.teacher)
+    about = texts_of(student, condition_names(student.teacher, wanted), __version__)
+    save_png(enlarge(preview_grid(student, wanted), 320), path, about)
 
 
 def texts_of(student: Student, names: Sequence[str] | None, version: str) -> dict[str, str]:
