@@ -11,6 +11,7 @@ import typer
 from dimo_cli import __version__
 from dimo_cli.commands.usage import Later, importing
 from dimo_cli.console.environment import is_plain
+from dimo_cli.console.plain import shown
 from dimo_cli.redacting import keeping_secrets
 
 COMMANDS = {
@@ -85,5 +86,5 @@ def main() -> None:
             stream.reconfigure(errors="replace")  # a terminal without Unicode still gets the rest
     if is_plain(sys.stdout):
         app.rich_markup_mode = None  # help pages without boxes
-    with keeping_secrets():
+    with keeping_secrets(shown):
         app()

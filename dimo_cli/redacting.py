@@ -1,7 +1,7 @@
 """Secrets stay where they are: whatever a person, a file or a machine reads has *** in their place.
 
 A secret is a token or key that the environment or the Hub's client holds, anything that looks like
-a token of the Hub, and the name and password within an address.
+a token of the Hub, the name and password within an address, and what signs a request in it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import unquote
@@ -24,7 +24,15 @@ VARIABLES = (
 )
 ADDRESSES = ("HF_ENDPOINT", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "WANDB_BASE_URL")
 SHORTEST = 6  # characters of a secret: less than that is a word that may well be somewhere else
-IN_ADDRESS = re.compile(r"(?<=://)[^\s/@\"'`]+(?=@)")
+IN_ADDRESS = re.compile(r"(?<=://)[^\s/\"'`<>]+(?=@)")
+# What signs or opens an address, among the values after its `?`: as it is, in HTML and in JSON.
+IN_QUERY = re.compile(
+    r"(?:(?<=[?&])|(?<=&amp;)|(?<=\\u0026))"
+    r"([\w.-]{0,40}(?:sig|signature|token|secret|password|passwd|pwd|credential|api[_-]?key"
+    r"|access[_-]?key(?:[_-]?id)?|key-pair-id|policy|auth|authorization|key)=)"
+    r"[^\s&#;\"'`<>\\]+",
+    re.IGNORECASE,
+)
 TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{8,}")
 
 
@@ -32,7 +40,8 @@ def without_secrets(text: str) -> str:
     """A text to be shown or kept, without anything that opens a door."""
     for secret in known_secrets():
         text = text.replace(secret, HIDDEN)
-    return TOKEN.sub(HIDDEN, IN_ADDRESS.sub(HIDDEN, text))
+    text = IN_QUERY.sub(rf"\1{HIDDEN}", IN_ADDRESS.sub(HIDDEN, text))
+    return TOKEN.sub(HIDDEN, text)
 
 
 def known_secrets() -> list[str]:
@@ -62,25 +71,28 @@ def stored_token() -> str:
 
 
 @contextmanager
-def keeping_secrets() -> Iterator[None]:
-    """Take secrets out of all that a program still says by itself: its logs and its last words."""
+def keeping_secrets(clean: Callable[[str], str] = without_secrets) -> Iterator[None]:
+    """Take secrets out of all that a program still says by itself: its logs and its last words.
+
+    `clean` may take out more than those.
+    """
     make = logging.getLogRecordFactory()
 
     def made(*args: Any, **kwargs: Any) -> logging.LogRecord:
         record = make(*args, **kwargs)
         try:
-            record.msg, record.args = without_secrets(record.getMessage()), ()
+            record.msg, record.args = clean(record.getMessage()), ()
         except (TypeError, ValueError):  # it does not fit its arguments: logging says so itself
             return record
         if record.exc_info and record.exc_info[1]:
-            record.exc_text = told(record.exc_info[1])
+            record.exc_text = clean(told(record.exc_info[1]))
         return record
 
     logging.setLogRecordFactory(made)
     try:
         yield
     except Exception as error:  # ours, or asked for by DIMO_DEBUG=1
-        sys.stderr.write(told(error))
+        sys.stderr.write(clean(told(error)))
         sys.exit(1)
     finally:
         logging.setLogRecordFactory(make)

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from dimo_cli.cards.card import student_card
 from dimo_cli.files.writing import file_sha256
-from dimo_cli.publishing.package import draw_preview
+from dimo_cli.publishing.preview import draw_preview
 from dimo_cli.specs.manifest import CARD, MANIFEST, PREVIEW, WEIGHTS
 from dimo_cli.students.folder import describe_student, find_student, load_student, read_manifest
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from dimo_cli.cards import sections
 from dimo_cli.cards.facts import CardFacts, Measured
+from dimo_cli.console.plain import one_line, visible
 from dimo_cli.redacting import without_secrets
 
 
@@ -22,7 +23,7 @@ def student_card(facts: CardFacts) -> str:
         sections.license_text(facts),
         sections.citation(facts),
     )
-    return without_secrets("\n\n".join(part for part in parts if part) + "\n")
+    return visible(without_secrets("\n\n".join(part for part in parts if part) + "\n"))
 
 
 def front_matter(facts: CardFacts) -> str:
@@ -33,19 +34,19 @@ def front_matter(facts: CardFacts) -> str:
     extra: dict[str, Any] = {}
     if facts.base_model:
         extra["base_model_relation"] = "finetune"  # all weights start from the teacher's
-    if facts.emissions is not None:
+    if facts.emissions is not None and facts.effort is not None:
         extra["co2_eq_emissions"] = {
             "emissions": float(f"{facts.emissions:.3g}"),
             "source": "estimate: hours x assumed watts x assumed grid intensity",
             "training_type": "fine-tuning",
-            "hardware_used": facts.effort.hardware if facts.effort else None,
+            "hardware_used": one_line(facts.effort.hardware or "") or None,
         }
     condition = "text-to-image" if facts.takes_prompts else "class-conditional"
     tags = ["dimo", "one-step", "masked-diffusion", "distillation", condition]
-    family = manifest.teacher.family
+    family = one_line(manifest.teacher.family)
     data = ModelCardData(
         license=terms.id,
-        license_name=terms.name,
+        license_name=terms.name and one_line(terms.name),
         license_link=terms.link,
         library_name="dimo",
         pipeline_tag=facts.task,
@@ -64,10 +65,10 @@ def eval_result(facts: CardFacts, number: Measured) -> Any:
 
     return EvalResult(
         task_type=facts.task,
-        dataset_type=number.reference.lower().replace(" ", "-"),
-        dataset_name=number.reference,
-        metric_type=number.kind,
-        metric_name=number.title,
+        dataset_type=one_line(number.reference).lower().replace(" ", "-"),
+        dataset_name=one_line(number.reference),
+        metric_type=one_line(number.kind),
+        metric_name=one_line(number.title),
         metric_value=float(f"{number.value:.6g}"),
-        metric_args=dict(number.protocol),
+        metric_args={one_line(key): one_line(text) for key, text in number.protocol.items()},
     )

@@ -38,7 +38,7 @@ class Measured:
         told = [
             f"{key} {text}"
             for key, text in self.protocol.items()
-            if "sha256" not in key and not (key in WITHOUT_EFFECT and float(text) == 0)
+            if "sha256" not in key and not (key in WITHOUT_EFFECT and text in ("0", "0.0"))
         ]
         return f"{self.metric} ({', '.join(told)})" if told else self.metric
 

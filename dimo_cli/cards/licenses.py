@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from dimo_cli.cards.markdown import code, words
+from dimo_cli.cards.markdown import link as linked
 from dimo_cli.errors import SpecError
 
 
@@ -60,7 +62,7 @@ def license_of(declared: str) -> License:
     identifier = declared.lower()
     if identifier in KNOWN:
         return License(identifier, KNOWN[identifier].sentence)
-    sentence = f"The teacher's license is `{declared}`, whose terms dimo does not know."
+    sentence = f"The teacher's license is {code(declared)}, whose terms dimo does not know."
     return License("other", sentence, name=declared)
 
 
@@ -80,7 +82,7 @@ def license_to_publish(
                 "Read its terms. If they allow it, name them: `--license-name NAME "
                 "--license-link URL`.",
             )
-        sentence = f"The terms are those of the teacher: [{name}]({link})."
+        sentence = f"The terms are those of the teacher: {linked(words(name), link)}."
         return License("other", sentence, name, link)
     if not terms.may_share_changes:
         raise SpecError(

@@ -6,6 +6,7 @@ from typing import Any
 
 from dimo_cli.cards.citations import DIMO, SOFT_DIMO, TEACHERS
 from dimo_cli.cards.facts import CardFacts, Measured
+from dimo_cli.cards.markdown import block, code, link, words
 from dimo_cli.run_folder.effort import Effort
 
 
@@ -13,14 +14,15 @@ def introduction(facts: CardFacts) -> str:
     """What it is, in a paragraph."""
     teacher, size = facts.manifest.teacher, facts.image_size
     asked = "a prompt" if facts.takes_prompts else "a class"
-    named = f"[`{teacher.name}`](https://huggingface.co/{facts.base_model})"
-    named = named if facts.base_model else f"`{teacher.name}`"
+    named = code(teacher.name)
+    if facts.base_model:
+        named = link(named, f"https://huggingface.co/{facts.base_model}")
     return (
-        f"# {facts.name}\n\n"
+        f"# {words(facts.name)}\n\n"
         f"A one-step generator of {size}x{size} images for {asked}, with {facts.parameters:,} "
         f"parameters. It was distilled from the masked diffusion model {named} with "
-        f"{facts.manifest.training.method} and draws in a single network pass what its teacher "
-        "fills in over many.\n\n![A grid of samples](preview.png)"
+        f"{words(facts.manifest.training.method)} and draws in a single network pass what its "
+        "teacher fills in over many.\n\n![A grid of samples](preview.png)"
     )
 
 
@@ -43,10 +45,15 @@ def evaluation(facts: CardFacts) -> str:
     """The numbers, each with its protocol, and the run's closing table."""
     parts = []
     if facts.measured:
-        lines = [f"| {n.metric} | {n.value:.4g} | {protocol_text(n)} |" for n in facts.measured]
+        lines = [
+            f"| {words(n.metric)} | {n.value:.4g} | {protocol_text(n)} |" for n in facts.measured
+        ]
         parts.append("| metric | value | measured with |\n|---|---|---|\n" + "\n".join(lines))
     if facts.rows:
-        lines = [f"| {row.sampler} | {row.metric} | {row.value:.4g} |" for row in facts.rows]
+        lines = [
+            f"| {words(row.sampler)} | {words(row.metric)} | {row.value:.4g} |"
+            for row in facts.rows
+        ]
         parts.append(
             "Beside its teacher, all under the same protocol:\n\n| sampler | metric | value |\n"
             "|---|---|---|\n" + "\n".join(lines)
@@ -59,7 +66,7 @@ def evaluation(facts: CardFacts) -> str:
 
 def protocol_text(number: Measured) -> str:
     """A protocol for a cell of a table."""
-    return ", ".join(f"{key} {text}" for key, text in number.protocol.items()).replace("|", "/")
+    return ", ".join(words(f"{key} {text}") for key, text in number.protocol.items())
 
 
 def training(facts: CardFacts) -> str:
@@ -68,16 +75,16 @@ def training(facts: CardFacts) -> str:
     divergence = made.divergence.model_dump() if made.divergence else {}
     noise = manifest.init.embed_noise.model_dump()
     rows = {
-        "teacher": f"`{manifest.teacher.name}`, revision `{manifest.teacher.revision}`",
-        "method": made.method,
-        "divergence": ", ".join(str(value) for value in divergence.values()),
+        "teacher": f"{code(manifest.teacher.name)}, revision {code(manifest.teacher.revision)}",
+        "method": words(made.method),
+        "divergence": words(", ".join(str(value) for value in divergence.values())),
         "steps": made.steps and f"{made.steps:,}",
         "generated samples": made.samples and f"{made.samples:,}",
         "seed": made.seed,
         "share of masks in x_init": settings_text(manifest.init.mask_ratio.model_dump()),
         "noise on x_init": settings_text(noise),
         "sampling temperature": f"{manifest.temperature:g}",
-        "hardware": facts.effort and facts.effort.hardware,
+        "hardware": facts.effort and facts.effort.hardware and words(facts.effort.hardware),
         "time": facts.effort and time_text(facts.effort),
         "emissions": emissions_text(facts),
     }
@@ -87,7 +94,7 @@ def training(facts: CardFacts) -> str:
     if facts.spec_yaml:
         text += (
             "\n\n<details><summary>Every setting of the run</summary>\n\n"
-            f"```yaml\n{facts.spec_yaml.strip()}\n```\n\n</details>"
+            f"{block(facts.spec_yaml.strip(), 'yaml')}\n\n</details>"
         )
     return text
 
@@ -179,9 +186,8 @@ def license_text(facts: CardFacts) -> str:
     """The teacher's license, which is the student's."""
     terms = facts.license
     name = terms.name or terms.id
-    return (
-        f"## License\n\n`{name}`, as the teacher `{facts.manifest.teacher.name}`. {terms.sentence}"
-    )
+    teacher = code(facts.manifest.teacher.name)
+    return f"## License\n\n{code(name)}, as the teacher {teacher}. {terms.sentence}"
 
 
 def citation(facts: CardFacts) -> str:
@@ -191,5 +197,5 @@ def citation(facts: CardFacts) -> str:
     manifest = facts.manifest
     return (
         f"## Citation\n\n```bibtex\n{entries}\n```\n\n"
-        f"Weights sha256 `{manifest.weights_sha256}`, made by dimo {manifest.dimo_version}."
+        f"Weights sha256 `{manifest.weights_sha256}`, made by dimo {words(manifest.dimo_version)}."
     )

@@ -29,6 +29,14 @@ NO_MEMORY = re.compile(
     r"not enough memory|std::bad_alloc|can't start new thread"
 )
 
+OTHER_NAMES = {
+    "cleanfid": "clean-fid",
+    "open_clip": "open_clip_torch",
+    "PIL": "pillow",
+    "yaml": "pyyaml",
+}
+"""Packages that are not installed by the name they are imported by."""
+
 # Exceptions of libraries that have a plain meaning, by class name so that nothing is imported.
 KNOWN_ERRORS: dict[str, Callable[[Any], DimoError]] = {
     "OutOfMemoryError": lambda e: MissingError(
@@ -57,7 +65,7 @@ def as_dimo_error(error: Exception) -> DimoError | None:
         if cls.__name__ in KNOWN_ERRORS:
             return KNOWN_ERRORS[cls.__name__](error)
     if isinstance(error, ModuleNotFoundError):
-        return MissingError(f"The package `{error.name}` is missing.", f"pip install {error.name}")
+        return missing_package(error.name or "")
     if isinstance(error, OSError) and error.strerror:
         return MissingError(f"{error.strerror}: `{error.filename or ''}`.")
     return None
@@ -79,6 +87,34 @@ def no_text(error: UnicodeEncodeError) -> SpecError:
     return SpecError(
         f"A name with {found!r} in it is not UTF-8.", "Rename that file or folder, or link to it."
     )
+
+
+def missing_package(module: str) -> MissingError:
+    """The sentence for a package that is not installed.
+
+    Its name may come from a plugin of whoever: only what dimo itself needs is worth installing.
+    """
+    name = module.partition(".")[0]
+    package = OTHER_NAMES.get(name, name)
+    hint = "Something that is installed beside dimo needs it: repair or remove that."
+    if normal(package) in own_requirements():
+        hint = f"pip install {package}"
+    return MissingError(f"The package `{name}` is missing.", hint)
+
+
+def own_requirements() -> set[str]:
+    """The packages that dimo asks for, those of its extras too."""
+    from importlib.metadata import PackageNotFoundError, requires
+
+    try:
+        return {normal(re.split(r"[^\w.-]", line)[0]) for line in requires("dimo-cli") or ()}
+    except PackageNotFoundError:  # run from its files
+        return set()
+
+
+def normal(package: str) -> str:
+    """The name of a package as all its spellings have it."""
+    return package.lower().replace("-", "_")
 
 
 def command(

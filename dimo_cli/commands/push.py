@@ -16,6 +16,7 @@ from dimo_cli.commands.frame import command
 from dimo_cli.commands.options import LocalDirOption
 from dimo_cli.commands.plan import size
 from dimo_cli.console.output import out
+from dimo_cli.console.plain import one_line
 from dimo_cli.specs.flags import Given
 from dimo_cli.specs.push import PushSpec
 
@@ -76,9 +77,10 @@ def show_progress_in_terminals() -> None:
 
 def plan_view(spec: PushSpec, package: Package) -> RenderableType:
     """Card and files, as a person reads them."""
-    table = Table("file", "size", "sha256", box=None, header_style="bold")
+    table = Table("file", "size", "sha256", "carries", box=None, header_style="bold")
     for file in package.files:
-        table.add_row(file.name, size(file.size), file.sha256[:16])
+        carries = one_line(", ".join(file.carries)) or "no metadata"
+        table.add_row(file.name, size(file.size), file.sha256[:16], carries)
     place = spec.branch or ("a pull request" if spec.create_pr else "main")
     seen = {None: "", True: ", private", False: ", public"}[spec.private]
     tagged = f", tagged {spec.tag}" if spec.tag else ""

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from dimo_cli.console.environment import image_protocol
 from dimo_cli.console.images import half_blocks
+from dimo_cli.console.plain import indented
 from dimo_cli.files.png import Pixels
 from dimo_cli.specs.metrics import TITLES, falls
 
@@ -70,10 +71,10 @@ class LiveView:
     def __init__(self, console: Console, title: str) -> None:
         self.console, self.title = console, title
         self.progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[speed]}"),
+            TextColumn("{task.fields[speed]}", markup=False),
             TimeRemainingColumn(),
             console=console,
         )
@@ -100,7 +101,7 @@ class LiveView:
             self.picture = half_blocks(pixels, self.console.width - 4)
 
     def note(self, message: str) -> None:
-        self.console.print(message, markup=False)
+        self.console.print(Text(indented(message)))
 
     def stage(self, title: str, total: int) -> Callable[[int], None]:
         if not self.live.is_started:
@@ -124,7 +125,7 @@ class LiveView:
         parts: list[RenderableType] = [self.progress, numbers]
         if self.picture is not None:
             parts.append(self.picture)
-        return Panel(Group(*parts), title=self.title, title_align="left")
+        return Panel(Group(*parts), title=Text(self.title), title_align="left")
 
 
 class PlainView:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TextIO
 
-from rich.console import Console, RenderableType
-from rich.markup import escape
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+from rich.text import Text
 from rich.theme import Theme
 
 from dimo_cli.console.environment import is_plain
+from dimo_cli.console.plain import in_json, indented, plain, shown
 from dimo_cli.errors import DimoError
 from dimo_cli.redacting import without_secrets
 
@@ -20,12 +22,32 @@ PLAIN_WIDTH = 400  # of tables that no terminal cuts short: a row stays one line
 THEME = Theme({"good": "green", "bad": "bold red", "hint": "cyan", "faint": "dim"})
 
 
+class PlainConsole(Console):
+    """A console whose texts are only texts: their secrets, orders and markup do nothing."""
+
+    def render_str(self, text: str, **settings: Any) -> Text:
+        """A string, such as a cell of a table, before it is laid out."""
+        return super().render_str(shown(text), **settings)
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """Anything in pieces. Texts are cleaned before they are wrapped, and again after that."""
+        if isinstance(renderable, Text) and (clean := shown(renderable.plain)) != renderable.plain:
+            renderable = renderable.copy()
+            renderable.plain = clean
+        for piece in super().render(renderable, options):
+            yield piece if piece.control else piece._replace(text=plain(piece.text))
+
+
 def console(stream: TextIO) -> Console:
     """A console that writes to a stream as that stream can take it."""
     wide = not stream.isatty() and "COLUMNS" not in os.environ
-    return Console(
+    return PlainConsole(
         file=stream,
         theme=THEME,
+        markup=False,
+        emoji=False,
         highlight=False,
         soft_wrap=True,
         force_terminal=False if is_plain(stream) else None,
@@ -74,34 +96,42 @@ class Output:
         if self.silent:
             return
         if self.as_json:
-            text = json.dumps(document, indent=2, default=str)
-            sys.stdout.write(without_secrets(text) + "\n")
+            self.document(document)
         elif view is not None:
-            shown = without_secrets(view) if isinstance(view, str) else view
-            self.data.print(shown, markup=False)
+            self.data.print(view)
+
+    def document(self, document: Mapping[str, Any]) -> None:
+        """Emit JSON, in which characters that a terminal would obey are escaped."""
+        text = json.dumps(document, indent=2, default=str)
+        sys.stdout.write(in_json(without_secrets(text)) + "\n")
 
     def text(self, text: str) -> None:
         """Emit text on stdout exactly as it is, so that it can be piped into a file."""
         sys.stdout.write(text if text.endswith("\n") else text + "\n")
 
+    def say(self, message: str, style: str = "") -> None:
+        """Write a message on stderr, and see to it that all its lines are of one message."""
+        self.talk.print(Text(indented(message), style=style))
+
     def note(self, message: str) -> None:
         """Say something in passing."""
         if not self.quiet:
-            self.talk.print(escape(without_secrets(message)))
+            self.say(message)
 
     def hint(self, message: str) -> None:
         """Say what could be done next."""
         if not (self.quiet or self.as_json):
-            self.talk.print(f"[hint]{escape(without_secrets(message))}[/hint]")
+            self.say(message, "hint")
 
     def error(self, error: DimoError) -> None:
         """Report an error: what is wrong, and what to do next."""
-        self.talk.print(f"[bad]Error:[/bad] {escape(error.message)}")
+        self.talk.print(Text.assemble(("Error:", "bad"), f" {indented(error.message)}"))
         if error.hint:
-            self.talk.print(f"[hint]{escape(error.hint)}[/hint]")
+            self.say(error.hint, "hint")
         if self.as_json:
-            problem = {"error": error.message, "hint": error.hint, "exit_code": error.exit_code}
-            sys.stdout.write(json.dumps(problem, indent=2) + "\n")
+            self.document(
+                {"error": error.message, "hint": error.hint, "exit_code": error.exit_code}
+            )
 
 
 out = Output()

@@ -14,7 +14,7 @@ def progress_bar(out: Output) -> Progress:
     """A bar for terminals alone."""
     talk = out.talk
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),

@@ -12,7 +12,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from dimo_cli.cards.markdown import code, words
+from dimo_cli.console.plain import one_line
 from dimo_cli.errors import SpecError
+from dimo_cli.redacting import without_secrets
 
 if TYPE_CHECKING:
     from dimo_cli.evaluation.gates import Gate
@@ -30,8 +33,8 @@ def flat(facts: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         if isinstance(value, Mapping):
             lines |= flat(value, f"{prefix}{key}.")
         elif value not in (None, ""):
-            text = str(value)
-            lines[f"{prefix}{key}"] = text[:16] if HASH.fullmatch(text) else text
+            text = one_line(str(value))
+            lines[one_line(f"{prefix}{key}")] = text[:16] if HASH.fullmatch(text) else text
     return lines
 
 
@@ -80,11 +83,11 @@ def comparison_view(rows: Sequence[Mapping[str, Any]], names: tuple[str, str]) -
     """Numbers under the same protocols, side by side."""
     table = Table(box=None, header_style="bold")
     table.add_column("metric")
-    for title in (*names, "difference"):
+    for title in (*map(one_line, names), "difference"):
         table.add_column(title, justify="right")
     for row in rows:
         numbers = f"{row['first']:.4f}", f"{row['second']:.4f}", f"{row['difference']:+.4f}"
-        table.add_row(row["metric"], *numbers)
+        table.add_row(one_line(row["metric"]), *numbers)
     return table
 
 
@@ -95,15 +98,18 @@ def write_github(evaluation: Evaluation, gates: Sequence[Gate]) -> list[str]:
     for result in evaluation.results:
         gate = by_metric.get(result.metric)
         told = "" if gate is None else ("passed" if gate.passed else "**failed**")
-        lines.append(f"| {result.metric} | {result.value:.4f} | {told} |")
+        lines.append(f"| {words(result.metric)} | {result.value:.4f} | {told} |")
     facts = flat(evaluation.subject)
-    lines += ["", *(f"- {key}: `{value}`" for key, value in facts.items()), ""]
+    lines += ["", *(f"- {words(key)}: {code(value)}" for key, value in facts.items()), ""]
     summary = os.environ.get("GITHUB_STEP_SUMMARY")
     if summary:
         with Path(summary).open("a", encoding="utf-8") as file:
-            file.write("\n".join(lines) + "\n")
+            file.write(without_secrets("\n".join(lines) + "\n"))
     kinds = {True: "notice", False: "error"}
-    return [f"::{kinds[gate.passed]} title=dimo eval::{gate.sentence}" for gate in gates]
+    return [
+        f"::{kinds[gate.passed]} title=dimo eval::{one_line(gate.sentence).replace('%', '%25')}"
+        for gate in gates
+    ]
 
 
 def check_plot(path: Path) -> None:

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 import yaml
 
-from dimo_cli import __version__
 from dimo_cli.cards.card import student_card
-from dimo_cli.cards.facts import CardFacts
+from dimo_cli.cards.facts import CardFacts, Measured
 from dimo_cli.cards.licenses import license_to_publish
 from dimo_cli.errors import MissingError, SpecError
-from dimo_cli.files.pictures import open_picture
-from dimo_cli.files.png import enlarge, save_png
 from dimo_cli.files.writing import file_sha256
 from dimo_cli.publishing import measured
+from dimo_cli.publishing.contents import carried, check_weights, public_manifest, without_folders
+from dimo_cli.publishing.preview import preview_of
 from dimo_cli.publishing.upload import Upload
 from dimo_cli.run_folder.effort import Effort, effort_of
-from dimo_cli.sampling.previews import condition_names, preview_conditions, preview_grid
 from dimo_cli.sampling.samplers import draw_images
 from dimo_cli.specs.manifest import CARD, MANIFEST, PREVIEW, WEIGHTS
 from dimo_cli.specs.push import PushSpec
@@ -30,9 +27,6 @@ from dimo_cli.students.folder import describe_student, example_for, find_student
 from dimo_cli.students.published import builtin_or, hub_id
 from dimo_cli.students.student import LoadOptions, Student
 from dimo_cli.students.target import Target
-from dimo_cli.teachers.conditioning import PromptConditioner
-
-PREVIEW_IMAGES, SLOW_PREVIEW_IMAGES = 20, 4
 
 
 @dataclass(frozen=True)
@@ -62,14 +56,17 @@ def prepare(spec: PushSpec, workplace: Path, options: LoadOptions) -> Package:
     facts = facts_to_publish(spec, student, run)
     card = student_card(facts)
     (workplace / CARD).write_text(card, encoding="utf-8")
+    (workplace / MANIFEST).write_text(public_manifest(student.manifest), encoding="utf-8")
+    check_weights(folder / WEIGHTS)
     places = {
         CARD: workplace / CARD,
-        MANIFEST: folder / MANIFEST,
+        MANIFEST: workplace / MANIFEST,
         WEIGHTS: folder / WEIGHTS,
         PREVIEW: preview_of(student, folder, workplace, options),
     }
     files = [
-        Upload(name, path, path.stat().st_size, file_sha256(path)) for name, path in places.items()
+        Upload(name, path, path.stat().st_size, file_sha256(path), carried(path))
+        for name, path in places.items()
     ]
     return Package(student, facts, card, tuple(files))
 
@@ -111,12 +108,17 @@ def facts_to_publish(spec: PushSpec, student: Student, run: Path | None) -> Card
         license=license_to_publish(
             teacher.name, teacher.license, spec.license_name, spec.license_link
         ),
-        measured=tuple({number.title: number for number in numbers}.values()),
+        measured=tuple({number.title: number for number in map(public, numbers)}.values()),
         rows=tuple(rows),
         spec_yaml=public_settings(run / "run.yaml") if run else None,
         effort=known_effort(spec, run),
         footprint=spec.footprint,
     )
+
+
+def public(number: Measured) -> Measured:
+    """A number whose protocol names no folder of this machine."""
+    return replace(number, protocol=without_folders(dict(number.protocol)))
 
 
 def known_effort(spec: PushSpec, run: Path | None) -> Effort | None:
@@ -145,60 +147,19 @@ def public_settings(path: Path) -> str:
     return yaml.safe_dump(without_folders(settings), sort_keys=False, allow_unicode=True)
 
 
-def without_folders(value: Any) -> Any:
-    """The same settings, with the last part alone of paths that lead through this machine."""
-    if isinstance(value, dict):
-        return {key: without_folders(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [without_folders(entry) for entry in value]
-    if isinstance(value, str):
-        for path in (PurePosixPath(value), PureWindowsPath(value)):
-            if path.is_absolute() or value.startswith(("~", ".")):
-                return path.name
-    return value
-
-
-def preview_of(student: Student, folder: Path, workplace: Path, options: LoadOptions) -> Path:
-    """The student's own preview; drawn anew where it is missing or shows another student."""
-    path = folder / PREVIEW
-    if path.is_file() and shows(path) == student.short_id:
-        return path
-    options.say(f"`{path}` does not show this student: a preview is drawn.")
-    draw_preview(student, workplace / PREVIEW)
-    return workplace / PREVIEW
-
-
-def draw_preview(student: Student, path: Path) -> None:
-    """A grid of samples that says which student drew them, and of what."""
-    teacher = student.teacher
-    if isinstance(teacher.conditioner, PromptConditioner) and not teacher.conditioner.dataset:
-        wanted = repeated(example_for(teacher), SLOW_PREVIEW_IMAGES)
-    else:
-        wanted = preview_conditions(teacher, PREVIEW_IMAGES)
-    about = {
-        "dimo.version": __version__,
-        "dimo.conditions": json.dumps(condition_names(teacher, wanted)),
-        "dimo.student": student.short_id,
-    }
-    save_png(enlarge(preview_grid(student, wanted), 320), path, about)
-
-
-def shows(preview: Path) -> str | None:
-    """Which student a preview is of, as its text chunk says."""
-    try:
-        with open_picture(preview) as picture:
-            return picture.info.get("dimo.student")
-    except Exception:  # of whichever decoder: it shows no student
-        return None
-
-
 def package_document(package: Package) -> dict[str, Any]:
     """What is to be pushed, for machines."""
     return {
         "student": package.student.manifest.weights_sha256,
         "license": package.facts.license.name or package.facts.license.id,
         "files": [
-            {"path": file.name, "bytes": file.size, "sha256": file.sha256} for file in package.files
+            {
+                "path": file.name,
+                "bytes": file.size,
+                "sha256": file.sha256,
+                "carries": list(file.carries),
+            }
+            for file in package.files
         ],
         "metrics": {number.title: number.value for number in package.facts.measured},
         "emissions_grams": package.facts.emissions,

@@ -305,3 +305,5 @@ class Upload:
     path: Path
     size: int
     sha256: str
+    carries: tuple[str, ...] = ()
+    """The names of what it tells beside its content: metadata, keys, front matter."""

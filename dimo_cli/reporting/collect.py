@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 from dimo_cli.errors import DimoError, MissingError
 from dimo_cli.files.untrusted import parse_json
 from dimo_cli.hub.access import dimo_cache
+from dimo_cli.reporting.inside import own_file, own_files
 from dimo_cli.reporting.pictures import Picture, embed
-from dimo_cli.run_folder.effort import effort_of
-from dimo_cli.run_folder.origins import NOTES, read_origins
+from dimo_cli.run_folder.effort import EFFORT, effort_of
+from dimo_cli.run_folder.origins import NOTES, ORIGINS, read_origins
 from dimo_cli.specs.base import Spec
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.explain import default_of, leaves, origin_of
@@ -119,8 +120,8 @@ def collect(folder: Path) -> RunRecord:
 
 def read_spec(folder: Path, run: RunRecord) -> None:
     """run.yaml, with the origin of each value."""
-    path = folder / "run.yaml"
-    if not path.is_file():
+    path = own_file(folder, "run.yaml", run.damaged)
+    if path is None:
         run.missing.append("run.yaml is missing: it is not known what was run.")
         return
     run.run_yaml = path.read_text(encoding="utf-8", errors="replace")
@@ -131,7 +132,7 @@ def read_spec(folder: Path, run: RunRecord) -> None:
     except DimoError as problem:
         run.damaged.append(f"run.yaml cannot be read as a spec: {problem.message}")
         return
-    origins = read_origins(folder)
+    origins = read_origins(folder) if own_file(folder, ORIGINS, run.damaged) else None
     if origins is None:
         run.missing.append("origins.json is missing: it is not known who set which value.")
     run.settings = settings_of(run.spec, origins or {})
@@ -150,8 +151,8 @@ def settings_of(spec: Spec, origins: Mapping[str, str]) -> list[Setting]:
 
 def read_log(folder: Path, run: RunRecord) -> None:
     """log.jsonl; a line that was cut short by a crash is counted."""
-    path = folder / "log.jsonl"
-    if not path.is_file():
+    path = own_file(folder, "log.jsonl", run.damaged)
+    if path is None:
         run.missing.append("log.jsonl is missing: there are no curves.")
         return
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -168,6 +169,8 @@ def read_log(folder: Path, run: RunRecord) -> None:
 
 def read_effort(folder: Path, run: RunRecord) -> None:
     """How long it trained, and on what."""
+    if own_file(folder, EFFORT, run.damaged) is None:
+        return
     try:
         run.effort = effort_of(folder)
     except DimoError as problem:
@@ -176,14 +179,15 @@ def read_effort(folder: Path, run: RunRecord) -> None:
 
 def read_notes(folder: Path, run: RunRecord) -> None:
     """What the run said on its way."""
-    path = folder / NOTES
-    if path.is_file():
+    path = own_file(folder, NOTES, run.damaged)
+    if path is not None:
         run.notes = path.read_text(encoding="utf-8", errors="replace").splitlines()
 
 
 def read_samples(folder: Path, run: RunRecord) -> None:
     """The sample grids by step."""
-    for path in sorted((folder / "samples").glob("step-*.png")):
+    found = sorted((folder / "samples").glob("step-*.png"))
+    for path in own_files(folder, found, run.damaged):
         digits = path.stem.removeprefix("step-")
         if digits.isdecimal():
             run.samples.append((int(digits), path))
@@ -194,7 +198,7 @@ def read_samples(folder: Path, run: RunRecord) -> None:
 
 def read_comparison(folder: Path, run: RunRecord) -> None:
     """The closing table, and pictures of the teacher beside the student."""
-    summary = read_json(folder / "summary.json", run)
+    summary = read_json(folder, "summary.json", run)
     if summary is None:
         return
     rows = summary.get("table") or []
@@ -206,8 +210,8 @@ def read_comparison(folder: Path, run: RunRecord) -> None:
     for row in run.rows:
         steps, is_student = row["sampler"].get("steps"), row is run.rows[-1]
         who = "student" if is_student else "teacher"
-        path = folder / "comparison" / f"{who}-{steps}.png"
-        if path.is_file():
+        path = own_file(folder, f"comparison/{who}-{steps}.png", run.damaged)
+        if path is not None:
             title = f"{who}, {steps} step{'s' * (steps != 1)}"
             picture = embed(path, title, f"Images of the {title}")
             if picture:
@@ -216,13 +220,12 @@ def read_comparison(folder: Path, run: RunRecord) -> None:
 
 def read_student(folder: Path, run: RunRecord) -> None:
     """The student's manifest, and every evaluation of exactly these weights."""
-    path = folder / "student" / "dimo.json"
-    if not path.is_file():
-        run.missing.append("There is no student yet: the run is unfinished.")
-        return
-    run.manifest = read_json(path, run)
+    run.manifest = read_json(folder, "student/dimo.json", run)
     if run.manifest is not None:
-        run.evaluations = evaluations_of(str(run.manifest.get("weights_sha256")), folder)
+        files = own_files(folder, sorted(folder.glob("*.json")), run.damaged)
+        run.evaluations = evaluations_of(str(run.manifest.get("weights_sha256")), files)
+    elif not (folder / "student" / "dimo.json").is_file():
+        run.missing.append("There is no student yet: the run is unfinished.")
 
 
 def is_score(row: Any) -> bool:
@@ -257,9 +260,9 @@ def is_evaluation(document: Any) -> bool:
     )
 
 
-def evaluations_of(weights_sha256: str, folder: Path) -> list[dict[str, Any]]:
+def evaluations_of(weights_sha256: str, own: list[Path]) -> list[dict[str, Any]]:
     """What `dimo eval` measured of a student: results in the run folder, and in its cache here."""
-    files = [*sorted(folder.glob("*.json")), *sorted((dimo_cache() / "eval").glob("*.json"))]
+    files = [*own, *sorted((dimo_cache() / "eval").glob("*.json"))]
     found: dict[str, dict[str, Any]] = {}
     for path in files:
         document = parsed(path.read_text(encoding="utf-8", errors="replace"))
@@ -271,9 +274,10 @@ def evaluations_of(weights_sha256: str, folder: Path) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-def read_json(path: Path, run: RunRecord) -> dict[str, Any] | None:
+def read_json(folder: Path, name: str, run: RunRecord) -> dict[str, Any] | None:
     """A JSON object; None where there is none."""
-    if not path.is_file():
+    path = own_file(folder, name, run.damaged)
+    if path is None:
         return None
     document = parsed(path.read_text(encoding="utf-8", errors="replace"))
     if not isinstance(document, dict):

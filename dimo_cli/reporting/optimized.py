@@ -12,6 +12,7 @@ from dimo_cli.files.pictures import open_picture
 from dimo_cli.files.untrusted import parse_json
 from dimo_cli.reporting.charts import Chart, Series
 from dimo_cli.reporting.collect import Setting, is_number, parsed, settings_of
+from dimo_cli.reporting.inside import own_files
 from dimo_cli.reporting.pictures import Picture, embed
 from dimo_cli.specs.tteo import TteoSpec
 
@@ -66,8 +67,8 @@ def outcome_files(folder: Path) -> list[Path]:
 def collect_tteo(folder: Path) -> TteoRecord:
     """Read the results of a folder."""
     found = TteoRecord(folder.resolve().name)
-    for path in outcome_files(folder):
-        record = read_prompt(path.parent)
+    for path in own_files(folder, outcome_files(folder), found.damaged):
+        record = read_prompt(path, folder, found.damaged)
         if record is None:
             found.damaged.append(f"{path.parent.name}/{OUTCOME} cannot be read.")
         else:
@@ -80,17 +81,19 @@ def collect_tteo(folder: Path) -> TteoRecord:
     return found
 
 
-def read_prompt(folder: Path) -> PromptRecord | None:
-    """The result of a prompt; None if it makes no sense."""
-    outcome = parsed((folder / OUTCOME).read_text(encoding="utf-8", errors="replace"))
+def read_prompt(file: Path, folder: Path, told: list[str]) -> PromptRecord | None:
+    """The result of a prompt, in a folder of several; None if it makes no sense."""
+    outcome = parsed(file.read_text(encoding="utf-8", errors="replace"))
     if not is_outcome(outcome):
         return None
+    files = own_files(folder, [file.with_name(f"{n}.png") for n in ("before", "after")], told)
     pictures = [
         picture
-        for name in ("before", "after")
-        if (picture := embed(folder / f"{name}.png", name, f"{name}: {outcome['prompt']}"))
+        for path in files
+        if (picture := embed(path, path.stem, f"{path.stem}: {outcome['prompt']}"))
     ]
-    settings, student = facts_of(folder / "after.png")
+    after = file.with_name("after.png")
+    settings, student = facts_of(after) if after in files else ([], "")
     return PromptRecord(str(outcome["prompt"]), outcome, pictures, settings, student)
 
 

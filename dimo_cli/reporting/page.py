@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from dimo_cli import __version__
+from dimo_cli.console.plain import visible
 from dimo_cli.errors import MissingError
 from dimo_cli.files.writing import write_whole_text
 from dimo_cli.redacting import without_secrets
@@ -59,7 +60,7 @@ def render(folder: Path) -> str:
         "style_hash": policy_hash(style),
         "script_hash": policy_hash(script),
     }
-    return without_secrets(environment.get_template(name).render(**view, **ours))
+    return visible(without_secrets(environment.get_template(name).render(**view, **ours)))
 
 
 def own_text(name: str) -> str:

@@ -1,6 +1,7 @@
 """`dimo eval` as CI uses it: one pass, protocols, gates, caches, references, bad input."""
 
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -11,10 +12,14 @@ import pytest
 import yaml
 from PIL import Image
 
+from dimo_cli.evaluation.gates import Gate
+from dimo_cli.evaluation.result import Evaluation
+from dimo_cli.evaluation.tables import write_github
 from dimo_cli.metrics import prompts
 from dimo_cli.metrics.expected import expected_value
 from dimo_cli.metrics.geneval_requests import TAGS
 from dimo_cli.metrics.protocol import Result
+from tests.helpers.hostile import HOSTILE, assert_visible
 
 QUICK = ("-n", "256", "--json")
 
@@ -89,6 +94,22 @@ def test_gates_decide_the_exit_code_and_tell_github(dimo, tmp_path, monkeypatch)
     summary = (tmp_path / "summary.md").read_text()
     assert "| fid256 |" in summary
     assert "**failed**" in summary
+
+
+def test_a_summary_for_github_has_no_markup_but_its_own(tmp_path, monkeypatch):
+    """A student's name, a file's and a metric's may be of a stranger."""
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
+    attack = f"x | [a](https://me:pass-word@evil.example) <img src=x> \n# Owned `y` {HOSTILE}"
+    found = Evaluation([Result(attack, 1.0, {}, {})], {"name": attack, attack: {"b": "c"}})
+    (line,) = write_github(found, [Gate(attack, 1.0, 0.5, is_maximum=True)])
+    summary = (tmp_path / "summary.md").read_text()
+    assert_visible(summary + line)
+    assert line.startswith("::error title=dimo eval::Gate failed: x")
+    assert "pass-word" not in summary
+    outside = re.sub(r"(`+)(?!`).+?(?<!`)\1(?!`)", "", summary)
+    assert "evil" not in outside
+    assert "Owned" not in outside
+    assert [row.count("|") for row in outside.splitlines() if row.startswith("|")] == [4, 4, 4]
 
 
 def test_what_a_folder_of_references_holds_decides_whether_to_measure_again(dimo):

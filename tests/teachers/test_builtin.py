@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from dimo_cli.cards.card import student_card
-from dimo_cli.publishing.package import draw_preview
+from dimo_cli.publishing.preview import draw_preview
 from dimo_cli.sampling.tteo import settled
 from dimo_cli.specs.manifest import CARD, PREVIEW
 from dimo_cli.specs.tteo import RENO_WEIGHTS, SHAPES_WEIGHTS, TteoSpec

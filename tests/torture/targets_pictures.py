@@ -10,7 +10,7 @@ from dimo_cli.data.folders import open_images
 from dimo_cli.data.images import open_source
 from dimo_cli.data.pictures import Fit, read_header, read_pixels
 from dimo_cli.errors import SpecError
-from dimo_cli.publishing.package import shows
+from dimo_cli.publishing.preview import read_preview
 from dimo_cli.reporting.pictures import embed
 from dimo_cli.sampling.interpolating import file_tokens
 from dimo_cli.students.folder import BUILTIN, load_student
@@ -100,7 +100,7 @@ def images(data, folder):
         case "start":
             assert file_tokens(DIGITS, path).shape[0] == 1
         case "preview":
-            shows(path)
+            read_preview(path)
         case "report":
             embed(path, "a title", "what it shows")
 
