@@ -116,9 +116,6 @@ def framing(as_json: bool = False, quiet: bool = False) -> Iterator[None]:
     except typer.Exit as end:
         # Of several processes the first answers for all: a failed gate is no failed process.
         raise typer.Exit(0 if is_follower() else end.exit_code) from None
-    except BrokenPipeError:  # `dimo ... | head` is no error
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        raise typer.Exit(0) from None
     except KeyboardInterrupt:
         out.note("Interrupted.")
         raise typer.Exit(130) from None

@@ -449,7 +449,10 @@ class Trainer:
 
     @contextmanager
     def catch_signals(self) -> Iterator[None]:
-        """Let SIGINT and SIGTERM end the current step first; a second SIGINT ends it at once."""
+        """Let signals end the current step first; a second SIGINT ends it at once.
+
+        SIGHUP is that of a terminal that is closed; `nohup` has it ignored, and so it stays.
+        """
 
         def remember(number: int, frame: object) -> None:
             # Schedulers may well repeat a SIGTERM; who presses Ctrl-C twice means it.
@@ -457,8 +460,11 @@ class Trainer:
                 raise KeyboardInterrupt
             self.stop_signal = number
 
+        caught = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+            caught.append(signal.SIGHUP)
         try:
-            previous = {s: signal.signal(s, remember) for s in (signal.SIGINT, signal.SIGTERM)}
+            previous = {number: signal.signal(number, remember) for number in caught}
         except ValueError:  # not in the main thread: whoever runs us handles signals
             yield
             return
