@@ -14,6 +14,7 @@ import typer
 from dimo_cli.commands.parameters import Parameters, option
 from dimo_cli.console.environment import image_protocol
 from dimo_cli.console.output import out
+from dimo_cli.distributed.lifeline import end_with_launcher
 from dimo_cli.distributed.reports import hand_over, is_follower
 from dimo_cli.errors import DimoError, MissingError
 
@@ -110,6 +111,7 @@ def written(context: typer.Context | None, values: Mapping[str, Any]) -> set[str
 def framing(as_json: bool = False, quiet: bool = False) -> Iterator[None]:
     """What surrounds every command: its output mode, and what becomes of its errors."""
     out.start(as_json, quiet)
+    end_with_launcher()
     try:
         image_protocol()  # a mistyped DIMO_IMAGES is refused before anything is drawn
         yield
