@@ -227,8 +227,8 @@ def hanging(ending: Ending, killed: Sequence[int]) -> DimoError:
     error = DimoError(
         f"{which} had not ended {ending.grace:g} seconds after {signal.Signals(number).name}, and "
         f"{'was' if len(killed) == 1 else 'were'} killed.",
-        "A run goes on with `--resume`: its checkpoints are whole. If no more than a step takes that "
-        "long, give it more time with `--grace`.",
+        "A run goes on with `--resume`: its checkpoints are whole. If a step takes that long, give "
+        "it more time with `--grace`.",
     )
     error.exit_code = BY_SIGNAL + number
     return error
