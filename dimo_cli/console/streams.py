@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BufferedWriter, FileIO, TextIOWrapper
-from typing import TextIO, cast
+from typing import Any, TextIO, cast
 
 from dimo_cli.errors import MissingError
 
@@ -24,12 +24,12 @@ class Sink(FileIO):
         self.loss: OSError | None = None
         """Why something was lost, the first time."""
 
-    def write(self, data: object) -> int | None:
+    def write(self, data: Any, /) -> int:
         try:
-            return super().write(data)  # type: ignore[arg-type]
+            return super().write(data)
         except OSError as error:
             self.loss = self.loss or error
-            return memoryview(data).nbytes  # type: ignore[arg-type]
+            return memoryview(data).nbytes
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import socket
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.resources import files
 from pathlib import Path
 from threading import Thread
@@ -147,7 +147,8 @@ def signals_passed_on(ending: Ending) -> Iterator[None]:
     def pass_on(number: int, frame: FrameType | None) -> None:
         ending.ask(number)
         for process in own_processes():
-            process.send_signal(number)
+            with suppress(psutil.Error):  # it has just ended
+                process.send_signal(number)
 
     before = {number: signal.signal(number, pass_on) for number in ending_signals()}
     try:
