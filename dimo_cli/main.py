@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from io import TextIOWrapper
 from typing import Annotated
 
 import typer
@@ -12,6 +11,7 @@ from dimo_cli import __version__
 from dimo_cli.commands.usage import Later, importing
 from dimo_cli.console.environment import is_plain
 from dimo_cli.console.plain import shown
+from dimo_cli.console.streams import lasting_streams
 from dimo_cli.redacting import keeping_secrets
 
 COMMANDS = {
@@ -81,10 +81,7 @@ def root(
 
 def main() -> None:
     """Entry point of the `dimo` script."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal without Unicode still gets the rest
-    if is_plain(sys.stdout):
-        app.rich_markup_mode = None  # help pages without boxes
-    with keeping_secrets(shown):
+    with keeping_secrets(shown), lasting_streams():
+        if is_plain(sys.stdout):
+            app.rich_markup_mode = None  # help pages without boxes
         app()

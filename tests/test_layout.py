@@ -228,6 +228,7 @@ def test_the_ways_that_the_page_shows_are_those_of_the_imports() -> None:
 # What reaches beyond a caller: garbage collection, signals, the environment, libraries' settings.
 PROCESS_WIDE = re.compile(
     r"\bgc\.(freeze|disable)\(|\bsignal\.signal\(|\bos\.environ(\[.+?\] = |\.setdefault\()"
+    r"|\bsys\.std(in|out|err) = "
     r"|\.reconfigure\(|\bset_(num_threads|rng_state|verbosity\w*|start_method|default_\w+)\("
     r"|\b(backends|_dynamo\.config)\.[\w.]+ = |\b(simplefilter|filterwarnings)\("
     r"|\bsetLogRecordFactory\(|\bset_client_factory\("

@@ -16,6 +16,7 @@ import typer
 from dimo_cli.commands.parameters import Parameters, option
 from dimo_cli.console.environment import image_protocol
 from dimo_cli.console.output import out
+from dimo_cli.distributed.lifeline import end_with_launcher
 from dimo_cli.distributed.reports import hand_over, is_follower
 from dimo_cli.errors import DimoError, MissingError, SpecError
 
@@ -176,15 +177,13 @@ def written(context: typer.Context | None, values: Mapping[str, Any]) -> set[str
 def framing(as_json: bool = False, quiet: bool = False) -> Iterator[None]:
     """What surrounds every command: its output mode, and what becomes of its errors."""
     out.start(as_json, quiet)
+    end_with_launcher()
     try:
         image_protocol()  # a mistyped DIMO_IMAGES is refused before anything is drawn
         yield
     except typer.Exit as end:
         # Of several processes the first answers for all: a failed gate is no failed process.
         raise typer.Exit(0 if is_follower() else end.exit_code) from None
-    except BrokenPipeError:  # `dimo ... | head` is no error
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        raise typer.Exit(0) from None
     except KeyboardInterrupt:
         out.note("Interrupted.")
         raise typer.Exit(130) from None

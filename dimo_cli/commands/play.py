@@ -36,7 +36,7 @@ def play(
     *,
     student: StudentArgument,
     host: Annotated[
-        str, typer.Option("--host", help="Address to listen at; others than the default share it.")
+        str, typer.Option("--host", help="Address to listen at; 0.0.0.0: for other machines, too.")
     ] = "127.0.0.1",
     port: Annotated[
         int, typer.Option("--port", min=0, max=65535, help="Port to listen at; 0: any free one.")
@@ -49,7 +49,8 @@ def play(
 ) -> None:
     """Play with a student in a web page: prompt or class, seed, r_init, teacher, TTEO."""
     check_packages()
-    from dimo_cli.play.server import is_loopback, open_port, serve
+    from dimo_cli.play.door import door_of
+    from dimo_cli.play.server import open_port, serve
     from dimo_cli.play.studio import Studio
     from dimo_cli.sampling.tteo import settled
     from dimo_cli.students.published import open_student
@@ -62,9 +63,13 @@ def play(
         if spec.rewards:
             settled(loaded, spec)  # refuses where they would have no effect
         studio = Studio(loaded, student, spec, local_dir, out.note)
-        url = page_url(listening)
-        if not is_loopback(listening):
-            out.note(f"Warning: everyone who can reach {host} can use this page.")
+        door = door_of(listening, host)
+        url = page_url(listening) + door.path
+        if door.token:
+            out.note(
+                "Whoever has the whole address can use this page, and nobody else can. Other "
+                f"machines know this one as `{socket.gethostname()}`, or by its number."
+            )
 
         def ready() -> None:
             out.result({"url": url, "student": student}, f"{student} is at {url}")
@@ -73,7 +78,7 @@ def play(
             if open_page and out.data.is_terminal:
                 show_in_browser(url)
 
-        serve(studio, listening, ready)
+        serve(studio, listening, door, ready)
     out.note("Ended.")
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.resources import files
 from pathlib import Path
 from threading import Thread
@@ -19,11 +20,12 @@ import torch
 from accelerate.commands.launch import launch_command, launch_command_parser
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
+from dimo_cli.distributed.lifeline import Ending, announce_launcher, ending_signals
 from dimo_cli.distributed.reports import VARIABLE, Report, read_reports
 from dimo_cli.errors import DimoError, MissingError, SpecError
 from dimo_cli.specs.launch import LaunchSpec
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+LOOPBACK = "127.0.0.1"
 GRACE = 3.0  # seconds for the launcher to see that its processes have ended
 BY_SIGNAL = 128  # exit codes above are of a process that was ended by a signal
 
@@ -60,28 +62,41 @@ class Launch(Thread):
 def launch(spec: LaunchSpec, arguments: Sequence[str]) -> None:
     """Carry out a command of dimo in several processes; raises what it comes to, if not success."""
     check_devices(spec)
+    if spec.main is None:
+        check_loopback()
     for name in ("torch.distributed", "torch.distributed.elastic", "accelerate"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # we say it ourselves, and once
     if not spec.gpus:
         os.environ["ACCELERATE_USE_CPU"] = "true"
-    with tempfile.TemporaryDirectory(prefix="dimo-") as folder:
-        os.environ[VARIABLE] = folder
-        started = Launch(spec, arguments)
-        with signals_passed_on() as passed:
-            started.start()
-            while started.is_alive() and not (passed and not own_processes()):
-                started.join(0.2)
-            started.join(GRACE)
+    with tempfile.TemporaryDirectory(prefix="dimo-") as place:
+        folder = Path(place)
+        os.environ[VARIABLE] = place
+        announce_launcher(folder, spec.grace)
+        started, ending = Launch(spec, arguments), Ending(folder, spec.grace)
+        killed = carry_through(started, ending)
         if not started.is_alive():
-            conclude(started.problem, read_reports(Path(folder)), passed)
+            conclude(started.problem, read_reports(folder), ending, killed)
     if started.is_alive():
         # It waits for other machines in torch's own code, and the interpreter would wait for it.
-        os._exit(BY_SIGNAL + passed[0])
+        os._exit(BY_SIGNAL + ending.signals[0])
+
+
+def carry_through(started: Launch, ending: Ending) -> list[int]:
+    """Wait for the end of a job; returns the ranks that were killed, as they did not end."""
+    killed: list[int] = []
+    with signals_passed_on(ending):
+        started.start()
+        while started.is_alive() and not (ending.signals and not own_processes()):
+            started.join(0.2)
+            if not killed and ending.is_over():
+                killed = kill_processes()
+        started.join(GRACE)
+    return killed
 
 
 def launcher_arguments(spec: LaunchSpec, arguments: Sequence[str]) -> list[str]:
     """What accelerate's launcher is to be told."""
-    host, _, port = (spec.main or "127.0.0.1:0").rpartition(":")
+    host, _, port = (spec.main or f"{LOOPBACK}:0").rpartition(":")
     config = files("dimo_cli.distributed") / ("fsdp2.yaml" if spec.shard else "ddp.yaml")
     threads = max(1, (os.cpu_count() or 1) // spec.on_each)
     told = {
@@ -108,22 +123,36 @@ def check_devices(spec: LaunchSpec) -> None:
         )
 
 
+def check_loopback() -> None:
+    """Refuse a machine that cannot reach itself, where processes would look for each other long."""
+    try:
+        with socket.create_server((LOOPBACK, 0)) as server:
+            socket.create_connection(server.getsockname()[:2], timeout=GRACE).close()
+    except OSError as error:
+        raise MissingError(
+            f"The processes of a job meet at {LOOPBACK}, which this machine cannot use: "
+            f"{error.strerror or error}.",
+            "Bring its loopback interface up (`ip link set lo up`), or let the sandbox it runs in "
+            "have one.",
+        ) from None
+
+
 @contextmanager
-def signals_passed_on() -> Iterator[list[int]]:
-    """Hand SIGINT and SIGTERM to the processes of the job, which end by themselves.
+def signals_passed_on(ending: Ending) -> Iterator[None]:
+    """Hand what asks for the end to the processes of the job, which end by themselves.
 
     They are sessions of their own, so that a terminal's Ctrl-C reaches them only through here.
     """
-    passed: list[int] = []
 
     def pass_on(number: int, frame: FrameType | None) -> None:
-        passed.append(number)
+        ending.ask(number)
         for process in own_processes():
-            process.send_signal(number)
+            with suppress(psutil.Error):  # it has just ended
+                process.send_signal(number)
 
-    before = {number: signal.signal(number, pass_on) for number in SIGNALS}
+    before = {number: signal.signal(number, pass_on) for number in ending_signals()}
     try:
-        yield passed
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -141,10 +170,28 @@ def own_processes() -> list[psutil.Process]:
     return found
 
 
+def kill_processes() -> list[int]:
+    """End the processes that the launcher started, and theirs; returns the ranks of the former."""
+    ranks = []
+    for process in own_processes():
+        try:
+            ranks.append(int(process.environ()["RANK"]))
+            for one in (*process.children(recursive=True), process):
+                one.kill()
+        except (psutil.Error, KeyError):  # it has just ended
+            continue
+    return sorted(ranks)
+
+
 def conclude(
-    problem: BaseException | None, reports: Sequence[Report], passed: Sequence[int]
+    problem: BaseException | None,
+    reports: Sequence[Report],
+    ending: Ending,
+    killed: Sequence[int] = (),
 ) -> None:
     """Say what the processes came to; nothing if they succeeded."""
+    if killed:
+        raise hanging(ending, killed)
     if problem is None:
         return
     if not isinstance(problem, ChildFailedError):
@@ -158,11 +205,12 @@ def conclude(
     causes = [report for report in reports if not report.is_follow_up]
     if causes:
         raise as_error(causes[0], len(reports))
+    passed = ending.signals
     if passed and all(code in (-passed[0], BY_SIGNAL + passed[0]) for code in codes.values()):
         raise Ended(BY_SIGNAL + passed[0])
-    killed = {rank: -code for rank, code in codes.items() if code < 0}
-    if killed:
-        rank, number = next(iter(killed.items()))
+    by_others = {rank: -code for rank, code in codes.items() if code < 0}
+    if by_others:
+        rank, number = next(iter(by_others.items()))
         raise MissingError(
             f"Process {rank} was killed ({signal.Signals(number).name}); the others were ended.",
             "If memory ran out, lower `train.micro_batch`. Continue with `--resume`: the "
@@ -171,6 +219,27 @@ def conclude(
     if reports:
         raise as_error(reports[0], len(reports))
     raise Ended(next(iter(codes.values())))
+
+
+def hanging(ending: Ending, killed: Sequence[int]) -> DimoError:
+    """What is to be said of processes that did not end when they were asked to."""
+    number = ending.signals[0]
+    which = f"Process {killed[0]}" if len(killed) == 1 else f"Processes {listed(killed)}"
+    error = DimoError(
+        f"{which} had not ended {ending.grace:g} seconds after {signal.Signals(number).name}, and "
+        f"{'was' if len(killed) == 1 else 'were'} killed.",
+        "A run goes on with `--resume`: its checkpoints are whole. If a step takes that long, give "
+        "it more time with `--grace`.",
+    )
+    error.exit_code = BY_SIGNAL + number
+    return error
+
+
+def listed(ranks: Sequence[int]) -> str:
+    """Ranks as a person lists them; of many only the first."""
+    if len(ranks) > 4:
+        return f"{ranks[0]}, {ranks[1]} and {len(ranks) - 2} more"
+    return f"{', '.join(map(str, ranks[:-1]))} and {ranks[-1]}"
 
 
 def as_error(report: Report, processes: int) -> DimoError:

@@ -9,12 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import ipaddress
 import json
 import logging
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from types import FrameType
@@ -25,8 +24,7 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
@@ -34,12 +32,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dimo_cli.errors import DimoError, MissingError
 from dimo_cli.files.untrusted import parse_json
+from dimo_cli.play.connections import Crowd
+from dimo_cli.play.door import Door, Doorkeeper
 from dimo_cli.play.studio import Say, Studio
 from dimo_cli.specs.flags import spec_from_flags
 from dimo_cli.specs.play import LABELS, Ask, DrawAsk, TeacherAsk, TteoAsk
 
-LOOPBACK_NAMES = ["localhost", "127.0.0.1", "[::1]"]
-MOST_CONNECTIONS = 64
 PATIENCE = 10  # seconds that an image may take to finish after Ctrl-C
 LARGEST_REQUEST = 16_384  # bytes: the longest prompt and some numbers
 HEADERS = {
@@ -148,10 +146,13 @@ async def read_json(request: Request) -> dict[str, Any]:
     if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
         raise Refused(415, "Requests are JSON: set the content type application/json.")
     body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > LARGEST_REQUEST:
-            raise Refused(413, f"The request is larger than {LARGEST_REQUEST:,} bytes.")
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > LARGEST_REQUEST:
+                raise Refused(413, f"The request is larger than {LARGEST_REQUEST:,} bytes.")
+    except ClientDisconnect:
+        raise Refused(408, "The request did not arrive whole.") from None
     try:
         values = parse_json(body)
     except ValueError:
@@ -161,8 +162,8 @@ async def read_json(request: Request) -> dict[str, Any]:
     return values
 
 
-def build_app(studio: Studio, models: ModelThread, hosts: Sequence[str]) -> Starlette:
-    """The page and its answers; `hosts` are the names that it may be called by."""
+def build_app(studio: Studio, models: ModelThread, door: Door) -> Starlette:
+    """The page and its answers, for those for whom the door is open."""
     actions: dict[str, tuple[type[Ask], Callable[[Any, Say], None]]] = {
         "draw": (DrawAsk, studio.draw),
         "teacher": (TeacherAsk, studio.draw_teacher),
@@ -189,10 +190,7 @@ def build_app(studio: Studio, models: ModelThread, hosts: Sequence[str]) -> Star
             Route("/facts", facts),
             Mount("/", StaticFiles(packages=[("dimo_cli.play", "page")], html=True)),
         ],
-        middleware=[
-            Middleware(Guarded),
-            Middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False),
-        ],
+        middleware=[Middleware(Guarded), Middleware(Doorkeeper, door=door)],
     )
 
 
@@ -228,24 +226,23 @@ def open_port(host: str, port: int) -> socket.socket:
         ) from None
 
 
-def is_loopback(listening: socket.socket) -> bool:
-    """Whether only this machine can reach a socket."""
-    return ipaddress.ip_address(listening.getsockname()[0]).is_loopback
-
-
-def serve(studio: Studio, listening: socket.socket, ready: Callable[[], None]) -> None:
-    """Serve the page until Ctrl-C; `ready` is called when it can be opened."""
-    # A page from elsewhere whose name turns out to mean this machine (DNS rebinding) is refused.
-    hosts = LOOPBACK_NAMES if is_loopback(listening) else ["*"]
+def page_server(studio: Studio, door: Door, ready: Callable[[], None] = lambda: None) -> PageServer:
+    """What serves the page; `ready` is called when it can be opened."""
     models = ModelThread()
     config = uvicorn.Config(
-        build_app(studio, models, hosts),
+        build_app(studio, models, door),
+        http=Crowd().protocol,  # type: ignore[arg-type]
+        ws="none",
         log_level="warning",
         access_log=False,
         server_header=False,
         lifespan="off",
-        limit_concurrency=MOST_CONNECTIONS,
         timeout_graceful_shutdown=PATIENCE,
     )
+    return PageServer(config, models, ready)
+
+
+def serve(studio: Studio, listening: socket.socket, door: Door, ready: Callable[[], None]) -> None:
+    """Serve the page until Ctrl-C."""
     with contextlib.suppress(KeyboardInterrupt):  # the way to end it
-        PageServer(config, models, ready).run([listening])
+        page_server(studio, door, ready).run([listening])

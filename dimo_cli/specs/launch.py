@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from dimo_cli.specs.base import Flag, Int, Spec
+from dimo_cli.specs.base import Flag, Int, Real, Spec
 
 PANEL = "Several GPUs"
 
@@ -34,6 +34,12 @@ class LaunchSpec(Spec):
         pattern=r"^[\w.-]+:[0-9]{1,5}$",
         description="Where all reach the first machine, as HOST:PORT",
     )
+    grace: Annotated[Real, Flag(panel=PANEL, metavar="SECONDS")] = Field(
+        10.0,
+        ge=0,
+        le=86_400,
+        description="Seconds after Ctrl-C or SIGTERM until processes that hang are killed",
+    )
 
     @property
     def on_each(self) -> int:
@@ -51,6 +57,8 @@ class LaunchSpec(Spec):
             raise ValueError("`--gpus` and `--processes` exclude each other: the latter is on CPUs")
         if self.shard and not (self.gpus or self.processes):
             raise ValueError("`--shard` needs `--gpus`, over which it spreads what is trained")
+        if "grace" in self.model_fields_set and not (self.gpus or self.processes):
+            raise ValueError("`--grace` needs `--gpus` or `--processes`, which it waits for")
         return self
 
     @model_validator(mode="after")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from dimo_cli.distributed.lifeline import announce_last_checkpoint, ending_signals
 from dimo_cli.distributed.ranks import as_first_says, from_all, is_first, largest
 from dimo_cli.engine import fused
 from dimo_cli.engine.capture import CapturedStep, is_small, obstacle
@@ -192,6 +193,7 @@ class Trainer:
                     reason = self.watcher.should_stop()
                     number, is_over = largest(self.asked_to_stop(), int(reason is not None))
                     if number:
+                        announce_last_checkpoint()
                         self.save_sound()
                         step = self.checkpoints.steps()[-1]
                         raise Interrupted(number, step, self.checkpoints.path(step))
@@ -457,7 +459,7 @@ class Trainer:
 
     @contextmanager
     def catch_signals(self) -> Iterator[None]:
-        """Let SIGINT and SIGTERM end the current step first; a second SIGINT ends it at once."""
+        """Let signals end the current step first; a second SIGINT ends it at once."""
 
         def remember(number: int, frame: object) -> None:
             # Schedulers may well repeat a SIGTERM; who presses Ctrl-C twice means it.
@@ -466,7 +468,7 @@ class Trainer:
             self.stop_signal = number
 
         try:
-            previous = {s: signal.signal(s, remember) for s in (signal.SIGINT, signal.SIGTERM)}
+            previous = {number: signal.signal(number, remember) for number in ending_signals()}
         except ValueError:  # not in the main thread: whoever runs us handles signals
             yield
             return

@@ -17,7 +17,8 @@ RESULT = Path(__file__).parents[2] / "benchmarks" / "results" / "startup.json"
 OWN = {
     *("dimo_cli", "dimo_cli.main", "dimo_cli.errors", "dimo_cli.redacting"),
     *("dimo_cli.commands", "dimo_cli.commands.usage"),
-    *("dimo_cli.console", "dimo_cli.console.environment", "dimo_cli.console.plain"),
+    *("dimo_cli.console", "dimo_cli.console.environment"),
+    *("dimo_cli.console.plain", "dimo_cli.console.streams"),
     *("base64", "binascii", "logging", "string", "urllib", "urllib.parse", "ipaddress"),
 }
 # The specs that a help page is made of, by the first words of the command.

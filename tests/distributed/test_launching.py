@@ -2,13 +2,17 @@
 
 import json
 import os
+import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import psutil
 import pytest
 
+from dimo_cli.distributed.lifeline import Ending
 from dimo_cli.distributed.reports import Report
 from dimo_cli.distributed.start import conclude, launcher_arguments
 from dimo_cli.specs.launch import LaunchSpec
@@ -16,6 +20,12 @@ from dimo_cli.training.checkpoint import CheckpointFolder
 from tests.torture.test_ranks import started
 
 PATIENCE = 300  # seconds, of a machine that others use as well
+ALONE = ("unshare", "--map-root-user", "--net")  # where not even loopback is up
+
+
+def can_be_without_network():
+    """Whether a process of this machine may be cut off from its network."""
+    return bool(shutil.which("unshare")) and not subprocess.run([*ALONE, "true"]).returncode
 
 
 def short_run(steps, *sets):
@@ -129,10 +139,76 @@ def test_a_failed_gate_is_the_exit_code_of_all(tmp_path):
     assert "Traceback" not in talk
 
 
+def are_gone(processes):
+    """Whether all of them end within some seconds."""
+    _, left = psutil.wait_procs(processes, timeout=20)
+    return not [p for p in left if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+
+
+@pytest.mark.slow
+def test_a_process_that_hangs_is_killed_after_a_time_of_grace(tmp_path):
+    process = started(tmp_path, *short_run(100_000), "--processes", "2", "--grace", "1")
+    wait_for(tmp_path / "r" / "log.jsonl", process)
+    ranks = ranks_of(process)
+    ranks[1].suspend()
+    process.send_signal(signal.SIGTERM)
+    code, _, talk = ended(process)
+    assert code == 128 + signal.SIGTERM
+    assert "Processes 0 and 1 had not ended 1 seconds after SIGTERM" in talk
+    assert "--resume" in talk
+    assert "Traceback" not in talk
+    assert are_gone(ranks)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("numbers", [(signal.SIGTERM,), (signal.SIGINT, signal.SIGINT)])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_job_of_which_a_process_hangs_ends_within_half_a_minute(tmp_path, rank, numbers):
+    process = started(tmp_path, *short_run(100_000), "--processes", "2")
+    wait_for(tmp_path / "r" / "log.jsonl", process)
+    ranks = ranks_of(process)
+    ranks[rank].suspend()
+    asked = time.monotonic()
+    for number in numbers:
+        process.send_signal(number)
+        time.sleep(0.5)
+    code, _, talk = ended(process)
+    assert time.monotonic() - asked < 30
+    assert code == 128 + numbers[0]
+    assert "Traceback" not in talk
+    assert are_gone(ranks)
+
+
+@pytest.mark.slow
+def test_the_processes_of_a_job_end_with_their_launcher_and_leave_a_checkpoint(tmp_path):
+    process = started(tmp_path, *short_run(100_000), "--processes", "2")
+    wait_for(tmp_path / "r" / "log.jsonl", process)
+    ranks = ranks_of(process)
+    process.kill()
+    assert are_gone(ranks)
+    process.communicate(timeout=PATIENCE)
+    assert CheckpointFolder(tmp_path / "r" / "checkpoints").steps()[-1] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not can_be_without_network(), reason="makes a network of its own")
+def test_a_machine_without_loopback_is_told_so_at_once(tmp_path):
+    call = [sys.executable, "-m", "dimo_cli", *short_run(2), "--processes", "2"]
+    began = time.monotonic()
+    done = subprocess.run(
+        [*ALONE, *call], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert time.monotonic() - began < 60
+    assert done.returncode == 3
+    assert "meet at 127.0.0.1, which this machine cannot use" in done.stderr
+    assert not (tmp_path / "r").exists()
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
         (("--processes", "3"), "cannot be divided"),
+        (("--grace", "5"), "`--grace` needs `--gpus`"),
         (("--gpus", "2", "--processes", "2"), "`--gpus`"),
         (("--gpus", "64"), "none that torch can use"),
         (("--gpus", "1", "--shard"), "none that torch can use"),
@@ -178,5 +254,5 @@ def test_of_several_reasons_the_first_that_is_one_is_said():
         Report(1, "The disk is full.", "Make room.", 4, is_follow_up=False),
     ]
     with pytest.raises(Exception, match="The disk is full") as caught:
-        conclude(ChildFailedError("dimo", failures), reports, [])
+        conclude(ChildFailedError("dimo", failures), reports, Ending(Path(), 1.0))
     assert caught.value.exit_code == 4

@@ -47,7 +47,9 @@ def test_a_resumed_run_equals_one_that_went_straight_through(tmp_path):
     assert fingerprint(train(tmp_path / "cut", resume=True)) == fingerprint(straight)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
 def test_a_signal_ends_the_step_writes_a_checkpoint_and_resumes_exactly(tmp_path, number, code):
     class Interrupting(Silent):
         def on_log(self, record):
@@ -61,7 +63,20 @@ def test_a_signal_ends_the_step_writes_a_checkpoint_and_resumes_exactly(tmp_path
     assert (stopped.value.checkpoint / "student.safetensors").is_file()
     resumed = train(tmp_path / "cut", resume=True)
     assert fingerprint(resumed) == fingerprint(train(tmp_path / "straight"))
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)
+
+
+def test_a_run_that_is_to_outlive_its_terminal_goes_on_when_that_is_closed(tmp_path):
+    class Closing(Silent):
+        def on_log(self, record):
+            if record["step"] == 2:
+                os.kill(os.getpid(), signal.SIGHUP)
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as `nohup` starts it
+    try:
+        assert train(tmp_path / "r", Closing()).progress.step == 6
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_watching_does_not_change_what_is_trained(tmp_path):
