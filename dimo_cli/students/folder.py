@@ -49,21 +49,31 @@ BUILTIN = {name: Path(builtin_path(f"{name}-student")) for name in ("digits", "s
 """Students that ship in the package, by the teacher's name."""
 
 
+def facts_of_teacher(spec: DistillSpec, teacher: Teacher) -> TeacherFacts:
+    """What a student says of its teacher."""
+    return TeacherFacts(
+        name=teacher.name,
+        family=teacher.family,
+        revision=teacher.revision,
+        license=teacher.license,
+        architecture=spec.teacher.architecture,
+    )
+
+
 def describe_run(
-    spec: DistillSpec, teacher: Teacher, weights_sha256: str, steps: int | None = None
+    spec: DistillSpec,
+    teacher: Teacher | TeacherFacts,
+    weights_sha256: str,
+    steps: int | None = None,
 ) -> StudentManifest:
     """The manifest of the student that a run made in so many steps (None: all of the spec's)."""
     steps = spec.train.steps if steps is None else steps
     batch = spec.train.batch_size * spec.train.accumulate
     return StudentManifest(
         dimo_version=__version__,
-        teacher=TeacherFacts(
-            name=teacher.name,
-            family=teacher.family,
-            revision=teacher.revision,
-            license=teacher.license,
-            architecture=spec.teacher.architecture,
-        ),
+        teacher=teacher
+        if isinstance(teacher, TeacherFacts)
+        else facts_of_teacher(spec, teacher),
         init=spec.init,
         temperature=spec.student.temperature,
         training=TrainingFacts(
