@@ -119,17 +119,17 @@ def dimo(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory):
-    """The folder of a finished run of digits of six steps. Copy it before you change it."""
+    """The folder of a run of digits of six steps, the second the best. Copy it to change it."""
     from tests.helpers.runs import distilled
 
     folder = tmp_path_factory.mktemp("finished") / "a run"
-    distilled(folder)
+    distilled(folder, fids=(1.0, 3.0, 2.0))
     return folder
 
 
 @pytest.fixture(scope="session")
 def unfinished_run(tmp_path_factory, finished_run):
-    """The same run, as it was after four of its steps."""
+    """The same run, as it was when it was killed after five of its steps."""
     from tests.helpers.runs import unfinished
 
     return unfinished(finished_run, tmp_path_factory.mktemp("unfinished") / "a run")

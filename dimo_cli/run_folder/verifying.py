@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from dimo_cli.files.writing import file_sha256
-from dimo_cli.run_folder.checkpoints import CONTENTS, DamagedCheckpoint, read_contents
+from dimo_cli.run_folder.checkpoints import DamagedCheckpoint, read_contents
+from dimo_cli.run_folder.naming import CONTENTS
 from dimo_cli.specs.checkpoint import Contents, FileFacts, Owner, settings_hash
 
 NOBODY = Owner()

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dimo_cli import next_steps
 from dimo_cli.console.live import View
 from dimo_cli.distributed.ranks import first_ahead, is_first, joined_ranks, part, wait_for_all
 from dimo_cli.engine.distill import Distillation
@@ -21,16 +22,19 @@ from dimo_cli.files.locking import locked, refuse_if_locked
 from dimo_cli.files.png import enlarge, save_png
 from dimo_cli.files.writing import write_whole_text, writing_to
 from dimo_cli.planning.fitting import fitted
-from dimo_cli.run_folder.checkpoints import CHECKPOINTS, newest_contents, spec_of
+from dimo_cli.run_folder.checkpoints import newest_contents, spec_of
 from dimo_cli.run_folder.effort import hardware_name, recorded_effort
 from dimo_cli.run_folder.identity import check_owner, identity_of, new_identity
+from dimo_cli.run_folder.naming import CHECKPOINTS
 from dimo_cli.run_folder.origins import keep_origins
+from dimo_cli.run_folder.state import SUMMARY, is_refinement
 from dimo_cli.runs.closing import comparison, leave_report
 from dimo_cli.runs.tables import best_teacher, ratio
 from dimo_cli.runs.watcher import RunWatcher
 from dimo_cli.sampling.previews import draw_comparison
 from dimo_cli.specs.checkpoint import Owner, fixed_settings
 from dimo_cli.specs.distill import DistillSpec
+from dimo_cli.specs.refine import RefineSpec
 from dimo_cli.specs.render import to_yaml
 from dimo_cli.specs.resolve import resolve_spec
 from dimo_cli.students.folder import facts_of_teacher, save_student
@@ -80,9 +84,10 @@ class RunResult:
 def prepare_folder(spec: DistillSpec, folder: Path) -> None:
     """Begin a run folder with its resolved spec, refusing one that is taken."""
     if (folder / "run.yaml").exists():
+        again = next_steps.resume(folder, is_refinement=is_refinement(folder))
         raise SpecError(
             f"`{folder}` already holds a run.",
-            f"Continue it with `--resume {folder}`, or choose another `--out`.",
+            f"Continue it with {again}, or choose another `--out`.",
         )
     new_identity(folder)
     write_whole_text(folder / "run.yaml", to_yaml(spec))
@@ -198,7 +203,8 @@ def run_method(
         train_with_all(trainer, resume)
         return None
     # Only now, when everything that could be refused has been: a refused run leaves no folder.
-    hint = f"Mend that, then continue with `--resume {folder}`: the checkpoints in it are whole."
+    again = next_steps.resume(folder, is_refinement=isinstance(spec, RefineSpec))
+    hint = f"Mend that, then continue with {again}: the checkpoints in it are whole."
     with writing_to(folder, hint), locked(folder, say=watcher.view.note):
         if resume:
             continue_folder(spec, folder)
@@ -248,6 +254,6 @@ def train_and_measure(
     finally:
         view.stop()
     result = RunResult(folder, student, spec.monitor.metric, rows)
-    write_whole_text(folder / "summary.json", json.dumps(result.summary(), indent=2) + "\n")
+    write_whole_text(folder / SUMMARY, json.dumps(result.summary(), indent=2) + "\n")
     leave_report(folder, view)
     return result

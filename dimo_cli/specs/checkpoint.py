@@ -50,12 +50,6 @@ class Contents(Owner):
     progress: dict[str, Any] | None = Field(None, description="Counters of the run")
     files: dict[str, FileFacts] = Field(..., description="Every other file of the checkpoint")
 
-    @property
-    def best_step(self) -> int | None:
-        """The step that was the best by the watched metric so far; None where none was measured."""
-        step = (self.progress or {}).get("best_step")
-        return step if type(step) is int else None
-
 
 def fixed_settings(spec: DistillSpec) -> dict[str, Any]:
     """The settings of a run that its continuations cannot change, as JSON has them."""

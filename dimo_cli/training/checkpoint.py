@@ -33,8 +33,11 @@ from dimo_cli.distributed.ranks import (
 from dimo_cli.errors import MissingError
 from dimo_cli.files.untrusted import check_torch_archive
 from dimo_cli.files.writing import OLD, replace_folder
-from dimo_cli.run_folder.checkpoints import STATE, DamagedCheckpoint, steps_in
+from dimo_cli.next_steps import resume
+from dimo_cli.run_folder.checkpoints import STATE, DamagedCheckpoint
 from dimo_cli.run_folder.identity import ForeignCheckpoint, check_owner
+from dimo_cli.run_folder.naming import steps_in
+from dimo_cli.run_folder.state import is_refinement
 from dimo_cli.run_folder.verifying import NOBODY, check_contents, facts_of, write_contents
 from dimo_cli.specs.checkpoint import FileFacts
 from dimo_cli.training.pieces import Pieces, fill, sharded_part, whole_part, write_piece
@@ -130,11 +133,13 @@ class CheckpointFolder:
             if isinstance(error, RuntimeError) and is_lost_connection(error):
                 raise
             shutil.rmtree(temporary, ignore_errors=True)
+            run = self.root.parent
+            again = resume(run, is_refinement=is_refinement(run))
             reason = " ".join(str(getattr(error, "strerror", None) or error).split())[:200]
             raise MissingError(
                 f"Cannot write the checkpoint of step {step}: {reason}.",
-                f"Check space and permissions of {self.root}, then continue with `--resume`: "
-                "the older checkpoints are whole.",
+                f"Check space and permissions of {self.root}, then continue with {again}: the "
+                "older checkpoints are whole.",
             ) from error
         return self.path(step)
 

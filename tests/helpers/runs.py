@@ -2,19 +2,23 @@
 
 import json
 import shutil
+from unittest.mock import patch
 
 from dimo_cli.console.live import PlainView
 from dimo_cli.runs.distill import distill
+from dimo_cli.runs.watcher import RunWatcher
 from tests.conftest import small_spec
 
-def distilled(folder, steps=6, resume=False, **groups):
-    """A run of digits that measured itself on its way; what it said."""
+
+def distilled(folder, steps=6, resume=False, fids=(), **groups):
+    """A run of digits that measures these numbers every two steps; what it said."""
     said = []
-    monitor = {"fid_every": 2, "fid_samples": 100, "table_samples": 0, "preview_images": 2}
-    monitor |= groups.pop("monitor", {})
-    train = {"steps": steps, "keep_checkpoints": 2} | groups.pop("train", {})
+    train = {"steps": steps, "batch_size": 8, "checkpoint_every": 3, "log_every": 1}
+    train |= groups.pop("train", {})
+    monitor = {"fid_every": 2 if fids else 0}
     spec = small_spec(train=train, monitor=monitor, **groups)
-    distill(spec, folder, PlainView(said.append), resume)
+    with patch.object(RunWatcher, "measure_metric", side_effect=list(fids)):
+        distill(spec, folder, PlainView(said.append), resume)
     return said
 
 

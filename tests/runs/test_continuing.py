@@ -28,12 +28,12 @@ def test_a_checkpoint_says_which_run_it_is_of_and_lists_all_its_files(finished_r
 
 
 def test_two_runs_of_one_spec_have_ids_of_their_own(finished_run, tmp_path):
-    distilled(tmp_path / "other", steps=1, monitor={"fid_every": 0})
+    distilled(tmp_path / "other", steps=1)
     assert contents_of(tmp_path / "other", 1)["run"] != contents_of(finished_run, 6)["run"]
 
 
 def test_a_checkpoint_of_another_run_is_refused(run, tmp_path):
-    distilled(tmp_path / "other", steps=1, train={"seed": 1}, monitor={"fid_every": 0})
+    distilled(tmp_path / "other", steps=1, train={"seed": 1})
     foreign = shutil.copytree(tmp_path / "other/checkpoints/step-1", run / "checkpoints/step-9")
     change_contents(run, 9, step=9)
     with pytest.raises(SpecError, match="step-9` is of another run") as caught:
@@ -60,14 +60,14 @@ def test_a_missing_an_unlisted_and_a_renamed_checkpoint_give_way_to_the_one_befo
     run, damage, words
 ):
     damage(run / "checkpoints" / "step-6")
-    said = distilled(run, steps=7, resume=True, monitor={"fid_every": 0})
+    said = distilled(run, steps=7, resume=True)
     assert any(words in line and "going on from step" in line for line in said), said
 
 
 def test_settings_that_were_edited_in_a_checkpoint_are_damage(run):
     said = contents_of(run, 6)["spec"]
     change_contents(run, 6, spec={**said, "train": {**said["train"], "seed": 5}})
-    said = distilled(run, steps=7, resume=True, monitor={"fid_every": 0})
+    said = distilled(run, steps=7, resume=True)
     assert any("not those that were written" in line for line in said), said
 
 
@@ -85,7 +85,7 @@ def test_a_run_of_an_earlier_dimo_is_continued_by_its_run_yaml(run):
     as_earlier(run)
     with pytest.raises(SpecError, match=r"cannot change `train\.seed`"):
         distilled(run, steps=7, resume=True, train={"seed": 1})
-    distilled(run, steps=7, resume=True, monitor={"fid_every": 0})
+    distilled(run, steps=7, resume=True)
     assert contents_of(run, 7)["run"] is None
 
 
