@@ -64,7 +64,8 @@ def publish(spec: PushSpec, local_dir: Path | None, dry_run: bool) -> None:
     out.result({**document, **outcome(pushed)}, Text(sentence(pushed)))
     if not pushed.pull_request:
         at = "" if pushed.revision == "main" else f"@{pushed.revision}"
-        prompt = package.facts.example if package.facts.takes_prompts else None
+        example = package.facts.example
+        prompt = example if isinstance(example, str) else None
         drawn = next_steps.sample(f"{spec.repository}{at}", prompt)
         out.hint(f"Sample it with {drawn}.")
 

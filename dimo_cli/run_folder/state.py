@@ -11,6 +11,7 @@ from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.resolve import load_yaml, resolve_spec
 
 SUMMARY = "summary.json"  # the last thing that a run writes
+INTERVALS = ("log_every", "checkpoint_every", "keep_checkpoints")  # mean nothing once it is over
 
 
 def is_refinement(run: Path) -> bool:
@@ -39,4 +40,6 @@ def finished_as(run: Path, spec: DistillSpec) -> dict[str, Any] | None:
         before = resolve_spec(type(spec), file=path, environment={}).spec
     except DimoError:
         return None
-    return summary if before.monitor == spec.monitor else None
+    intervals = {name: getattr(spec.train, name) for name in INTERVALS}
+    train = before.train.model_copy(update=intervals)
+    return summary if before.model_copy(update={"train": train}) == spec else None

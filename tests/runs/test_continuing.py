@@ -6,7 +6,10 @@ import shutil
 import pytest
 
 from dimo_cli.errors import DimoError, MissingError, SpecError
+from dimo_cli.run_folder.state import finished_as
 from dimo_cli.specs.checkpoint import settings_hash
+from dimo_cli.specs.distill import DistillSpec
+from dimo_cli.specs.resolve import resolve_spec
 from tests.helpers.runs import as_earlier, change_contents, contents_of, copied, distilled
 
 
@@ -102,3 +105,33 @@ def test_settings_of_a_version_to_come_are_said(run):
     change_contents(run, 6, spec=settings, spec_sha256=settings_hash(settings))
     with pytest.raises(DimoError, match="another version of dimo"):
         distilled(run, steps=7, resume=True)
+
+
+def test_a_finished_run_says_so_and_trains_and_measures_nothing(run, dimo, monkeypatch):
+    def never(*_):
+        raise AssertionError("it trains")
+
+    monkeypatch.setattr("dimo_cli.runs.distill.distill", never)
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    done = dimo("distill", "--resume", run, "--set", "train.log_every=2")
+    assert done.exit_code == 0, done.stderr
+    assert "is finished: its student is of step 6" in done.stdout
+    assert "--set train.steps=12" in done.stderr
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+    said = json.loads(dimo("distill", "--resume", run, "--json").stdout)
+    assert said == json.loads((run / "summary.json").read_text())
+
+
+def spec_at(run, *sets):
+    return resolve_spec(DistillSpec, file=run / "run.yaml", sets=sets).spec
+
+
+@pytest.mark.parametrize("setting", ["train.steps=7", "monitor.table_samples=100", "train.seed=1"])
+def test_a_finished_run_that_is_asked_for_more_is_not_finished(finished_run, setting):
+    assert finished_as(finished_run, spec_at(finished_run))
+    assert finished_as(finished_run, spec_at(finished_run, setting)) is None
+
+
+def test_a_run_that_was_killed_while_it_was_measured_is_not_finished(run):
+    (run / "summary.json").unlink()
+    assert finished_as(run, spec_at(run)) is None
