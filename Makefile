@@ -5,13 +5,15 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 BROWSER := $(VENV)/.browser
 
-.PHONY: demo test quick lint types unit slow gpu bench identity bounds docs clean
+.PHONY: demo test quick lint types unit slow gpu bench identity bounds lock audit docs clean
 
 # Environment and install; done again when the requirements change.
-$(STAMP): pyproject.toml
+# Every package by version and hash, as requirements.lock has them.
+$(STAMP): pyproject.toml requirements.lock
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
 # A one-step generator in minutes: distill, draw a grid, print the table.
@@ -71,5 +73,18 @@ bounds:
 	.lowest/bin/python -m pip install --quiet --constraint .lowest/lowest.txt --editable ".[dev]"
 	.lowest/bin/pytest
 
+# What CI and the demo install, for every system: the newest versions that pyproject.toml allows, with their hashes.
+lock: $(STAMP)
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --generate-hashes --python-version 3.11 \
+		--custom-compile-command "make lock" --quiet --upgrade --output-file requirements.lock
+
+# Whether advisories are known against what is locked, or against the lowest versions; it asks PyPI.
+audit: $(STAMP)
+	$(BIN)/python -m pip install --quiet pip-audit
+	$(BIN)/pip-audit --strict --disable-pip --require-hashes --requirement requirements.lock
+	$(BIN)/python tests/bounds/lowest.py > .lowest.txt
+	$(BIN)/pip-audit --strict --disable-pip --no-deps --requirement .lowest.txt
+
 clean:
-	rm -rf $(VENV) .lowest build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .lowest .lowest.txt build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

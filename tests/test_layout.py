@@ -29,7 +29,8 @@ LAYERS = (
     ("engine", "rewards", "data", "cards", "reporting"),
     ("teachers", "run_folder"),
     ("hub", "distributed", "console"),
-    ("specs", "files"),
+    ("specs",),
+    ("files",),
     ("errors", "next_steps"),
     ("redacting", "plugins", "__init__"),
 )
@@ -229,7 +230,7 @@ PROCESS_WIDE = re.compile(
     r"\bgc\.(freeze|disable)\(|\bsignal\.signal\(|\bos\.environ(\[.+?\] = |\.setdefault\()"
     r"|\.reconfigure\(|\bset_(num_threads|rng_state|verbosity\w*|start_method|default_\w+)\("
     r"|\b(backends|_dynamo\.config)\.[\w.]+ = |\b(simplefilter|filterwarnings)\("
-    r"|\bsetLogRecordFactory\("
+    r"|\bsetLogRecordFactory\(|\bset_client_factory\("
     r"|\.setLevel\(|\bsys\.(excepthook|path|unraisablehook)\b|\bos\.(umask|chdir)\(|\bunittest\b"
 )
 

@@ -11,6 +11,7 @@ import typer
 
 from dimo_cli.commands import completing
 from dimo_cli.errors import SpecError
+from dimo_cli.files.reading import MOST_PROMPTS, read_text
 from dimo_cli.rewards.registry import check_reward
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def read_prompts(file: Path | None) -> list[str]:
     if file is None:
         return []
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = read_text(file, MOST_PROMPTS).splitlines()
     except UnicodeDecodeError:
         raise SpecError(f"`--prompts-file` is {file}, which is no UTF-8 text.") from None
     return [line.strip() for line in lines if line.strip()]

@@ -107,7 +107,7 @@ def fields_of(model: type[Spec], chosen: Fields | None = None) -> Iterator[SpecF
     """The fields of a spec and of its groups that a command takes, in their order."""
     chosen = chosen or Fields()
     for name, info in model.model_fields.items():
-        default = info.get_default(call_default_factory=True)
+        default = info.get_default(call_default_factory=True, validated_data={})
         if not (inner := spec_types(info.annotation)):
             if chosen.includes(name):
                 yield SpecField(name, info, default)

@@ -35,6 +35,7 @@ from dimo_cli.data.pictures import (
 )
 from dimo_cli.errors import MissingError, SpecError
 from dimo_cli.files.png import Pixels
+from dimo_cli.files.reading import check_regular
 from dimo_cli.files.untrusted import ARCHIVE_ERRORS, check_archive, parse_json
 
 MOST_THREADS, NAMES_SHOWN = 16, 3
@@ -108,6 +109,7 @@ class Files:
 
     def open(self, name: str) -> BinaryIO:
         """One of them."""
+        check_regular(self.root / name)
         return (self.root / name).open("rb")
 
 

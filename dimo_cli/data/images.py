@@ -21,6 +21,7 @@ from torch import Tensor
 from dimo_cli.data.pictures import check_shape
 from dimo_cli.errors import DimoError, MissingError, SpecError
 from dimo_cli.files.pictures import open_picture
+from dimo_cli.files.reading import MOST_PROMPTS, read_text
 from dimo_cli.files.untrusted import parse_json
 from dimo_cli.teachers.classes import find_class
 from dimo_cli.teachers.protocol import Teacher
@@ -201,7 +202,7 @@ def list_captioned(root: Path) -> Source:
 def text_of(path: Path) -> str:
     """A text file."""
     try:
-        return path.read_text(encoding="utf-8")
+        return read_text(path, MOST_PROMPTS)
     except UnicodeDecodeError as error:
         raise SpecError(f"`{path}` is no text in UTF-8: {error.reason}.") from None
 

@@ -10,6 +10,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from dimo_cli.errors import SpecError
+from dimo_cli.files.reading import check_regular
 from dimo_cli.files.untrusted import Untrusted, check_archive, read_array
 
 
@@ -18,6 +19,7 @@ class Npz:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        check_regular(path)
         with path.open("rb") as file:
             is_single = file.read(len(npy.MAGIC_PREFIX)) == npy.MAGIC_PREFIX
         if is_single:

@@ -10,6 +10,7 @@ from rich.table import Table
 from dimo_cli.errors import MissingError, SpecError
 from dimo_cli.evaluation.result import Evaluation
 from dimo_cli.evaluation.tables import comparison_view, flat
+from dimo_cli.files.reading import MOST_DOCUMENT, read_text
 from dimo_cli.files.untrusted import parse_json
 
 
@@ -55,10 +56,10 @@ def differences(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
 
 def read_evaluation(path: Path) -> Evaluation:
     """What `dimo eval ... --json` wrote."""
-    if not path.is_file():
+    if not path.exists():
         raise MissingError(f"There is no file `{path}`.", "Make it with `dimo eval ... --json`.")
     try:
-        return Evaluation.read(parse_json(path.read_text(encoding="utf-8")))
+        return Evaluation.read(parse_json(read_text(path, MOST_DOCUMENT)))
     except ValueError:
         raise SpecError(
             f"`{path}` is not a result of `dimo eval`.", "Make it with `dimo eval ... --json`."

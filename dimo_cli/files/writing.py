@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from dimo_cli.errors import MissingError
+from dimo_cli.files.reading import check_regular
 
 CHUNK = 2**20
 OLD = ".old-"  # in front of the name of a folder that is being replaced
@@ -49,6 +50,7 @@ def write_whole_text(path: Path, text: str) -> None:
 
 def file_sha256(path: Path) -> str:
     """Hash of a file of any size."""
+    check_regular(path)
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(CHUNK):

@@ -74,6 +74,19 @@ def explain(error: Exception, file: HubFile) -> MissingError:
     )
 
 
+def another_file(file: HubFile, found: str, local_dir: Path | None) -> MissingError:
+    """The sentence for a file that is not the one dimo knows, and how a user accepts it."""
+    place = f"`{local_dir}`" if local_dir else f"`{file.repo}`"
+    why = "" if local_dir else " It was replaced on the Hub."
+    setting = "teacher.revision=local" if local_dir else "teacher.revision=COMMIT"
+    return MissingError(
+        f"`{file}` in {place} is not the file that dimo knows: its hash starts with {found[:12]}, "
+        f"not {(file.sha256 or '')[:12]}.{why}",
+        f"If you trust it: `--set {setting}` with its preset. For a student do that once with "
+        f"`dimo sample --preset PRESET --teacher`; what its manifest says does not count.",
+    )
+
+
 def unreachable(file: HubFile) -> Unreachable:
     """The sentence for a network that is not there."""
     return Unreachable(

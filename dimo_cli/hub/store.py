@@ -7,37 +7,33 @@ go), HF_HUB_OFFLINE (use what is there) and HF_TOKEN mean what they mean to the 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
+from glob import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from dimo_cli.errors import MissingError, NotThere
-from dimo_cli.files.untrusted import check_sizes
-from dimo_cli.files.writing import file_sha256
+from dimo_cli.files.reading import MOST_DOCUMENT, read_text
+from dimo_cli.files.untrusted import check_sizes, parse_json
+from dimo_cli.files.yaml_text import parse_yaml
 from dimo_cli.hub.access import ACCESS, Located, dimo_cache, download_cache, endpoint, is_offline
+from dimo_cli.hub.hashes import accept, accepted, hash_of
 from dimo_cli.hub.network import answers
-from dimo_cli.hub.problems import explain, unreachable
+from dimo_cli.hub.problems import another_file, explain, unreachable
 from dimo_cli.hub.published import HubFile, Published, StateDict
+from dimo_cli.hub.transfer import WEIGHT_SUFFIXES, bounded
 from dimo_cli.hub.weights import read_published
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfFileMetadata
 
 SHA256 = re.compile(r"^[0-9a-f]{64}$")
 COMMIT = re.compile(r"snapshots/([0-9a-f]{40})(/|$)")
-WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
-
-
-def check_known_hash(file: HubFile, announced: str | None) -> None:
-    """Refuse a file that is not the one dimo knows."""
-    if file.sha256 and announced and SHA256.match(announced) and file.sha256 != announced:
-        raise MissingError(
-            f"`{file}` is not the file that dimo knows: its hash starts with {announced[:12]}, "
-            f"not {file.sha256[:12]}. It was replaced on the Hub.",
-            "If you trust it, pin its commit: `--set teacher.revision=COMMIT`.",
-        )
 
 
 def cached_path(file: HubFile) -> Path | None:
@@ -54,6 +50,23 @@ def cached_path(file: HubFile) -> Path | None:
     return Path(found) if isinstance(found, str) else None
 
 
+def was_cached(file: HubFile) -> bool:
+    """Whether the cache has a file of this name, of whichever commit."""
+    from huggingface_hub.file_download import repo_folder_name
+
+    folder = download_cache() / repo_folder_name(repo_id=file.repo, repo_type=file.repo_type)
+    return any(folder.glob(f"snapshots/*/{escape(file.path)}"))
+
+
+def metadata_of(file: HubFile) -> HfFileMetadata:
+    """What the Hub says of a file without sending it."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    where = {"repo_type": file.repo_type, "revision": file.revision, "endpoint": endpoint()}
+    url, token = hf_hub_url(file.repo, file.path, **where), ACCESS.get().token
+    return bounded(replace(file, size=None), partial(get_hf_file_metadata, url, token=token))
+
+
 class HubStore:
     """Published files from a local folder, or from the Hub through its cache."""
 
@@ -63,19 +76,26 @@ class HubStore:
         revisions: Mapping[str, str] | None = None,
         known_hashes: bool = True,
         say: Callable[[str], None] = lambda line: None,
+        manifest_commits: Mapping[str, str] | None = None,
     ) -> None:
-        """`revisions` pins repositories; with `known_hashes` a file that dimo knows the hash of
-        must have it."""
+        """`revisions` and `known_hashes` are a user's own words, for which files may be others than
+        dimo knows: those of repositories pinned by `revisions`, or all without `known_hashes`.
+
+        `manifest_commits` are those that a student's manifest names: files are read there, and must
+        be what dimo knows, or what the user accepted before.
+        """
         self.local_dir, self.revisions = local_dir, dict(revisions or {})
         self.known_hashes, self.say = known_hashes, say
-        self.commits: dict[str, str] = {}
+        self.is_of_manifest = manifest_commits is not None
+        # By repository: all of its files are read at one commit, also where it is pushed to.
+        self.commits = {("model", repo): at for repo, at in (manifest_commits or {}).items()}
 
     def config(self, file: HubFile) -> dict[str, Any]:
         """A JSON or YAML file, parsed."""
         path = self.locate(file).path
-        parse = json.loads if path.suffix == ".json" else yaml.safe_load
         try:
-            content = parse(path.read_text(encoding="utf-8"))
+            text = read_text(path, MOST_DOCUMENT)
+            content = parse_json(text) if path.suffix == ".json" else parse_yaml(text)[0]
         except (ValueError, yaml.YAMLError, RecursionError):
             content = None
         if not isinstance(content, dict):
@@ -120,10 +140,12 @@ class HubStore:
 
     def revision_of(self, published: Published) -> str:
         """The commit that the weights were read from; `local` for a local folder."""
+        if self.local_dir is not None:
+            return "local"
         for file in published.files:
-            if file.repo in self.commits:
-                return self.commits[file.repo]
-        return "local" if self.local_dir else published.files[0].revision
+            if (file.repo_type, file.repo) in self.commits:
+                return self.commits[file.repo_type, file.repo]
+        return published.files[0].revision
 
     def origin(self) -> str:
         """What tells the files of this store from those of another."""
@@ -136,25 +158,36 @@ class HubStore:
     def locate(self, file: HubFile) -> Located:
         """The file on this machine, downloaded and verified if need be."""
         if self.local_dir is not None:
-            return Located(self.locate_locally(file, self.local_dir))
-        path = self._download(self.pinned(file))
-        match = COMMIT.search(path.as_posix())
-        commit = match.group(1) if match else None
-        if commit:
-            self.commits[file.repo] = commit
-        blob = path.resolve().name  # large files are stored under their sha256
-        announced = blob if SHA256.match(blob) else None
-        if self.knows(file):
-            check_known_hash(file, announced)
-        return Located(path, commit, announced)
+            located = Located(self.locate_locally(file, self.local_dir))
+        else:
+            located = self._download(self.pinned(file))
+            if located.commit:
+                self.commits[file.repo_type, file.repo] = located.commit
+        if file.sha256 is None:
+            return located
+        found = located.sha256 or hash_of(located.path)
+        self.check_hash(file, found)
+        return replace(located, sha256=found)
+
+    def check_hash(self, file: HubFile, found: str) -> None:
+        """Refuse a file that is not the one dimo knows, unless the user takes responsibility."""
+        if file.sha256 in (None, found):
+            return
+        if not self.knows(file):
+            if found not in accepted(file):
+                self.say(f"{file} is not the file that dimo knows. It is used as you asked for it.")
+                accept(file, found)
+        elif not (self.is_of_manifest and found in accepted(file)):
+            raise another_file(file, found, self.local_dir)
 
     def knows(self, file: HubFile) -> bool:
         """Whether a file must be the one that dimo knows: not in a repository pinned by hand."""
         return self.known_hashes and file.repo not in self.revisions
 
     def pinned(self, file: HubFile) -> HubFile:
-        """The file at the revision that the user asked for."""
-        return replace(file, revision=self.revisions.get(file.repo, file.revision))
+        """The file at the commit that its repository is read at, or at the revision asked for."""
+        revision = self.revisions.get(file.repo, file.revision)
+        return replace(file, revision=self.commits.get((file.repo_type, file.repo), revision))
 
     def locate_locally(self, file: HubFile, folder: Path) -> Path:
         """The file in a folder that is laid out like the Hub, or like one of its repositories."""
@@ -172,52 +205,59 @@ class HubStore:
             f"Looked for {', '.join(str(path.relative_to(folder)) for path in candidates)}.",
         )
 
-    def _download(self, file: HubFile) -> Path:
-        from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+    def _download(self, file: HubFile) -> Located:
+        from huggingface_hub import hf_hub_download
 
-        cached, token = cached_path(file) is not None, ACCESS.get().token
         away = is_offline() or not answers(endpoint())
-        if away and not (cached or is_offline()):
+        if away and not (is_offline() or cached_path(file)):
             raise unreachable(file)
-        new = not (away or cached)
+        expected = file if self.knows(file) and file.sha256 else replace(file, size=None)
+        fetch = partial(
+            hf_hub_download,
+            file.repo,
+            file.path,
+            repo_type=file.repo_type,
+            revision=file.revision,
+            cache_dir=download_cache(),
+            endpoint=endpoint(),
+            local_files_only=away,
+            token=ACCESS.get().token,
+            library_name="dimo",
+        )
         try:
-            if new and self.knows(file) and file.sha256:
-                url = hf_hub_url(
-                    file.repo,
-                    file.path,
-                    repo_type=file.repo_type,
-                    revision=file.revision,
-                    endpoint=endpoint(),
-                )
-                check_known_hash(file, get_hf_file_metadata(url, token=token).etag)
-            if new and file.path.endswith(WEIGHT_SUFFIXES):
-                size = f" ({file.size / 2**20:,.0f} MiB)" if file.size else ""
-                self.say(f"Downloading {file}{size} ...")
-            name = hf_hub_download(
-                file.repo,
-                file.path,
-                repo_type=file.repo_type,
-                revision=file.revision,
-                cache_dir=download_cache(),
-                endpoint=endpoint(),
-                local_files_only=away,
-                token=token,
-                library_name="dimo",
-            )
+            if not (away or was_cached(file)):
+                self._announce(file)
+            return self._verified(file, Path(bounded(expected, fetch)))
         except MissingError:
             raise
         except Exception as error:  # the Hub's, the disk's, or of whichever HTTP library is below
             raise explain(error, file) from error
-        path = Path(name)
-        announced = path.resolve().name
-        if new and SHA256.match(announced) and file_sha256(path) != announced:
+
+    def _announce(self, file: HubFile) -> None:
+        """Before a first download: refuse what is known to be another file, and say what comes."""
+        if self.knows(file) and file.sha256:
+            announced = metadata_of(file).etag
+            if announced and SHA256.match(announced):
+                self.check_hash(file, announced)
+        if file.path.endswith(WEIGHT_SUFFIXES):
+            size = f" ({file.size / 2**20:,.0f} MiB)" if file.size else ""
+            self.say(f"Downloading {file}{size} ...")
+
+    def _verified(self, file: HubFile, path: Path) -> Located:
+        """A file of the cache with its commit and its hash, both of which its place there tells."""
+        match = COMMIT.search(path.as_posix())
+        commit = match.group(1) if match else None
+        named = path.resolve().name  # large files are stored under their sha256
+        if not SHA256.match(named):
+            return Located(path, commit)
+        if hash_of(path) != named:
             self.forget(path)
             raise MissingError(
-                f"`{file}` arrived damaged: its bytes do not match the hash {announced[:12]} that "
+                f"`{file}` arrived damaged: its bytes do not match the hash {named[:12]} that "
                 f"{endpoint()} announced.",
                 "Run the same command again; the damaged file was removed.",
             )
-        return path
+        return Located(path, commit, named)
 
     def forget(self, path: Path) -> None:
         """Remove a damaged download from the cache, so that the next run fetches it again."""

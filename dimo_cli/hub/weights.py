@@ -11,7 +11,6 @@ import hashlib
 import os
 import pickle
 import re
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dimo_cli import __version__
-from dimo_cli.errors import MissingError
-from dimo_cli.files.untrusted import check_torch_archive
+from dimo_cli.errors import DimoError, MissingError
+from dimo_cli.files.reading import check_regular
+from dimo_cli.files.torch_files import load_torch
 from dimo_cli.files.writing import file_sha256
 from dimo_cli.hub.access import Located, dimo_cache
 from dimo_cli.hub.problems import disk_full
@@ -42,6 +42,7 @@ def read_published(
     forget: Callable[[Path], None],
 ) -> StateDict:
     """The state dict of a located file under our names; `forget` is told of one that is damaged."""
+    check_regular(located.path)
     try:
         if located.path.suffix == ".safetensors":
             return convert(published, load_file(located.path))
@@ -86,11 +87,8 @@ def read_cached(path: Path) -> StateDict | None:
 def read_pickle(path: Path) -> dict[str, Any]:
     """The plain containers and tensors of a torch file; anything that could run code is refused."""
     try:
-        mapped = zipfile.is_zipfile(path)
-        if mapped:
-            check_torch_archive(path)
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except torch.OutOfMemoryError:
+        content = load_torch(path, mapped=True)
+    except (DimoError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # a damaged pickle can raise anything
         raise pickle.UnpicklingError(

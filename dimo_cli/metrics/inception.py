@@ -22,6 +22,7 @@ from torchvision.models import inception as torchvision_inception  # type: ignor
 from torchvision.models.inception import Inception3  # type: ignore[import-untyped]
 
 from dimo_cli.errors import MissingError
+from dimo_cli.files.reading import check_regular
 from dimo_cli.files.writing import file_sha256
 from dimo_cli.hub.access import dimo_cache, is_offline
 from dimo_cli.hub.loading import fill, on_meta
@@ -159,9 +160,11 @@ def load_inception(
             f"Name either file with `--inception PATH` or {VARIABLE}=PATH, or copy it to "
             f"{download_folder()}.",
         )
+    check_regular(found)
     sha256 = file_sha256(found)
     try:
         if is_script(found):
+            check_script(found, sha256)
             trunk, classes = read_script(found)
         else:
             network = fill_state_dict(found)
@@ -236,6 +239,18 @@ def is_script(path: Path) -> bool:
         return False
     with zipfile.ZipFile(path) as archive:
         return any("/code/" in name for name in archive.namelist())
+
+
+def check_script(path: Path, sha256: str) -> None:
+    """Refuse every program but the published one: loading a program can run it."""
+    url, known = PUBLISHED[SCRIPT]
+    if sha256 != known:
+        raise MissingError(
+            f"`{path}` holds a program, and not that of the published `{SCRIPT}`: its SHA-256 "
+            f"starts with {sha256[:12]}, not {known[:12]}. dimo runs no other.",
+            f"Get it from {url}, or `{STATE_DICT}`, which holds numbers only, from "
+            f"{PUBLISHED[STATE_DICT][0]}.",
+        )
 
 
 def read_script(path: Path) -> tuple[nn.Module, Tensor]:

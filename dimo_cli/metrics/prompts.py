@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from dimo_cli.errors import MissingError, SpecError, did_you_mean
+from dimo_cli.files.reading import MOST_PROMPTS, read_bytes
 from dimo_cli.files.untrusted import first_problem
 from dimo_cli.hub.published import HubFile
 from dimo_cli.metrics.geneval_requests import TAGS, Request
@@ -109,9 +110,9 @@ def numbered(count: int, folder: str = "") -> tuple[str, ...]:
 
 def read_text(path: Path) -> str:
     """A whole text file; bytes that are no UTF-8 are refused with their line."""
-    if not path.is_file():
+    if not path.exists():
         raise MissingError(f"There is no file `{path}`.", "Check the path of the prompts.")
-    content = path.read_bytes()
+    content = read_bytes(path, MOST_PROMPTS)
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -20,7 +20,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from dimo_cli.errors import SpecError
+from dimo_cli.errors import DimoError, SpecError
+from dimo_cli.files.reading import MOST_STATISTICS, read_bytes
 
 DTYPE = re.compile(r"[fiu][1248]")
 ORDERS = {"<": "<", ">": ">", "|": "<", "=": "<"}
@@ -159,9 +160,11 @@ def check_program(data: bytes) -> None:
 def read_statistics_pickle(path: Path) -> dict[str, Any]:
     """The dictionary of a pickle of arrays."""
     try:
-        data = path.read_bytes()
+        data = read_bytes(path, MOST_STATISTICS)
         check_program(data)
         content = with_arrays(StatisticsUnpickler(io.BytesIO(data)).load())
+    except DimoError:
+        raise
     except Exception as error:  # a damaged pickle can raise anything
         reason = str(error) if isinstance(error, pickle.UnpicklingError) else type(error).__name__
         raise SpecError(

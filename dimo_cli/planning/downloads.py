@@ -12,7 +12,7 @@ from dimo_cli.hub.access import endpoint, is_offline
 from dimo_cli.hub.network import answers
 from dimo_cli.hub.problems import Unreachable, explain
 from dimo_cli.hub.published import HubFile
-from dimo_cli.hub.store import HubStore, cached_path
+from dimo_cli.hub.store import HubStore, cached_path, metadata_of
 from dimo_cli.specs.distill import TeacherSource
 from dimo_cli.teachers.protocol import Teacher
 from dimo_cli.teachers.registry import EMBEDDED, blueprint_of, store_for
@@ -87,8 +87,6 @@ def first_need(files: tuple[HubFile, ...], store: HubStore, ask_hub: bool) -> Ne
 
 def look_up(file: HubFile, store: HubStore, ask_hub: bool) -> Need:
     """Where a file is, asking the Hub for nothing but its size."""
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url
-
     try:
         if store.local_dir is not None:
             path = store.locate_locally(file, store.local_dir)
@@ -103,8 +101,7 @@ def look_up(file: HubFile, store: HubStore, ask_hub: bool) -> Need:
             return Need(file, file.size, TO_DOWNLOAD)
         if not answers(endpoint()):
             return Need(file, file.size, UNREACHABLE)
-        url = hf_hub_url(file.repo, file.path, revision=file.revision, endpoint=endpoint())
-        return Need(file, get_hf_file_metadata(url, timeout=10).size, TO_DOWNLOAD)
+        return Need(file, metadata_of(file).size, TO_DOWNLOAD)
     except Exception as error:  # the Hub's, or of whichever HTTP library is below
         problem = error if isinstance(error, MissingError) else explain(error, file)
         state = UNREACHABLE if isinstance(problem, Unreachable) else problem.message

@@ -155,7 +155,7 @@ def known_effort(spec: PushSpec, run: Path | None) -> Effort | None:
 def public_settings(path: Path) -> str:
     """The spec of a run as YAML, without the folders of the machine that it ran on."""
     try:
-        settings = load_yaml(path.read_text, path).values
+        settings = load_yaml(path).values
     except SpecError as error:
         raise SpecError(
             f"`{path}` is damaged: it is no spec. {error.message}",

@@ -127,7 +127,7 @@ def read_spec(folder: Path, run: RunRecord) -> None:
         return
     run.run_yaml = path.read_text(encoding="utf-8", errors="replace")
     try:
-        values = load_yaml(path.read_text, path).values
+        values = load_yaml(path).values
         model = RefineSpec if "gan" in values else DistillSpec
         run.spec = resolve_spec(model, file=path, environment={}).spec
     except DimoError as problem:

@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from dimo_cli.errors import SpecError
+from dimo_cli.files.reading import MOST_DOCUMENT, read_text
 from dimo_cli.run_folder.naming import CHECKPOINTS, CONTENTS, STEP_FOLDER, steps_in
 from dimo_cli.specs.checkpoint import Contents, settings_hash
 from dimo_cli.specs.distill import DistillSpec
@@ -23,11 +24,10 @@ class DamagedCheckpoint(Exception):
 def read_contents(folder: Path) -> Contents:
     """What a checkpoint says of itself, as far as that can be seen without its files."""
     try:
-        text = (folder / CONTENTS).read_text(encoding="utf-8")
-        contents = Contents.model_validate_json(text)
+        contents = Contents.model_validate_json(read_text(folder / CONTENTS, MOST_DOCUMENT))
     except FileNotFoundError:
         raise DamagedCheckpoint(f"it has no {CONTENTS}") from None
-    except (OSError, ValueError, RecursionError):
+    except (OSError, ValueError, RecursionError, SpecError):
         raise DamagedCheckpoint(f"its {CONTENTS} cannot be read") from None
     match = STEP_FOLDER.match(folder.name)
     if match and contents.step not in (None, int(match[1])):

@@ -7,8 +7,8 @@ import uuid
 from pathlib import Path
 
 from dimo_cli.errors import SpecError
-from dimo_cli.files.untrusted import parse_json
 from dimo_cli.files.writing import write_whole_text
+from dimo_cli.run_folder.naming import read_json
 from dimo_cli.specs.checkpoint import Contents, Owner
 
 RUN_FILE = "run.json"
@@ -26,10 +26,8 @@ def new_identity(folder: Path) -> None:
 
 def identity_of(folder: Path) -> str | None:
     """The id of a run; None for one of an earlier dimo, or where the file is gone."""
-    try:
-        return str(parse_json((folder / RUN_FILE).read_text(encoding="utf-8"))["id"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    known = read_json(folder / RUN_FILE).get("id")
+    return str(known) if known is not None else None
 
 
 def check_owner(folder: Path, contents: Contents, owner: Owner) -> None:

@@ -7,7 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from dimo_cli.errors import MissingError, nearest
+from dimo_cli.errors import MissingError, SpecError, nearest
+from dimo_cli.files.reading import MOST_DOCUMENT, read_text
 
 CHECKPOINTS = "checkpoints"  # in a run folder
 STEP_FOLDER = re.compile(r"step-(\d+)$")
@@ -33,8 +34,8 @@ def newest_facts(run: Path) -> dict[str, Any]:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object; an empty one where there is none."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        document = json.loads(read_text(path, MOST_DOCUMENT))
+    except (OSError, ValueError, RecursionError, SpecError):
         return {}
     return document if isinstance(document, dict) else {}
 

@@ -18,7 +18,7 @@ def is_refinement(run: Path) -> bool:
     """Whether a run went on from a student, as its run.yaml says."""
     path = run / "run.yaml"
     try:
-        return "gan" in load_yaml(path.read_text, path).values
+        return "gan" in load_yaml(path).values
     except (DimoError, OSError):
         return False
 

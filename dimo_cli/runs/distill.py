@@ -20,6 +20,7 @@ from dimo_cli.errors import MissingError, SpecError
 from dimo_cli.evaluation.yardstick import Measurement, check_measurable
 from dimo_cli.files.locking import locked, refuse_if_locked
 from dimo_cli.files.png import enlarge, save_png
+from dimo_cli.files.reading import MOST_PROMPTS, read_text
 from dimo_cli.files.writing import write_whole_text, writing_to
 from dimo_cli.planning.fitting import fitted
 from dimo_cli.run_folder.checkpoints import newest_contents, spec_of
@@ -150,7 +151,7 @@ def attach_prompts(teacher: Teacher, spec: DistillSpec) -> None:
             "Give a text file with one prompt per line: `--set condition.prompts=FILE`.",
         )
     try:
-        lines = Path(name).read_text(encoding="utf-8").splitlines()
+        lines = read_text(Path(name), MOST_PROMPTS).splitlines()
     except OSError as error:
         raise MissingError(
             f"`condition.prompts` is `{name}`, which cannot be read: {error.strerror}."

@@ -61,7 +61,8 @@ def nested(path: str, value: Any) -> dict[str, Any]:
 
 def own_defaults(model: type[Spec], group: str) -> dict[str, Any]:
     """What a spec sets in a group of its own accord, if nothing else is said."""
-    default: Spec = model.model_fields[group].get_default(call_default_factory=True)
+    field = model.model_fields[group]
+    default: Spec = field.get_default(call_default_factory=True, validated_data={})
     return default.model_dump(exclude_unset=True)
 
 

@@ -16,11 +16,16 @@ import yaml
 from pydantic import ValidationError
 
 from dimo_cli.errors import SpecError, did_you_mean
+from dimo_cli.files.reading import MOST_SPEC, read_text
+from dimo_cli.files.yaml_text import parse_yaml
 from dimo_cli.specs.base import Spec
 from dimo_cli.specs.explain import default_of, explain, types_at
 
 S = TypeVar("S", bound=Spec)
 Tree = dict[str, Any]
+
+MOST_DEPTH = 32  # of groups in groups; no setting is nearly as deep
+MOST_PROBLEMS = 20  # that a person wants to read at once
 
 # Variables that steer the program and are no settings of a run.
 PROGRAM_VARIABLES = frozenset(
@@ -43,6 +48,8 @@ class Layers:
     model: type[Spec]
     values: Tree = field(default_factory=dict)
     origins: dict[str, str] = field(default_factory=dict)
+    below: dict[str, list[str]] = field(default_factory=dict)
+    """The paths right below each path, of those that have or had an origin."""
 
     def set(self, path: str, value: Any, origin: str) -> None:
         """Set one dotted path; mappings are merged key by key, except where keys are free names."""
@@ -61,7 +68,7 @@ class Layers:
             self._forget(group)
         self._forget(path)
         node[last] = value
-        self.origins[path] = origin
+        self._note(path, origin)
 
     def _set_names(self, path: str, values: Tree, origin: str) -> None:
         """Set a mapping whose keys are free names, such as `hps_v2.1`: a dot there is no path.
@@ -73,7 +80,7 @@ class Layers:
         self._forget(path)
         for name, value in values.items():
             node[str(name)] = value
-            self.origins[f"{path}.{name}"] = origin
+            self._note(f"{path}.{name}", origin)
 
     def _is_another_kind(self, group: str, node: Tree, kind: Any) -> bool:
         has_variants = len(types_at(self.model, group)) > 1
@@ -83,6 +90,7 @@ class Layers:
         """The mapping of a group, made if need be; a short form there is spelled out."""
         node = self.values
         path = ""
+        check_depth(group)
         for key in group.split(".") if group else []:
             path = f"{path}.{key}" if path else key
             child = node.get(key)
@@ -95,9 +103,28 @@ class Layers:
             node = child
         return node
 
+    def _note(self, path: str, origin: str) -> None:
+        """Write down the origin of a path, where `_forget` finds it without a search."""
+        check_depth(path)
+        self.origins[path] = origin
+        while group := path.rpartition(".")[0]:
+            is_known = group in self.below
+            self.below.setdefault(group, []).append(path)
+            if is_known:
+                return
+            path = group
+
     def _forget(self, path: str) -> None:
-        for known in [p for p in self.origins if p == path or p.startswith(f"{path}.")]:
-            del self.origins[known]
+        """Forget the origins of a path and of all below it."""
+        self.origins.pop(path, None)
+        for known in self.below.pop(path, ()):
+            self._forget(known)
+
+
+def check_depth(path: str) -> None:
+    """Refuse a path of more groups than any setting is in."""
+    if path.count(".") > MOST_DEPTH:
+        raise SpecError(f"`{path[:60]}...` is deeper than any setting is.")
 
 
 def resolve_spec(
@@ -116,14 +143,14 @@ def resolve_spec(
     are the values of a command's own flags by origin, which only `--set` overrules.
     """
     layers = Layers(model)
-    from_file = load_yaml(file.read_text, file) if file else None
+    from_file = load_yaml(file) if file else None
     if from_file and preset is None:
         named = from_file.values.pop("preset", None)
         preset = str(named) if named is not None else None
     if preset is not None:
         path = preset_path(preset)
         refuse_other_kind(model, preset)
-        add_yaml(layers, load_yaml(path.read_text, path), f"preset {preset}, line")
+        add_yaml(layers, load_yaml(path), f"preset {preset}, line")
     if base is not None:
         layers.set("", base[1], base[0])
     if from_file and file:
@@ -153,7 +180,12 @@ def validate(model: type[S], layers: Layers) -> Plan[S]:
     try:
         return Plan(model.model_validate(layers.values), layers.origins)
     except ValidationError as error:
-        problems = [explain(model, layers.values, layers.origins, item) for item in error.errors()]
+        found = error.errors()
+        problems = [
+            explain(model, layers.values, layers.origins, item) for item in found[:MOST_PROBLEMS]
+        ]
+        if len(found) > MOST_PROBLEMS:
+            problems.append(f"And {len(found) - MOST_PROBLEMS:,} more.")
     raise SpecError(
         "\n".join(dict.fromkeys(problems)),
         "Run `dimo spec schema` to see every key, or `dimo presets show digits` for an example.",
@@ -168,12 +200,10 @@ class YamlFile:
     lines: dict[str, int]
 
 
-def load_yaml(read: Any, path: Path) -> YamlFile:
+def load_yaml(path: Path) -> YamlFile:
     """Read a YAML mapping with the line numbers of its leaves."""
     try:
-        text = read(encoding="utf-8")
-        values = read_yaml(text)
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        values, root = parse_yaml(read_text(path, MOST_SPEC))
     except FileNotFoundError:
         raise SpecError(
             f"No such spec file: `{path}`.",
@@ -193,13 +223,6 @@ def load_yaml(read: Any, path: Path) -> YamlFile:
     lines: dict[str, int] = {}
     _collect_lines(root, "", lines, path)
     return YamlFile(values, lines)
-
-
-def read_yaml(text: str) -> Any:
-    """Plain YAML values. Aliases are refused: a few of them can stand for billions of keys."""
-    if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
-        raise SpecError("Anchors and aliases (`&x`, `*x`) are not supported in a spec.")
-    return yaml.safe_load(text)
 
 
 def _collect_lines(node: Any, path: str, lines: dict[str, int], file: Path) -> None:
@@ -224,7 +247,7 @@ def add_yaml(layers: Layers, source: YamlFile, prefix: str) -> None:
 def parse_value(text: str, origin: str) -> Any:
     """Read a value the way YAML would, so that lists, numbers and null work on a command line."""
     try:
-        return read_yaml(text) if text.strip() else ""
+        return parse_yaml(text)[0] if text.strip() else ""
     except (yaml.YAMLError, ValueError, RecursionError):
         raise SpecError(
             f"The value {text!r} of {origin} cannot be read.",

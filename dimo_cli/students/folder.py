@@ -23,6 +23,7 @@ from dimo_cli.cards.card import student_card
 from dimo_cli.cards.facts import CardFacts
 from dimo_cli.cards.licenses import license_of
 from dimo_cli.errors import MissingError, SpecError, nearest
+from dimo_cli.files.reading import MOST_DOCUMENT, read_text
 from dimo_cli.files.untrusted import first_problem
 from dimo_cli.files.writing import contiguous, file_sha256, replace_folder
 from dimo_cli.hub.published import StateDict
@@ -186,7 +187,7 @@ def load_student(target: Path, options: LoadOptions | None = None) -> Student:
 def read_manifest(path: Path) -> StudentManifest:
     """A student's manifest, validated."""
     try:
-        return StudentManifest.model_validate_json(path.read_text(encoding="utf-8"))
+        return StudentManifest.model_validate_json(read_text(path, MOST_DOCUMENT))
     except (ValidationError, UnicodeDecodeError) as error:
         parts = first_problem(error) if isinstance(error, ValidationError) else (str(error),)
         detail = ": ".join(parts)

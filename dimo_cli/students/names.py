@@ -6,6 +6,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from dimo_cli.errors import SpecError
+from dimo_cli.files.reading import MOST_DOCUMENT, read_text
 from dimo_cli.run_folder.naming import checkpoint_folder, checkpoint_names, newest_facts
 from dimo_cli.teachers.builtin import builtin_path
 
@@ -96,7 +98,7 @@ def teacher_of_student(name: str) -> str | None:
     folder = BUILTIN / f"{name}-student" if name in builtin_students() else Path(name)
     for manifest in (folder / "dimo.json", folder / "student" / "dimo.json"):
         try:
-            return str(json.loads(manifest.read_text(encoding="utf-8"))["teacher"]["name"])
-        except (OSError, ValueError, KeyError, TypeError):
+            return str(json.loads(read_text(manifest, MOST_DOCUMENT))["teacher"]["name"])
+        except (OSError, ValueError, KeyError, TypeError, SpecError):
             continue
     return None

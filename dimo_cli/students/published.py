@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dimo_cli.errors import MissingError, NotThere, SpecError
@@ -205,4 +205,6 @@ def open_foreign(
         published, file, located, local=store.local_dir is not None, forget=store.forget
     )
     manifest = foreign_manifest(repo, part, located.sha256 or file_sha256(located.path))
-    return assemble_student(manifest, weights, f"`{repo}/{part}`", options)
+    student = assemble_student(manifest, weights, f"`{repo}/{part}`", options)
+    facts = manifest.teacher.model_copy(update={"revision": student.teacher.revision})
+    return replace(student, manifest=manifest.model_copy(update={"teacher": facts}))

@@ -15,11 +15,17 @@ from dimo_cli.engine.one_step import sample_student
 from dimo_cli.errors import MissingError
 from dimo_cli.hub.loading import fill
 from dimo_cli.hub.published import StateDict
-from dimo_cli.specs.distill import FixedRatio, TeacherSource
+from dimo_cli.specs.distill import FixedRatio
 from dimo_cli.specs.manifest import StudentManifest
 from dimo_cli.teachers.decoding import Precision, decode, half_on_cuda
 from dimo_cli.teachers.protocol import Backbone, Cond, Teacher
-from dimo_cli.teachers.registry import EMBEDDED, load_plugins, load_teacher, teacher_names
+from dimo_cli.teachers.registry import (
+    EMBEDDED,
+    ManifestSource,
+    load_plugins,
+    load_teacher,
+    teacher_names,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,13 +133,13 @@ def assemble_student(
     return Student(manifest, teacher, backbone)
 
 
-def teacher_source(manifest: StudentManifest, local_dir: str | None) -> TeacherSource:
+def teacher_source(manifest: StudentManifest, local_dir: str | None) -> ManifestSource:
     """Where the teacher that a manifest names comes from."""
     facts = manifest.teacher
     pinned = facts.revision if re.fullmatch(r"[0-9a-f]{40}", facts.revision) else None
     if facts.name in EMBEDDED:
-        return TeacherSource(name=facts.name)
-    return TeacherSource(
+        return ManifestSource(name=facts.name)
+    return ManifestSource(
         name=facts.name,
         revision=pinned,
         local_dir=local_dir,

@@ -77,15 +77,24 @@ def blueprint_of(source: TeacherSource, read_config: ReadConfig | None = None) -
     return blueprint
 
 
+class ManifestSource(TeacherSource):
+    """A teacher as a student's manifest names it: a stranger's words, not the user's.
+
+    Its revision says at which commit files are read. Neither that nor its architecture makes a file
+    pass for one that dimo knows.
+    """
+
+
 def store_for(source: TeacherSource, say: Callable[[str], None] = lambda line: None) -> HubStore:
     """Where a teacher's files come from."""
     repository = blueprint_of(source).backbone.files[0].repo
-    return HubStore(
-        local_dir=Path(source.local_dir) if source.local_dir else None,
-        revisions={repository: source.revision} if source.revision else {},
-        known_hashes=not source.architecture,
-        say=say,
-    )
+    folder = Path(source.local_dir) if source.local_dir else None
+    pinned = {repository: source.revision} if source.revision else {}
+    if isinstance(source, ManifestSource):
+        return HubStore(folder, say=say, manifest_commits=pinned)
+    in_place = folder is not None and source.revision is not None  # all of it is as the user says
+    known_hashes = not (source.architecture or in_place)
+    return HubStore(folder, pinned, known_hashes, say)
 
 
 def load_teacher(

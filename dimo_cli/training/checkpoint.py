@@ -31,7 +31,7 @@ from dimo_cli.distributed.ranks import (
     wait_for_all,
 )
 from dimo_cli.errors import MissingError
-from dimo_cli.files.untrusted import check_torch_archive
+from dimo_cli.files.torch_files import load_torch
 from dimo_cli.files.writing import OLD, replace_folder
 from dimo_cli.next_steps import resume
 from dimo_cli.run_folder.checkpoints import STATE, DamagedCheckpoint
@@ -166,8 +166,7 @@ class CheckpointFolder:
     def read(self, step: int, networks: Mapping[str, nn.Module]) -> dict[str, Any]:
         """Fill the networks from a checkpoint, strictly, and return the rest of the state."""
         folder = self.path(step)
-        check_torch_archive(folder / STATE)
-        state: dict[str, Any] = torch.load(folder / STATE, map_location="cpu", weights_only=True)
+        state: dict[str, Any] = load_torch(folder / STATE)
         tensors = {name: load_file(folder / f"{name}.safetensors") for name in networks}
         for name, network in networks.items():
             fill(network, tensors[name], self.pieces(step, name))

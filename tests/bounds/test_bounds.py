@@ -1,5 +1,6 @@
 """Which versions of other packages are allowed: what is stated can be installed and is tested."""
 
+import re
 import tomllib
 from importlib.metadata import PackageNotFoundError, version
 
@@ -8,6 +9,8 @@ from packaging.version import Version
 
 from tests.bounds.lowest import PYPROJECT, constraints, requirements
 
+LOCK = PYPROJECT.with_name("requirements.lock")
+PINNED = re.compile(r"^([\w.-]+)==([^ ;\\]+)(.*(?:\n +--hash.*)*)", re.MULTILINE)
 PROJECT = tomllib.loads(PYPROJECT.read_text())["project"]
 # Their new major versions are made often and rarely break anybody.
 OPEN = {"rich", "pillow", "markupsafe", "psutil"}
@@ -48,3 +51,33 @@ def test_the_lowest_versions_are_constraints_for_pip():
     lines = constraints(PROJECT)
     assert "torch==2.10" in lines
     assert len(lines) == len({line.split("==")[0] for line in lines})
+
+
+def locked():
+    """The versions that the lock file allows of each package; some depend on Python's version."""
+    versions = {}
+    for name, pinned, _ in PINNED.findall(LOCK.read_text()):
+        versions.setdefault(name.lower().replace("_", "-"), []).append(Version(pinned))
+    return versions
+
+
+DEV = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]]
+
+
+@pytest.mark.parametrize("text", DEV)
+def test_what_is_locked_is_within_the_bounds(text):
+    match = requirements(PROJECT)[text]
+    versions = locked()[match["name"].lower().replace("_", "-")]
+    assert min(versions) >= Version(match["lowest"])
+    assert match["next"] is None or max(versions) < Version(match["next"])
+
+
+def test_everything_that_is_locked_has_a_hash():
+    missing = [name for name, _, rest in PINNED.findall(LOCK.read_text()) if "--hash=" not in rest]
+    assert not missing
+    assert len(locked()) > len(DEV)
+
+
+def test_the_lock_file_names_no_other_index_and_no_folder():
+    lines = LOCK.read_text().splitlines()
+    assert not [line for line in lines if "://" in line or line.lstrip().startswith(("-i", "/"))]

@@ -1,7 +1,11 @@
 """A Hub on this machine: repositories of files over HTTP, and faults on demand."""
 
+import gzip
 import hashlib
 import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlparse
@@ -19,11 +23,37 @@ class FakeHub:
     faults: dict[str, list[str]] = field(default_factory=dict)
     requests: list[tuple[str, str]] = field(default_factory=list)
     ranges: list[str] = field(default_factory=list)
+    sent: int = 0
+    """Bytes of answers without an end."""
     url: str = ""
+    heads: dict[str, str] = field(default_factory=dict)
+    """The newest commit of a repository that was pushed to."""
+    past: dict[tuple[str, str], dict[tuple[str, str], bytes]] = field(default_factory=dict)
+    """What a repository held at earlier commits."""
+    headers: dict[str, str] = field(default_factory=dict)
+    """Headers in place of the true ones."""
+    afterwards: dict[str, Callable[[], None]] = field(default_factory=dict)
+    """What happens once a file was sent."""
 
     def add(self, repo, path, content):
         """Publish a file."""
         self.files[(repo, path)] = content
+
+    def push(self, repo, files):
+        """Publish files in a commit of its own, which is what `main` stands for from then on."""
+        head = self.heads.get(repo, COMMIT)
+        self.past[(repo, head)] = dict(self.files)
+        self.heads[repo] = hashlib.sha1(head.encode()).hexdigest()
+        for path, content in files.items():
+            self.add(repo, path, content)
+        return self.heads[repo]
+
+    def at(self, repo, revision):
+        """The commit that a revision stands for and all files of then; None if there is none."""
+        head = self.heads.get(repo, COMMIT)
+        if revision in ("main", head):
+            return head, self.files
+        return (revision, self.past[(repo, revision)]) if (repo, revision) in self.past else None
 
     def downloads(self):
         """Paths that were really sent, in order."""
@@ -71,18 +101,24 @@ class Handler(BaseHTTPRequestHandler):
             return self.fail(401 if fault == "private" else 404, "RepoNotFound")
         if repo in self.hub.gated and self.headers.get("Authorization") != f"Bearer {TOKEN}":
             return self.fail(401, "GatedRepo")
-        if revision not in ("main", COMMIT):
+        found = self.hub.at(repo, revision)
+        if found is None:
             return self.fail(404, "RevisionNotFound")
-        if (repo, name) not in self.hub.files:
+        commit, files = found
+        if (repo, name) not in files:
             return self.fail(404, "EntryNotFound")
-        return self.send(self.hub.files[(repo, name)], fault if send_body else "", send_body)
+        self.send(files[(repo, name)], fault if send_body else "", send_body, commit)
+        if send_body and name in self.hub.afterwards:
+            self.hub.afterwards.pop(name)()
+        return None
 
     def fail(self, status, code):
         self.send_response(status)
         if code:
             self.send_header("X-Error-Code", code)
             self.send_header("X-Error-Message", code)
-        self.send_header("Content-Length", "0")
+        for header, value in ({"Content-Length": "0"} | self.hub.headers).items():
+            self.send_header(header, value)
         self.end_headers()
 
     def send(self, content, fault, send_body, commit=COMMIT):
@@ -92,25 +128,49 @@ class Handler(BaseHTTPRequestHandler):
             self.hub.ranges.append(self.headers["Range"])
             start = int(self.headers["Range"].removeprefix("bytes=").split("-")[0])
         self.send_response(206 if start else 200)
-        self.send_header("ETag", f'"{etag}"')
-        self.send_header("X-Linked-Etag", f'"{etag}"')
-        self.send_header("X-Linked-Size", str(size))
-        self.send_header("X-Repo-Commit", commit)
-        self.send_header("Accept-Ranges", "bytes")
-        self.send_header("Content-Length", str(size - start))
+        headers = {
+            "ETag": f'"{etag}"',
+            "X-Linked-Etag": f'"{etag}"',
+            "X-Linked-Size": str(size),
+            "X-Repo-Commit": commit,
+            "Accept-Ranges": "bytes",
+            "Content-Length": str(size - start),
+        }
         if start:
-            self.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
+            headers["Content-Range"] = f"bytes {start}-{size - 1}/{size}"
+        if fault == "packed":
+            content = gzip.compress(content)
+            headers |= {"Content-Encoding": "gzip", "Content-Length": str(len(content))}
+        if fault.startswith("endless"):
+            del headers["Content-Length"]
+        for name, value in (headers | self.hub.headers).items():
+            self.send_header(name, value)
         self.end_headers()
-        if not send_body:
-            return
-        body = content[start:]
+        if send_body:
+            self.send_bytes(content[start:], fault)
+
+    def send_bytes(self, body, fault):
         if fault == "wrong bytes":
             body = bytes(byte ^ 0x55 for byte in body)
         if fault == "drop":
             body = body[: len(body) // 2]
-        self.wfile.write(body)
+        with suppress(OSError):  # of a client that has had enough
+            if fault == "endless":
+                self.send_for_ever(body * 100, 0.0)
+            elif fault == "endless trickle":
+                self.send_for_ever(b"x", 0.05)
+            self.wfile.write(body)
         if fault == "drop":
             self.close_connection = True
+
+    def send_for_ever(self, piece, pause):
+        """Until the client hangs up, or a minute is over."""
+        self.close_connection = True
+        until = time.monotonic() + 60
+        while time.monotonic() < until:
+            self.wfile.write(piece)
+            self.hub.sent += len(piece)
+            time.sleep(pause)
 
 
 def serve(hub, handler=Handler):

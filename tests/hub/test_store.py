@@ -29,16 +29,6 @@ def pickled(content):
     return buffer.getvalue()
 
 
-@pytest.fixture(autouse=True)
-def _no_waiting(monkeypatch):
-    """The client waits between its attempts; the tests do not."""
-    import huggingface_hub.file_download as download
-    import huggingface_hub.utils._http as http
-
-    monkeypatch.setattr(http.time, "sleep", lambda seconds: None)
-    monkeypatch.setattr(download.time, "sleep", lambda seconds: None)
-
-
 @pytest.fixture
 def hub(fake_hub):
     fake_hub.add("owner/net", "folder/net.pth", pickled({"model": WEIGHTS, "step": 7}))
@@ -55,8 +45,8 @@ def assert_weights(weights):
 
 
 def cached_files():
-    """Every file that the caches hold."""
-    return [path for path in dimo_cache().rglob("*") if path.is_file()]
+    """Every file of converted weights."""
+    return [path for path in (dimo_cache() / "weights").rglob("*") if path.is_file()]
 
 
 def test_a_pickle_is_converted_once_and_keeps_the_hash_of_its_source(hub):
@@ -277,3 +267,33 @@ def test_a_full_disk_while_downloading_is_said_so(hub, monkeypatch):
 def test_weights_fit_exactly_or_are_refused(weights, words):
     with pytest.raises(MissingError, match=words):
         fill(on_meta(lambda: nn.Linear(3, 2)), weights, "`net`")
+
+
+def test_all_files_of_a_repository_are_read_at_one_commit_also_while_it_is_pushed_to(hub):
+    store = HubStore()
+    assert store.config(HubFile("owner/net", "config.json")) == {"width": 3}
+    newer = {"net.safetensors": save({"a": torch.zeros(1)}), "config.yaml": b"model: {width: 9}"}
+    newest = hub.push("owner/net", newer)
+    assert_weights(store.weights(Published((SAFE,))))
+    assert store.config(HubFile("owner/net", "config.yaml")) == {"model": {"width": 3}}
+    assert store.revision_of(Published((SAFE,))) == COMMIT
+    later = HubStore()
+    assert later.weights(Published((SAFE,))).keys() == {"a"}
+    assert later.revision_of(Published((SAFE,))) == newest
+
+
+def test_a_model_and_a_dataset_of_one_name_each_have_their_commit(hub):
+    hub.add("datasets/owner/net", "config.json", b"{}")
+    hub.push("owner/net", {})
+    store = HubStore()
+    store.config(HubFile("owner/net", "config.json"))
+    assert store.config(HubFile("owner/net", "config.json", repo_type="dataset")) == {}
+
+
+def test_what_is_in_the_cache_is_not_said_to_be_downloaded_again_after_a_push(hub):
+    HubStore().weights(Published((SAFE,)))
+    hub.push("owner/net", {"README.md": b"new"})
+    said = []
+    assert_weights(HubStore(say=said.append).weights(Published((SAFE,))))
+    assert said == []
+    assert hub.downloads() == ["owner/net/net.safetensors"]

@@ -16,6 +16,7 @@ from benchmarks.against_clean_fid import (
     clean_fid_network,
     our_distances,
     our_features,
+    taken_as_published,
     write_features,
     write_images,
 )
@@ -58,6 +59,12 @@ def no_network(*args, **kwargs):
     raise AssertionError("nobody asked for a download")
 
 
+def load_script(mode, path):
+    """The network of a script with random weights, which stands for the published one."""
+    with taken_as_published(path):
+        return load_inception(mode, path)
+
+
 def noise(count=2):
     generator = torch.Generator().manual_seed(0)
     return torch.randint(0, 256, (count, 3, 40, 40), generator=generator, dtype=torch.uint8)
@@ -66,7 +73,7 @@ def noise(count=2):
 def test_both_files_hold_the_same_network(whole):
     images = noise()
     a = load_inception("clean", whole / STATE_DICT)(images)
-    b = load_inception("clean", whole / SCRIPT)(images)
+    b = load_script("clean", whole / SCRIPT)(images)
     assert a.vectors.shape == (2, DIMENSIONS)
     assert a.logits.shape == (2, CLASSES)
     assert torch.allclose(a.vectors, b.vectors, rtol=1e-4, atol=1e-5)
@@ -103,7 +110,7 @@ def test_torchvisions_network_is_another_one(whole):
 
 @pytest.mark.parametrize("mode", ["clean", "legacy_tensorflow"])
 def test_fid_and_kid_of_a_folder_are_those_of_clean_fid(small, folders, mode):
-    ours, theirs = load_inception(mode, small), clean_fid_network(small, mode)
+    ours, theirs = load_script(mode, small), clean_fid_network(small, mode)
     found = [our_features(folder, ours) for folder in folders]
     expected = [torch.from_numpy(clean_fid_features(f, theirs, mode, 0)) for f in folders]
     for a, b in zip(found, expected, strict=True):
@@ -117,7 +124,7 @@ def test_fid_and_kid_of_a_folder_are_those_of_clean_fid(small, folders, mode):
 @pytest.mark.slow
 def test_clean_fids_own_distances_agree(small, folders):
     theirs = clean_fid_network(small, "clean")
-    found = [our_features(folder, load_inception("clean", small)) for folder in folders]
+    found = [our_features(folder, load_script("clean", small)) for folder in folders]
     expected = [torch.from_numpy(clean_fid_features(f, theirs, "clean", 0)) for f in folders]
     ours, theirs = our_distances(found), clean_fid_distances(expected)
     assert ours["fid"] == pytest.approx(theirs["fid"], rel=1e-4)
@@ -126,7 +133,7 @@ def test_clean_fids_own_distances_agree(small, folders):
 
 def test_logits_have_no_bias_and_are_those_behind_the_scripts_probabilities(small):
     images = noise()
-    found = load_inception("legacy_tensorflow", small)(images)
+    found = load_script("legacy_tensorflow", small)(images)
     script = torch.jit.load(str(small))
     with torch.no_grad():
         unbiased, biased = script(images, no_output_bias=True), script(images)
@@ -135,7 +142,7 @@ def test_logits_have_no_bias_and_are_those_behind_the_scripts_probabilities(smal
 
 
 def test_a_network_says_what_it_is(small):
-    network = load_inception("legacy_tensorflow", small)
+    network = load_script("legacy_tensorflow", small)
     assert network.name == "inception-2015-12-05"
     assert network.resize == "legacy_tensorflow"
     assert network.sha256 == file_sha256(small)
@@ -260,6 +267,16 @@ def test_a_file_that_is_no_such_network_is_refused(write, tmp_path, capsys):
         load_inception("clean", path)
     assert error.value.hint
     assert "this ran" not in capsys.readouterr().out
+
+
+def test_a_program_is_only_loaded_when_it_is_the_published_one(small, monkeypatch):
+    """Loading a script can run it: its hash is compared first."""
+    monkeypatch.setattr(torch.jit, "load", lambda *a, **k: pytest.fail("it was loaded"))
+    with pytest.raises(MissingError, match="holds a program, and not that of the pub") as error:
+        load_inception("clean", small)
+    assert "not f58cb9b6ec32" in error.value.message
+    assert "https://nvlabs-fi-cdn.nvidia.com" in error.value.hint
+    assert STATE_DICT in error.value.hint
 
 
 def test_a_truncated_script_is_refused(small, tmp_path):

@@ -177,7 +177,7 @@ def test_a_broken_spec_file_is_refused(dimo, tmp_path, text, words):
         ((), "give `--preset` or `--spec`"),
         (("--preset", "digit"), "Did you mean `digits`"),
         (("--spec", "missing.yaml"), "No such spec file: `missing.yaml`"),
-        (("--spec", "."), "Cannot read"),
+        (("--spec", "."), "`.` is a folder, not a file"),
         (("--resume", "runs/x", "--preset", "digits"), "--resume"),
         (("--preset",), "requires an argument"),
         (("--prest", "digits"), "--preset"),

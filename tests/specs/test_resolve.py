@@ -1,6 +1,7 @@
 """Specs: later sources win, every value knows its origin, every preset resolves."""
 
 import json
+import os
 
 import pytest
 import yaml
@@ -12,7 +13,14 @@ from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.explain import known_paths, leaves
 from dimo_cli.specs.refine import RefineSpec
 from dimo_cli.specs.render import changed_values, commented_yaml, to_yaml
-from dimo_cli.specs.resolve import preset_names, preset_summary, resolve_spec
+from dimo_cli.specs.resolve import (
+    Layers,
+    parse_value,
+    preset_names,
+    preset_summary,
+    resolve_spec,
+)
+from tests.torture.guards import in_time
 
 
 def resolve(**sources):
@@ -184,3 +192,53 @@ def test_a_name_with_a_dot_is_one_name_and_survives_a_round_trip(tmp_path):
     (tmp_path / "run.yaml").write_text(to_yaml(plan.spec))
     again = resolve_spec(RefineSpec, file=tmp_path / "run.yaml", environment={}).spec
     assert again == plan.spec
+
+
+def layered(texts):
+    """The layers of a spec after many values of one origin each."""
+    layers = Layers(DistillSpec)
+    for text in texts:
+        path, _, value = text.partition("=")
+        layers.set(path, parse_value(value, "-"), text)
+    return layers
+
+
+def test_a_value_over_a_group_and_a_group_over_a_value_keep_the_origins_right():
+    texts = ["a.b.c=1", "a.b.d=2", "a.b=3", "a.b.e=4", "a.bc=5", "a.b={f: 6, g: 7}", "a.b.f=8"]
+    assert layered(texts).origins == {
+        "a.bc": "a.bc=5",
+        "a.b.f": "a.b.f=8",
+        "a.b.g": "a.b={f: 6, g: 7}",
+    }
+
+
+def test_a_spec_of_a_hundred_thousand_keys_is_refused_at_once(tmp_path):
+    path = tmp_path / "large.yaml"
+    path.write_text("\n".join(f"k{n}: 1" for n in range(100_000)))
+    with in_time(), pytest.raises(SpecError, match=r"large\.yaml.*more than 20,000 keys"):
+        resolve_spec(DistillSpec, file=path, environment={})
+
+
+@pytest.mark.parametrize("key", ["k{}: 1", "k{0}.a: 1\nk{0}: 1", "train.k{}: 1"])
+def test_a_spec_of_thousands_of_unknown_keys_is_refused_in_few_sentences(tmp_path, key):
+    path = tmp_path / "large.yaml"
+    path.write_text("\n".join(key.format(number) for number in range(4_000)))
+    with in_time(), pytest.raises(SpecError, match=r"And 3,980 more\.") as error:
+        resolve_spec(DistillSpec, file=path, environment={})
+    assert len(error.value.message.splitlines()) == 21
+
+
+def test_a_spec_that_is_no_file_or_larger_than_any_is_refused_unread(tmp_path):
+    os.mkfifo(tmp_path / "pipe.yaml")
+    with pytest.raises(SpecError, match="is a pipe"):
+        resolve_spec(DistillSpec, file=tmp_path / "pipe.yaml", environment={})
+    (tmp_path / "large.yaml").write_bytes(b"#" * (2**20 + 1))
+    with pytest.raises(SpecError, match="at most 1 MiB"):
+        resolve_spec(DistillSpec, file=tmp_path / "large.yaml", environment={})
+
+
+@pytest.mark.parametrize("start", ["", "reward:\n  terms:\n    "])
+def test_a_setting_in_groups_without_end_is_refused(tmp_path, start):
+    (tmp_path / "deep.yaml").write_text(f"{start}? a{'.a' * 200_000}\n{' ' * 4 * bool(start)}: 1")
+    with in_time(), pytest.raises(SpecError, match="deeper than any setting"):
+        resolve_spec(RefineSpec, file=tmp_path / "deep.yaml", environment={})

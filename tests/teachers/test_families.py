@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from dimo_cli.specs.distill import TeacherSource
+from dimo_cli.teachers.registry import load_teacher
 from tests.helpers import published
 
 SHORT_RUN = (
@@ -115,6 +116,11 @@ def test_the_prompts_of_a_run_are_encoded_once_ever(dimo, fake_hub, golden, tmp_
     assert sorted(encoded) == sorted(["", *PROMPTS])
 
 
+def accept_teacher(name, architecture):
+    """As a user does who has a teacher of their own: from then on its students are sampled."""
+    load_teacher(TeacherSource(name=name, architecture=architecture), with_backbone=False)
+
+
 def test_the_published_one_step_students_of_others_are_sampled(dimo, fake_hub, golden, monkeypatch):
     """`dimo sample --student Yuanzhi/DiMO` without the teacher's own weights."""
     import dimo_cli.students.published as module
@@ -128,6 +134,7 @@ def test_the_published_one_step_students_of_others_are_sampled(dimo, fake_hub, g
         "foreign_source",
         lambda name: TeacherSource(name=name, architecture=models[name]),
     )
+    accept_teacher("maskgit", models["maskgit"])
     last = str(models["maskgit"]["nclass"] - 1)
     drawn = ("--class", last, "-n", 2, "--json")
     by_class = succeed(dimo("sample", "--student", "Yuanzhi/DiMO", *drawn))
@@ -214,6 +221,8 @@ def test_the_commands_for_published_teachers_run(
         "dimo_cli.students.published.foreign_source",
         lambda name: TeacherSource(name=name, architecture=models[name]),
     )
+    if "--student" in command:
+        accept_teacher("maskgit", models["maskgit"])
     (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS))
     if command.startswith("distill"):
         for setting in SHORT_RUN:

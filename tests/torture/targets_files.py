@@ -4,6 +4,7 @@ import io
 import json
 import pickle
 import tempfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -227,6 +228,20 @@ def torch_files(data, folder):
         raise MissingError(f"it cannot be read: {error}") from error
 
 
+def torch_programs(data, folder):
+    """Pickles within files of torch, which an archive's own checks would keep from damage."""
+    sound = torch_bytes({"a": WEIGHTS, "b": [1, None, (2.0, "x")]}, True)
+    with zipfile.ZipFile(io.BytesIO(sound)) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    name = next(name for name in members if name.endswith("data.pkl"))
+    members[name] = data.draw(broken(members[name]))
+    (folder / "weights.pt").write_bytes(zipped(members.items(), zipfile.ZIP_STORED))
+    try:
+        read_pickle(folder / "weights.pt")
+    except pickle.UnpicklingError as error:
+        raise MissingError(f"it cannot be read: {error}") from error
+
+
 STATISTICS = [
     pickle.dumps(
         {"fid": {"mu": np.zeros(6), "sigma": np.eye(6)}, "num_images": 9}, protocol=protocol
@@ -309,6 +324,7 @@ TARGETS = {
     "zip of images": image_archives,
     "sources to encode": sources,
     "files of torch": torch_files,
+    "programs of torch": torch_programs,
     "pickles of statistics": statistics_pickles,
     "students": students,
     "shards": shards,

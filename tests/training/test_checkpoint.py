@@ -8,6 +8,7 @@ from torch import nn
 
 from dimo_cli.errors import MissingError
 from dimo_cli.files import writing
+from dimo_cli.files.untrusted import Untrusted
 from dimo_cli.training.checkpoint import CheckpointFolder, random_state, restore_random_state
 
 
@@ -74,6 +75,18 @@ def test_a_checkpoint_that_holds_code_is_not_executed(folder, tmp_path):
     with pytest.raises(MissingError, match="No readable checkpoint"):
         folder.load_newest(networks(0.0))
     assert not (tmp_path / "owned").exists()
+
+
+def test_a_checkpoint_that_asks_for_memory_is_refused_unread(folder, monkeypatch):
+    class Large:
+        def __reduce__(self):
+            return bytearray, (2**33,)
+
+    folder.save(1, networks(1.0), {})
+    torch.save({"x": Large()}, folder.path(1) / "state.pt")
+    monkeypatch.setattr(torch, "load", lambda *a, **k: pytest.fail("torch.load was called"))
+    with pytest.raises(Untrusted, match="objects other than tensors"):
+        folder.read(1, networks(0.0))
 
 
 def test_pruning_keeps_the_newest_and_the_best(folder):
