@@ -44,6 +44,10 @@ COMMANDS = {
     "doctor": Later(
         "doctor", "Check Python, torch, device, bf16, disk, the Hub, login and caches."
     ),
+    "check": Later(
+        "check",
+        "Read every hash of a run, student, encoded images or cache again; say what is damaged.",
+    ),
     "eval": Later("evaluate", "Measure students, teachers and folders of images."),
     "data": Later("data", "Encode real images into tokens."),
     "presets": Later("presets", "List, show and copy presets."),

@@ -117,6 +117,24 @@ def dimo(tmp_path, monkeypatch):
     return run
 
 
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory):
+    """The folder of a run of digits of six steps, the second the best. Copy it to change it."""
+    from tests.helpers.runs import distilled
+
+    folder = tmp_path_factory.mktemp("finished") / "a run"
+    distilled(folder, fids=(1.0, 3.0, 2.0))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def unfinished_run(tmp_path_factory, finished_run):
+    """The same run, as it was when it was killed after five of its steps."""
+    from tests.helpers.runs import unfinished
+
+    return unfinished(finished_run, tmp_path_factory.mktemp("unfinished") / "a run")
+
+
 @pytest.fixture
 def fake_hub(tmp_path_factory, monkeypatch):
     """An empty Hub on this machine, with caches of its own."""

@@ -24,19 +24,19 @@ LAYERS = (
     ("publishing",),
     ("runs", "exporting", "play", "pipeline"),
     ("evaluation",),
-    ("sampling", "planning"),
+    ("sampling", "planning", "checking"),
     ("students", "training", "metrics"),
     ("engine", "rewards", "data", "cards", "reporting"),
     ("teachers", "run_folder"),
     ("hub", "distributed", "console"),
     ("specs",),
     ("files",),
-    ("errors",),
+    ("errors", "next_steps"),
     ("redacting", "plugins", "__init__"),
 )
 LEVEL = {room: level for level, rooms in enumerate(reversed(LAYERS)) for room in rooms}
 
-LOOSE = {"__init__", "__main__", "main", "errors", "redacting", "plugins", "pipeline"}
+LOOSE = {"__init__", "__main__", "main", "errors", "next_steps", "redacting", "plugins", "pipeline"}
 
 EXCEPTIONS = {
     ("__init__", "pipeline"): "the package's face, which imports it only when it is asked for",

@@ -45,15 +45,15 @@ def described(known: list[str], incomplete: str) -> list[tuple[str, str]]:
     return [(name, preset_summary(name)) for name in known if name.startswith(incomplete)]
 
 
-def students() -> list[str]:
-    """Built-in students, and run and student folders here and in `runs/`."""
-    return names.student_names()
+def students(incomplete: str = "") -> list[str]:
+    """Built-in students, run and student folders here and in `runs/`; behind `@`, checkpoints."""
+    return names.names_at_checkpoints(incomplete) if "@" in incomplete else names.student_names()
 
 
 def targets(ctx: typer.Context, incomplete: str) -> list[Any]:
     """Students; where `--teacher` stands already, presets as well."""
     wanted = ctx.params.get("teacher") is True
-    return [*students(), *(presets(incomplete) if wanted else [])]
+    return [*students(incomplete), *(presets(incomplete) if wanted else [])]
 
 
 def rewards() -> list[str]:

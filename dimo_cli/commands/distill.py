@@ -9,9 +9,14 @@ import typer
 from dimo_cli.commands.frame import command
 from dimo_cli.commands.launching import agreed_folder, asked_for, speaks
 from dimo_cli.commands.options import RunOptions
-from dimo_cli.commands.running import carry_out_run, free_folder, show_run
+from dimo_cli.commands.running import (
+    carry_out_run,
+    continued_folder,
+    free_folder,
+    show_run,
+)
 from dimo_cli.console.output import out
-from dimo_cli.errors import MissingError, SpecError
+from dimo_cli.errors import SpecError
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.flags import Given
 from dimo_cli.specs.launch import LaunchSpec
@@ -48,19 +53,13 @@ def new_run(run: RunOptions) -> tuple[Plan[DistillSpec], Path]:
 
 def continued_run(run: RunOptions) -> tuple[Plan[DistillSpec], Path]:
     """The plan of a run that goes on, and its folder."""
-    assert run.resume is not None
     if run.preset or run.spec or run.folder:
         raise SpecError(
             "`--resume` takes its spec from the run: leave out --preset, --spec and --out.",
             "Change what may change with `--set`, e.g. `--set train.steps=5000`.",
         )
-    if not (run.resume / "run.yaml").is_file():
-        raise MissingError(
-            f"`{run.resume}` holds no run to resume: it has no run.yaml.",
-            "Start one with `dimo distill --preset digits`.",
-        )
-    plan = resolve_spec(DistillSpec, file=run.resume / "run.yaml", sets=run.settings)
-    return plan, run.resume
+    folder = continued_folder(run, is_refinement_wanted=False)
+    return resolve_spec(DistillSpec, file=folder / "run.yaml", sets=run.settings), folder
 
 
 def distill_in(plan: Plan[DistillSpec], folder: Path, resuming: bool) -> None:

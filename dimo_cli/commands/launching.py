@@ -78,6 +78,11 @@ def start_processes(launch: LaunchSpec) -> bool:
     return True
 
 
+def in_processes() -> bool:
+    """Whether this is one of several processes of a job."""
+    return os.environ.get("WORLD_SIZE", "1") not in ("", "1")
+
+
 def speaks() -> bool:
     """Whether this is no other than the first process of a job."""
     return os.environ.get("RANK", "0") in ("", "0")

@@ -46,7 +46,8 @@ PromptsFileOption = Annotated[
 StudentArgument = Annotated[
     str,
     typer.Argument(
-        help="Run folder, student folder, Hub id, or a built-in one by name.",
+        help="Run folder (RUN@best, RUN@last, RUN@step-N: a checkpoint of it), student folder, "
+        "Hub id, or a built-in one by name.",
         autocompletion=completing.students,
     ),
 ]

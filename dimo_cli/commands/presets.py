@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from dimo_cli import next_steps
 from dimo_cli.commands import completing
 from dimo_cli.commands.frame import command
 from dimo_cli.commands.plan import flops, size
@@ -24,6 +25,7 @@ from dimo_cli.specs.resolve import (
     refine_preset_names,
     resolve_spec,
 )
+from dimo_cli.students.names import builtin_students
 
 app = typer.Typer(cls=Commands, no_args_is_help=True, help="List, show and copy presets.")
 NameArgument = Annotated[
@@ -86,6 +88,10 @@ def copy(
         raise SpecError(f"`{file}` exists already.", "Add `--force` to overwrite it.")
     file.write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
     of_student = name in refine_preset_names()
-    run = f"dimo refine STUDENT --spec {file}" if of_student else f"dimo distill --spec {file}"
+    run = next_steps.command("distill", "--spec", next_steps.from_here(file))
+    if of_student:
+        teacher = resolve_spec(RefineSpec, preset=name).spec.teacher.name
+        student = teacher if teacher in builtin_students() else "STUDENT"
+        run = next_steps.command("refine", student, "--spec", next_steps.from_here(file))
     out.result({"preset": name, "file": str(file)}, f"Wrote {file}.")
-    out.hint(f"Run it with `{run}`.")
+    out.hint(f"Run it with {run}.")

@@ -12,6 +12,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from dimo_cli import next_steps
 from dimo_cli.commands.frame import command
 from dimo_cli.commands.options import LocalDirOption
 from dimo_cli.commands.plan import size
@@ -64,7 +65,10 @@ def publish(spec: PushSpec, local_dir: Path | None, dry_run: bool) -> None:
     out.result({**document, **outcome(pushed)}, Text(sentence(pushed)))
     if not pushed.pull_request:
         at = "" if pushed.revision == "main" else f"@{pushed.revision}"
-        out.hint(f"Sample it with `dimo sample --student {spec.repository}{at}`.")
+        example = package.facts.example
+        prompt = example if isinstance(example, str) else None
+        drawn = next_steps.sample(f"{spec.repository}{at}", prompt)
+        out.hint(f"Sample it with {drawn}.")
 
 
 def show_progress_in_terminals() -> None:

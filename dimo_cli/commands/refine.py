@@ -11,13 +11,19 @@ from dimo_cli.commands.frame import command
 from dimo_cli.commands.launching import agreed_folder, asked_for
 from dimo_cli.commands.options import RunOptions, read_weights
 from dimo_cli.commands.parameters import Fields
-from dimo_cli.commands.running import carry_out_run, free_folder, show_run
-from dimo_cli.errors import MissingError, SpecError
+from dimo_cli.commands.running import (
+    carry_out_run,
+    continued_folder,
+    free_folder,
+    show_run,
+)
+from dimo_cli.errors import SpecError
 from dimo_cli.rewards.registry import check_reward
 from dimo_cli.specs.flags import Given
 from dimo_cli.specs.launch import LaunchSpec
 from dimo_cli.specs.refine import RefineSpec, reward_names
 from dimo_cli.specs.resolve import Plan, refine_preset_names, resolve_spec
+from dimo_cli.students.names import pinned
 
 app = typer.Typer()
 EXAMPLES = """
@@ -59,6 +65,7 @@ def new_run(terms: Given[RefineSpec], run: RunOptions) -> tuple[Plan[RefineSpec]
             "Say how to refine: `--gan`, `--reward NAME=WEIGHT`, or a preset.",
             f"Presets: {', '.join(refine_preset_names())}.",
         )
+    student = pinned(student)  # of a run that goes on, `best` may mean another one tomorrow
     manifest = look_at_student(student)
     teacher = manifest.teacher.name
     preset = run.preset
@@ -70,13 +77,14 @@ def new_run(terms: Given[RefineSpec], run: RunOptions) -> tuple[Plan[RefineSpec]
         "init": manifest.init.model_dump(),
         "student": {"temperature": manifest.temperature},
     }
+    named = {"reward.terms": read_weights(rewards)} if rewards else {}
     plan = resolve_spec(
         RefineSpec,
         preset=preset,
         file=run.spec,
         sets=run.settings,
         base=(f"student {student}", brought),
-        flags=terms.layers({"reward.terms": read_weights(rewards)} if rewards else None),
+        flags=terms.layers({"start": student, **named}),
     )
     for name in reward_names(plan.spec):
         check_reward(name)  # wherever it was named
@@ -85,16 +93,13 @@ def new_run(terms: Given[RefineSpec], run: RunOptions) -> tuple[Plan[RefineSpec]
 
 def continued_run(terms: Given[RefineSpec], run: RunOptions) -> tuple[Plan[RefineSpec], Path]:
     """The plan of a run that goes on, and its folder."""
-    assert run.resume is not None
     if terms or run.preset or run.spec or run.folder:
         raise SpecError(
             "`--resume` takes everything from the run: leave out STUDENT, --gan, --reward, "
             "--preset, --spec and --out."
         )
-    if not (run.resume / "run.yaml").is_file():
-        raise MissingError(f"`{run.resume}` holds no run to resume: it has no run.yaml.")
-    plan = resolve_spec(RefineSpec, file=run.resume / "run.yaml", sets=run.settings)
-    return plan, run.resume
+    folder = continued_folder(run, is_refinement_wanted=True)
+    return resolve_spec(RefineSpec, file=folder / "run.yaml", sets=run.settings), folder
 
 
 def refine_in(plan: Plan[RefineSpec], folder: Path, resuming: bool) -> None:

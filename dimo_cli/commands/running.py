@@ -10,11 +10,13 @@ import typer
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from dimo_cli.commands.launching import check_launch, start_processes
+from dimo_cli import next_steps
+from dimo_cli.commands.launching import check_launch, in_processes, start_processes
 from dimo_cli.commands.options import RunOptions
 from dimo_cli.commands.plan import forecast_view, size
 from dimo_cli.console.output import out
-from dimo_cli.errors import MissingError
+from dimo_cli.errors import MissingError, SpecError
+from dimo_cli.run_folder.state import finished_as, is_refinement
 from dimo_cli.runs.tables import comparison_sentence, comparison_table
 from dimo_cli.specs.launch import LaunchSpec
 from dimo_cli.specs.resolve import Plan
@@ -22,6 +24,8 @@ from dimo_cli.specs.resolve import Plan
 if TYPE_CHECKING:
     from dimo_cli.console.live import View
     from dimo_cli.runs.distill import RunResult
+
+SAMPLED = 40  # images of the command that draws with a new student
 
 
 def carry_out_run(
@@ -35,6 +39,8 @@ def carry_out_run(
     check_launch(launch, plan.spec, run.has_folder)
     if run.dry_run:
         show_plan(plan, folder, launch)
+    elif run.resume and (summary := finished_as(folder, plan.spec)):
+        say_finished(folder, plan.spec.train.steps, summary)
     elif not start_processes(launch):
         work(plan, folder, run.resume is not None)
 
@@ -51,6 +57,34 @@ def show_plan(plan: Plan[Any], folder: Path, launch: LaunchSpec) -> None:
         out.note(f"This run needs about {needed}, and there are {there}.")
         out.hint(room.advice)
         raise typer.Exit(MissingError.exit_code)
+
+
+def continued_folder(run: RunOptions, *, is_refinement_wanted: bool) -> Path:
+    """The folder of a run that goes on; refused where it holds none, or one of another kind."""
+    folder = run.resume
+    assert folder is not None
+    if not (folder / "run.yaml").is_file():
+        raise MissingError(
+            f"`{folder}` holds no run to resume: it has no run.yaml.",
+            "Start one with `dimo distill --preset digits`.",
+        )
+    found = is_refinement(folder)
+    if found != is_refinement_wanted:
+        kind = "refinement of a student" if found else "distillation of a teacher"
+        right = next_steps.resume(folder, is_refinement=found, sets=run.settings)
+        raise SpecError(f"`{folder}` holds the {kind}.", f"Continue it with {right}.")
+    return folder
+
+
+def say_finished(folder: Path, steps: int, summary: dict[str, Any]) -> None:
+    """A run to which nothing is to be added: its result again, and how to add to it."""
+    out.result(
+        summary, Text(f"`{folder}` is finished: its student is of step {steps:,}, the last.")
+    )
+    longer = next_steps.resume(
+        folder, is_refinement=is_refinement(folder), sets=[f"train.steps={2 * steps}"]
+    )
+    out.hint(f"Give it more steps with {longer}.")
 
 
 def free_folder(parent: Path, name: str) -> Path:
@@ -78,7 +112,9 @@ def show_run(start: str, folder: Path, work: Callable[[View], RunResult | None])
         if out.silent:  # of several processes the first one says it, and is waited for
             raise typer.Exit from None
         out.note(f"Stopped at step {stop.step}; checkpoint written to {stop.checkpoint}.")
-        out.hint(f"Continue with the same command and `--resume {folder}` alone.")
+        as_before = ", and with as many processes as before" if in_processes() else ""
+        again = next_steps.resume(folder, is_refinement=is_refinement(folder))
+        out.hint(f"Continue with {again}{as_before}.")
         raise typer.Exit(stop.exit_code) from None
     if result is None:
         return
@@ -90,4 +126,13 @@ def show_run(start: str, folder: Path, work: Callable[[View], RunResult | None])
         table = comparison_table(result.rows)
         shown = Group(table, Text(""), comparison_sentence(result.rows), saved)
     out.result(result.summary(), shown)
-    out.hint(f"Sample it with `dimo sample --student {folder} -n 40`.")
+    drawn = next_steps.sample(str(folder), prompt_for(result), SAMPLED)
+    out.hint(f"Sample it with {drawn}.")
+
+
+def prompt_for(result: RunResult) -> str | None:
+    """A prompt that the student was trained on; None where it takes classes."""
+    from dimo_cli.sampling.previews import preview_conditions
+
+    teacher = result.student.teacher
+    return str(preview_conditions(teacher, 1)[0]) if teacher.takes_prompts else None

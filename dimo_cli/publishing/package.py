@@ -23,7 +23,9 @@ from dimo_cli.specs.manifest import CARD, MANIFEST, PREVIEW, WEIGHTS
 from dimo_cli.specs.push import PushSpec
 from dimo_cli.specs.resolve import load_yaml
 from dimo_cli.specs.sample import SamplerSpec
+from dimo_cli.students.checkpoints import write_checkpoint
 from dimo_cli.students.folder import describe_student, example_for, find_student, load_student
+from dimo_cli.students.names import at_checkpoint
 from dimo_cli.students.published import builtin_or, hub_id
 from dimo_cli.students.student import LoadOptions, Student
 from dimo_cli.students.target import Target
@@ -50,7 +52,7 @@ def prepare(spec: PushSpec, workplace: Path, options: LoadOptions) -> Package:
 
     The student's folder is read only.
     """
-    folder, run = locate(spec.target)
+    folder, run = locate(spec.target, workplace, options)
     student = load_student(folder, options)
     check_draws(student)
     facts = facts_to_publish(spec, student, run)
@@ -71,8 +73,14 @@ def prepare(spec: PushSpec, workplace: Path, options: LoadOptions) -> Package:
     return Package(student, facts, card, tuple(files))
 
 
-def locate(target: str) -> tuple[Path, Path | None]:
-    """The student's folder, and that of its run if the run was named."""
+def locate(target: str, workplace: Path, options: LoadOptions) -> tuple[Path, Path | None]:
+    """The student's folder, and that of its run if the run was named.
+
+    A checkpoint of a run is written into `workplace` as the student that it is.
+    """
+    if found := at_checkpoint(target):
+        write_checkpoint(found, workplace / "student", options)
+        return workplace / "student", found.run
     path = Path(builtin_or(target)).expanduser()
     if hub_id(target):
         raise MissingError(
@@ -100,7 +108,8 @@ def facts_to_publish(spec: PushSpec, student: Student, run: Path | None) -> Card
     """All that its card will say."""
     manifest, teacher = student.manifest, student.teacher
     weights = manifest.weights_sha256
-    numbers, rows = measured.of_run(run, weights) if run else ([], [])
+    is_final = at_checkpoint(spec.target) is None  # what a run measured is of its final student
+    numbers, rows = measured.of_run(run, weights) if run and is_final else ([], [])
     numbers += measured.of_evaluations(spec.metrics, weights)
     return replace(
         describe_student(student),

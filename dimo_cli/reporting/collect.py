@@ -53,6 +53,8 @@ class RunRecord:
     """A distillation or a refinement as its folder tells it."""
 
     name: str
+    folder: Path
+    """As it was named."""
     settings: list[Setting] = field(default_factory=list)
     effort: Effort | None = None
     """Hours and hardware."""
@@ -107,7 +109,7 @@ def collect(folder: Path) -> RunRecord:
             "`dimo tteo`.",
             "Give the folder that `dimo distill`, `dimo refine` or `dimo tteo` wrote to.",
         )
-    run = RunRecord(folder.resolve().name)
+    run = RunRecord(folder.resolve().name, folder)
     read_spec(folder, run)
     read_log(folder, run)
     read_effort(folder, run)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Literal
 
+from dimo_cli import next_steps
 from dimo_cli.reporting.charts import number
 from dimo_cli.reporting.collect import RunRecord
 from dimo_cli.reporting.curves import points_of
@@ -45,13 +46,13 @@ def unfinished(run: RunRecord) -> str | None:
     """A run that stopped before its last step."""
     if run.spec is None or run.is_finished:
         return None
-    command = "refine" if run.is_refinement else "distill"
+    again = next_steps.resume(run.folder, is_refinement=run.is_refinement)
     older = ""
     if run.student_step is not None:
         older = f" Student, table and comparison are those of step {run.student_step:,}."
     return (
         f"This run is unfinished: it is at step {run.last_step:,} of {run.spec.train.steps:,}. "
-        f"Continue it with `dimo {command} --resume {run.name}`.{older}"
+        f"Continue it with {again}.{older}"
     )
 
 

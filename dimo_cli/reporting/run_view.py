@@ -6,6 +6,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from dimo_cli import next_steps
 from dimo_cli.reporting.charts import Level, number, spread
 from dimo_cli.reporting.collect import RunRecord, Setting, collect
 from dimo_cli.reporting.curves import charts_of, metric_chart
@@ -71,7 +72,8 @@ def lead_of(run: RunRecord) -> str:
 def again(run: RunRecord) -> str:
     """The command that repeats a run from its run.yaml."""
     start = getattr(run.spec, "start", None)
-    return f"dimo refine {start} --spec run.yaml" if start else "dimo distill --spec run.yaml"
+    words = ["refine", start] if start else ["distill"]
+    return next_steps.command(*words, "--spec", "run.yaml").strip("`")
 
 
 def cards_of(run: RunRecord) -> list[Card]:

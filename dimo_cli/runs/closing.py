@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from dimo_cli import next_steps
 from dimo_cli.console.live import View
 from dimo_cli.evaluation.yardstick import Measurement, Yardstick
 from dimo_cli.sampling.samplers import student_sampler, teacher_sampler
@@ -41,5 +42,5 @@ def leave_report(folder: Path, view: View) -> Path | None:
         return write_report(folder, folder / "report.html")
     except Exception as error:
         view.note(f"The report could not be written: {type(error).__name__}: {error}")
-        view.note(f"The run is complete; try again with `dimo report {folder}`.")
+        view.note(f"The run is complete; try again with {next_steps.report(folder)}.")
         return None

@@ -1,6 +1,6 @@
 """A run from spec to student: train, draw, save, and measure against the teacher.
 
-run.yaml  log.jsonl  checkpoints/step-N/  samples/step-N.png  student/  summary.json
+run.yaml  run.json  log.jsonl  checkpoints/step-N/  samples/step-N.png  student/  summary.json
 effort.jsonl  origins.json  notes.txt  comparison/  report.html
 """
 
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dimo_cli import next_steps
 from dimo_cli.console.live import View
 from dimo_cli.distributed.ranks import first_ahead, is_first, joined_ranks, part, wait_for_all
 from dimo_cli.engine.distill import Distillation
@@ -23,31 +24,28 @@ from dimo_cli.files.png import Pixels, enlarge, save_png
 from dimo_cli.files.reading import MOST_PROMPTS, read_bytes
 from dimo_cli.files.writing import tidy, write_whole_text, writing_to
 from dimo_cli.planning.fitting import fitted
+from dimo_cli.run_folder.checkpoints import newest_contents, spec_of
 from dimo_cli.run_folder.effort import hardware_name, recorded_effort
+from dimo_cli.run_folder.identity import check_owner, identity_of, new_identity
+from dimo_cli.run_folder.naming import CHECKPOINTS
 from dimo_cli.run_folder.origins import keep_origins
+from dimo_cli.run_folder.state import SUMMARY, is_refinement
 from dimo_cli.runs.closing import comparison, leave_report
 from dimo_cli.runs.tables import best_teacher, ratio
 from dimo_cli.runs.watcher import RunWatcher
 from dimo_cli.sampling.previews import draw_comparison
+from dimo_cli.specs.checkpoint import Owner, fixed_settings
 from dimo_cli.specs.distill import DistillSpec
+from dimo_cli.specs.refine import RefineSpec
 from dimo_cli.specs.render import to_yaml
 from dimo_cli.specs.resolve import resolve_spec
-from dimo_cli.students.folder import save_student
+from dimo_cli.students.folder import facts_of_teacher, save_student
 from dimo_cli.students.student import Student
 from dimo_cli.teachers.conditioning import PromptConditioner
 from dimo_cli.teachers.protocol import Backbone, Teacher
 from dimo_cli.teachers.registry import check_teacher, load_teacher
 from dimo_cli.training.tracking import check_tracker
 from dimo_cli.training.trainer import Interrupted, Trainer
-
-# Fields that may differ between a run and its continuation without changing what was trained.
-FREE_ON_RESUME = (
-    "train.steps",
-    "train.log_every",
-    "train.checkpoint_every",
-    "train.keep_checkpoints",
-    "monitor.",
-)
 
 
 def check_measurable_run(spec: DistillSpec) -> None:
@@ -88,33 +86,41 @@ class RunResult:
 def prepare_folder(spec: DistillSpec, folder: Path) -> None:
     """Begin a run folder with its resolved spec, refusing one that is taken."""
     if (folder / "run.yaml").exists():
+        again = next_steps.resume(folder, is_refinement=is_refinement(folder))
         raise SpecError(
             f"`{folder}` already holds a run.",
-            f"Continue it with `--resume {folder}`, or choose another `--out`.",
+            f"Continue it with {again}, or choose another `--out`.",
         )
+    new_identity(folder)
     write_whole_text(folder / "run.yaml", to_yaml(spec))
 
 
 def continue_folder(spec: DistillSpec, folder: Path) -> None:
-    """Check what a continuation changes and write its spec over the old one."""
+    """Check what a continuation changes and write its spec over the old one.
+
+    What the run was trained with is what its checkpoints say; run.yaml may have been edited.
+    """
     path = folder / "run.yaml"
-    check_resume(resolve_spec(type(spec), file=path, environment={}).spec, spec)
+    trained_with = None
+    if newest := newest_contents(folder):
+        place = folder / CHECKPOINTS / f"step-{newest.step}"
+        check_owner(place, newest, Owner(run=identity_of(folder)))
+        trained_with = spec_of(newest, place)
+    before = trained_with or resolve_spec(type(spec), file=path, environment={}).spec
+    check_resume(before, spec)
     write_whole_text(path, to_yaml(spec))
 
 
 def check_resume(old: DistillSpec, new: DistillSpec) -> None:
     """Refuse to continue a run under settings that would have made another one."""
-    before = flat(old.model_dump())
-    changed = [
-        path
-        for path, value in flat(new.model_dump()).items()
-        if before.get(path) != value and not path.startswith(FREE_ON_RESUME)
-    ]
+    before, after = (flat(fixed_settings(spec)) for spec in (old, new))
+    changed = [path for path in sorted({*before, *after}) if before.get(path) != after.get(path)]
     if changed:
+        told = [f"`{path}`: {before.get(path)} before, {after.get(path)} now" for path in changed]
         raise SpecError(
-            f"A resumed run cannot change {', '.join(f'`{path}`' for path in sorted(changed))}.",
-            "Only train.steps, log and checkpoint intervals and monitor.* may "
-            "change; start a new run for anything else.",
+            f"A resumed run cannot change {', '.join(f'`{path}`' for path in changed)}.",
+            f"{'; '.join(told)}. Put it back, in `run.yaml` or in `--set`: only train.steps, log "
+            "and checkpoint intervals and monitor.* may change. Start a new run for anything else.",
         )
 
 
@@ -199,13 +205,16 @@ def run_method(
         train_with_all(trainer, resume)
         return None
     # Only now, when everything that could be refused has been: a refused run leaves no folder.
-    hint = f"Mend that, then continue with `--resume {folder}`: the checkpoints in it are whole."
+    again = next_steps.resume(folder, is_refinement=isinstance(spec, RefineSpec))
+    hint = f"Mend that, then continue with {again}: the checkpoints in it are whole."
     with writing_to(folder, hint), locked(folder, say=watcher.view.note):
         tidy(folder)
         if resume:
             continue_folder(spec, folder)
         else:
             prepare_folder(spec, folder)
+        facts = facts_of_teacher(spec, teacher)
+        trainer.checkpoints.owner = Owner.of(identity_of(folder), spec, facts)
         if origins is not None:
             keep_origins(folder, origins)
         wait_for_all()
@@ -260,6 +269,6 @@ def train_and_measure(
     finally:
         view.stop()
     result = RunResult(folder, student, spec.monitor.metric, rows)
-    write_whole_text(folder / "summary.json", json.dumps(result.summary(), indent=2) + "\n")
+    write_whole_text(folder / SUMMARY, json.dumps(result.summary(), indent=2) + "\n")
     leave_report(folder, view)
     return result

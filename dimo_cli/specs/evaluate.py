@@ -30,8 +30,9 @@ class EvalSpec(Spec):
     target: Annotated[str, Flag(is_argument=True, completion="targets")] = Field(
         ...,
         min_length=1,
-        description="Run or student folder, Hub id, `digits` or `shapes` (built-in students), a "
-        "preset with --teacher, or a folder, .zip or .npz of images",
+        description="Run folder (RUN@best, RUN@last, RUN@step-N: a checkpoint of it), student "
+        "folder, Hub id, `digits` or `shapes` (built-in students), a preset with --teacher, or a "
+        "folder, .zip or .npz of images",
     )
     samples: Annotated[Int | None, Flag(names=("--samples", "-n"))] = Field(
         None,

@@ -46,8 +46,8 @@ class PushSpec(Spec):
     target: Annotated[str, Flag(is_argument=True, completion="students")] = Field(
         ...,
         min_length=1,
-        description="Run folder (its numbers and settings go along), student folder or built-in "
-        "student",
+        description="Run folder (its numbers and settings go along), RUN@best, RUN@last or "
+        "RUN@step-N (a checkpoint), student folder or built-in student",
     )
     repository: Annotated[str, Flag(is_argument=True, metavar="USER/NAME")] = Field(
         ..., description="Where to: user/name or organization/name"

@@ -108,7 +108,10 @@ class RefineSpec(DistillSpec):
     start: Annotated[
         str | None, Flag(names=("student",), completion="students", is_argument=True)
     ] = Field(
-        None, min_length=1, description="Student to start from: run folder, student folder, Hub id"
+        None,
+        min_length=1,
+        description="Student to start from: run folder (RUN@best, RUN@last, RUN@step-N: a "
+        "checkpoint of it), student folder, Hub id",
     )
     distill_weight: Annotated[Real, BeforeValidator(_weight_or_off)] = Field(
         1.0, ge=0, description="Weight of the Di[M]O loss; 0 switches it and the auxiliary off"

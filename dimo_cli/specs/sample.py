@@ -60,8 +60,8 @@ class SampleSpec(Spec):
     student: Annotated[str | None, Flag(names=("--student", "-s"), completion="students")] = Field(
         None,
         min_length=1,
-        description="Run folder, student folder or Hub id; null: a built-in one, `shapes` for "
-        "prompts and `digits` for classes",
+        description="Run folder (RUN@best, RUN@last, RUN@step-N: a checkpoint of it), student "
+        "folder or Hub id; null: a built-in one, `shapes` for prompts and `digits` for classes",
     )
     preset: Annotated[str | None, Flag(names=("--preset", "-p"), completion="presets")] = Field(
         None, min_length=1, description="With --teacher: sample the teacher of this preset"

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from dimo_cli import __version__
+from dimo_cli import __version__, next_steps
 from dimo_cli.cards.card import student_card
 from dimo_cli.cards.facts import CardFacts
 from dimo_cli.cards.licenses import license_of
@@ -28,6 +28,8 @@ from dimo_cli.files.sound import check_finite
 from dimo_cli.files.untrusted import first_problem
 from dimo_cli.files.writing import contiguous, file_sha256, replace_folder, whole_file
 from dimo_cli.hub.published import StateDict
+from dimo_cli.run_folder.naming import checkpoint_names
+from dimo_cli.run_folder.state import is_refinement
 from dimo_cli.specs.distill import DistillSpec, TeacherSource
 from dimo_cli.specs.manifest import (
     CARD,
@@ -51,21 +53,29 @@ BUILTIN = {name: Path(builtin_path(f"{name}-student")) for name in ("digits", "s
 """Students that ship in the package, by the teacher's name."""
 
 
+def facts_of_teacher(spec: DistillSpec, teacher: Teacher) -> TeacherFacts:
+    """What a student says of its teacher."""
+    return TeacherFacts(
+        name=teacher.name,
+        family=teacher.family,
+        revision=teacher.revision,
+        license=teacher.license,
+        architecture=spec.teacher.architecture,
+    )
+
+
 def describe_run(
-    spec: DistillSpec, teacher: Teacher, weights_sha256: str, steps: int | None = None
+    spec: DistillSpec,
+    teacher: Teacher | TeacherFacts,
+    weights_sha256: str,
+    steps: int | None = None,
 ) -> StudentManifest:
     """The manifest of the student that a run made in so many steps (None: all of the spec's)."""
     steps = spec.train.steps if steps is None else steps
     batch = spec.train.batch_size * spec.train.accumulate
     return StudentManifest(
         dimo_version=__version__,
-        teacher=TeacherFacts(
-            name=teacher.name,
-            family=teacher.family,
-            revision=teacher.revision,
-            license=teacher.license,
-            architecture=spec.teacher.architecture,
-        ),
+        teacher=teacher if isinstance(teacher, TeacherFacts) else facts_of_teacher(spec, teacher),
         init=spec.init,
         temperature=spec.student.temperature,
         training=TrainingFacts(
@@ -151,13 +161,15 @@ def find_student(target: Path) -> Path:
             f"{guessed(str(target))}Give a run or student folder, or make one with "
             "`dimo distill --preset digits`.",
         )
-    state = "holds an unfinished run" if (target / "run.yaml").exists() else "holds no student"
-    hint = (
-        f"Finish it with `dimo distill --resume {target}`, or `dimo refine` if it was that."
-        if (target / "run.yaml").exists()
-        else "A student folder has a dimo.json and a model.safetensors."
-    )
-    raise MissingError(f"`{target}` {state}.", hint)
+    if not (target / "run.yaml").exists():
+        raise MissingError(
+            f"`{target}` holds no student.",
+            "A student folder has a dimo.json and a model.safetensors.",
+        )
+    finish = next_steps.resume(target, is_refinement=is_refinement(target))
+    names = [f"`{next_steps.from_here(target)}@{name}`" for name in checkpoint_names(target)]
+    use = f" Until then, take a checkpoint of it: {', '.join(names)}." if names else ""
+    raise MissingError(f"`{target}` holds an unfinished run.", f"Finish it with {finish}.{use}")
 
 
 def guessed(name: str) -> str:

@@ -15,6 +15,7 @@ from dimo_cli.hub.store import HubStore
 from dimo_cli.hub.weights import read_published
 from dimo_cli.specs.distill import FixedNoise, FixedRatio, InitSpec, TeacherSource
 from dimo_cli.specs.manifest import MANIFEST, WEIGHTS, StudentManifest, TeacherFacts, TrainingFacts
+from dimo_cli.students.checkpoints import look_at_checkpoint, open_checkpoint
 from dimo_cli.students.folder import (
     BUILTIN,
     find_student,
@@ -23,6 +24,7 @@ from dimo_cli.students.folder import (
     read_manifest,
     read_weights,
 )
+from dimo_cli.students.names import at_checkpoint
 from dimo_cli.students.student import LoadOptions, Student, assemble_student
 from dimo_cli.teachers.registry import blueprint_of
 
@@ -63,11 +65,15 @@ def open_student(
 ) -> Student:
     """A student by run folder, student folder or Hub id (`owner/name[/part][@revision]`).
 
+    `RUN@best`, `RUN@last` and `RUN@step-N` are what a run's student was there, finished or not.
+
     `with_prompts` says whether it is to be asked with prompts or classes, which decides where a
     repository holds a student of either kind.
     """
     options = options or LoadOptions()
     target = builtin_or(target)
+    if found := at_checkpoint(target):
+        return open_checkpoint(found, options)
     match = hub_id(target)
     if match is None:
         return load_student(Path(target).expanduser(), options)
@@ -89,6 +95,8 @@ def hub_id(target: str) -> re.Match[str] | None:
     match = HUB_ID.match(target)
     if match is None or target.startswith((".", "~", "/")) or Path(target).exists():
         return None
+    if at_checkpoint(target):
+        return None
     if target.lower().endswith(FILES) or (match["part"] and match["repo"] not in FOREIGN):
         return None
     return match
@@ -103,6 +111,8 @@ def builtin_or(target: str | Path) -> str:
 def look_at_student(target: str) -> StudentManifest:
     """A student's manifest alone: nothing else is read or downloaded."""
     target = builtin_or(target)
+    if found := at_checkpoint(target):
+        return look_at_checkpoint(found)
     match = hub_id(target)
     if match is None:
         return read_manifest(find_student(Path(target).expanduser()) / MANIFEST)

@@ -1,17 +1,16 @@
 """Checkpoints: written beside, fsynced, renamed; the newest readable one wins.
 
 A checkpoint is a folder `step-N` with one safetensors file per network, the rest of the training
-state (optimizers, random generators, counters) in `state.pt`, read with weights_only, and sizes and
-hashes of all of them in `contents.json`, without which none is read. Of several ranks the first one
-writes; what is sharded is written by all of them, in pieces.
+state (optimizers, random generators, counters) in `state.pt`, read with weights_only. Without its
+`contents.json` none is read: sizes and hashes of all files, the run that it is of, and the settings
+that this run cannot change. Of several ranks the first one writes; what is sharded is written by
+all of them, in pieces.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import random
-import re
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
@@ -33,42 +32,17 @@ from dimo_cli.distributed.ranks import (
 )
 from dimo_cli.errors import MissingError
 from dimo_cli.files.torch_files import load_torch
-from dimo_cli.files.writing import OLD, file_sha256, replace_folder
-from dimo_cli.training.pieces import Pieces, facts_of, fill, sharded_part, whole_part, write_piece
+from dimo_cli.files.writing import OLD, replace_folder
+from dimo_cli.next_steps import resume
+from dimo_cli.run_folder.checkpoints import STATE, DamagedCheckpoint
+from dimo_cli.run_folder.identity import ForeignCheckpoint, check_owner
+from dimo_cli.run_folder.naming import steps_in
+from dimo_cli.run_folder.state import is_refinement
+from dimo_cli.run_folder.verifying import NOBODY, check_contents, facts_of, write_contents
+from dimo_cli.specs.checkpoint import FileFacts
+from dimo_cli.training.pieces import Pieces, fill, sharded_part, whole_part, write_piece
 
-STEP_FOLDER = re.compile(r"step-(\d+)$")
-STATE, CONTENTS = "state.pt", "contents.json"
 TEMPORARY, DAMAGED = ".tmp-", ".damaged"
-
-
-class DamagedCheckpoint(Exception):
-    """A checkpoint is not what was written; the message says in what."""
-
-
-def write_contents(folder: Path, known: Mapping[str, dict[str, Any]] | None = None) -> None:
-    """Write down the size and the hash of every file of a checkpoint; some may be known."""
-    known = known or {}
-    files = {path.name: known.get(path.name) or facts_of(path) for path in sorted(folder.iterdir())}
-    (folder / CONTENTS).write_text(json.dumps({"files": files}, indent=1), encoding="utf-8")
-
-
-def check_contents(folder: Path) -> None:
-    """Refuse a checkpoint with a file that is not as it was written."""
-    try:
-        files = json.loads((folder / CONTENTS).read_text(encoding="utf-8"))["files"]
-        expected = {str(name): (int(f["bytes"]), str(f["sha256"])) for name, f in files.items()}
-    except FileNotFoundError:
-        raise DamagedCheckpoint(f"it has no {CONTENTS}") from None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise DamagedCheckpoint(f"its {CONTENTS} cannot be read") from None
-    for name, (size, sha256) in expected.items():
-        path = folder / name
-        if "/" in name or not path.is_file():
-            raise DamagedCheckpoint(f"{name} is missing")
-        if (found := path.stat().st_size) != size:
-            raise DamagedCheckpoint(f"{name} has {found:,} bytes instead of {size:,}")
-        if file_sha256(path) != sha256:
-            raise DamagedCheckpoint(f"{name} has other bytes than were written")
 
 
 def random_state(generator: torch.Generator, host: torch.Generator) -> dict[str, Any]:
@@ -105,12 +79,12 @@ class CheckpointFolder:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.owner = NOBODY
+        """The run that they belong to, as soon as its folder is there."""
 
     def steps(self) -> list[int]:
         """Steps that have a checkpoint, in order."""
-        names = self.root.iterdir() if self.root.is_dir() else []
-        found = [STEP_FOLDER.match(path.name) for path in names]
-        return sorted(int(match.group(1)) for match in found if match)
+        return steps_in(self.root)
 
     def path(self, step: int) -> Path:
         """Where the checkpoint of a step lives."""
@@ -151,18 +125,21 @@ class CheckpointFolder:
                 for name, network in networks.items():
                     save_file(whole_part(network), temporary / f"{name}.safetensors")
                 torch.save(state, temporary / STATE)
-                write_contents(temporary, known)
+                progress = state.get("progress")
+                write_contents(temporary, known, self.owner, step, progress)
                 replace_folder(temporary, self.path(step))
             wait_for_all()
         except (OSError, SafetensorError, RuntimeError) as error:  # as they say a full disk
             if isinstance(error, RuntimeError) and is_lost_connection(error):
                 raise
             shutil.rmtree(temporary, ignore_errors=True)
+            run = self.root.parent
+            again = resume(run, is_refinement=is_refinement(run))
             reason = " ".join(str(getattr(error, "strerror", None) or error).split())[:200]
             raise MissingError(
                 f"Cannot write the checkpoint of step {step}: {reason}.",
-                f"Check space and permissions of {self.root}, then continue with `--resume`: "
-                "the older checkpoints are whole.",
+                f"Check space and permissions of {self.root}, then continue with {again}: the "
+                "older checkpoints are whole.",
             ) from error
         return self.path(step)
 
@@ -171,7 +148,7 @@ class CheckpointFolder:
         folder: Path,
         networks: Mapping[str, nn.Module],
         shards: Mapping[str, Mapping[str, Tensor]],
-    ) -> dict[str, dict[str, Any]]:
+    ) -> dict[str, FileFacts]:
         """Write this rank's rows of what is sharded; returns the facts of all ranks' pieces."""
         tensors = {name: sharded_part(network) for name, network in networks.items()} | dict(shards)
         written = {}
@@ -183,7 +160,7 @@ class CheckpointFolder:
 
     def load(self, step: int, networks: Mapping[str, nn.Module]) -> dict[str, Any]:
         """Check a checkpoint, fill the networks from it, and return the rest of the state."""
-        check_contents(self.path(step))
+        check_owner(self.path(step), check_contents(self.path(step)), self.owner)
         return self.read(step, networks)
 
     def read(self, step: int, networks: Mapping[str, nn.Module]) -> dict[str, Any]:
@@ -214,7 +191,7 @@ class CheckpointFolder:
         for step in reversed(self.steps()):
             try:
                 state = self.load(step, networks)
-            except (MemoryError, torch.OutOfMemoryError):  # not the file's fault
+            except (MemoryError, torch.OutOfMemoryError, ForeignCheckpoint):  # nothing is damaged
                 raise
             except Exception as error:  # any damage at all: fall back to the one before
                 damaged[self.path(step)] = reason_of(error)

@@ -9,7 +9,6 @@ import re
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -17,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from dimo_cli.engine.sharding import is_sharded, local, own_rows
-from dimo_cli.files.writing import file_sha256, fsync_path
+from dimo_cli.files.writing import fsync_path
 
 NUMBER = re.compile(r"-(\d{5})-of-(\d{5})\.safetensors$")
 
@@ -94,8 +93,3 @@ def fill(network: nn.Module, whole: Mapping[str, Tensor], pieces: Pieces) -> Non
     for name, tensor in target.items():
         found = whole[name][own_rows(tensor)] if name in whole else pieces.read(name, tensor)
         local(tensor).copy_(found)
-
-
-def facts_of(path: Path) -> dict[str, Any]:
-    """Size and hash of a file."""
-    return {"bytes": path.stat().st_size, "sha256": file_sha256(path)}

@@ -26,8 +26,10 @@ from dimo_cli.engine.schedules import ema_decay
 from dimo_cli.engine.sharding import gather, shard_blocks, sharding_plugin
 from dimo_cli.engine.share import divide, local_train, mean_values
 from dimo_cli.errors import DivergedError, MissingError, SpecError
+from dimo_cli.next_steps import resume
 from dimo_cli.run_folder.effort import rate
 from dimo_cli.run_folder.log import RunLog
+from dimo_cli.run_folder.state import is_refinement
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.explain import leaves
 from dimo_cli.teachers.compiling import compile_blocks
@@ -345,8 +347,9 @@ class Trainer:
             raise DivergedError(
                 f"Weights of the {' and the '.join(lost)} turned into numbers that are not finite "
                 f"by step {failed_at}, though training never changes them.",
-                "Continue with `--resume`, which loads them again; if it comes back, check the "
-                f"memory of this machine. The last good checkpoint is in {self.checkpoints.root}.",
+                f"Continue with {resume(self.folder, is_refinement=is_refinement(self.folder))}, "
+                "which loads them again; if it comes back, check the memory of this machine. The "
+                f"last good checkpoint is in {self.checkpoints.root}.",
             )
         if rollbacks >= recovery.max_rollbacks:
             raise DivergedError(

@@ -7,6 +7,7 @@ from itertools import groupby
 from typing import Any
 
 from dimo_cli.specs.base import Spec
+from dimo_cli.specs.check import CheckSpec
 from dimo_cli.specs.data import EncodeSpec
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.evaluate import EvalSpec
@@ -34,6 +35,7 @@ CHECKED: dict[str, tuple[type[Spec], ...]] = {
     "data": (EncodeSpec,),
     "export": (ExportSpec,),
     "push": (PushSpec,),
+    "check": (CheckSpec,),
     "play": (DrawAsk, TeacherAsk, TteoAsk),
 }
 

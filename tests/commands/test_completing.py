@@ -63,6 +63,25 @@ def test_runs_and_students_of_this_folder_are_offered(offered, tmp_path):
     assert offered("dimo push runs/") == ["runs/a"]
 
 
+def test_checkpoints_of_a_run_are_offered_behind_an_at(offered, tmp_path):
+    for step in (200, 400):
+        folder = tmp_path / "runs" / "a" / "checkpoints" / f"step-{step}"
+        folder.mkdir(parents=True)
+        (folder / "contents.json").write_text('{"progress": {"best_step": 200}}')
+    (tmp_path / "runs" / "a" / "run.yaml").touch()
+    names = ["step-200", "step-400", "best", "last"]
+    assert offered("dimo sample --student runs/a@") == [f"runs/a@{name}" for name in names]
+    assert offered("dimo compare digits runs/a@b") == ["runs/a@best"]
+    assert offered("dimo eval fid runs/a@step-4") == ["runs/a@step-400"]
+    assert offered("dimo tteo nothing@") == []
+
+
+def test_runs_are_offered_to_be_checked(offered, tmp_path):
+    (tmp_path / "runs" / "a").mkdir(parents=True)
+    (tmp_path / "runs" / "a" / "run.yaml").touch()
+    assert offered("dimo check runs/") == ["runs/a"]
+
+
 def test_a_damaged_manifest_offers_classes_all_the_same(offered, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "dimo.json").write_text("[]")

@@ -35,6 +35,7 @@ SPECS = {
     "export": {"export"},
     "push": {"push", "launch", "render"},
     "doctor": {"launch", "render"},
+    "check": {"check", "launch", "render"},
     "presets": RUN_SPECS | {"refine"},
     "spec": RUN_SPECS | {"refine"},
 }

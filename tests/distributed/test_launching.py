@@ -98,7 +98,7 @@ def test_a_signal_reaches_all_processes_and_leaves_a_checkpoint(tmp_path):
     process.send_signal(signal.SIGTERM)
     code, _, talk = ended(process)
     assert code == 128 + signal.SIGTERM
-    assert "`--resume r`" in talk
+    assert "dimo distill --resume r" in talk
     assert "Traceback" not in talk
     assert CheckpointFolder(tmp_path / "r" / "checkpoints").steps()[-1] > 0
 

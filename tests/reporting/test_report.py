@@ -137,7 +137,7 @@ def test_an_unfinished_run_says_so_and_how_to_go_on(tmp_path):
     page = page_of(make_run(tmp_path / "half", records=[record(step) for step in range(1, 8)],
                             samples=0))  # fmt: skip
     assert "This run is unfinished: it is at step 7 of 30" in page.words
-    assert "dimo distill --resume half" in page.words
+    assert f"dimo distill --resume {tmp_path / 'half'}" in page.words
     assert "This run has no sample grids." in page.words
 
 

@@ -13,8 +13,9 @@ from safetensors.torch import load_file
 
 import tests.helpers.forking  # noqa: F401
 from dimo_cli.console.live import PlainView
+from dimo_cli.run_folder.verifying import check_contents
 from dimo_cli.runs.distill import distill
-from dimo_cli.training.checkpoint import CheckpointFolder, check_contents
+from dimo_cli.training.checkpoint import CheckpointFolder
 from tests.conftest import small_spec
 
 DEADLINE = 7200  # of a machine that others use as well

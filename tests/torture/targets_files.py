@@ -21,10 +21,12 @@ from dimo_cli.errors import MissingError
 from dimo_cli.files.writing import file_sha256
 from dimo_cli.hub.weights import read_pickle, state_dict_in
 from dimo_cli.metrics.references import build_reference, read_reference, write_reference
+from dimo_cli.run_folder.naming import CONTENTS
+from dimo_cli.run_folder.verifying import write_contents
 from dimo_cli.specs.data import DatasetIndex, Recipe, ShardEntry
 from dimo_cli.students.folder import BUILTIN, load_student
 from dimo_cli.teachers.registry import load_teacher
-from dimo_cli.training.checkpoint import CONTENTS, CheckpointFolder, write_contents
+from dimo_cli.training.checkpoint import CheckpointFolder
 from dimo_cli.training.trainer import Trainer
 from tests.conftest import Silent, small_spec
 from tests.helpers.pictures import archive, pictures, png

@@ -1,0 +1,45 @@
+"""What a run folder holds, and whether anything is left to be done in it. Imports no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from dimo_cli.errors import DimoError
+from dimo_cli.run_folder.naming import newest_facts, read_json
+from dimo_cli.specs.distill import DistillSpec
+from dimo_cli.specs.resolve import load_yaml, resolve_spec
+
+SUMMARY = "summary.json"  # the last thing that a run writes
+INTERVALS = ("log_every", "checkpoint_every", "keep_checkpoints")  # mean nothing once it is over
+
+
+def is_refinement(run: Path) -> bool:
+    """Whether a run went on from a student, as its run.yaml says."""
+    path = run / "run.yaml"
+    try:
+        return "gan" in load_yaml(path).values
+    except (DimoError, OSError):
+        return False
+
+
+def finished_as(run: Path, spec: DistillSpec) -> dict[str, Any] | None:
+    """The summary of a run that a continuation by `spec` would add nothing to; else None.
+
+    It has its student, of the last step that is asked for, and measured it as is asked for.
+    """
+    summary, manifest = read_json(run / SUMMARY), read_json(run / "student" / "dimo.json")
+    training = manifest.get("training")
+    steps = training.get("steps") if isinstance(training, dict) else None
+    path = run / "run.yaml"
+    if not (newest_facts(run).get("step") == steps == spec.train.steps):
+        return None
+    if summary.get("weights_sha256") != manifest.get("weights_sha256"):
+        return None
+    try:
+        before = resolve_spec(type(spec), file=path, environment={}).spec
+    except DimoError:
+        return None
+    intervals = {name: getattr(spec.train, name) for name in INTERVALS}
+    train = before.train.model_copy(update=intervals)
+    return summary if before.model_copy(update={"train": train}) == spec else None
