@@ -31,12 +31,12 @@ LAYERS = (
     ("hub", "distributed", "console"),
     ("specs",),
     ("files",),
-    ("errors", "next_steps"),
+    ("errors",),
     ("redacting", "plugins", "__init__"),
 )
 LEVEL = {room: level for level, rooms in enumerate(reversed(LAYERS)) for room in rooms}
 
-LOOSE = {"__init__", "__main__", "main", "errors", "next_steps", "redacting", "plugins", "pipeline"}
+LOOSE = {"__init__", "__main__", "main", "errors", "redacting", "plugins", "pipeline"}
 
 EXCEPTIONS = {
     ("__init__", "pipeline"): "the package's face, which imports it only when it is asked for",

@@ -10,7 +10,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from dimo_cli.checking.files import Check, wrong_blob, wrong_hash, wrong_weights
-from dimo_cli.data.shards import INDEX, fits, read_index, read_shard
+from dimo_cli.data.shards import INDEX, mismatch, read_index, read_shard
 from dimo_cli.errors import DimoError, MissingError, SpecError
 from dimo_cli.files.untrusted import parse_json
 from dimo_cli.hub.access import dimo_cache, download_cache
@@ -154,14 +154,14 @@ def wrong_index(folder: Path) -> str | None:
 def wrong_shard(folder: Path, entry: ShardEntry, recipe: Recipe) -> str | None:
     """Whether a shard is as it was written, and fits the recipe with its labels or captions."""
     path = folder / entry.file
-    if problem := wrong_hash(path, entry.sha256):
-        return problem
+    for file, digest in ((path, entry.sha256), (path.with_suffix(".json"), entry.captions_sha256)):
+        if digest is not None and (problem := wrong_hash(file, digest)):
+            return problem
     try:
         tokens, condition = read_shard(path, recipe.condition == "captions")
-        whole = len(tokens) == entry.images and fits(tokens, condition, recipe)
+        return mismatch(tokens, condition, entry.images, recipe) or None
     except (SafetensorError, OSError, ValueError, KeyError, TypeError):
-        whole = False
-    return None if whole else f"or its {recipe.condition} are not what the index says"
+        return f"or its {recipe.condition} are not what the index says"
 
 
 def cache_checks(folder: Path) -> Iterator[Check]:

@@ -8,11 +8,11 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from dimo_cli import next_steps
 from dimo_cli.commands import completing
 from dimo_cli.commands.frame import command
 from dimo_cli.commands.plan import flops, size
 from dimo_cli.commands.usage import Commands
+from dimo_cli.console import next_steps
 from dimo_cli.console.output import out
 from dimo_cli.errors import SpecError
 from dimo_cli.specs.distill import DistillSpec

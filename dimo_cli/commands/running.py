@@ -10,10 +10,10 @@ import typer
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from dimo_cli import next_steps
 from dimo_cli.commands.launching import check_launch, in_processes, start_processes
 from dimo_cli.commands.options import RunOptions
 from dimo_cli.commands.plan import forecast_view, size
+from dimo_cli.console import next_steps
 from dimo_cli.console.output import out
 from dimo_cli.errors import MissingError, SpecError
 from dimo_cli.run_folder.state import finished_as, is_refinement

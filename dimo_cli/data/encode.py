@@ -19,9 +19,7 @@ from dimo_cli.data.job import Job, facts_of, make_job, mended, unfinished
 from dimo_cli.data.shards import (
     INDEX,
     SKIPPED,
-    in_place_of,
     shard_path,
-    tidy,
     token_dtype,
     write_json,
     write_shard,
@@ -30,7 +28,7 @@ from dimo_cli.distributed.orphans import end_with_parent
 from dimo_cli.distributed.ranks import are_joined, from_all, is_first, own_rank
 from dimo_cli.errors import DimoError, MissingError, SpecError
 from dimo_cli.files.locking import LOCK, locked
-from dimo_cli.files.writing import file_sha256, writing_to
+from dimo_cli.files.writing import file_sha256, tidy, whole_file, writing_to
 from dimo_cli.specs.data import DatasetIndex, EncodeSpec, Recipe, ShardEntry
 from dimo_cli.specs.distill import TeacherSource
 from dimo_cli.teachers.protocol import Teacher
@@ -127,7 +125,7 @@ def write_skipped(path: Path, skipped: Sequence[tuple[str, str]]) -> None:
         path.unlink(missing_ok=True)
         return
     lines = [json.dumps({"image": name, "reason": why}) + "\n" for name, why in skipped]
-    with in_place_of(path) as temporary:
+    with whole_file(path) as temporary:
         temporary.write_text("".join(lines), encoding="utf-8")
 
 
@@ -172,7 +170,8 @@ def encode_share(
     (rank, world), out = own_rank(), job.out
     todo = sorted({*unfinished(job), *mended(job)})
     numbers = range(rank, len(job.shards()), world)
-    remove_leftovers(out, numbers)
+    if world == 1:
+        tidy(out)  # nobody else writes here; ranks of other machines may
     if todo:
         (out / INDEX).unlink(missing_ok=True)  # it comes back when all shards are there
     mine = [number for number in todo if number in numbers]
@@ -190,15 +189,6 @@ def encode_share(
         index, skipped = write_index(job, spec.source, classes)
         return Encoded(len(job.images), len(job.shards()), kept, index, tuple(skipped))
     return Encoded(len(job.images), len(job.shards()), kept, None)
-
-
-def remove_leftovers(out: Path, numbers: Sequence[int]) -> None:
-    """Remove what a process that was killed left of the files that this one is to write."""
-    tidy(out / INDEX)
-    tidy(out / SKIPPED)
-    for number in numbers:
-        tidy(shard_path(out, number))
-        tidy(shard_path(out, number).with_suffix(".json"))
 
 
 def encode_in_processes(

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from torch import Tensor
 
 from dimo_cli.errors import MissingError, SpecError
 from dimo_cli.files.untrusted import first_problem, parse_json
-from dimo_cli.files.writing import file_sha256, fsync_path
+from dimo_cli.files.writing import file_sha256, whole_file
 from dimo_cli.specs.data import DatasetIndex, Recipe, ShardEntry
 from dimo_cli.teachers.digits import training_tokens
 from dimo_cli.teachers.protocol import Teacher
@@ -50,25 +49,6 @@ def token_dtype(codes: int) -> torch.dtype:
     return torch.int32
 
 
-@contextmanager
-def in_place_of(final: Path) -> Iterator[Path]:
-    """A file of this process alone that takes a place when it is whole, or never."""
-    temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        fsync_path(temporary)
-        temporary.replace(final)
-    finally:
-        temporary.unlink(missing_ok=True)
-    fsync_path(final.parent)
-
-
-def tidy(final: Path) -> None:
-    """Remove what processes that were killed left of a file; nobody else may be writing it."""
-    for temporary in final.parent.glob(f".{final.name}.*.tmp"):
-        temporary.unlink(missing_ok=True)
-
-
 def write_shard(
     path: Path, tokens: Tensor, condition: Tensor | Captions, facts: Mapping[str, Any]
 ) -> None:
@@ -78,7 +58,7 @@ def write_shard(
         tensors["labels"] = condition.to(torch.int32)
     else:
         write_json(path.with_suffix(".json"), condition)
-    with in_place_of(path) as temporary:
+    with whole_file(path) as temporary:
         # One entry only: safetensors shuffles them, and equal shards are to be equal files.
         save_file(tensors, temporary, metadata={FACTS: json.dumps(facts)})
 
@@ -86,7 +66,7 @@ def write_shard(
 def write_json(path: Path, content: object) -> None:
     """Write a JSON file whole, or not at all."""
     text = json.dumps(content, ensure_ascii=False, indent=1)
-    with in_place_of(path) as temporary:
+    with whole_file(path) as temporary:
         # What of a file's name is no UTF-8 is escaped, as JSON has it.
         temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Literal
 
-from dimo_cli import next_steps
+from dimo_cli.console import next_steps
 from dimo_cli.reporting.charts import number
 from dimo_cli.reporting.collect import RunRecord
 from dimo_cli.reporting.curves import points_of

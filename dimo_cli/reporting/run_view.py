@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from dimo_cli import next_steps
+from dimo_cli.console import next_steps
 from dimo_cli.reporting.charts import Level, number, spread
 from dimo_cli.reporting.collect import RunRecord, Setting, collect
 from dimo_cli.reporting.curves import charts_of, metric_chart

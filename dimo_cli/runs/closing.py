@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from dimo_cli import next_steps
+from dimo_cli.console import next_steps
 from dimo_cli.console.live import View
 from dimo_cli.evaluation.yardstick import Measurement, Yardstick
 from dimo_cli.sampling.samplers import student_sampler, teacher_sampler

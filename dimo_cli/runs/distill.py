@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dimo_cli import next_steps
+from dimo_cli.console import next_steps
 from dimo_cli.console.live import View
 from dimo_cli.distributed.ranks import first_ahead, is_first, joined_ranks, part, wait_for_all
 from dimo_cli.engine.distill import Distillation

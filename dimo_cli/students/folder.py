@@ -18,10 +18,11 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from dimo_cli import __version__, next_steps
+from dimo_cli import __version__
 from dimo_cli.cards.card import student_card
 from dimo_cli.cards.facts import CardFacts
 from dimo_cli.cards.licenses import license_of
+from dimo_cli.console import next_steps
 from dimo_cli.errors import MissingError, SpecError, nearest
 from dimo_cli.files.reading import MOST_DOCUMENT, read_text
 from dimo_cli.files.sound import check_finite

@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from dimo_cli.console.next_steps import resume
 from dimo_cli.distributed.ranks import (
     as_first_says,
     from_all,
@@ -33,7 +34,6 @@ from dimo_cli.distributed.ranks import (
 from dimo_cli.errors import MissingError
 from dimo_cli.files.torch_files import load_torch
 from dimo_cli.files.writing import OLD, replace_folder
-from dimo_cli.next_steps import resume
 from dimo_cli.run_folder.checkpoints import STATE, DamagedCheckpoint
 from dimo_cli.run_folder.identity import ForeignCheckpoint, check_owner
 from dimo_cli.run_folder.naming import steps_in

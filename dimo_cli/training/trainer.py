@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from dimo_cli.console.next_steps import resume
 from dimo_cli.distributed.lifeline import announce_last_checkpoint, ending_signals
 from dimo_cli.distributed.ranks import as_first_says, from_all, is_first, largest
 from dimo_cli.engine import fused
@@ -26,7 +27,6 @@ from dimo_cli.engine.schedules import ema_decay
 from dimo_cli.engine.sharding import gather, shard_blocks, sharding_plugin
 from dimo_cli.engine.share import divide, local_train, mean_values
 from dimo_cli.errors import DivergedError, MissingError, SpecError
-from dimo_cli.next_steps import resume
 from dimo_cli.run_folder.effort import rate
 from dimo_cli.run_folder.log import RunLog
 from dimo_cli.run_folder.state import is_refinement

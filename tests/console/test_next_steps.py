@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from dimo_cli import next_steps
+from dimo_cli.console import next_steps
 from dimo_cli.runs.watcher import RunWatcher
 from dimo_cli.specs.resolve import preset_names, refine_preset_names
 from dimo_cli.students.names import builtin_students
