@@ -108,15 +108,17 @@ def test_no_command_passes_on_an_order(dimo, folders, monkeypatch, tmp_path, wor
             json.loads(result.stdout)
 
 
-def test_a_traceback_that_was_asked_for_holds_no_order(folders, monkeypatch, capsys):
+def test_a_traceback_that_was_asked_for_holds_no_order(folders, monkeypatch, capfd):
     """DIMO_DEBUG=1 shows what the program itself would otherwise put into a sentence."""
     monkeypatch.chdir(folders)
     monkeypatch.setenv("DIMO_DEBUG", "1")
     monkeypatch.setattr(app, "rich_markup_mode", app.rich_markup_mode)  # which `main` sets
     monkeypatch.setattr(sys, "argv", ["dimo", "sample", "--student", "unknown-teacher"])
+    for stream in ("stdout", "stderr"):  # which `main` takes the place of
+        monkeypatch.setattr(sys, stream, getattr(sys, stream))
     with pytest.raises(SystemExit):
         main()
-    told = capsys.readouterr().err
+    told = capfd.readouterr().err
     assert "Traceback" in told
     assert_harmless(told)
 

@@ -86,7 +86,8 @@ VIEWS = {
 
 
 @pytest.mark.parametrize("kind", VIEWS)
-def test_no_view_passes_on_an_order(kind):
+def test_no_view_passes_on_an_order(kind, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")  # so that no word is wrapped
     text = printed(VIEWS[kind])
     assert_harmless(text)
     for words in ("[red]a[/red]", ":warning:"):

@@ -119,5 +119,5 @@ def machine(registries, prepared, tmp_path, tmp_path_factory, monkeypatch):
     monkeypatch.setattr("dimo_cli.planning.plan.machine_memory", lambda: ("a large GPU", 2**40))
     disk = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: disk._replace(free=2**40))
-    monkeypatch.setattr("dimo_cli.play.server.serve", lambda studio, listening, ready: ready())
+    monkeypatch.setattr("dimo_cli.play.server.serve", lambda *page: page[-1]())
     return tmp_path

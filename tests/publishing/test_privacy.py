@@ -87,7 +87,8 @@ def test_a_preview_of_a_class_that_is_none_is_drawn_anew(hub, dimo, own, tmp_pat
     assert SECRET.encode() not in content
 
 
-def test_a_dry_run_shows_what_each_file_carries(dimo, own):
+def test_a_dry_run_shows_what_each_file_carries(dimo, own, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
     document = pushed(dimo, own, NAME, "--dry-run")
     carries = {file["path"]: file["carries"] for file in document["files"]}
     assert {"dimo.student", "dimo.conditions", "dimo.version"} == set(carries["preview.png"])
