@@ -59,7 +59,8 @@ class Trained(torch.nn.Module):
     def __init__(self, name, device):
         super().__init__()
         self.network = JUDGES[name]()
-        width = 96
+        with torch.no_grad():
+            width = self.network.look(torch.zeros(1, 3, 32, 32)).shape[1]
         self.cells = torch.nn.Conv2d(width, THINGS, 1)
         self.background = torch.nn.Linear(width, 3)
         self.to(device)
@@ -70,7 +71,7 @@ class Trained(torch.nn.Module):
     def read(self, words):
         """What the judge makes of captions."""
         if isinstance(self.network, ShapesWitness):
-            return self.network.text(words.long())
+            return self.network.read(words.long())
         with torch.no_grad():
             return self.reader[0](words.long())
 

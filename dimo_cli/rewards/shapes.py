@@ -2,7 +2,7 @@
 
 `shapes_clip` is trained like CLIP, on rendered pictures and captions in pairs: a weak judge.
 `shapes_preference` says whether a picture is whole and is what the words ask for, which it reads
-with the teacher's text encoder. `shapes_witness` says the same: a transformer with words of its
+with the teacher's text encoder. `shapes_witness` says the same: another network with words of its
 own, trained on other scenes and other draws, that watches while a student is trained for another.
 `examples/train_shapes_rewards.py` trains the first, `examples/train_shapes_judges.py` the others.
 """
@@ -143,39 +143,59 @@ class ShapesJudge(nn.Module):
         return self.judge(self.look(pictures), states)
 
 
-class ShapesWitness(nn.Module):
-    """Words and patches as one sequence, after each was read alone, and one number at its front."""
+class AskedResidual(nn.Module):
+    """Two convolutions beside a skip connection; the words say which channels count."""
 
-    def __init__(self, width: int = 96, heads: int = 4) -> None:
+    def __init__(self, width: int, words: int) -> None:
         super().__init__()
-        self.text = WordTower(width, depth=1, heads=heads)
-        self.picture = nn.Sequential(
-            nn.Conv2d(3, 48, 3, padding=1), nn.SiLU(), nn.Conv2d(48, width, 4, stride=4)
+        self.first = nn.Conv2d(width, width, 3, padding=1)
+        self.second = nn.Conv2d(width, width, 3, padding=1)
+        self.asked = nn.Linear(words, 4 * width)
+
+    def forward(self, x: Tensor, words: Tensor) -> Tensor:
+        """Map [B, C, H, W] to [B, C, H, W]."""
+        scale, shift, more_scale, more_shift = self.asked(words)[..., None, None].chunk(4, 1)
+        y = self.first(F.silu(x)) * (1 + scale) + shift
+        return x + self.second(F.silu(y)) * (1 + more_scale) + more_shift
+
+
+class ShapesWitness(nn.Module):
+    """Convolutions whose channels the words turn up and down, and one number of all places."""
+
+    def __init__(self, width: int = 80, text_width: int = 96, pooled: int = 128) -> None:
+        super().__init__()
+        self.text = WordTower(text_width, depth=1, heads=4)
+        self.text_out = nn.Linear(text_width, text_width)
+        self.picture = nn.Sequential(*picture_tower((48, width), (2, 2)), Residual(width))
+        self.place = nn.Parameter(0.02 * torch.randn(width, SIDE // 4, SIDE // 4))
+        self.asked = nn.ModuleList(AskedResidual(width, text_width) for _ in range(2))
+        self.pool = nn.Conv2d(width, pooled, 1)
+        self.out = nn.Sequential(
+            nn.Linear(2 * pooled + text_width, pooled), nn.SiLU(), nn.Linear(pooled, 1)
         )
-        self.place = nn.Parameter(0.02 * torch.randn((SIDE // 4) ** 2, width))
-        self.patches = nn.ModuleList(Block(width, heads) for _ in range(2))
-        self.verdict = nn.Parameter(0.02 * torch.randn(1, width))
-        self.together = nn.ModuleList(Block(width, heads) for _ in range(2))
-        self.norm = nn.LayerNorm(width)
-        self.out = nn.Linear(width, 1)
+
+    def read(self, ids: Tensor) -> Tensor:
+        """What words [B, 22] ask for: [B, D]."""
+        is_word = (ids > 0).float()[..., None]
+        states = (self.text(ids) * is_word).sum(1) / is_word.sum(1).clamp(min=1)
+        return F.silu(self.text_out(states))
 
     def look(self, pictures: Tensor) -> Tensor:
         """What is where on pictures [B, 3, 32, 32]: [B, D, 8, 8]."""
-        x = self.picture(pictures).flatten(2).transpose(1, 2) + self.place
-        for block in self.patches:
-            x = block(x)
-        return x.transpose(1, 2).unflatten(2, (SIDE // 4, SIDE // 4))
+        features: Tensor = self.picture(pictures) + self.place
+        return features
 
     def judge(self, features: Tensor, words: Tensor) -> Tensor:
-        """Log odds [B] of what `look` found and the words' states [B, 22, D]."""
-        verdict = self.verdict.expand(len(features), 1, -1)
-        x = torch.cat([verdict, words, features.flatten(2).transpose(1, 2)], dim=1)
-        for block in self.together:
-            x = block(x)
-        return self.out(self.norm(x[:, 0])).squeeze(-1)
+        """Log odds [B] of what `look` found and what `read` made of the words."""
+        x = features
+        for block in self.asked:
+            x = block(x, words)
+        x = F.silu(self.pool(F.silu(x))).flatten(2)
+        verdict: Tensor = self.out(torch.cat([x.mean(-1), x.amax(-1), words], dim=1))
+        return verdict.squeeze(-1)
 
     def forward(self, pictures: Tensor, words: Tensor) -> Tensor:
-        """Log odds [B] that a picture is whole and as the words' states [B, 22, D] say."""
+        """Log odds [B] that a picture is whole and as asked."""
         return self.judge(self.look(pictures), words)
 
 
@@ -228,7 +248,7 @@ class WitnessReward(ShapesReward):
     network: ShapesWitness
 
     def encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        return {"words": self.network.text(words_to_ids(prompts).to(self.device))}
+        return {"words": self.network.read(words_to_ids(prompts).to(self.device))}
 
     def score(self, pixels: Tensor, text: RewardText) -> Tensor:
         scores: Tensor = self.network(pixels, text.tensors["words"])
