@@ -207,3 +207,9 @@ def test_a_dry_run_of_a_refinement_shows_where_every_setting_is_from(dimo):
     assert document["spec"]["gan"]["enabled"] is True
     assert document["origins"]["start"] == "argument STUDENT"
     assert document["fits"] is True
+
+
+def test_a_run_says_how_strong_its_noise_is_for_its_teacher(dimo):
+    more = ("--gan", *QUICK, "--set", "init.embed_noise=0.1", "-o", "noisy")
+    told = dimo("refine", "digits", *more).stderr
+    assert "Embedding noise: sigma 0.1 is" in told
