@@ -1,6 +1,6 @@
 """Pictures for the judges of `shapes`: rendered, broken, soft and sampled, each with its truth.
 
-    python examples/shapes_judges_data.py --out runs/judges/data --role trained --kind student --part 0
+    python examples/shapes_judges_data.py --out runs/judges/data          (an hour on 2 CPU cores)
 
 A part is a few thousand groups of four pictures that are to be of one caption. Every scene belongs
 to one of three roles by its digest, so that the judges that are trained and the watching one share
@@ -128,7 +128,10 @@ def collect(scenes, pictures, rng, known=None):
     return {
         "pictures": np.asarray(pictures, np.uint8),
         "words": words_to_ids(said).numpy().astype(np.uint8),
-        "other_words": words_to_ids(rows["other"]).numpy().astype(np.uint8).reshape(count, FOUR, -1),
+        "other_words": words_to_ids(rows["other"])
+        .numpy()
+        .astype(np.uint8)
+        .reshape(count, FOUR, -1),
         "worth": np.array(rows["worth"], np.float32).reshape(count, FOUR),
         "other_worth": np.array(rows["other_worth"], np.float32).reshape(count, FOUR),
         "cells": np.stack(rows["cells"]).reshape(count, FOUR, 8, 8),
@@ -182,7 +185,9 @@ def rendered(scenes, rng, seed):
     """The truth, two near misses, and something broken, soft or noisy."""
     tokenizer = open_student("shapes", LoadOptions(with_teacher=True)).teacher.tokenizer
     generator = torch.Generator().manual_seed(seed)
-    pictures = np.stack([[picture_of(kind, scene, rng) for kind in range(FOUR)] for scene in scenes])
+    pictures = np.stack(
+        [[picture_of(kind, scene, rng) for kind in range(FOUR)] for scene in scenes]
+    )
     flat = pictures.reshape(-1, world.SIDE, world.SIDE, 3)
     for first in range(0, len(flat), 1024):
         part = flat[first : first + 1024]
@@ -226,7 +231,8 @@ def stray(things, rng):
     for _ in range(50):
         x, y = rng.randrange(4, 28), rng.randrange(4, 28)
         room = all(
-            max(abs(x - thing.x), abs(y - thing.y)) > world.SIZES[thing.size] + 4 for thing in things
+            max(abs(x - thing.x), abs(y - thing.y)) > world.SIZES[thing.size] + 4
+            for thing in things
         )
         if room:
             break

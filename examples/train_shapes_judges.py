@@ -1,10 +1,10 @@
 """Trains `shapes_preference` and the judge that watches it, `shapes_witness`.
 
-    python examples/shapes_judges_data.py --out runs/judges/data        (an hour on 2 CPU cores)
-    python examples/train_shapes_judges.py --data runs/judges/data --out runs/judges --judge shapes_preference
+    python examples/shapes_judges_data.py --out runs/judges/data
+    python examples/train_shapes_judges.py --data runs/judges/data --out runs/judges
 
-The two see other scenes, other draws and are other networks. Stopped and started again with the same
---out, it goes on from its last checkpoint. `--device cuda` trains in minutes.
+The two see other scenes, other draws and are other networks. Stopped and started again with the
+same --out, it goes on from its last checkpoint. `--device cuda` trains in minutes.
 """
 
 import argparse
@@ -188,7 +188,9 @@ def train(name, options):
             torch.save({**state, "optimizer": optimizer.state_dict()}, path.with_suffix(".new"))
             path.with_suffix(".new").rename(path)
             last = time.monotonic()
-    weights = {key: tensor.half().contiguous().cpu() for key, tensor in mean.network.state_dict().items()}
+    weights = {
+        key: tensor.half().contiguous().cpu() for key, tensor in mean.network.state_dict().items()
+    }
     save_file(weights, options.out / f"{name}.safetensors")
 
 

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from dimo_cli.hub.loading import on_meta
 from dimo_cli.hub.published import Published
 from dimo_cli.rewards.protocol import Reward, RewardCard, RewardText
-from dimo_cli.teachers.blocks import Block
 from dimo_cli.teachers.builtin import builtin_path
 from dimo_cli.teachers.shapes import fill_from
 from dimo_cli.teachers.shapes.network import (

@@ -196,8 +196,8 @@ def starting_auxiliary(spec: RefineSpec) -> StateDict | None:
     path = checkpoints.path(steps[-1]) / "auxiliary.safetensors" if steps else None
     if path is None or not path.is_file():
         raise MissingError(
-            f"`auxiliary.start` is run, and `{spec.start}` is no run folder with a checkpoint of an "
-            "auxiliary.",
+            f"`auxiliary.start` is run, and `{spec.start}` is no run folder with a checkpoint "
+            "of an auxiliary.",
             "Start from a run folder, or set `auxiliary.start=teacher`.",
         )
     return load_file(path)

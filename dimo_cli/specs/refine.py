@@ -9,7 +9,6 @@ from pydantic import BeforeValidator, Field, model_validator
 from dimo_cli.specs.base import Flag, Int, Real, Spec, or_auto
 from dimo_cli.specs.distill import AuxiliarySpec, DistillSpec, OptimizerSpec
 
-
 WARM_UP = 100  # steps of a discriminator whose weight is automatic
 
 
@@ -163,7 +162,9 @@ class RefineSpec(DistillSpec):
         if self.gan.weight == "auto" and not self.distill_weight:
             raise ValueError("gan.weight auto needs the Di[M]O loss: set distill_weight above 0")
         if self.auxiliary.start == "run" and not self.distill_weight:
-            raise ValueError("auxiliary.start run needs the Di[M]O loss: set distill_weight above 0")
+            raise ValueError(
+                "auxiliary.start run needs the Di[M]O loss: set distill_weight above 0"
+            )
         return self
 
 

@@ -333,7 +333,7 @@ def test_the_auxiliary_learns_the_probabilities_of_before_the_heads_update(teach
     generation = run.generate(0)
     rows = torch.arange(generation.tokens.shape[0] * generation.tokens.shape[1])
     before = run.student_logits(generation, rows)
-    divergence, reuse = run.backward_student(generation, False)
+    run.backward_student(generation, False)
     run.keep_logits(generation)
     run.student_optimizer.update(0)
     assert torch.equal(run.student_logits(generation, rows), before)
