@@ -21,12 +21,12 @@ from train_shapes import as_images, decaying_rate
 
 from dimo_cli.rewards.shapes import ShapesJudge, ShapesWitness
 from dimo_cli.teachers.builtin import builtin_path
-from dimo_cli.teachers.shapes import fill_from
+from dimo_cli.teachers.shapes import fill_from, world
 from dimo_cli.teachers.shapes.network import ShapesText
 
 JUDGES = {"shapes_preference": ShapesJudge, "shapes_witness": ShapesWitness}
 ROLES = {"shapes_preference": "trained", "shapes_witness": "watching"}
-MIX = {"rendered": 8, "student": 12, "soft": 6, "teacher": 6, "climbed": 8}  # captions of a batch
+MIX = {"rendered": 5, "student": 14, "soft": 9, "teacher": 4, "climbed": 8}  # captions of a batch
 THINGS = 37  # nothing, or a shape of a color and a size
 SECONDS = 120  # between two checkpoints
 RATE, MEMORY = 2e-3, 0.999
@@ -77,6 +77,7 @@ class Trained(torch.nn.Module):
 
     def losses(self, batch, noise):
         """Verdicts on both captions, order within a caption, and what is where."""
+        batch = mirrored(batch)
         pictures = as_images(batch["pictures"].flatten(0, 1))
         strength = noise * torch.rand(len(pictures), 1, 1, 1, device=pictures.device)
         pictures = pictures + strength * torch.randn_like(pictures)
@@ -87,15 +88,33 @@ class Trained(torch.nn.Module):
         logits = self.network.judge(both, torch.cat([own, other])).float()
         target = torch.cat([batch["worth"].flatten(), batch["other_worth"].flatten()])
         verdict = F.binary_cross_entropy_with_logits(logits, 0.01 + 0.98 * target)
-        cells = F.cross_entropy(
-            self.cells(features).float(), batch["cells"].flatten(0, 1).long(), reduction="sum"
-        )
+        known = batch["known"].repeat_interleave(FOUR)
+        where = batch["cells"].flatten(0, 1).long()
+        cells = F.cross_entropy(self.cells(features[known]).float(), where[known], reduction="sum")
         background = F.cross_entropy(
             self.background(features.mean((2, 3))).float(), batch["background"].flatten().long()
         )
         order = out_of_order(logits[: len(pictures)].view(-1, FOUR), batch["worth"])
-        seen = 0.1 * cells / len(pictures) + 0.1 * background
+        seen = 0.1 * cells / known.sum().clamp(min=1) + 0.1 * background
         return verdict + 0.3 * order + seen, {"verdict": verdict, "order": order, "seen": seen}
+
+
+def mirrored(batch):
+    """Half of the captions with left and right exchanged, in words and pictures alike.
+
+    What is true stays true: shapes are symmetric, and only left and right tell sides.
+    """
+    flipped = torch.rand(len(batch["words"]), device=batch["words"].device) < 0.5
+    left, right = (world.vocabulary().index(side) for side in ("left", "right"))
+    batch = dict(batch)
+    for name in ("words", "other_words"):
+        words = batch[name][flipped]
+        swapped = torch.where(words == left, right, torch.where(words == right, left, words))
+        batch[name] = batch[name].index_put((flipped,), swapped.to(words.dtype))
+    batch["pictures"] = batch["pictures"].index_put((flipped,), batch["pictures"][flipped].flip(3))
+    # An object in the middle is in the cell that begins there, so cells are not exactly mirrored.
+    batch["known"] = ~flipped
+    return batch
 
 
 def out_of_order(logits, worth):
@@ -145,7 +164,7 @@ def train(name, options):
     judge, mean = Trained(name, device), Trained(name, device)
     judge.to(memory_format=torch.channels_last)
     mean.load_state_dict(judge.state_dict())
-    optimizer = torch.optim.AdamW(judge.parameters(), lr=RATE, weight_decay=0.05)
+    optimizer = torch.optim.AdamW(judge.parameters(), lr=RATE, weight_decay=0.2)
     step, path = 0, options.out / f"{name}.checkpoint"
     if path.exists():
         kept = torch.load(path, map_location=device)
@@ -166,7 +185,7 @@ def train(name, options):
             shelves = stocked(name, options)
         batch = drawn(shelves, device, options.batch)
         with torch.autocast(device.type, torch.bfloat16):
-            loss, parts = judge.losses(batch, noise=0.06)
+            loss, parts = judge.losses(batch, noise=0.08)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(judge.parameters(), 1.0)

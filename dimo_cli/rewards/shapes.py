@@ -50,13 +50,13 @@ CARDS = {
         "shapes_preference",
         "whether a picture of `shapes` is whole and as asked, by one network",
         "log odds, usually -8 to 8",
-        892_449,
+        1_058_617,
     ),
     "shapes_witness": card(
         "shapes_witness",
         "the same as `shapes_preference`, by another network from other pictures: it watches",
         "log odds, usually -8 to 8",
-        0,
+        660_801,
     ),
 }
 
