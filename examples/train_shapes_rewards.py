@@ -20,11 +20,6 @@ from dimo_cli.teachers.shapes import fill_from, world
 from dimo_cli.teachers.shapes.network import words_to_ids
 from dimo_cli.teachers.shapes.tokenizer import ShapesTokenizer
 
-FEW = (1, 1, 2, 3, 4)  # steps of the teacher, so few that many of its pictures are wrong
-AT_ONCE = 250  # pictures of the student
-CLIP, JUDGE = "shapes_clip.safetensors", "shapes_preference.safetensors"
-FIRST_JUDGE = "first_judge.safetensors"  # before it is hardened
-
 
 def triples(count, seed):
     """Pictures, their captions, and captions that are false of them by one thing."""
