@@ -51,6 +51,8 @@ class Generation:
     top1: Tensor | None
     extra_gradient: Tensor | None = None
     """What other losses than Di[M]O ask of the hidden states."""
+    logits: Tensor | None = None
+    """The student's logits [B L, G, V], where they are asked for after its head has changed."""
 
 
 @dataclass(slots=True)
@@ -141,6 +143,7 @@ class Distillation:
                 self.backward_auxiliary(generation, reuse.mask, reuse.hidden) if reuse else None
             )
             del reuse
+            self.keep_logits(generation)
         norm = self.student_optimizer.update(step, unless=self.verdict.found_inf)
         if self.verdict.refuses("student", norm):
             if any(loss is not None for loss in paid):
@@ -362,19 +365,15 @@ class Distillation:
         Returns that sum and the share of masked slots [2]. Their ratio is the mean loss; it is
         taken over the whole step, so that no pass and no rank counts more than another.
         """
-        spec, space = self.spec.auxiliary, self.teacher.space
+        spec = self.spec.auxiliary
         rows, masked = mask.rows, mask.slots
         targets = generation.tokens.masked_fill(~masked, IGNORED).flatten(0, 1)[rows]
-        student_flat = generation.hidden.detach().flatten(0, 1)
         slots = masked.numel() * self.spec.train.accumulate
 
         def loss_of(head: HeadRows, part: slice) -> Tensor:
             soft_target = None
             if spec.soft_weight:
-                with torch.no_grad():
-                    positions = rows[part] % space.length
-                    soft_target = self.student.head(student_flat[rows[part]], positions)
-                    soft_target = soft_target.flatten(0, 1)
+                soft_target = self.student_logits(generation, rows[part]).flatten(0, 1)
             loss = auxiliary_loss(
                 head.logits().flatten(0, 1),
                 targets[part].flatten(),
@@ -388,6 +387,25 @@ class Distillation:
         with self.autocast():
             total = backward_through_head(self.auxiliary, hidden, rows, self.chunk_tokens, loss_of)
         return torch.stack([total * self.spec.train.accumulate, masked.float().mean()])
+
+    @torch.no_grad()
+    def student_logits(self, generation: Generation, rows: Tensor) -> Tensor:
+        """Logits [n, G, V] that the student had at flat rows [n] of a pass."""
+        if generation.logits is not None:
+            return generation.logits[rows]
+        flat = generation.hidden.detach().flatten(0, 1)
+        return self.student.head(flat[rows], rows % self.teacher.space.length)
+
+    def keep_logits(self, generation: Generation) -> None:
+        """Keep a pass's logits if the auxiliary is to learn of it when the head has changed."""
+        auxiliary = self.spec.auxiliary
+        is_soft = bool(auxiliary.soft_weight) or self.spec.masking.content == "soft"
+        all_paid = auxiliary.share_x_tilde and auxiliary.updates == 1
+        if self.uses_auxiliary and is_soft and not (auxiliary.fresh_samples or all_paid):
+            B, L, _ = generation.hidden.shape
+            with self.autocast():
+                rows = torch.arange(B * L, device=generation.hidden.device)
+                generation.logits = self.student_logits(generation, rows)
 
     def draw_x_tilde(self, tokens: Tensor, which: int) -> tuple[Tensor, Tensor, Mask]:
         """Mask ratios [B], x_tilde and its mask: for the student (0), or an auxiliary update."""
@@ -446,14 +464,12 @@ class Distillation:
         if self.spec.masking.content == "tokens":
             return backbone.embed(x_tilde)
         B, L, _ = generation.hidden.shape
-        flat, slots = generation.hidden.detach().flatten(0, 1), mask.flatten(0, 1)
-        rows = torch.arange(B * L, device=flat.device)
+        slots, rows = mask.flatten(0, 1), torch.arange(B * L, device=mask.device)
         parts = []
         for part in chunks(B * L, self.chunk_tokens):
-            with torch.no_grad():
-                probs = self.student.head(flat[part], rows[part] % L).float().softmax(-1)
+            probs = self.student_logits(generation, rows[part]).float().softmax(-1)
             # A sum over thousands of small probabilities is not for half precision.
-            with torch.autocast(flat.device.type, enabled=False):
+            with torch.autocast(mask.device.type, enabled=False):
                 parts.append(backbone.embed_probs(probs[:, None], slots[part][:, None]).squeeze(1))
         return torch.cat(parts).unflatten(0, (B, L))
 

@@ -87,11 +87,14 @@ class Refinement(Distillation):
         start: Backbone,
         data: RealTokens | None = None,
         rewards: Rewards | None = None,
+        auxiliary: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """The student starts from `start`; the auxiliary starts from the teacher, as in Di[M]O."""
+        """The student starts from `start`; the auxiliary from the teacher, if it has no weights."""
         self.refine, self.data, self.rewards = spec, data, rewards or {}
         super().__init__(teacher, spec, generator, autocast, share)
         self.student.load_state_dict(start.state_dict())
+        if auxiliary is not None:
+            self.auxiliary.load_state_dict(auxiliary)
         self.steps_done = 0
         self.norms = {name: RunningNorm() for name in ("distill", "gan", "reward")}
         self.seen: dict[str, Tensor] = {}
@@ -227,7 +230,7 @@ class Refinement(Distillation):
     def objectives(self, cond: Cond) -> dict[str, Callable[[Tensor], Tensor]]:
         """The losses [B] of token weights [B, L, G, V] that are on at this step."""
         found: dict[str, Callable[[Tensor], Tensor]] = {}
-        if self.discriminator is not None and self.steps_done >= self.refine.gan.start:
+        if self.discriminator is not None and self.steps_done >= self.refine.gan.first_step:
             found["gan"] = lambda weights: self.gan_loss(weights, cond)
         if self.rewards:
             found["reward"] = lambda weights: self.reward_loss(weights, cond)
@@ -304,7 +307,19 @@ class Refinement(Distillation):
     def measured(self) -> dict[str, float]:
         """Losses, scores and norms of this step as numbers; it waits for the card."""
         values = {name: value.item() for name, value in self.seen.items()}
-        values |= {f"{name}_norm": value for name, value in self.norm_values().items()}
+        values |= self.measured_norms()
         if self.refine.gan.weight == "auto" and self.discriminator is not None:
             values["gan_weight"] = float(self.weight_of("gan"))
+        return values
+
+    def measured_norms(self) -> dict[str, float]:
+        """What each loss asks of the logits: as it is, with its weight, and against Di[M]O's."""
+        norms = self.norm_values()
+        values = {f"{name}_norm": value for name, value in norms.items()}
+        distill = norms.pop("distill", 0.0)  # its weight is in it already
+        for name, norm in norms.items():
+            weighted = float(self.weight_of(name)) * norm
+            values[f"weighted_{name}_norm"] = weighted
+            if distill:
+                values[f"{name}_ratio"] = weighted / distill
         return values

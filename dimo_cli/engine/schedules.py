@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dimo_cli.engine.draws import Source, normal, on_host, own_generator, uniform
 from dimo_cli.specs.distill import FixedNoise, FixedRatio, RandomRatio, TeacherGuidance, WarmupNoise
+from dimo_cli.teachers.protocol import Backbone, TokenSpace
 
 
 def guidance_scale(spec: TeacherGuidance, mask_ratio: Tensor) -> Tensor:
@@ -46,6 +47,18 @@ def perturb_embeddings(embeds: Tensor, sigma: float, generator: Source) -> Tenso
     if sigma == 0:
         return embeds
     return add_noise(embeds, sigma, normal(embeds.shape, generator))
+
+
+@torch.no_grad()
+def noise_over_spread(sigma: float, backbone: Backbone, space: TokenSpace) -> float:
+    """Noise in units of the spread of the embeddings that it is put on.
+
+    sigma is absolute: of two teachers one can drown in what the other does not notice.
+    """
+    device = next(backbone.parameters()).device
+    tokens = torch.arange(space.length * space.groups, device=device) % space.codes
+    spread = backbone.embed(tokens.view(1, space.length, space.groups)).float().std(1).mean()
+    return sigma / max(spread.item(), 1e-12)
 
 
 def draw_mask_ratio(spec: FixedRatio | RandomRatio, generator: Source) -> float:

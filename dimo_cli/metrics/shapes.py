@@ -9,6 +9,8 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,22 +67,35 @@ def distance(pixels: NDArray[np.uint8], color: tuple[int, int, int]) -> NDArray[
 
 def best_outline(area: NDArray[np.bool_], x: int, y: int) -> tuple[str, str, int, int] | None:
     """The shape, size and place that overlap best with an area around (x, y)."""
-    best, found = LEAST_OVERLAP, None
-    for shape in SHAPES:
-        for size, half in SIZES.items():
-            form = stencil(shape, half)
-            for dx in (-1, 0, 1):
-                for dy in (-2, -1, 0, 1, 2):
-                    candidate = np.zeros((SIDE + 2 * half, SIDE + 2 * half), dtype=bool)
-                    top, left = y + dy, x + dx
-                    if not (0 <= top < SIDE and 0 <= left < SIDE):
-                        continue
-                    candidate[top : top + 2 * half + 1, left : left + 2 * half + 1] = form
-                    inside = candidate[half : half + SIDE, half : half + SIDE]
-                    overlap = (inside & area).sum() / (inside | area).sum()
-                    if overlap > best:
-                        best, found = overlap, (shape, size, left, top)
-    return found
+    near = [
+        (left, top)
+        for left, top in product((x - 1, x, x + 1), range(y - 2, y + 3))
+        if 0 <= left < SIDE and 0 <= top < SIDE
+    ]
+    forms, inside = outlines()
+    rows = [top * SIDE + left for left, top in near]
+    common = forms[:, rows] @ area.ravel().astype(np.float32)
+    overlaps = common / (inside[:, rows] + area.sum() - common)
+    form, place = divmod(int(overlaps.argmax()), len(near))
+    if overlaps[form, place] <= LEAST_OVERLAP:
+        return None
+    shape, size = list(product(SHAPES, SIZES))[form]
+    return shape, size, *near[place]
+
+
+@cache
+def outlines() -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Every shape in every size at every place, as far as it is inside, and its pixels there."""
+    forms = np.zeros((len(SHAPES), len(SIZES), SIDE * SIDE, SIDE, SIDE), np.float32)
+    for (kind, shape), (number, half) in product(enumerate(SHAPES), enumerate(SIZES.values())):
+        wide = np.zeros((SIDE + 2 * half, SIDE + 2 * half), np.float32)
+        for place in range(SIDE * SIDE):
+            top, left = divmod(place, SIDE)
+            wide[:] = 0
+            wide[top : top + 2 * half + 1, left : left + 2 * half + 1] = stencil(shape, half)
+            forms[kind, number, place] = wide[half : half + SIDE, half : half + SIDE]
+    flat = forms.reshape(len(SHAPES) * len(SIZES), SIDE * SIDE, SIDE * SIDE)
+    return flat, flat.sum(-1, dtype=np.float64)
 
 
 def is_true(scene: Scene, picture: Pixels) -> bool:
@@ -88,7 +103,11 @@ def is_true(scene: Scene, picture: Pixels) -> bool:
 
     Of one object at least one must be there, of several exactly so many.
     """
-    things, background = read_picture(picture)
+    return holds(scene, *read_picture(picture))
+
+
+def holds(scene: Scene, things: Sequence[Thing], background: str) -> bool:
+    """Whether a scene is true of these objects before this background."""
     if scene.background not in (None, background):
         return False
     members = [[thing for thing in things if fits(thing, group)] for group in scene.groups]

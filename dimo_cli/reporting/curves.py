@@ -78,7 +78,21 @@ TOPICS = (
     ),
     Topic(
         "Gradient norms at the logits",
-        {"distill_norm": "Di[M]O", "gan_norm": "adversarial", "reward_norm": "rewards"},
+        {
+            "distill_norm": "Di[M]O",
+            "weighted_gan_norm": "adversarial",
+            "weighted_reward_norm": "rewards",
+        },
+        "running averages, each with its weight",
+    ),
+    Topic(
+        "Gradient norms over Di[M]O's",
+        {"gan_ratio": "adversarial", "reward_ratio": "rewards"},
+        "with their weights; healthy: of one order",
+    ),
+    Topic(
+        "Gradient norms without weights",
+        {"gan_norm": "adversarial", "reward_norm": "rewards"},
         "running averages",
     ),
     Topic("Throughput", {"images_per_second": "images per second"}, "healthy: steady"),

@@ -22,6 +22,7 @@ from dimo_cli.rewards.preprocess import preprocess
 
 N = TypeVar("N", bound=nn.Module)
 PROMPTS_AT_ONCE = 64
+KEPT_BYTES = 2**30  # of encoded prompts: training draws from millions, and each comes rarely
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,7 @@ class Checkpointed(nn.Module):
 class Reward(nn.Module, ABC):
     """A frozen judge of images: higher is better.
 
-    Its network never leaves evaluation mode. Prompts are encoded once and remembered.
+    Its network never leaves evaluation mode. Encoded prompts are remembered, up to a limit.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class Reward(nn.Module, ABC):
         self.network = network.requires_grad_(False).eval()
         self.image_size, self.antialias = image_size, antialias
         self._rows: dict[str, dict[str, Tensor]] = {}
+        self._bytes = 0
 
     @abstractmethod
     def encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
@@ -111,6 +113,7 @@ class Reward(nn.Module, ABC):
         rows = [self._rows[prompt] for prompt in prompts]
         names = rows[0] if rows else ()
         tensors = {name: torch.stack([row[name] for row in rows]) for name in names}
+        self._forget()
         return RewardText(
             tuple(prompts), {name: tensor.to(self.device) for name, tensor in tensors.items()}
         )
@@ -121,7 +124,15 @@ class Reward(nn.Module, ABC):
     def _remember(self, prompts: list[str]) -> None:
         found = {name: tensor.cpu() for name, tensor in self.encode(prompts).items()}
         for number, prompt in enumerate(prompts):
-            self._rows[prompt] = {name: tensor[number] for name, tensor in found.items()}
+            # Each a tensor of its own: as a view it would keep all others that it came with.
+            row = {name: tensor[number].clone() for name, tensor in found.items()}
+            self._rows[prompt] = row
+            self._bytes += bytes_of(row)
+
+    def _forget(self) -> None:
+        """Drop the prompts that were read first, as far as there are too many."""
+        while self._bytes > KEPT_BYTES and self._rows:
+            self._bytes -= bytes_of(self._rows.pop(next(iter(self._rows))))
 
     def forward(self, images: Tensor, text: RewardText) -> Tensor:
         """Scores [B] of images [B, 3, H, W] in [-1, 1] of any size, each with its own prompt."""
@@ -160,6 +171,11 @@ class Reward(nn.Module, ABC):
     def dtype(self) -> torch.dtype:
         """The precision of the network; preprocessing and scores are float32 in any case."""
         return next(self.parameters()).dtype
+
+
+def bytes_of(row: Mapping[str, Tensor]) -> int:
+    """What the tensors of a prompt take up."""
+    return sum(tensor.nbytes for tensor in row.values())
 
 
 def fill_reward(network: N, weights: StateDict, card: RewardCard) -> N:

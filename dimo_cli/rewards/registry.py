@@ -25,6 +25,7 @@ MODULES = {
     "aesthetic": "aesthetic",
     "shapes_clip": "shapes",
     "shapes_preference": "shapes",
+    "shapes_witness": "shapes",
 }
 
 

@@ -1,9 +1,10 @@
-"""The embedded rewards of `shapes`: one compares picture and words, one judges them together.
+"""The embedded rewards of `shapes`: one compares picture and words, two judge them together.
 
-`shapes_clip` is trained like CLIP, on pictures and captions in pairs, with its own text tower.
+`shapes_clip` is trained like CLIP, on rendered pictures and captions in pairs: a weak judge.
 `shapes_preference` says whether a picture is whole and is what the words ask for, which it reads
-with the teacher's text encoder. They share neither weights nor training draws, so that one can
-watch while a student is trained for the other. `examples/train_shapes_rewards.py` trains both.
+with the teacher's text encoder. `shapes_witness` says the same: another network with words of its
+own, trained on other scenes and other draws, that watches while a student is trained for another.
+`examples/train_shapes_rewards.py` trains the first, `examples/train_shapes_judges.py` the others.
 """
 
 from __future__ import annotations
@@ -20,10 +21,16 @@ from torch import Tensor, nn
 from dimo_cli.hub.loading import on_meta
 from dimo_cli.hub.published import Published
 from dimo_cli.rewards.protocol import Reward, RewardCard, RewardText
-from dimo_cli.teachers.blocks import Block
 from dimo_cli.teachers.builtin import builtin_path
 from dimo_cli.teachers.shapes import fill_from
-from dimo_cli.teachers.shapes.network import WIDTH, ShapesText, WordTower, words_to_ids
+from dimo_cli.teachers.shapes.network import (
+    SUMMARY,
+    WIDTH,
+    ShapesText,
+    WordTower,
+    words_to_ids,
+)
+from dimo_cli.teachers.shapes.tokenizer import Residual
 from dimo_cli.teachers.shapes.world import SIDE
 
 
@@ -43,7 +50,13 @@ CARDS = {
         "shapes_preference",
         "whether a picture of `shapes` is whole and as asked, by one network",
         "log odds, usually -8 to 8",
-        892_449,
+        1_058_617,
+    ),
+    "shapes_witness": card(
+        "shapes_witness",
+        "the same as `shapes_preference`, by another network from other pictures: it watches",
+        "log odds, usually -8 to 8",
+        660_801,
     ),
 }
 
@@ -80,26 +93,109 @@ class ShapesClip(nn.Module):
 
 
 class ShapesJudge(nn.Module):
-    """What the words say and patches as one sequence, and one number at its front."""
+    """Counts on the picture what each group of the words asks for, and compares.
 
-    def __init__(self, width: int = 96, depth: int = 3, heads: int = 4) -> None:
+    Sums, not means, go through gates that the words open: three circles are more than two.
+    """
+
+    def __init__(self, width: int = 96, gates: int = 24, depth: int = 8, hidden: int = 192) -> None:
         super().__init__()
-        self.picture = picture_tower((32, 64, width), (1, 2, 2))
-        self.place = nn.Parameter(0.02 * torch.randn((SIDE // 4) ** 2, width))
-        self.read = nn.Linear(WIDTH, width)
-        self.verdict = nn.Parameter(0.02 * torch.randn(1, width))
-        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
-        self.norm = nn.LayerNorm(width)
-        self.out = nn.Linear(width, 1)
+        self.picture = nn.Sequential(
+            *picture_tower((32, 64, width), (1, 2, 2)), Residual(width), Residual(width), nn.SiLU()
+        )
+        self.gates = gates
+        self.question = nn.Linear(WIDTH, gates * depth)
+        self.answer = nn.Conv2d(width, gates * depth, 1)
+        self.threshold = nn.Parameter(torch.full((gates, 1), -2.0))
+        self.whole = nn.Conv2d(width, 64, 1)
+        seen = SUMMARY * (WIDTH + 3 * gates) + 2 * 64
+        self.verdict = nn.Sequential(
+            nn.Linear(seen, hidden),
+            nn.SiLU(),
+            nn.Linear(hidden, hidden),
+            nn.SiLU(),
+            nn.Linear(hidden, 1),
+        )
+
+    def look(self, pictures: Tensor) -> Tensor:
+        """What is where on pictures [B, 3, 32, 32]: [B, D, 8, 8]."""
+        features: Tensor = self.picture(pictures)
+        return features
+
+    def judge(self, features: Tensor, states: Tensor) -> Tensor:
+        """Log odds [B] of what `look` found and the text encoder's states [B, 2, D]."""
+        questions = self.question(states).unflatten(-1, (self.gates, -1))
+        answers = self.answer(features).flatten(2).unflatten(1, (self.gates, -1))
+        fits = torch.einsum("bsgd,bgdp->bsgp", questions, answers)
+        opened = (fits + self.threshold).sigmoid()
+        side = features.shape[-1]
+        line = torch.linspace(-1, 1, side, device=features.device, dtype=opened.dtype)
+        places = torch.stack([line.repeat(side), line.repeat_interleave(side)], dim=1)
+        found = torch.cat([opened.sum(-1, keepdim=True), opened @ places], dim=-1)
+        whole = F.silu(self.whole(features)).flatten(2)
+        seen = [states.flatten(1), found.flatten(1), whole.mean(-1), whole.amax(-1)]
+        verdict: Tensor = self.verdict(torch.cat(seen, dim=1))
+        return verdict.squeeze(-1)
 
     def forward(self, pictures: Tensor, states: Tensor) -> Tensor:
         """Log odds [B] that a picture is whole and as the text encoder's states [B, 2, D] say."""
-        patches = self.picture(pictures).flatten(2).transpose(1, 2) + self.place
-        verdict = self.verdict.expand(len(pictures), 1, -1)
-        x = torch.cat([verdict, self.read(states), patches], dim=1)
-        for block in self.blocks:
-            x = block(x)
-        return self.out(self.norm(x[:, 0])).squeeze(-1)
+        return self.judge(self.look(pictures), states)
+
+
+class AskedResidual(nn.Module):
+    """Two convolutions beside a skip connection; the words say which channels count."""
+
+    def __init__(self, width: int, words: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(width, width, 3, padding=1)
+        self.second = nn.Conv2d(width, width, 3, padding=1)
+        self.asked = nn.Linear(words, 4 * width)
+
+    def forward(self, x: Tensor, words: Tensor) -> Tensor:
+        """Map [B, C, H, W] to [B, C, H, W]."""
+        scale, shift, more_scale, more_shift = self.asked(words)[..., None, None].chunk(4, 1)
+        y = self.first(F.silu(x)) * (1 + scale) + shift
+        return x + self.second(F.silu(y)) * (1 + more_scale) + more_shift
+
+
+class ShapesWitness(nn.Module):
+    """Convolutions whose channels the words turn up and down, and one number of all places."""
+
+    def __init__(self, width: int = 80, text_width: int = 96, pooled: int = 128) -> None:
+        super().__init__()
+        self.text = WordTower(text_width, depth=1, heads=4)
+        self.text_out = nn.Linear(text_width, text_width)
+        self.picture = nn.Sequential(*picture_tower((48, width), (2, 2)), Residual(width))
+        self.place = nn.Parameter(0.02 * torch.randn(width, SIDE // 4, SIDE // 4))
+        self.asked = nn.ModuleList(AskedResidual(width, text_width) for _ in range(2))
+        self.pool = nn.Conv2d(width, pooled, 1)
+        self.out = nn.Sequential(
+            nn.Linear(2 * pooled + text_width, pooled), nn.SiLU(), nn.Linear(pooled, 1)
+        )
+
+    def read(self, ids: Tensor) -> Tensor:
+        """What words [B, 22] ask for: [B, D]."""
+        is_word = (ids > 0).float()[..., None]
+        states = (self.text(ids) * is_word).sum(1) / is_word.sum(1).clamp(min=1)
+        return F.silu(self.text_out(states))
+
+    def look(self, pictures: Tensor) -> Tensor:
+        """What is where on pictures [B, 3, 32, 32]: [B, D, 8, 8]."""
+        features: Tensor = self.picture(pictures) + self.place
+        return features
+
+    def judge(self, features: Tensor, words: Tensor) -> Tensor:
+        """Log odds [B] of what `look` found and what `read` made of the words."""
+        x = features
+        for block in self.asked:
+            x = block(x, words)
+        x = F.silu(self.pool(F.silu(x))).flatten(2)
+        verdict: Tensor = self.out(torch.cat([x.mean(-1), x.amax(-1), words], dim=1))
+        return verdict.squeeze(-1)
+
+    def forward(self, pictures: Tensor, words: Tensor) -> Tensor:
+        """Log odds [B] that a picture is whole and as asked."""
+        return self.judge(self.look(pictures), words)
 
 
 class ShapesReward(Reward):
@@ -145,12 +241,27 @@ class PreferenceReward(ShapesReward):
         return scores
 
 
+class WitnessReward(ShapesReward):
+    """A judge that reads for itself."""
+
+    network: ShapesWitness
+
+    def encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        return {"words": self.network.read(words_to_ids(prompts).to(self.device))}
+
+    def score(self, pixels: Tensor, text: RewardText) -> Tensor:
+        scores: Tensor = self.network(pixels, text.tensors["words"])
+        return scores
+
+
 def load(name: str, store: Any = None, sizes: Any = None) -> ShapesReward:
     """An embedded reward with the weights that ship in the package."""
     builtin = Path(builtin_path(""))
     file = builtin / f"{name}.safetensors"
     if name == "shapes_clip":
         return ClipReward(CARDS[name], fill_from(ShapesClip(), file))
+    if name == "shapes_witness":
+        return WitnessReward(CARDS[name], fill_from(ShapesWitness(), file))
     reader = fill_from(ShapesText(), builtin / "shapes_text.safetensors")
     return PreferenceReward(CARDS[name], fill_from(ShapesJudge(), file), reader)
 
@@ -159,4 +270,6 @@ def blank(name: str) -> ShapesReward:
     """An embedded reward without weights."""
     if name == "shapes_clip":
         return ClipReward(CARDS[name], on_meta(ShapesClip))
+    if name == "shapes_witness":
+        return WitnessReward(CARDS[name], on_meta(ShapesWitness))
     return PreferenceReward(CARDS[name], on_meta(ShapesJudge), on_meta(ShapesText))

@@ -16,6 +16,7 @@ from dimo_cli.console import next_steps
 from dimo_cli.console.live import View
 from dimo_cli.distributed.ranks import first_ahead, is_first, joined_ranks, part, wait_for_all
 from dimo_cli.engine.distill import Distillation
+from dimo_cli.engine.schedules import noise_over_spread
 from dimo_cli.errors import DivergedError, MissingError, NotFinite, SpecError
 from dimo_cli.evaluation.yardstick import Measurement, check_measurable
 from dimo_cli.files.lines import decoded, lines_of
@@ -218,7 +219,16 @@ def run_method(
         if origins is not None:
             keep_origins(folder, origins)
         wait_for_all()
+        note_noise(spec, teacher, watcher.view)
         return train_and_measure(spec, teacher, trainer, watcher, resume)
+
+
+def note_noise(spec: DistillSpec, teacher: Teacher, view: View) -> None:
+    """Say how strong the noise on the student's embeddings is for this teacher."""
+    sigma = spec.init.embed_noise.sigma
+    if sigma:
+        times = noise_over_spread(sigma, teacher.backbone, teacher.space)
+        view.note(f"Embedding noise: sigma {sigma:g} is {times:.2g} of the embeddings' spread.")
 
 
 def train_with_all(trainer: Trainer, resume: bool) -> Backbone:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from dimo_cli.console.live import View
@@ -16,6 +17,7 @@ from dimo_cli.distributed.ranks import first_ahead, is_first, joined_ranks
 from dimo_cli.engine.refine import Refinement, Rewards
 from dimo_cli.errors import MissingError, NotFinite, SpecError
 from dimo_cli.files.locking import refuse_if_locked
+from dimo_cli.hub.published import StateDict
 from dimo_cli.hub.store import HubStore
 from dimo_cli.rewards.protocol import Reward
 from dimo_cli.rewards.registry import check_reward, load_rewards
@@ -32,6 +34,7 @@ from dimo_cli.teachers.conditioning import PromptConditioner
 from dimo_cli.teachers.protocol import Backbone, Cond, Teacher
 from dimo_cli.teachers.registry import configured, load_skeleton
 from dimo_cli.training.accelerator import make_accelerator
+from dimo_cli.training.checkpoint import CheckpointFolder
 from dimo_cli.training.guard import Guard
 
 HELD_OUT = "held_out_reward"  # its name in the log
@@ -164,7 +167,8 @@ def refine(
     }
     watcher = RefineWatcher(spec, teacher, folder, view, models[held_out] if held_out else None)
     start = student.backbone.to("cpu")  # its weights are copied once, and not needed again
-    method = partial(Refinement, start=start, data=data, rewards=rewards)
+    auxiliary = starting_auxiliary(spec)
+    method = partial(Refinement, start=start, data=data, rewards=rewards, auxiliary=auxiliary)
     return run_method(spec, teacher, folder, watcher, resume, origins, method)
 
 
@@ -185,6 +189,22 @@ def check_refinable(spec: RefineSpec) -> None:
         read_index(Path(spec.gan.data))
     elif spec.gan.enabled:
         builtin_dataset(spec.teacher.name)
+
+
+def starting_auxiliary(spec: RefineSpec) -> StateDict | None:
+    """The weights of the auxiliary of the run that the student is from; None: the teacher's."""
+    if spec.auxiliary.start == "teacher":
+        return None
+    checkpoints = CheckpointFolder(Path(str(spec.start)) / "checkpoints")
+    steps = checkpoints.steps()
+    path = checkpoints.path(steps[-1]) / "auxiliary.safetensors" if steps else None
+    if path is None or not path.is_file():
+        raise MissingError(
+            f"`auxiliary.start` is run, and `{spec.start}` is no run folder with a checkpoint "
+            "of an auxiliary.",
+            "Start from a run folder, or set `auxiliary.start=teacher`.",
+        )
+    return load_file(path)
 
 
 def starting_student(spec: RefineSpec, view: View, device: torch.device) -> Student:

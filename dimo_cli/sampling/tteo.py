@@ -123,7 +123,10 @@ def optimize_prompt(
     before = render(backbone, teacher.tokenizer, cond[first], start[first], spec)
     plain = clock(device) - began
     began = clock(device)
-    found = optimize_embeddings(backbone, teacher.tokenizer, cond, start, score, spec, on_iterate)
+    with torch.autocast(device.type, torch.bfloat16, enabled=spec.precision == "bf16"):
+        found = optimize_embeddings(
+            backbone, teacher.tokenizer, cond, start, score, spec, on_iterate
+        )
     chosen = slice(found.best, found.best + 1)
     after = found.images[chosen]
     if spec.decode == "argmax":

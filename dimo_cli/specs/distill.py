@@ -194,7 +194,11 @@ class LossSpec(Spec):
     teacher_temperature: Real = Field(1.0, gt=0, le=100, description="Divides teacher logits")
     auxiliary_temperature: Real = Field(1.0, gt=0, le=100, description="Divides auxiliary logits")
     entropy_bonus: Real = Field(
-        0.0, ge=0, description="Weight of the student's entropy, added as in PPO (supplement E.14)"
+        0.0,
+        ge=-10,
+        le=10,
+        description="Weight of the student's entropy, added as in PPO (supplement E.14); below 0 "
+        "it sharpens",
     )
     chunk_tokens: Int | None = Field(
         None,

@@ -7,7 +7,9 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from dimo_cli.specs.base import Flag, Int, Real, Spec, or_auto
-from dimo_cli.specs.distill import DistillSpec, OptimizerSpec
+from dimo_cli.specs.distill import AuxiliarySpec, DistillSpec, OptimizerSpec
+
+WARM_UP = 100  # steps of a discriminator whose weight is automatic
 
 
 class RelaxSpec(Spec):
@@ -49,10 +51,22 @@ class GanSpec(Spec):
     feature_noise: Real = Field(
         0.0, ge=0, description="Gaussian noise on the teacher's features, in units of their spread"
     )
-    start: Int = Field(0, ge=0, description="Steps before the adversarial loss reaches the student")
+    start: Int | None = Field(
+        None,
+        ge=0,
+        description="Steps before the adversarial loss reaches the student; null: 0, or "
+        f"{WARM_UP} with weight auto, which would amplify an untrained discriminator",
+    )
     optimizer: OptimizerSpec = Field(
         default_factory=lambda: OptimizerSpec(beta1=0.0), description="Optimizer of the heads"
     )
+
+    @property
+    def first_step(self) -> int:
+        """The step from which on the adversarial loss reaches the student."""
+        if self.start is not None:
+            return self.start
+        return WARM_UP if self.weight == "auto" else 0
 
     @model_validator(mode="after")
     def _ordered(self) -> GanSpec:
@@ -98,6 +112,16 @@ class RewardSpec(Spec):
         return self
 
 
+class RefineAuxiliarySpec(AuxiliarySpec):
+    """The auxiliary of a refinement, which starts at the teacher or goes on from the run before."""
+
+    start: Literal["teacher", "run"] = Field(
+        "teacher",
+        description="What the auxiliary starts as: the teacher, with which Di[M]O asks for nothing "
+        "at first, or the auxiliary of the run that `start` is the student of",
+    )
+
+
 def _weight_or_off(data: object) -> object:
     return 1.0 if data is True else 0.0 if data is False else data
 
@@ -115,6 +139,10 @@ class RefineSpec(DistillSpec):
     )
     distill_weight: Annotated[Real, BeforeValidator(_weight_or_off)] = Field(
         1.0, ge=0, description="Weight of the Di[M]O loss; 0 switches it and the auxiliary off"
+    )
+    auxiliary: RefineAuxiliarySpec = Field(
+        default_factory=RefineAuxiliarySpec,
+        description="The network that tracks the student's own tokens",
     )
     relax: RelaxSpec = Field(default_factory=RelaxSpec, description="The gradient's way back")
     gan: GanSpec = Field(default_factory=GanSpec, description="Adversarial fine-tuning")
@@ -136,6 +164,10 @@ class RefineSpec(DistillSpec):
             raise ValueError("loss.student_input must be x_init in a refinement")
         if self.gan.weight == "auto" and not self.distill_weight:
             raise ValueError("gan.weight auto needs the Di[M]O loss: set distill_weight above 0")
+        if self.auxiliary.start == "run" and not self.distill_weight:
+            raise ValueError(
+                "auxiliary.start run needs the Di[M]O loss: set distill_weight above 0"
+            )
         return self
 
 

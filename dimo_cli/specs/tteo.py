@@ -40,6 +40,9 @@ class TteoSpec(Spec):
         None,
         description="Score at which a prompt needs no further update; null: all K are carried out",
     )
+    precision: Literal["fp32", "bf16"] = Field(
+        "fp32", description="bf16: networks and rewards in half precision, faster on a card"
+    )
     seed: Int = Field(0, ge=0, lt=2**31, description="Fixes the starts")
     decode: Literal["soft", "argmax"] = Field(
         "soft",

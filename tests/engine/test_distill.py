@@ -318,3 +318,30 @@ def test_the_soft_variant_trains(teacher):
         report = run.step(step, measure=True)
     assert report.skipped is None
     assert report.values["divergence"] > 0
+
+
+@pytest.mark.parametrize(
+    "groups",
+    [
+        {"masking": {"content": "soft"}},
+        {"auxiliary": {"soft_weight": 1.0}},
+        {"masking": {"content": "soft"}, "auxiliary": {"updates": 2, "share_x_tilde": True}},
+    ],
+)
+def test_the_auxiliary_learns_the_probabilities_of_before_the_heads_update(teacher, groups):
+    run = make(teacher, **groups, student={"optimizer": {"learning_rate": 0.1, "warmup_steps": 0}})
+    generation = run.generate(0)
+    rows = torch.arange(generation.tokens.shape[0] * generation.tokens.shape[1])
+    before = run.student_logits(generation, rows)
+    run.backward_student(generation, False)
+    run.keep_logits(generation)
+    run.student_optimizer.update(0)
+    assert torch.equal(run.student_logits(generation, rows), before)
+
+
+def test_no_logits_are_kept_where_nothing_asks_for_them_later(teacher):
+    for groups in ({}, {"masking": {"content": "soft"}, "auxiliary": {"fresh_samples": True}}):
+        run = make(teacher, **groups)
+        generation = run.generate(0)
+        run.keep_logits(generation)
+        assert generation.logits is None

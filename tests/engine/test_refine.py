@@ -30,7 +30,7 @@ GAN = {"enabled": True, "weight": 1.0, "width": 16, "heads": 2,
        "optimizer": {"learning_rate": 2e-3, "beta1": 0.0, "warmup_steps": 1}}  # fmt: skip
 
 
-def build(teacher, generator, rewards=None, **groups):
+def build(teacher, generator, rewards=None, auxiliary_weights=None, **groups):
     spec = refine_spec(**groups)
     data = LabeledTokens(builtin_dataset("digits"), teacher) if spec.gan.enabled else None
     return Refinement(
@@ -41,6 +41,7 @@ def build(teacher, generator, rewards=None, **groups):
         start=teacher.backbone,
         data=data,
         rewards=rewards,
+        auxiliary=auxiliary_weights,
     )
 
 
@@ -136,10 +137,45 @@ def test_the_discriminator_learns_to_tell_real_digits_from_the_teachers_one_step
 
 
 def test_an_automatic_weight_gives_both_gradients_one_norm(teacher, generator):
-    run = build(teacher, generator, gan={**GAN, "weight": "auto"})
+    run = build(teacher, generator, gan={**GAN, "weight": "auto", "start": 0})
     for step in range(3):
         values = run.step(step, measure=True).values
     assert values["gan_weight"] * values["gan_norm"] == pytest.approx(values["distill_norm"])
+    assert values["weighted_gan_norm"] == pytest.approx(values["distill_norm"])
+    assert values["gan_ratio"] == pytest.approx(1.0)
+
+
+def test_norms_are_logged_with_their_weights_and_over_that_of_di_m_o(teacher, generator):
+    run = build(
+        teacher,
+        generator,
+        rewards={"brightness": (brightness, 1.0)},
+        gan={**GAN, "weight": 7.0},
+        reward={"terms": {"clip": 1.0}, "weight": 15.0},
+    )
+    for step in range(3):
+        values = run.step(step, measure=True).values
+    assert values["weighted_reward_norm"] == pytest.approx(15 * values["reward_norm"])
+    assert values["weighted_gan_norm"] == pytest.approx(7 * values["gan_norm"])
+    for name in ("reward", "gan"):
+        ratio = values[f"weighted_{name}_norm"] / values["distill_norm"]
+        assert values[f"{name}_ratio"] == pytest.approx(ratio)
+
+
+def test_an_untrained_discriminator_is_not_amplified(teacher, generator):
+    run = build(teacher, generator, gan={**GAN, "weight": "auto"})
+    for step in (0, 50, 99):
+        values = run.step(step, measure=True).values
+        assert (values["gan_weight"], "gan_norm" in values) == (0, False)
+    assert "gan_norm" in run.step(100, measure=True).values
+    assert refine_spec(gan={"enabled": True, "weight": 5.0}).gan.first_step == 0
+
+
+def test_the_auxiliary_goes_on_from_the_run_before_if_asked_to(teacher, generator):
+    tracked = {name: tensor + 1 for name, tensor in teacher.backbone.state_dict().items()}
+    run = build(teacher, generator, auxiliary_weights=tracked)
+    assert changed(run.auxiliary, tracked) == []
+    assert changed(build(teacher, generator).auxiliary, teacher.backbone.state_dict()) == []
 
 
 def test_real_and_generated_digits_share_their_classes(teacher, generator):
@@ -205,7 +241,7 @@ def test_a_refinement_in_several_passes_is_that_in_one(teacher, kind):
     for batch, accumulate in ((16, 1), (4, 4)):
         generator = torch.Generator().manual_seed(0)
         train = {"steps": 6, "batch_size": batch, "accumulate": accumulate}
-        gan = {**GAN, "weight": "auto", "feature_noise": 0.1}
+        gan = {**GAN, "weight": "auto", "start": 0, "feature_noise": 0.1}
         torch.manual_seed(0)
         run = build(teacher, generator, gan=gan, train=train, relax={"kind": kind})
         for step in range(3):

@@ -10,6 +10,7 @@ from dimo_cli.engine.schedules import (
     draw_mask_ratio,
     ema_decay,
     guidance_scale,
+    noise_over_spread,
     noise_sigma,
     perturb_embeddings,
     warmup_factor,
@@ -110,3 +111,9 @@ def check_auxiliary_loss(data, alpha, temperature, smoothing):
             rtol=1e-5,
             atol=1e-7,
         )
+
+
+def test_noise_is_told_in_units_of_the_embeddings_that_it_is_put_on(teacher):
+    embeds = teacher.backbone.embed(torch.arange(64).view(1, 64, 1) % teacher.space.codes)
+    expected = 0.1 / embeds.std(1).mean().item()
+    assert noise_over_spread(0.1, teacher.backbone, teacher.space) == pytest.approx(expected)

@@ -51,6 +51,17 @@ def images():
     return torch.rand(2, 3, 20, 24, generator=torch.Generator().manual_seed(1)) * 2 - 1
 
 
+def test_encoded_prompts_are_forgotten_beyond_a_limit(monkeypatch):
+    monkeypatch.setattr("dimo_cli.rewards.protocol.KEPT_BYTES", 3 * 512)
+    reward = load_reward("shapes_clip", HubStore())
+    captions = [f"{number} red circles" for number in ("two", "three", "four")]
+    wanted = reward.prepare(captions * 2).tensors["words"]
+    reward.prepare([f"a {color} square" for color in ("red", "green", "blue", "yellow")] * 3)
+    kept = sum(row["words"].untyped_storage().nbytes() for row in reward._rows.values())
+    assert kept <= 3 * 512
+    assert torch.equal(reward.prepare(captions * 2).tensors["words"], wanted)
+
+
 def clip_config():
     """A config file as transformers saves it, with its own notes."""
     config = CLIP_SIZES.model_dump()

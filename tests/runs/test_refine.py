@@ -64,7 +64,8 @@ def last_log(run):
 
 
 def test_the_built_in_student_is_refined_against_real_digits(dimo, tmp_path):
-    run = succeed(dimo("refine", "digits", "--gan", *QUICK, "--out", "r", "--json"))
+    now = ("--set", "gan.start=0")
+    run = succeed(dimo("refine", "digits", "--gan", *QUICK, *now, "--out", "r", "--json"))
     record = last_log(tmp_path / "r")
     assert {"gan_loss", "gan_weight", "discriminator_loss", "divergence"} <= set(record)
     manifest = json.loads((tmp_path / "r" / "student" / "dimo.json").read_text())
@@ -74,6 +75,21 @@ def test_the_built_in_student_is_refined_against_real_digits(dimo, tmp_path):
     assert drawn["images"] == 2
     again = dimo("refine", "r", "--gan", *QUICK, "--out", "r2")
     assert again.exit_code == 0, again.stderr
+
+
+def test_the_auxiliary_goes_on_from_the_run_that_the_student_is_from(dimo, tmp_path):
+    going_on = ("--gan", *QUICK, "--set", "auxiliary.start=run")
+    refused = dimo("refine", "digits", *going_on)
+    assert refused.exit_code == 3
+    assert "`digits` is no run folder" in refused.stderr
+    succeed(dimo("refine", "digits", "--gan", *QUICK, "-o", "a", "--json"))
+    for name, start in (("run", "run"), ("teacher", "teacher")):
+        choice = ("--set", f"auxiliary.start={start}")
+        succeed(dimo("refine", "a", "--gan", *QUICK, *choice, "-o", name, "--json"))
+    first = json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[0])
+    anew = json.loads((tmp_path / "teacher" / "log.jsonl").read_text().splitlines()[0])
+    assert anew["divergence"] == pytest.approx(0, abs=1e-5)
+    assert first["divergence"] > 1e-4
 
 
 def test_a_refinement_resumes_bit_for_bit(dimo, tmp_path):
@@ -191,3 +207,9 @@ def test_a_dry_run_of_a_refinement_shows_where_every_setting_is_from(dimo):
     assert document["spec"]["gan"]["enabled"] is True
     assert document["origins"]["start"] == "argument STUDENT"
     assert document["fits"] is True
+
+
+def test_a_run_says_how_strong_its_noise_is_for_its_teacher(dimo):
+    more = ("--gan", *QUICK, "--set", "init.embed_noise=0.1", "-o", "noisy")
+    told = dimo("refine", "digits", *more).stderr
+    assert "Embedding noise: sigma 0.1 is" in told

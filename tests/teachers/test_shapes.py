@@ -11,7 +11,15 @@ from dimo_cli.errors import SpecError
 from dimo_cli.hub.store import HubStore
 from dimo_cli.metrics.shapes import TASKS, benchmark, is_true, read_picture, scores
 from dimo_cli.rewards.registry import load_reward
-from dimo_cli.rewards.shapes import CARDS, ClipReward, PreferenceReward, ShapesClip, ShapesJudge
+from dimo_cli.rewards.shapes import (
+    CARDS,
+    ClipReward,
+    PreferenceReward,
+    ShapesClip,
+    ShapesJudge,
+    ShapesWitness,
+    WitnessReward,
+)
 from dimo_cli.teachers.protocol import Cond
 from dimo_cli.teachers.registry import load_teacher
 from dimo_cli.teachers.shapes import world
@@ -174,6 +182,7 @@ REWARDS = {
     "shapes_preference": lambda: PreferenceReward(
         CARDS["shapes_preference"], ShapesJudge(), ShapesText()
     ),
+    "shapes_witness": lambda: WitnessReward(CARDS["shapes_witness"], ShapesWitness()),
 }
 
 
@@ -193,7 +202,9 @@ def test_embedded_rewards_are_differentiable_to_the_pixels(name):
     assert bool((gradient.flatten(1).abs().sum(1) > 0).all())
 
 
-@pytest.mark.parametrize(("name", "least"), [("shapes_clip", 170), ("shapes_preference", 140)])
+@pytest.mark.parametrize(
+    ("name", "least"), [("shapes_clip", 170), ("shapes_preference", 190), ("shapes_witness", 190)]
+)
 def test_embedded_rewards_prefer_what_is_true(name, least, rng):
     reward = load_reward(name, HubStore())
     wins = 0

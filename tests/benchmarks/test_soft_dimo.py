@@ -1,0 +1,84 @@
+"""The trials compare like with like, and the report says how sure a difference is."""
+
+import json
+
+import pytest
+
+from benchmarks.soft_dimo import gan, report, rewards, steps, tteo
+from benchmarks.soft_dimo.__main__ import asked_for
+from benchmarks.soft_dimo.intervals import mcnemar, paired_gain
+from benchmarks.soft_dimo.trials import Trial, packed, unpacked
+from dimo_cli.specs.refine import RefineSpec
+from dimo_cli.specs.resolve import resolve_spec
+
+
+def test_student_and_teacher_are_drawn_at_the_same_temperatures():
+    def temperatures(whose):
+        names = [trial for trial in steps.trials() if trial.name.startswith(whose)]
+        return {(trial.settings["temperature"], trial.settings["seed"]) for trial in names}
+
+    assert temperatures("student") == temperatures("teacher")
+    assert (1.0, 2) in temperatures("student")
+
+
+def test_the_control_of_the_gan_is_the_same_training_without_it():
+    def spec(name):
+        sets = [*gan.ARMS[name], "start=digits"]
+        return resolve_spec(RefineSpec, preset="digits-gan", sets=sets, environment={}).spec
+
+    control, soft = spec("control").model_dump(), spec("soft").model_dump()
+    assert (control["gan"].pop("enabled"), soft["gan"].pop("enabled")) == (False, True)
+    assert control == soft
+
+
+def test_the_report_compares_a_gan_on_tokens_with_maskgits_numbers():
+    arm = {"held_out": {"fid5k": 0.9}, "seen": {"fid5k": 0.8}}
+    control = {"held_out": {"fid5k": 1.0}, "seen": {"fid5k": 0.8}}
+    text = report.gan({"gan": {"soft-0": arm, "control-0": control}})
+    assert "6.91 to 6.40" in text
+    assert "2.89" not in text
+    assert "| soft | 0.900 (1 seed) | 0.800 (1 seed) | 0.90 |" in text
+
+
+def test_a_gain_is_that_of_the_same_prompts_and_seeds_with_an_interval():
+    before = {f"student-T1.0-{seed}": {"true": "0101" * 50} for seed in (0, 1)}
+    after = {f"arm-{seed}": {"true": "0111" * 50} for seed in (0, 1)}
+    found = report.gain(after, before, "arm", "student-T1.0")
+    assert found.mean == pytest.approx(0.25)
+    assert 0.15 < found.low < 0.25 < found.high < 0.35
+    assert report.gain(after, before, "other", "student-T1.0") is None
+
+
+def test_equal_verdicts_have_no_gain():
+    found = paired_gain([[1, 0, 1]], [[1, 0, 1]])
+    assert (found.low, found.mean, found.high) == (0, 0, 0)
+
+
+def test_mcnemar_counts_prompts_that_only_one_gets_right():
+    assert mcnemar([1, 1, 0], [1, 1, 0]) == 1.0
+    assert mcnemar([1] * 10, [0] * 10) == pytest.approx(2 / 2**10)
+
+
+def test_a_result_is_kept_and_measured_again_when_its_settings_change(tmp_path, monkeypatch):
+    monkeypatch.setattr("benchmarks.soft_dimo.trials.RESULTS", tmp_path / "results")
+    calls = []
+
+    def run(folder):
+        calls.append(folder)
+        return {"true": packed([True, False])}
+
+    trial = Trial("part", "name", {"seed": 0}, run)
+    for _ in range(2):
+        assert unpacked(trial.carry_out(tmp_path)["true"]) == [1, 0]
+    assert len(calls) == 1
+    kept = json.loads(trial.path.read_text())
+    assert kept["command"].endswith("--only part/name")
+    assert Trial("part", "name", {"seed": 1}, run).result() is None
+
+
+def test_every_arm_that_is_asked_for_is_there():
+    arms = [trial.settings for trial in rewards.trials()]
+    assert len(arms) == 3 * 3 * 2 * 3 * 2
+    assert {arm["ratio"] for arm in arms} == {0.3, 1.0, 5.0}
+    names = {f"{trial.part}/{trial.name}" for trial in asked_for(["tteo/base-soft"])}
+    assert names == {f"tteo/base-soft-{name}" for name in tteo.BUDGETS}

@@ -1,0 +1,35 @@
+"""A measured number is held against the published one of the same training, or against none."""
+
+import pytest
+
+from dimo_cli.metrics.expected import expected_value
+from dimo_cli.metrics.protocol import Result
+from dimo_cli.specs.refine import RefineSpec
+from dimo_cli.specs.resolve import resolve_spec
+
+FID, SCORE = Result("fid50k", 2.0, {"images": 50_000}), Result("geneval", 0.5, {"images": 2212})
+
+
+def published(preset, *sets, result=FID):
+    spec = resolve_spec(RefineSpec, preset=preset, sets=sets, environment={}).spec
+    found = expected_value(result, {"teacher": f"{spec.teacher.name}@x", "method": spec.method})
+    return found and found.value
+
+
+@pytest.mark.parametrize(
+    ("preset", "value"), [("maskgit-gan", 6.40), ("maskbit-gan", 1.96), ("maskbit-gan-long", 1.56)]
+)
+def test_each_stage_of_a_gan_run_has_its_own_published_number(preset, value):
+    assert published(preset) == value
+
+
+def test_rewards_are_held_against_rewards_and_a_gan_is_not():
+    assert published("maskgen-l-reward", result=SCORE) == 0.51
+    assert published("meissonic-reward", result=SCORE) == 0.53
+    assert published("maskgen-l-gan", result=SCORE) is None
+
+
+def test_a_training_that_nobody_published_has_no_number():
+    assert published("maskgen-l-reward", "distill_weight=0", result=SCORE) is None
+    assert published("meissonic-reward", "distill_weight=1", result=SCORE) is None
+    assert published("maskbit-gan", "distill_weight=0") is None
