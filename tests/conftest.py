@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.teachers.registry import load_teacher
-from tests.helpers.fake_hub import FakeHub, serve
+from tests.helpers.fake_hub import FakeHub, let_the_client_log, serve
 
 # The networks of the tests are tiny: one thread each, and as many processes as there are cores.
 torch.set_num_threads(1)
@@ -138,6 +138,7 @@ def unfinished_run(tmp_path_factory, finished_run):
 @pytest.fixture
 def fake_hub(tmp_path_factory, monkeypatch):
     """An empty Hub on this machine, with caches of its own."""
+    let_the_client_log()
     hub = FakeHub()
     server = serve(hub)
     monkeypatch.setenv("HF_ENDPOINT", hub.url)

@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dimo_cli.errors import MissingError, SpecError
+from dimo_cli.files.reading import MOST_DOCUMENT, MOST_PROMPTS, read_text
 from dimo_cli.files.untrusted import first_problem, parse_json
 from dimo_cli.files.writing import file_sha256, whole_file
 from dimo_cli.specs.data import DatasetIndex, Recipe, ShardEntry
@@ -85,7 +86,7 @@ def read_index(folder: Path) -> DatasetIndex:
             else "Make it with `dimo data encode SOURCE --preset NAME --out FOLDER`.",
         )
     try:
-        return DatasetIndex.model_validate_json(path.read_text(encoding="utf-8"))
+        return DatasetIndex.model_validate_json(read_text(path, MOST_DOCUMENT))
     except ValidationError as error:
         where, message = first_problem(error)
         raise MissingError(
@@ -225,7 +226,7 @@ def read_shard(path: Path, captions: bool) -> tuple[Tensor, Tensor | Captions]:
     """Tokens of a shard, memory-mapped, and its labels or captions."""
     tensors = load_file(path)
     if captions:
-        text = path.with_suffix(".json").read_text(encoding="utf-8")
+        text = read_text(path.with_suffix(".json"), MOST_PROMPTS)
         return tensors["tokens"], list(parse_json(text))
     return tensors["tokens"], tensors["labels"]
 

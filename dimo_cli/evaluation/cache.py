@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from dimo_cli import __version__
+from dimo_cli.errors import SpecError
 from dimo_cli.evaluation.result import Evaluation
 from dimo_cli.evaluation.subjects import Subject, content_hash
+from dimo_cli.files.reading import MOST_DOCUMENT, read_text
 from dimo_cli.files.untrusted import parse_json
 from dimo_cli.files.writing import write_whole_text
 from dimo_cli.hub.access import dimo_cache
@@ -46,9 +48,9 @@ def content_at(path: str | None) -> str | None:
 def read_cache(path: Path) -> dict[str, Any] | None:
     """A result that was kept; None where there is none, or a damaged one."""
     try:
-        document: dict[str, Any] = parse_json(path.read_text(encoding="utf-8"))
+        document: dict[str, Any] = parse_json(read_text(path, MOST_DOCUMENT))
         Evaluation.read(document)
-    except (OSError, ValueError):
+    except (OSError, ValueError, SpecError):
         return None
     return document
 

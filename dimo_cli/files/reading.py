@@ -15,6 +15,7 @@ MIB = 2**20
 MOST_SPEC = MIB
 MOST_DOCUMENT = 64 * MIB  # manifests, configurations, results
 MOST_PROMPTS = 256 * MIB  # a line for each image of a large set
+MOST_LOG = 256 * MIB  # a line for each of some 500,000 steps
 MOST_STATISTICS = 1024 * MIB  # of the features of several networks
 
 KINDS = {
@@ -53,3 +54,18 @@ def read_text(path: Path, most: int, errors: str = "strict") -> str:
     """All of a text file in UTF-8, line ends as "\\n"; `errors` as for `bytes.decode`."""
     text = read_bytes(path, most).decode("utf-8", errors)
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_tail(path: Path, most: int) -> tuple[str, bool]:
+    """The end of a text file as far as its last `most` bytes, and whether that is all of it.
+
+    Of a longer one it begins with a whole line.
+    """
+    check_regular(path)
+    with path.open("rb") as file:
+        start = max(0, file.seek(0, 2) - most)
+        file.seek(start)
+        content = file.read(most)
+    if start:
+        content = content.partition(b"\n")[2]
+    return content.decode("utf-8", "replace"), start == 0

@@ -10,6 +10,7 @@ from dimo_cli.cards.facts import Measured, Row
 from dimo_cli.errors import SpecError
 from dimo_cli.evaluation.comparing import read_evaluation
 from dimo_cli.evaluation.tables import flat
+from dimo_cli.files.reading import MOST_DOCUMENT, read_text
 from dimo_cli.files.untrusted import parse_json
 
 SUMMARY = "summary.json"
@@ -41,7 +42,7 @@ def of_run(run: Path, weights_sha256: str) -> tuple[list[Measured], list[Row]]:
     if not path.is_file():
         return [], []
     try:
-        summary = parse_json(path.read_text(encoding="utf-8"))
+        summary = parse_json(read_text(path, MOST_DOCUMENT))
         check_student(str(path), str(summary["weights_sha256"]), weights_sha256)
         scores: list[dict[str, Any]] = summary.get("table", [])
         rows = [Row(sampler_name(s["sampler"]), s["metric"], float(s["value"])) for s in scores]

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dimo_cli.errors import DimoError, MissingError
+from dimo_cli.errors import DimoError, MissingError, SpecError
+from dimo_cli.files.reading import MOST_DOCUMENT, MOST_LOG, MOST_SPEC, read_tail, read_text
 from dimo_cli.files.untrusted import parse_json
 from dimo_cli.hub.access import dimo_cache
 from dimo_cli.reporting.inside import own_file, own_files
@@ -126,8 +127,8 @@ def read_spec(folder: Path, run: RunRecord) -> None:
     if path is None:
         run.missing.append("run.yaml is missing: it is not known what was run.")
         return
-    run.run_yaml = path.read_text(encoding="utf-8", errors="replace")
     try:
+        run.run_yaml = read_text(path, MOST_SPEC, "replace")
         values = load_yaml(path).values
         model = RefineSpec if "gan" in values else DistillSpec
         run.spec = resolve_spec(model, file=path, environment={}).spec
@@ -157,8 +158,7 @@ def read_log(folder: Path, run: RunRecord) -> None:
     if path is None:
         run.missing.append("log.jsonl is missing: there are no curves.")
         return
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    lines = [line for line in lines if line.strip()]
+    lines = [line for line in lines_from(path, run) if line.strip()]
     for line in lines:
         record = parsed(line)
         if isinstance(record, dict) and type(record.get("step")) is int:
@@ -183,7 +183,7 @@ def read_notes(folder: Path, run: RunRecord) -> None:
     """What the run said on its way."""
     path = own_file(folder, NOTES, run.damaged)
     if path is not None:
-        run.notes = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        run.notes = lines_from(path, run)
 
 
 def read_samples(folder: Path, run: RunRecord) -> None:
@@ -267,7 +267,7 @@ def evaluations_of(weights_sha256: str, own: list[Path]) -> list[dict[str, Any]]
     files = [*own, *sorted((dimo_cache() / "eval").glob("*.json"))]
     found: dict[str, dict[str, Any]] = {}
     for path in files:
-        document = parsed(path.read_text(encoding="utf-8", errors="replace"))
+        document = parsed_file(path)
         if not is_evaluation(document):
             continue
         if document["subject"].get("student_sha256") == weights_sha256:
@@ -281,11 +281,29 @@ def read_json(folder: Path, name: str, run: RunRecord) -> dict[str, Any] | None:
     path = own_file(folder, name, run.damaged)
     if path is None:
         return None
-    document = parsed(path.read_text(encoding="utf-8", errors="replace"))
+    document = parsed_file(path)
     if not isinstance(document, dict):
         run.damaged.append(f"{path.name} cannot be read.")
         return None
     return document
+
+
+def lines_from(path: Path, run: RunRecord) -> list[str]:
+    """The lines of a log; of one that no run could have written, the last ones, and it is said."""
+    text, is_whole = read_tail(path, MOST_LOG)
+    if not is_whole:
+        run.damaged.append(
+            f"{path.name} is very long: only its last {MOST_LOG >> 20} MiB are read."
+        )
+    return text.splitlines()
+
+
+def parsed_file(path: Path) -> Any:
+    """JSON of a file, or None; a file that is no result for its size alone is none."""
+    try:
+        return parsed(read_text(path, MOST_DOCUMENT, "replace"))
+    except SpecError:
+        return None
 
 
 def parsed(text: str) -> Any:

@@ -11,7 +11,7 @@ from PIL import Image
 from dimo_cli.files.pictures import open_picture
 from dimo_cli.files.untrusted import parse_json
 from dimo_cli.reporting.charts import Chart, Series
-from dimo_cli.reporting.collect import Setting, is_number, parsed, settings_of
+from dimo_cli.reporting.collect import Setting, is_number, parsed_file, settings_of
 from dimo_cli.reporting.inside import own_files
 from dimo_cli.reporting.pictures import Picture, embed
 from dimo_cli.specs.tteo import TteoSpec
@@ -83,7 +83,7 @@ def collect_tteo(folder: Path) -> TteoRecord:
 
 def read_prompt(file: Path, folder: Path, told: list[str]) -> PromptRecord | None:
     """The result of a prompt, in a folder of several; None if it makes no sense."""
-    outcome = parsed(file.read_text(encoding="utf-8", errors="replace"))
+    outcome = parsed_file(file)
     if not is_outcome(outcome):
         return None
     files = own_files(folder, [file.with_name(f"{n}.png") for n in ("before", "after")], told)

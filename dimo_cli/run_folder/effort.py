@@ -18,6 +18,7 @@ import torch
 
 from dimo_cli.distributed.ranks import is_first
 from dimo_cli.errors import SpecError
+from dimo_cli.files.reading import MOST_DOCUMENT, read_text
 from dimo_cli.files.untrusted import parse_json
 
 EFFORT = "effort.jsonl"
@@ -77,7 +78,7 @@ def effort_of(run: Path) -> Effort | None:
     if not path.is_file():
         return None
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_text(path, MOST_DOCUMENT).splitlines()
         starts: list[dict[str, Any]] = [parse_json(line) for line in lines if line.strip()]
         hours = sum(start["seconds"] for start in starts) / 3600
         hardware = ", ".join(dict.fromkeys(start["hardware"] for start in starts))

@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from dimo_cli.errors import SpecError
+from dimo_cli.files.reading import MOST_DOCUMENT, read_text
 from dimo_cli.files.untrusted import parse_json
 from dimo_cli.files.writing import write_whole_text
 
@@ -18,9 +20,9 @@ def read_origins(folder: Path) -> dict[str, str] | None:
     None for a run that was started without origins, as Python code may do.
     """
     try:
-        found = parse_json((folder / ORIGINS).read_text(encoding="utf-8"))
+        found = parse_json(read_text(folder / ORIGINS, MOST_DOCUMENT))
         return {str(path): str(origin) for path, origin in found.items()}
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, SpecError):
         return None
 
 

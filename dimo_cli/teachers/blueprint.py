@@ -68,15 +68,23 @@ def read_architecture(model: type[A], published: Settings, overrides: Settings) 
                 did_you_mean(key, model.model_fields),
             )
     for key, value in overrides.items():
-        most = MOST_LAYERS if LAYERS.search(key) else MOST
-        if any(type(number) is int and number > most for number in (value, *as_list(value))):
-            raise SpecError(f"`teacher.architecture.{key}` is {value!r}: at most {most:,} will do.")
+        check_number(key, value)
     try:
         return model.model_validate({**published, **overrides})
     except ValidationError as error:
         path, message = first_problem(error)
         value = error.errors()[0].get("input")
         raise SpecError(f"`teacher.architecture.{path}` is {value!r}: {message}.") from None
+
+
+def check_number(path: str, value: Any) -> None:
+    """Refuse a number that no network has, however deep in a setting: building it would not end."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            check_number(f"{path}.{key}", inner)
+    most = MOST_LAYERS if LAYERS.search(path.rpartition(".")[2]) else MOST
+    if any(type(number) is int and number > most for number in (value, *as_list(value))):
+        raise SpecError(f"`teacher.architecture.{path}` is {value!r}: at most {most:,} will do.")
 
 
 def skeleton(blueprint: Blueprint) -> Teacher:

@@ -2,6 +2,8 @@
 
 import gzip
 import hashlib
+import logging
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -180,3 +182,12 @@ def serve(hub, handler=Handler):
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     hub.url = f"http://127.0.0.1:{server.server_address[1]}"
     return server
+
+
+def let_the_client_log():
+    """To the stderr of now: its handler keeps the one of its first import, which a test may close."""
+    import huggingface_hub.utils  # noqa: F401 - makes the handler
+
+    for handler in logging.getLogger("huggingface_hub").handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.stream = sys.stderr  # setting it by its method would flush the closed one

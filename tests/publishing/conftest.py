@@ -11,7 +11,7 @@ from dimo_cli.console.live import PlainView
 from dimo_cli.runs.distill import distill
 from dimo_cli.students.folder import BUILTIN
 from tests.conftest import small_spec
-from tests.helpers.fake_hub import TOKEN, serve
+from tests.helpers.fake_hub import TOKEN, let_the_client_log, serve
 from tests.helpers.fake_hub_uploads import UploadHandler, UploadHub
 
 NAME = "maker/digits-1step"
@@ -21,6 +21,7 @@ FILES = {"README.md", "dimo.json", "model.safetensors", "preview.png"}
 @pytest.fixture
 def hub(tmp_path_factory, monkeypatch):
     """An empty Hub without Xet, a login, and a client that does not wait."""
+    let_the_client_log()
     hub = UploadHub()
     server = serve(hub, UploadHandler)
     home = tmp_path_factory.mktemp("hf")
