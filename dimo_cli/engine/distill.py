@@ -120,9 +120,11 @@ class Distillation:
         self.student = trainable_copy(teacher, spec)
         # Where nothing needs an auxiliary, none takes up memory: its place is held by the student.
         self.auxiliary = trainable_copy(teacher, spec) if self.uses_auxiliary else self.student
-        self.student_optimizer = NetworkOptimizer(self.student, spec.student.optimizer)
+        steps = spec.train.steps
+        self.student_optimizer = NetworkOptimizer(self.student, spec.student.optimizer, steps)
         if self.uses_auxiliary:
-            self.auxiliary_optimizer = NetworkOptimizer(self.auxiliary, spec.auxiliary.optimizer)
+            rates = spec.auxiliary.optimizer
+            self.auxiliary_optimizer = NetworkOptimizer(self.auxiliary, rates, steps)
         self.verdict = Verdict(generator.device)
         self.null: Cond | None = None
         self.prepared: Prepared | None = None

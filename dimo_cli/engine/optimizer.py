@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from dimo_cli.engine.schedules import warmup_factor
+from dimo_cli.engine.schedules import schedule_factor, warmup_factor
 from dimo_cli.engine.sharding import is_sharded, local, own_rows
 from dimo_cli.specs.distill import OptimizerSpec
 
@@ -19,8 +19,9 @@ BUCKET = 2**25  # bytes of gradients that are sent at once
 class NetworkOptimizer:
     """Adam or AdamW over the trainable parameters of one network."""
 
-    def __init__(self, network: nn.Module, spec: OptimizerSpec) -> None:
-        self.spec = spec
+    def __init__(self, network: nn.Module, spec: OptimizerSpec, steps: int) -> None:
+        """`steps` is the length of the run, which a schedule may end with."""
+        self.spec, self.steps = spec, steps
         self.scale = 1.0
         self.follow(network)
 
@@ -70,7 +71,9 @@ class NetworkOptimizer:
 
     def set_rate(self, step: int) -> None:
         """Give the optimizer the learning rate of a step."""
-        rate = self.spec.learning_rate * self.scale * warmup_factor(step, self.spec.warmup_steps)
+        spec = self.spec
+        rate = spec.learning_rate * self.scale * warmup_factor(step, spec.warmup_steps)
+        rate *= schedule_factor(spec.schedule, step, spec.warmup_steps, self.steps)
         for group in self.optimizer.param_groups:
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(rate)

@@ -110,7 +110,9 @@ class Refinement(Distillation):
                 dropout=spec.gan.dropout,
                 noise=spec.gan.feature_noise,
             ).at(generator.device)
-            self.discriminator_optimizer = NetworkOptimizer(self.discriminator, spec.gan.optimizer)
+            self.discriminator_optimizer = NetworkOptimizer(
+                self.discriminator, spec.gan.optimizer, spec.train.steps
+            )
 
     def backbones(self) -> list[Backbone]:
         more = [self.discriminator.backbone] if self.discriminator else []

@@ -8,7 +8,14 @@ import torch
 from torch import Tensor
 
 from dimo_cli.engine.draws import Source, normal, on_host, own_generator, uniform
-from dimo_cli.specs.distill import FixedNoise, FixedRatio, RandomRatio, TeacherGuidance, WarmupNoise
+from dimo_cli.specs.distill import (
+    FixedNoise,
+    FixedRatio,
+    RandomRatio,
+    RateSchedule,
+    TeacherGuidance,
+    WarmupNoise,
+)
 from dimo_cli.teachers.protocol import Backbone, TokenSpace
 
 
@@ -77,6 +84,16 @@ def middle_mask_ratio(spec: FixedRatio | RandomRatio) -> float:
 def warmup_factor(step: int, warmup_steps: int) -> float:
     """Linear warm-up of the learning rate: k/N, so the very first update changes nothing."""
     return min(1.0, step / warmup_steps) if warmup_steps else 1.0
+
+
+def schedule_factor(schedule: RateSchedule, step: int, warmup_steps: int, steps: int) -> float:
+    """Share of the learning rate that a schedule leaves at a step of a run of `steps` steps."""
+    if schedule.kind == "constant":
+        return 1.0
+    end = schedule.steps or steps
+    progress = min(1.0, max(0, step - warmup_steps) / max(1, end - warmup_steps))
+    left = 1 - progress if schedule.kind == "linear" else (1 + math.cos(math.pi * progress)) / 2
+    return schedule.floor + (1 - schedule.floor) * left
 
 
 def ema_decay(step: int, decay: float, warmup: bool = True) -> float:

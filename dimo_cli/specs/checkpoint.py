@@ -52,8 +52,13 @@ class Contents(Owner):
 
 
 def fixed_settings(spec: DistillSpec) -> dict[str, Any]:
-    """The settings of a run that its continuations cannot change, as JSON has them."""
+    """The settings of a run that its continuations cannot change, as JSON has them.
+
+    A rate that falls until the run ends has its end named: it stays where it is if the run goes on.
+    """
     fixed: dict[str, Any] = spec.model_dump(mode="json")
+    for schedule in falling_schedules(fixed):
+        schedule["steps"] = schedule["steps"] or spec.train.steps
     for path in FREE_ON_RESUME:
         group, _, name = path.partition(".")
         if name:
@@ -61,6 +66,13 @@ def fixed_settings(spec: DistillSpec) -> dict[str, Any]:
         else:
             fixed.pop(group)
     return fixed
+
+
+def falling_schedules(settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """The schedules of a run's optimizers that end somewhere."""
+    holders = [settings[name] for name in ("student", "auxiliary", "gan") if name in settings]
+    schedules = [holder["optimizer"]["schedule"] for holder in holders]
+    return [schedule for schedule in schedules if schedule["kind"] != "constant"]
 
 
 def settings_hash(settings: dict[str, Any] | None) -> str:

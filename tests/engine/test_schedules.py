@@ -13,9 +13,16 @@ from dimo_cli.engine.schedules import (
     noise_over_spread,
     noise_sigma,
     perturb_embeddings,
+    schedule_factor,
     warmup_factor,
 )
-from dimo_cli.specs.distill import FixedNoise, RandomRatio, TeacherGuidance, WarmupNoise
+from dimo_cli.specs.distill import (
+    FixedNoise,
+    RandomRatio,
+    RateSchedule,
+    TeacherGuidance,
+    WarmupNoise,
+)
 
 SHAPES = {"": "linear", "linear": "linear", "exp": "exponential", "cos": "cosine"}
 
@@ -52,6 +59,19 @@ def test_learning_rate_warms_up_from_zero(golden):
             steps = int(name.removeprefix(prefix))
             assert warmup_factor(int(step), steps) == pytest.approx(factor)
     assert warmup_factor(0, 0) == 1.0
+
+
+def test_a_rate_stays_or_falls_to_its_floor_along_a_line_or_a_half_cosine():
+    def at(schedule, *steps):
+        return [schedule_factor(schedule, step, 100, 300) for step in steps]
+
+    assert at(RateSchedule(), 0, 150, 10_000) == [1.0, 1.0, 1.0]
+    linear = RateSchedule(kind="linear", floor=0.2)
+    assert at(linear, 50, 100, 200, 300, 400) == pytest.approx([1, 1, 0.6, 0.2, 0.2])
+    cosine = RateSchedule(kind="cosine")
+    assert at(cosine, 100, 150, 200, 300) == pytest.approx([1, 0.5 + 8**-0.5, 0.5, 0])
+    earlier = RateSchedule(kind="linear", steps=200)  # than the run ends
+    assert at(earlier, 150, 200, 299) == pytest.approx([0.5, 0, 0])
 
 
 def test_guidance_depends_on_the_mask_ratio_as_named():

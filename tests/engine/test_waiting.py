@@ -115,7 +115,7 @@ def test_an_optimizer_that_is_not_asked_moves_nothing_where_something_is_not_fin
     gradient, unless
 ):
     network = torch.nn.Linear(2, 1)
-    optimizer = NetworkOptimizer(network, OptimizerSpec(warmup_steps=0))
+    optimizer = NetworkOptimizer(network, OptimizerSpec(warmup_steps=0), 10)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     for parameter in network.parameters():
         parameter.grad = torch.full_like(parameter, gradient)
