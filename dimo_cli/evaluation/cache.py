@@ -76,5 +76,5 @@ def tensors_hash(tensors: Mapping[str, torch.Tensor]) -> str:
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         plain = tensor.detach().cpu().contiguous().flatten()
-        digest.update(memoryview(plain.view(torch.uint8).numpy()))
+        digest.update(plain.view(torch.uint8).numpy().data)
     return digest.hexdigest()
