@@ -76,6 +76,9 @@ class Silent:
     def on_start(self, step):
         self.started = step
 
+    def on_step(self, step):
+        pass
+
     def on_log(self, record):
         self.records.append(record)
 

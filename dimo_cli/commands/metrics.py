@@ -19,7 +19,13 @@ from dimo_cli.console.output import out
 from dimo_cli.console.progress import tracking
 from dimo_cli.errors import SpecError
 from dimo_cli.evaluation.gates import check_gates, read_limits
-from dimo_cli.evaluation.tables import check_plot, draw_curve, results_view, write_github
+from dimo_cli.evaluation.tables import (
+    check_plot,
+    draw_curve,
+    results_view,
+    short_view,
+    write_github,
+)
 from dimo_cli.specs.evaluate import EvalSpec
 from dimo_cli.specs.flags import Given
 from dimo_cli.specs.launch import LaunchSpec
@@ -29,7 +35,25 @@ if TYPE_CHECKING:
     from dimo_cli.evaluation.sweep import Sweep
     from dimo_cli.hub.store import HubStore
 
-FIELDS = Fields(without=("metrics", "sampler.r_init"))
+NEVER = ("metrics", "sampler.r_init")
+NETWORK = ("features", "resize", "inception")
+# What only some metrics have; `all` has everything.
+OWN = {
+    "fid": ("reference", *NETWORK),
+    "kid": ("reference", *NETWORK),
+    "is": NETWORK,
+    "pr": ("reference", *NETWORK, "neighbors"),
+    "fdd": ("reference",),
+}
+SOME = ("reference", *NETWORK, "neighbors")
+
+
+def fields_of_metric(name: str) -> Fields:
+    """The options of a metric's command."""
+    own = SOME if name == "all" else OWN.get(name, ())
+    return Fields(without=(*NEVER, *(field for field in SOME if field not in own)))
+
+
 # What a metric can be shown with; the others suit the embedded digits.
 SHOWN_WITH = {
     "fdd": "runs/maskbit --ref photos",
@@ -42,11 +66,11 @@ SHOWN_WITH = {
 app = typer.Typer()
 
 
-def metric_command(metrics: tuple[str, ...]) -> Callable[..., None]:
-    """The command of some metrics; all of them have the same options."""
+def metric_command(metrics: tuple[str, ...], fields: Fields) -> Callable[..., None]:
+    """The command of some metrics, with these options."""
 
     def measure(
-        asked: Annotated[Given[EvalSpec], FIELDS],
+        asked: Given[EvalSpec],
         processes: Annotated[Given[LaunchSpec], ON_THIS_MACHINE],
         plot: Annotated[Path, typer.Option(help="PNG of the curve of --sweep.")] = Path(
             "sweep.png"
@@ -83,11 +107,13 @@ def metric_command(metrics: tuple[str, ...]) -> Callable[..., None]:
             else:
                 show_evaluation(spec, store, not no_cache, github)
 
+    measure.__annotations__["asked"] = Annotated[Given[EvalSpec], fields]
     return measure
 
 
 for _name, _help in METRICS.items():
-    _measure = metric_command(() if _name == "all" else (_name.replace("-", "_"),))
+    _metrics = () if _name == "all" else (_name.replace("-", "_"),)
+    _measure = metric_command(_metrics, fields_of_metric(_name))
     _measure.__doc__ = _help
     _shown = f"dimo eval {_name} {SHOWN_WITH.get(_name, 'digits')}"
     command(app, _name, f"{_shown} --json", f"{_shown} --teacher --steps 8")(_measure)
@@ -141,14 +167,16 @@ def show_evaluation(spec: EvalSpec, store: HubStore, use_cache: bool, github: bo
             if known is not None
         },
     }
-    out.result(document, results_view(evaluation, expected, gates))
+    long = results_view(evaluation, expected, gates)
+    out.result(document, short_view(evaluation, gates) if out.quiet else long)
     if github and is_first():
         for line in write_github(evaluation, gates):
             typer.echo(line, err=True)
     if not document["passed"]:
-        for gate in gates:
-            if not gate.passed:
-                out.note(gate.sentence)
+        if out.as_json:  # else it is said beside the numbers
+            for gate in gates:
+                if not gate.passed:
+                    out.note(gate.sentence)
         raise typer.Exit(1)
 
 

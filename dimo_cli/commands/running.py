@@ -121,6 +121,8 @@ def show_run(start: str, folder: Path, work: Callable[[View], RunResult | None])
     saved = Text(f"Student saved to {folder / 'student'}")
     if (folder / "report.html").is_file():
         saved.append(f", report to {folder / 'report.html'}")
+    for alarm in result.alarms:
+        saved.append(f"\n{alarm}", "bad")
     shown: RenderableType = saved
     if result.rows:
         table = comparison_table(result.rows)

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from dimo_cli.console.environment import image_protocol
 from dimo_cli.console.images import half_blocks
+from dimo_cli.console.pace import Pace, plain_progress
 from dimo_cli.console.plain import indented
 from dimo_cli.files.png import Pixels
 from dimo_cli.specs.metrics import TITLES, falls
@@ -33,6 +34,7 @@ SHOWN = {
         for name, title in TITLES.items()
     },
 }
+ALARMED = "what to do is said above and in notes.txt"
 
 
 class View(Protocol):
@@ -41,8 +43,11 @@ class View(Protocol):
     def start(self, step: int, steps: int) -> None:
         """Training begins at `step` of `steps`."""
 
+    def step(self, step: int) -> None:
+        """A step is done."""
+
     def log(self, record: dict[str, Any]) -> None:
-        """New numbers."""
+        """New numbers, and under `alarms` what is wrong."""
 
     def preview(self, step: int, pixels: Pixels) -> None:
         """A new sample grid."""
@@ -77,6 +82,7 @@ class LiveView:
             TextColumn("{task.fields[speed]}", markup=False),
             TimeRemainingColumn(),
             console=console,
+            speed_estimate_period=600,  # a step of a large network may take a minute
         )
         self.history: dict[str, list[float]] = {}
         self.record: dict[str, Any] = {}
@@ -87,6 +93,9 @@ class LiveView:
     def start(self, step: int, steps: int) -> None:
         self.task = self.progress.add_task("distill", total=steps, completed=step, speed="")
         self.live.start()
+
+    def step(self, step: int) -> None:
+        self.progress.update(self.task, completed=step)
 
     def log(self, record: dict[str, Any]) -> None:
         self.record = record
@@ -122,6 +131,8 @@ class LiveView:
                 )
         if trouble := self.record.get("skipped"):
             numbers.add_row("skipped steps", str(trouble), "", "")
+        for name in self.record.get("alarms", ()):
+            numbers.add_row(Text(f"alarm: {name}", style="bold red"), "", "", ALARMED)
         parts: list[RenderableType] = [self.progress, numbers]
         if self.picture is not None:
             parts.append(self.picture)
@@ -133,24 +144,40 @@ class PlainView:
 
     def __init__(self, write: Callable[[str], None], seconds: float = 5.0) -> None:
         self.write, self.seconds = write, seconds
-        self.steps, self.last = 0, 0.0
+        self.steps, self.last, self.has_logged = 0, 0.0, False
+        self.pace = Pace(0)
+        self.alarms: list[str] = []
 
     def start(self, step: int, steps: int) -> None:
-        self.steps = steps
+        self.steps, self.last = steps, time.monotonic()
+        self.pace = Pace(steps, step)
         self.write(f"Training from step {step} to {steps}.")
 
+    def step(self, step: int) -> None:
+        self.pace.reach(step)
+        if time.monotonic() - self.last >= self.seconds and self.pace.left is not None:
+            self.write_step(step, [])
+
     def log(self, record: dict[str, Any]) -> None:
-        now = time.monotonic()
-        due = now - self.last >= self.seconds or record["step"] == self.steps
-        if not (due or any(name in record for name in TITLES)):
+        is_time = time.monotonic() - self.last >= self.seconds
+        due = is_time or not self.has_logged or record["step"] == self.steps
+        alarms = list(record.get("alarms", ()))
+        is_alarmed, self.alarms = alarms != self.alarms, alarms
+        if not (due or is_alarmed or any(name in record for name in TITLES)):
             return
-        self.last = now
-        shown = [f"step {record['step']}/{self.steps}"]
+        self.has_logged = True
+        shown = [f"alarm: {name}" for name in alarms]
         for key in SHOWN:
             if record.get(key) is not None:
                 shown.append(f"{key} {record[key]:.3f}")
         shown.append(f"{record['images_per_second']:.0f} images/s")
-        self.write("  ".join(shown))
+        self.write_step(record["step"], shown)
+
+    def write_step(self, step: int, shown: list[str]) -> None:
+        """A line of where the run is, and how long it will take."""
+        self.last = time.monotonic()
+        left = self.pace.words()
+        self.write("  ".join([f"step {step}/{self.steps}", *shown, *([left] if left else [])]))
 
     def preview(self, step: int, pixels: Pixels) -> None:
         return
@@ -160,7 +187,7 @@ class PlainView:
 
     def stage(self, title: str, total: int) -> Callable[[int], None]:
         self.write(f"{title} ...")
-        return lambda count: None
+        return plain_progress(self.write, title, total, self.seconds)
 
     def stop(self) -> None:
         return

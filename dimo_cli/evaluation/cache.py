@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from dimo_cli import __version__
 from dimo_cli.errors import SpecError
@@ -62,3 +64,19 @@ def write_cache(path: Path, evaluation: Evaluation) -> None:
         write_whole_text(path, json.dumps(evaluation.document()))
     except OSError:
         return
+
+
+def row_file(facts: Mapping[str, Any]) -> Path:
+    """Where a teacher's row of the closing table is kept: under all that decides its value."""
+    text = json.dumps({"dimo": __version__, "torch": torch.__version__, **facts}, sort_keys=True)
+    return dimo_cache() / "tables" / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.json"
+
+
+def tensors_hash(tensors: Mapping[str, torch.Tensor]) -> str:
+    """A hash of tensors by name, type and content."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        plain = tensor.detach().cpu().contiguous().flatten()
+        digest.update(plain.view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 HASH = re.compile("[0-9a-f]{40,}")
 SPREADS = ("std", "standard_error")
+WARNINGS = ("warning", "few_images")
 
 
 def flat(facts: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -42,18 +43,7 @@ def results_view(
     evaluation: Evaluation, expected: Sequence[Expected | None], gates: Sequence[Gate]
 ) -> RenderableType:
     """The numbers, and below them all that they depend on."""
-    table = Table(box=None, header_style="bold")
-    table.add_column("metric")
-    for title in ("value", "spread", "published"):
-        table.add_column(title, justify="right")
-    for result, known in zip(evaluation.results, expected, strict=True):
-        spread = next((result.details[key] for key in SPREADS if key in result.details), None)
-        table.add_row(
-            result.metric,
-            Text(f"{result.value:.4f}", style="bold"),
-            "" if spread is None else f"± {spread:.4f}",
-            "" if known is None else known.compare(result.value),
-        )
+    table = numbers_table(evaluation, expected)
     facts = Table.grid(padding=(0, 2))
     shared = common_facts([result.protocol for result in evaluation.results])
     for key, text in {**flat(evaluation.subject), **flat(shared)}.items():
@@ -63,10 +53,52 @@ def results_view(
         if own:
             line = ", ".join(f"{key} {text}" for key, text in flat(own).items())
             facts.add_row(Text(result.metric, style="dim"), Text(line))
-    notes = [Text(f"Note: {note}", style="dim") for note in evaluation.notes]
+    warnings = [
+        result.details[key]
+        for result in evaluation.results
+        for key in WARNINGS
+        if key in result.details
+    ]
+    said = dict.fromkeys([*evaluation.notes, *warnings])
+    notes = [Text(f"Note: {note}", style="dim") for note in said]
     if evaluation.cached:
         notes.append(Text("Measured before: nothing has changed since.", style="dim"))
     return Group(table, Text(""), facts, *notes, *(Text(gate.sentence) for gate in gates))
+
+
+def numbers_table(evaluation: Evaluation, expected: Sequence[Expected | None]) -> Table:
+    """A row for each number, with the columns that any of them fills."""
+    spreads = [
+        next((f"± {r.details[key]:.4f}" for key in SPREADS if key in r.details), "")
+        for r in evaluation.results
+    ]
+    published = [
+        "" if known is None else known.compare(result.value)
+        for result, known in zip(evaluation.results, expected, strict=True)
+    ]
+    filled = {
+        title: cells
+        for title, cells in (("spread", spreads), ("published", published))
+        if any(cells)
+    }
+    table = Table(box=None, header_style="bold")
+    table.add_column("metric")
+    for title in ("value", *filled):
+        table.add_column(title, justify="right")
+    for row, result in enumerate(evaluation.results):
+        value = Text(f"{result.value:.4f}", style="bold")
+        table.add_row(result.metric, value, *(cells[row] for cells in filled.values()))
+    return table
+
+
+def short_view(evaluation: Evaluation, gates: Sequence[Gate]) -> RenderableType:
+    """A line for each number with all that it depends on."""
+    lines = []
+    for result in evaluation.results:
+        facts = {**flat(evaluation.subject), **flat(result.protocol)}
+        told = ", ".join(f"{key} {text}" for key, text in facts.items())
+        lines.append(Text(f"{result.metric} {result.value:.4f} ({told})"))
+    return Group(*lines, *(Text(gate.sentence) for gate in gates))
 
 
 def common_facts(protocols: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -5,8 +5,10 @@ Networks, prompts and real images are loaded once; every generator is then drawn
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,12 +16,18 @@ import torch
 
 from dimo_cli.data.arrays import Batch, Images
 from dimo_cli.errors import MissingError, SpecError
+from dimo_cli.evaluation.cache import content_at, row_file, tensors_hash
 from dimo_cli.evaluation.evaluate import OWN_PROMPTS, prompts_for, read
 from dimo_cli.evaluation.readers import SUITED, Say, build_readers
 from dimo_cli.evaluation.subjects import Subject, chosen_prompts
+from dimo_cli.files.untrusted import parse_json
+from dimo_cli.files.writing import write_whole_text
 from dimo_cli.hub.store import HubStore
 from dimo_cli.metrics.accuracy import Accuracy
+from dimo_cli.metrics.inception import VARIABLE
 from dimo_cli.metrics.protocol import Metric, Result
+from dimo_cli.metrics.references import network_facts
+from dimo_cli.run_folder.effort import hardware_name
 from dimo_cli.sampling.samplers import Sampler, clock, condition, images_at_once, to_bytes
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.evaluate import EvalSpec, MetricName, ResizeName
@@ -31,6 +39,7 @@ from dimo_cli.teachers.registry import EMBEDDED, load_skeleton
 
 SEED = 20_000
 AT_ONCE = 250  # images of a batch at most: part of what decides them
+CONDITIONS = 64  # of the first images: what the teacher's encoder makes of a class or a prompt
 NOT_MEASURED = "or measure nothing: `--set monitor.fid_every=0 --set monitor.table_samples=0`."
 
 
@@ -50,6 +59,8 @@ class Measurement:
     accuracy: float | None = None
     """Share of images of the class they were drawn as, where a network can tell."""
     details: dict[str, Any] = field(default_factory=dict)
+    cached: bool = False
+    """Whether the number is of an earlier run; the time is not."""
 
     def as_dict(self) -> dict[str, Any]:
         """The measurement as JSON-ready values."""
@@ -63,6 +74,7 @@ class Measurement:
             "seed": self.seed,
             "sampler": self.sampler,
             **({"details": self.details} if self.details else {}),
+            **({"cached": True} if self.cached else {}),
         }
 
 
@@ -171,6 +183,57 @@ class Yardstick:
             details=result.details,
         )
 
+    def measure_teacher(
+        self,
+        sampler: Sampler,
+        *,
+        images: int,
+        protocol: dict[str, Any],
+        progress: Callable[[int], None] = lambda count: None,
+    ) -> Measurement:
+        """As `measure`, but a number that is known from an earlier run is not found again.
+
+        How fast the teacher is depends on the moment: that is measured anew, on one batch.
+        """
+        path = row_file(self.facts(images, protocol))
+        if (known := read_row(path)) is not None:
+            progress(known.images)
+            return replace(known, seconds_per_image=self.time(sampler, images), cached=True)
+        found = self.measure(sampler, images=images, protocol=protocol, progress=progress)
+        write_row(path, found)
+        return found
+
+    def time(self, sampler: Sampler, images: int) -> float:
+        """Seconds for each image of a whole batch."""
+        subject = self.subject(images)
+        stream = subject.images
+        assert isinstance(stream, Stream)
+        stream.sampler = sampler
+        count = len(next(stream.batches(subject.batch_size)))
+        return stream.seconds / count
+
+    def facts(self, images: int, protocol: dict[str, Any]) -> dict[str, Any]:
+        """All that decides the number of the teacher by a sampler."""
+        teacher, wanted = self.teacher, self.wanted(images)
+        networks = [network_facts(network) for network, _ in self.readers if network is not None]
+        parts = {"backbone": teacher.backbone, "tokenizer": teacher.tokenizer}
+        seen = condition(teacher, wanted[:CONDITIONS]).tensors
+        return {
+            "hardware": hardware_name(self.device, 1),
+            "teacher": f"{teacher.name}@{teacher.revision}",
+            "weights": {name: tensors_hash(part.state_dict()) for name, part in parts.items()},
+            "conditions": tensors_hash(seen),
+            "wanted": wanted,
+            "batch": self.subject(images).batch_size,
+            "seed": SEED,
+            "sampler": protocol,
+            "metric": self.metric,
+            "networks": networks,
+            "reference": content_at(self.monitor.reference),
+            "prompts": content_at(self.monitor.prompts),
+            "inception": content_at(os.environ.get(VARIABLE)),
+        }
+
     def metrics(self) -> Iterator[Metric]:
         """Everything that counts images."""
         return (metric for _, metrics in self.readers for metric in metrics)
@@ -218,6 +281,26 @@ class Yardstick:
             return {"prompts": Path(self.own_prompts).stem}
         embedded = self.teacher.name in EMBEDDED
         return {"prompts": f"captions of {self.teacher.name}" if embedded else "those of the run"}
+
+
+def read_row(path: Path) -> Measurement | None:
+    """A measurement that was kept; None where there is none, or a damaged one."""
+    try:
+        row = Measurement(**parse_json(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+    numbers = (row.value, row.seconds_per_image)
+    is_whole = isinstance(row.metric, str) and isinstance(row.sampler, dict)
+    return row if is_whole and all(isinstance(n, float) for n in numbers) else None
+
+
+def write_row(path: Path, row: Measurement) -> None:
+    """Keep a measurement; where that cannot be, it is no reason to fail."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole_text(path, json.dumps(asdict(row)))
+    except (OSError, TypeError):
+        return
 
 
 def measured_by(metric: RunMetric) -> MetricName:

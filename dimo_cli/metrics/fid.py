@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from dimo_cli.data.arrays import Batch
 from dimo_cli.metrics.frechet import RunningGaussian, frechet_distance
 from dimo_cli.metrics.manifold import short_count
 from dimo_cli.metrics.protocol import FeatureNetwork, Features, Metric, Result
 from dimo_cli.metrics.references import Reference, network_facts
+
+FEW, NOTABLE = 10_000, 0.01  # images, and what share of the value their lack has to make up
 
 
 class Fid(Metric):
@@ -38,5 +42,12 @@ class Fid(Metric):
             "network": network_facts(self.network),
         }
         value = frechet_distance(found, self.reference.gaussian)
-        details = {"warning": found.warning} if found.warning else {}
+        details: dict[str, Any] = {"warning": found.warning} if found.warning else {}
+        # Of the mean alone, exactly; that of the covariances comes on top of it.
+        bias = float(found.covariance.diagonal().sum()) / max(1, found.count)
+        if found.count < FEW and bias > NOTABLE * value:
+            details["few_images"] = (
+                f"{self.name.upper()} of {found.count:,} images is too high by about {bias:.2g} "
+                "or more, for want of images; compare it only with the same number of them."
+            )
         return [Result(f"{self.name}{short_count(found.count)}", value, protocol, details)]

@@ -11,7 +11,8 @@ from dimo_cli.console import next_steps
 from dimo_cli.reporting.charts import number
 from dimo_cli.reporting.collect import RunRecord
 from dimo_cli.reporting.curves import points_of
-from dimo_cli.specs.metrics import TITLES, is_better
+from dimo_cli.run_folder.alarms import REMEDIES, Alarms
+from dimo_cli.specs.metrics import TITLES, WHOLE_SETS, is_better
 
 COLLAPSED_SHARE, EARLY_STEPS = 0.05, 500
 GAP_FACTOR, GAP_NATS = 1.5, 0.25
@@ -79,7 +80,12 @@ def curve(run: RunRecord, key: str) -> list[tuple[float, float]]:
 
 
 def collapse(run: RunRecord) -> str | None:
-    """An entropy that falls to nothing at once."""
+    """An entropy that is nothing, or falls to next to nothing at once."""
+    alarms = Alarms()
+    for record in run.records:
+        if "collapse" in alarms.see(record):
+            problem = alarms.active["collapse"]
+            return f"{problem[0].upper()}{problem[1:]} {REMEDIES['collapse']}"
     entropy = curve(run, "entropy")
     if not entropy or entropy[0][1] <= 0:
         return None
@@ -121,8 +127,11 @@ def metric_worsened(run: RunRecord) -> str | None:
     last = values[-1][1]
     if abs(last - best) <= max(WORSE_SHARE * abs(best), WORSE_POINTS):
         return None
+    monitor = run.spec.monitor if run.spec else None
+    counted = monitor is not None and metric not in WHOLE_SETS
+    of_images = f" of {monitor.fid_samples:,} images" if monitor and counted else ""
     return (
-        f"The last {TITLES[metric]} is {number(last)}, but it was {number(best)} at step "
-        f"{number(step)}: that checkpoint is kept in "
+        f"The last {TITLES[metric]}{of_images} is {number(last)}, but it was {number(best)} "
+        f"at step {number(step)}: that checkpoint is kept in "
         f"checkpoints/step-{number(step).replace(',', '')}."
     )

@@ -29,6 +29,14 @@ class RunLog:
             write_whole_text(self.path, "".join(f"{line}\n" for line in kept))
 
 
+def records_of(path: Path) -> list[dict[str, Any]]:
+    """The lines of a log; none where there is none, and without those that were cut short."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    return [json.loads(line) for line in lines if math.isfinite(step_of(line))]
+
+
 def step_of(line: str) -> float:
     """The step of a line; infinite where a crash has cut it short."""
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 from dimo_cli.console import next_steps
@@ -10,6 +9,7 @@ from dimo_cli.console.live import View
 from dimo_cli.evaluation.yardstick import Measurement, Yardstick
 from dimo_cli.sampling.samplers import student_sampler, teacher_sampler
 from dimo_cli.specs.distill import DistillSpec
+from dimo_cli.specs.refine import RefineSpec
 from dimo_cli.specs.sample import SamplerSpec
 from dimo_cli.students.student import Student
 
@@ -18,19 +18,43 @@ def comparison(
     student: Student,
     spec: DistillSpec,
     yardstick: Yardstick,
-    stage: Callable[[str, int], Callable[[int], None]],
+    folder: Path,
+    view: View,
 ) -> list[Measurement]:
-    """The closing table: the teacher at several step counts, then the student at one."""
+    """The closing table: the teacher at several step counts, then the student at one.
+
+    The student is saved by then: who has no time for the table may have it later.
+    """
+    try:
+        return measured_rows(student, spec, yardstick, view)
+    except KeyboardInterrupt:
+        later = next_steps.resume(folder, is_refinement=isinstance(spec, RefineSpec))
+        view.note(
+            f"The student is saved to {folder / 'student'}; its table is not measured yet. "
+            f"Measure it with {later}, which keeps the rows that are there."
+        )
+        raise
+
+
+def measured_rows(
+    student: Student, spec: DistillSpec, yardstick: Yardstick, view: View
+) -> list[Measurement]:
+    """One row after another; the teacher's are known where an earlier run measured the same."""
     samplers = [
         teacher_sampler(student.teacher, SamplerSpec(teacher=True, steps=steps))
         for steps in spec.monitor.teacher_steps
     ]
-    samplers.append(student_sampler(student))
     images = spec.monitor.table_samples
-    advance = stage("measure teacher and student", yardstick.count(images) * len(samplers))
-    return [
-        yardstick.measure(sampler, images=images, protocol=protocol, progress=advance)
+    total = yardstick.count(images) * (len(samplers) + 1)
+    advance = view.stage("measure teacher and student", total)
+    rows = [
+        yardstick.measure_teacher(sampler, images=images, protocol=protocol, progress=advance)
         for sampler, protocol in samplers
+    ]
+    sampler, protocol = student_sampler(student)
+    return [
+        *rows,
+        yardstick.measure(sampler, images=images, protocol=protocol, progress=advance),
     ]
 
 

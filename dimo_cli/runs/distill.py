@@ -25,6 +25,7 @@ from dimo_cli.files.png import Pixels, enlarge, save_png
 from dimo_cli.files.reading import MOST_PROMPTS, read_bytes
 from dimo_cli.files.writing import tidy, write_whole_text, writing_to
 from dimo_cli.planning.fitting import fitted
+from dimo_cli.run_folder.alarms import REMEDIES, told
 from dimo_cli.run_folder.checkpoints import newest_contents, spec_of
 from dimo_cli.run_folder.effort import hardware_name, recorded_effort
 from dimo_cli.run_folder.identity import check_owner, identity_of, new_identity
@@ -64,6 +65,8 @@ class RunResult:
     student: Student
     metric: str
     rows: list[Measurement]
+    alarms: tuple[str, ...] = ()
+    """What was wrong when it ended, with the remedies."""
 
     def summary(self) -> dict[str, Any]:
         """The result as one JSON document."""
@@ -72,6 +75,8 @@ class RunResult:
             "student": str(self.folder / "student"),
             "weights_sha256": self.student.manifest.weights_sha256,
         }
+        if self.alarms:
+            document["alarms"] = list(self.alarms)
         if self.rows:
             student, best = self.rows[-1], best_teacher(self.rows)
             document |= {
@@ -253,6 +258,21 @@ def last_preview(watcher: RunWatcher, backbone: Backbone) -> Pixels:
         ) from problem
 
 
+def refuse_stopped(watcher: RunWatcher, trainer: Trainer) -> None:
+    """End a run that an alarm stopped: its checkpoint is written, and it has no student."""
+    if (name := watcher.stopped_on()) is None:
+        return
+    step, folder = trainer.progress.step, trainer.folder
+    anyway = next_steps.resume(
+        folder, is_refinement=is_refinement(folder), sets=["monitor.stop_on=[]"]
+    )
+    raise DivergedError(
+        f"Stopped at step {step:,}, as `monitor.stop_on` has {name}: {watcher.alarms.active[name]}",
+        f"{REMEDIES[name]} Its checkpoint is {trainer.checkpoints.path(step)}; to go on all the "
+        f"same: {anyway}.",
+    )
+
+
 def train_and_measure(
     spec: DistillSpec, teacher: Teacher, trainer: Trainer, watcher: RunWatcher, resume: bool
 ) -> RunResult:
@@ -262,6 +282,7 @@ def train_and_measure(
     try:
         with recorded_effort(folder, hardware, lambda: (watcher.first_step, trainer.progress.step)):
             backbone = train_with_all(trainer, resume)
+        refuse_stopped(watcher, trainer)
         preview = last_preview(watcher, backbone)
         student = save_student(folder / "student", spec, teacher, backbone, trainer.progress.step)
         save_png(
@@ -270,7 +291,7 @@ def train_and_measure(
             {**watcher.about_preview(), "dimo.student": student.short_id},
         )
         rows = (
-            comparison(student, spec, watcher.yardstick, view.stage)
+            comparison(student, spec, watcher.yardstick, folder, view)
             if spec.monitor.table_samples and watcher.yardstick
             else []
         )
@@ -278,7 +299,8 @@ def train_and_measure(
             draw_comparison(student, spec.monitor.teacher_steps, watcher.conditions(), folder)
     finally:
         view.stop()
-    result = RunResult(folder, student, spec.monitor.metric, rows)
+    alarms = tuple(told(name, problem) for name, problem in watcher.alarms.active.items())
+    result = RunResult(folder, student, spec.monitor.metric, rows, alarms)
     write_whole_text(folder / SUMMARY, json.dumps(result.summary(), indent=2) + "\n")
     leave_report(folder, view)
     return result

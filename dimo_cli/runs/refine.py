@@ -21,6 +21,7 @@ from dimo_cli.hub.published import StateDict
 from dimo_cli.hub.store import HubStore
 from dimo_cli.rewards.protocol import Reward
 from dimo_cli.rewards.registry import check_reward, load_rewards
+from dimo_cli.run_folder.alarms import told
 from dimo_cli.runs.distill import RunResult, attach_prompts, check_measurable_run, run_method
 from dimo_cli.runs.watcher import RunWatcher
 from dimo_cli.sampling.previews import preview_conditions
@@ -37,6 +38,7 @@ from dimo_cli.training.accelerator import make_accelerator
 from dimo_cli.training.checkpoint import CheckpointFolder
 from dimo_cli.training.guard import Guard
 
+HACKING = "reward_hacking"
 HELD_OUT = "held_out_reward"  # its name in the log
 GUARD_SEED = 31
 PREVIEW_PROMPTS, SCORED_AT_ONCE = 400, 16
@@ -90,10 +92,17 @@ class RefineWatcher(RunWatcher):
             self.on_note(f"Not looked at in step {step}: {problem.message}")
             return {}
         self.guard.see(step, numbers)
+        if self.guard.suspicion is None:
+            self.alarms.active.pop(HACKING, None)
+            return numbers
+        is_new = HACKING not in self.alarms.active
+        self.alarms.active[HACKING] = self.guard.suspicion
+        if is_new:
+            self.on_note(told(HACKING, self.guard.suspicion))
         return numbers
 
     def should_stop(self) -> str | None:
-        return self.guard.reason
+        return super().should_stop() or self.guard.reason
 
     def state(self) -> dict[str, Any]:
         return self.guard.state()

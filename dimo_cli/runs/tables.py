@@ -26,7 +26,7 @@ def comparison_table(rows: Sequence[Measurement]) -> Table:
         steps = row.sampler["steps"]
         name = "student, 1 step" if row is student else f"teacher, {steps} step{'s' * (steps > 1)}"
         table.add_row(
-            name + (" (best)" if row is best else ""),
+            name + (" (best)" if row is best else "") + (", cached" if row.cached else ""),
             f"{row.value:.3f}",
             *(() if row.accuracy is None else (f"{row.accuracy:.1%}",)),
             f"{1000 * row.seconds_per_image:.2f}",

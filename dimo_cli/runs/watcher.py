@@ -14,10 +14,13 @@ from dimo_cli.errors import NotFinite
 from dimo_cli.evaluation.yardstick import Yardstick
 from dimo_cli.files.png import Pixels, enlarge, save_png
 from dimo_cli.redacting import without_secrets
+from dimo_cli.run_folder.alarms import Alarms, told
+from dimo_cli.run_folder.log import records_of
 from dimo_cli.run_folder.origins import NOTES
 from dimo_cli.sampling.previews import condition_names, preview_conditions, preview_grid
 from dimo_cli.sampling.samplers import student_sampler
 from dimo_cli.specs.distill import DistillSpec
+from dimo_cli.specs.refine import RefineSpec
 from dimo_cli.students.folder import describe_run
 from dimo_cli.students.student import Student
 from dimo_cli.teachers.protocol import Backbone, Teacher
@@ -35,13 +38,32 @@ class RunWatcher(Idle):
             device = make_accelerator(spec.train).device  # the teacher is there only later
             self.yardstick = Yardstick(spec, teacher, device, view.note)
         self.first_step: int | None = None
+        self.alarms = Alarms(from_teacher=not isinstance(spec, RefineSpec))
 
     def on_start(self, step: int) -> None:
         self.first_step = step
+        for record in records_of(self.folder / "log.jsonl"):  # of a run that goes on
+            self.alarms.see(record)
         self.view.start(step, self.spec.train.steps)
 
+    def on_step(self, step: int) -> None:
+        self.view.step(step)
+
     def on_log(self, record: dict[str, Any]) -> None:
-        self.view.log(record)
+        for name in self.alarms.see(record):
+            self.on_note(told(name, self.alarms.active[name]))
+        self.view.log({**record, "alarms": list(self.alarms.active)})
+
+    def should_stop(self) -> str | None:
+        if (name := self.stopped_on()) is None:
+            return None
+        return f"Stopped, as `monitor.stop_on` has {name}."
+
+    def stopped_on(self) -> str | None:
+        """The alarm that ends the run, if one does."""
+        return next(
+            (name for name in self.alarms.active if name in self.spec.monitor.stop_on), None
+        )
 
     def on_note(self, message: str) -> None:
         message = without_secrets(message)

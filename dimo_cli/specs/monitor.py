@@ -9,6 +9,8 @@ from pydantic import Field, model_validator
 from dimo_cli.specs.base import Int, Spec
 from dimo_cli.specs.metrics import WITH_REFERENCE, RunMetric
 
+AlarmName = Literal["collapse", "reward_hacking", "auxiliary"]
+
 
 class MonitorSpec(Spec):
     """What is watched while training and measured at the end."""
@@ -50,6 +52,13 @@ class MonitorSpec(Spec):
     )
     teacher_steps: tuple[Annotated[int, Field(ge=1, le=1024)], ...] = Field(
         (1, 2, 4, 8, 16), min_length=1, description="Teacher rows of the closing table"
+    )
+    stop_on: tuple[AlarmName, ...] = Field(
+        (),
+        description="Alarms that end the run with a checkpoint and exit code 4: collapse (entropy "
+        "below 0.02 nats and top-1 above 0.99 in two lines of the log), reward_hacking (diversity "
+        "or held-out reward low in two looks), auxiliary (its gap rose by half and by 0.25 nats, "
+        "or it never left the teacher); all of them are always said",
     )
     tracker: Literal["none", "tensorboard", "wandb", "trackio"] = Field(
         "none", description="Also log to this tracker; its package is an extra of dimo-cli"

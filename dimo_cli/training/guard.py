@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+SUSPICIOUS = 2  # low looks in a row
+
 
 class Guard:
     """Remembers numbers from the first look on, and says when one has been low for too long."""
@@ -18,17 +20,25 @@ class Guard:
         self.patience, self.tolerance, self.rising = patience, tolerance, rising
         self.high: dict[str, float] = {}
         self.low: dict[str, int] = {}
+        self.suspicion: str | None = None
+        """What has been low for two looks: too early to stop, and time to say it."""
         self.reason: str | None = None
         """Why to stop, once it is time to."""
 
     def see(self, step: int, numbers: Mapping[str, float]) -> None:
         """Take in a look."""
+        self.suspicion = None
         for name, value in numbers.items():
             high = self.high.setdefault(name, value)
             if name in self.rising:
                 high = self.high[name] = max(high, value)
             is_low = value < high - self.tolerance * abs(high)
             self.low[name] = self.low.get(name, 0) + 1 if is_low else 0
+            if self.low[name] >= min(SUSPICIOUS, self.patience):
+                self.suspicion = (
+                    f"at step {step:,} {name.replace('_', ' ')} has fallen from {high:.3g} to "
+                    f"{value:.3g}: the student may be cheating its rewards."
+                )
             if self.low[name] >= self.patience:
                 self.reason = (
                     f"Stopped at step {step}: {name.replace('_', ' ')} fell from {high:.3g} to "

@@ -240,6 +240,7 @@ class Trainer:
         if waits and self.note_skipped_on_card():
             return
         progress.step = done
+        self.watcher.on_step(done)
         self.busy = self.busy[0] + 1, self.busy[1] + time.perf_counter() - started
         values = mean_values(report.values)
         draws = preview_due or metric_due or look_due

@@ -14,6 +14,9 @@ class Watcher(Protocol):
     def on_start(self, step: int) -> None:
         """The loop is about to run from `step`."""
 
+    def on_step(self, step: int) -> None:
+        """A step is done, as far as the host knows: it must not wait for the card."""
+
     def on_log(self, record: dict[str, Any]) -> None:
         """A line of log.jsonl was written."""
 
@@ -46,6 +49,9 @@ class Idle:
     """Does nothing and wants nothing: a watcher writes down only what it does."""
 
     def on_start(self, step: int) -> None:
+        return
+
+    def on_step(self, step: int) -> None:
         return
 
     def on_log(self, record: dict[str, Any]) -> None:

@@ -318,3 +318,40 @@ def test_the_workflow_of_the_examples_passes_on_the_student_that_ships(dimo):
     result = dimo(*shlex.split(call)[1:])
     assert result.exit_code == 0, result.stderr
     assert json.loads(result.stdout)["passed"]
+
+
+def test_a_table_has_no_empty_columns_and_fid_of_few_images_says_its_bias(dimo):
+    result = dimo("eval", "fid", "digits", "-n", 256)
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.split("\n")[0].split() == ["metric", "value"]
+    assert "FID of 256 images is too high by about" in result.stdout
+    assert "same number" in result.stdout
+
+
+def test_a_quiet_evaluation_is_one_line_with_its_protocol(dimo):
+    result = dimo("eval", "fid", "digits", "-n", 256, "-q")
+    (line,) = result.stdout.splitlines()
+    assert line.startswith("fid256 ")
+    assert "reference digits-train-1797" in line
+
+
+def test_a_failed_gate_is_said_once(dimo):
+    result = dimo("eval", "fid", "digits", "-n", 256, "--max", "0.001")
+    assert result.exit_code == 1
+    assert (result.stdout + result.stderr).count("Gate failed") == 1
+
+
+@pytest.mark.parametrize(
+    ("metric", "has", "lacks"),
+    [
+        ("fid", "--ref", "--k"),
+        ("is", "--features", "--ref"),
+        ("pr", "--k", "--nothing"),
+        ("geneval", "--prompts", "--resize"),
+    ],
+)
+def test_a_help_page_has_the_options_of_its_metric_alone(dimo, metric, has, lacks):
+    page = dimo("eval", metric, "--help").stdout
+    words = re.findall(r"--[\w-]+", page)
+    assert has in words
+    assert lacks not in words

@@ -262,6 +262,8 @@ def test_every_number_of_the_log_is_in_a_chart(tmp_path):
         ([record(i, entropy=2.0 if i < 5 else 0.01) for i in range(1, 30)], "lower `student."),
         ([record(i, auxiliary_gap=0.05 * i) for i in range(1, 80)], "it cannot keep up"),
         ([record(10, fid=1.0), record(20, fid=2.0)], "it was 1 at step 10"),
+        ([record(10, fid=1.0), record(20, fid=2.0)], "The last FID of 1,000 images is 2"),
+        ([record(i, entropy=0.0, top1=1.0) for i in (1, 2)], "The student collapsed: at step 2"),
     ],
 )
 def test_an_ailing_run_is_warned_of(tmp_path, records, words):
