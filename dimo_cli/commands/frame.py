@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from dimo_cli.commands.parameters import Parameters, option
+from dimo_cli.commands.usage import OnceEach
 from dimo_cli.console.environment import image_protocol
 from dimo_cli.console.output import out
 from dimo_cli.distributed.reports import hand_over, is_follower
@@ -58,7 +59,7 @@ def command(
 
     def add(function: Callable[..., None]) -> Callable[..., None]:
         shown = framed(function)
-        app.command(name, epilog=foot(*examples))(shown)
+        app.command(name, cls=OnceEach, epilog=foot(*examples))(shown)
         return shown
 
     return add

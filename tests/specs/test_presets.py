@@ -99,6 +99,7 @@ def test_a_dry_run_that_does_not_fit_is_refused_with_what_to_change(dimo, monkey
     assert again.exit_code == 0
     train = json.loads(again.stdout)["spec"]["train"]
     assert train["batch_size"] * train["accumulate"] == 256
+    assert train["micro_batch"] < train["batch_size"]
 
 
 def test_advice_turns_to_checkpointing_and_then_to_another_machine(teacher):
@@ -107,7 +108,7 @@ def test_advice_turns_to_checkpointing_and_then_to_another_machine(teacher):
     fixed = needed.total - needed.activations
     assert advice_to_fit(teacher, spec, needed, needed.total) is None
     one_sample = needed.activations // 64
-    assert "batch_size=1 " in advice_to_fit(teacher, spec, needed, fixed + int(1.5 * one_sample))
+    assert "micro_batch=1`" in advice_to_fit(teacher, spec, needed, fixed + int(1.5 * one_sample))
     tight = advice_to_fit(teacher, spec, needed, fixed + one_sample // 2)
     assert "gradient_checkpointing=true" in tight
     assert "larger GPU" in advice_to_fit(teacher, spec, needed, fixed // 2)
