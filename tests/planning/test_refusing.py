@@ -6,7 +6,6 @@ import re
 import pytest
 import torch
 
-from dimo_cli.planning import fitting
 from dimo_cli.planning import plan as planning
 from dimo_cli.planning.memory import (
     advice_to_fit,
@@ -84,11 +83,12 @@ def test_the_small_presets_start_without_a_rehearsal(name, monkeypatch):
 
 def test_on_a_gpu_the_fitting_decides_unless_passes_were_asked_for(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    for room in (planning, fitting):
-        monkeypatch.setattr(room, "machine_memory", lambda: ("a card", 20 * MIB))
+    monkeypatch.setattr(planning, "machine_memory", lambda: ("a card", 20 * MIB))
+    little = planning.Room(planning.MemoryEstimate(1, 1, 1, 1), "a card", 2, "Use less.")
+    monkeypatch.setattr(planning, "room_of_each", lambda *of: little)
     assert lacking(preset("digits"), LaunchSpec()) is None
     asked = preset("digits", micro_batch=64, gradient_checkpointing=False)
-    assert lacking(asked, LaunchSpec()) is not None
+    assert lacking(asked, LaunchSpec()) is little
 
 
 def test_a_process_of_a_job_relies_on_the_one_that_started_it(dimo, monkeypatch, little_memory):
