@@ -95,7 +95,7 @@ def show_sides(
     view: list[RenderableType] = []
     if out.data.is_terminal:
         view = terminal.shown_panels(shown, picture, out.data.width)
-    told = f"{len(sides)} x {specs[0].count} images, saved to {file}"
+    told = f"{len(sides)} x {counted(specs[0].count, 'image')}, saved to {file}"
     out.result(
         {"file": str(file), "images": specs[0].count, "sides": documents}, Group(*view, Text(told))
     )

@@ -66,7 +66,9 @@ def sentence_of(room: Room) -> str:
 def show_plan(plan: Plan[Any], folder: Path, launch: LaunchSpec, full: bool = False) -> None:
     """Plan, estimates and spec of a run; refused if it does not fit the machine."""
     from dimo_cli.planning.plan import forecast
+    from dimo_cli.runs.inputs import check_inputs
 
+    check_inputs(plan.spec)
     found = forecast(plan, folder, launch)
     out.result(found.document(), forecast_view(found, full))
     room = found.room

@@ -33,7 +33,7 @@ from dimo_cli.data.pictures import (
     read_pixels,
     reason,
 )
-from dimo_cli.errors import MissingError, SpecError
+from dimo_cli.errors import MissingError, SpecError, counted
 from dimo_cli.files.png import Pixels
 from dimo_cli.files.reading import check_regular
 from dimo_cli.files.untrusted import ARCHIVE_ERRORS, check_archive, parse_json
@@ -86,12 +86,12 @@ def checked(images: Images, path: Path, count: int | None, least: int) -> Images
     """Refuse too few images."""
     if count is not None and len(images) < count:
         raise SpecError(
-            f"`{path}` has {len(images):,} images; {count:,} were asked for.",
+            f"`{path}` has {counted(len(images), 'image')}; {count:,} were asked for.",
             "Ask for fewer or make more; numbers of different sample counts do not compare.",
         )
     if len(images) < least:
         raise SpecError(
-            f"`{path}` has {len(images)} image; statistics need at least {least}.",
+            f"`{path}` has {counted(len(images), 'image')}; statistics need at least {least}.",
             "Feature distances only start to mean something with some thousands.",
         )
     return images

@@ -30,7 +30,7 @@ def locked(
     folder: Path, name: str = LOCK, say: Callable[[str], None] = nobody_told
 ) -> Iterator[None]:
     """Hold a folder, which is made if need be; refused where another process holds it."""
-    path = folder / name
+    path, was_there = folder / name, folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle = acquire(path, say)
@@ -44,6 +44,9 @@ def locked(
         with suppress(OSError):
             path.unlink()  # while it is still held, so that nobody else's is taken away
         os.close(handle)
+        if not was_there:
+            with suppress(OSError):
+                folder.rmdir()  # what was refused leaves nothing: a folder that is not empty stays
 
 
 def refuse_if_locked(folder: Path, name: str = LOCK) -> None:

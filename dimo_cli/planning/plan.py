@@ -209,6 +209,11 @@ class Requirements:
         return sum(need.size or 0 for need in self.files if need.state == TO_DOWNLOAD)
 
     @property
+    def out_of_reach(self) -> int:
+        """What cannot be downloaded now, as far as its size is known."""
+        return sum(need.size or 0 for need in self.files if not need.can_be_had)
+
+    @property
     def problems(self) -> list[str]:
         """What stands in the way."""
         found = [need.file.path for need in self.files if not need.can_be_had]

@@ -35,7 +35,9 @@ def little_memory(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "command", [("distill", "--preset", "digits"), ("refine", "digits", "--gan")], ids=lambda c: c[0]
+    "command",
+    [("distill", "--preset", "digits"), ("refine", "digits", "--gan")],
+    ids=("distill", "refine"),
 )
 def test_a_run_without_the_memory_is_refused_and_leaves_no_folder(dimo, tmp_path, command):
     refused = dimo(*command, *HUGE)
