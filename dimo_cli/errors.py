@@ -46,6 +46,11 @@ class DivergedError(DimoError):
     exit_code = 4
 
 
+def counted(count: int, noun: str) -> str:
+    """A number of things in words: `1 image`, `5,000 images`."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 def nearest(word: str, choices: Iterable[str]) -> str | None:
     """The choice that `word` was probably meant to be."""
     matches = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.6)

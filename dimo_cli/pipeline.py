@@ -231,6 +231,12 @@ class OneStepPipeline(DiffusionPipeline):
             ("prompt", class_labels) if teacher.takes_prompts else ("class_labels", prompt)
         )
         asked = prompt if teacher.takes_prompts else class_labels
+        if asked is None and other is None:
+            what = '`prompt="two red circles"`' if kind == "prompt" else "`class_labels=7`"
+            raise SpecError(
+                f"There is no `{kind}`: a student of `{teacher.name}` has to be told what to draw.",
+                f"Give one, for example {what}.",
+            )
         if other is not None or asked is None:
             takes = "prompts, not classes" if teacher.takes_prompts else "classes, not prompts"
             raise SpecError(f"A student of `{teacher.name}` takes {takes}.", f"Give `{kind}`.")

@@ -20,6 +20,7 @@ from dimo_cli.commands.parameters import Fields
 from dimo_cli.commands.sample import chosen_conditions
 from dimo_cli.console.output import out
 from dimo_cli.console.progress import counting
+from dimo_cli.errors import counted
 from dimo_cli.specs.flags import Given
 from dimo_cli.specs.sample import SampleSpec
 from dimo_cli.specs.sides import Side, read_sides
@@ -95,7 +96,7 @@ def show_sides(
     view: list[RenderableType] = []
     if out.data.is_terminal:
         view = terminal.shown_panels(shown, picture, out.data.width)
-    told = f"{len(sides)} x {specs[0].count} images, saved to {file}"
+    told = f"{len(sides)} x {counted(specs[0].count, 'image')}, saved to {file}"
     out.result(
         {"file": str(file), "images": specs[0].count, "sides": documents}, Group(*view, Text(told))
     )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from dimo_cli.commands.frame import command
 from dimo_cli.commands.launching import agreed_folder, asked_for, speaks
-from dimo_cli.commands.options import RunOptions
+from dimo_cli.commands.options import LOOP, RunOptions
 from dimo_cli.commands.running import (
     carry_out_run,
     continued_folder,
@@ -25,41 +26,54 @@ from dimo_cli.specs.resolve import Plan, preset_names, resolve_spec
 app = typer.Typer()
 EXAMPLES = """
 dimo distill --preset digits
-dimo distill --preset digits --set train.steps=3000 --out runs/long
-dimo distill --resume runs/long --set train.steps=5000
+dimo distill --preset digits --steps 3000 --out runs/long
+dimo distill --resume runs/long --steps 5000
 dimo distill --preset maskbit --gpus 8
 """
 
 
 @command(app, "distill", EXAMPLES)
-def distill(run: RunOptions, processes: Given[LaunchSpec]) -> None:
+def distill(
+    run: RunOptions,
+    loop: Annotated[Given[DistillSpec], LOOP],
+    processes: Given[LaunchSpec],
+) -> None:
     """Distill a masked diffusion teacher into a one-step student (Di[M]O)."""
     launch = asked_for(processes)
-    plan, target = continued_run(run) if run.resume else new_run(run)
+    plan, target = continued_run(run, loop) if run.resume else new_run(run, loop)
     carry_out_run(run, launch, plan, target, distill_in)
 
 
-def new_run(run: RunOptions) -> tuple[Plan[DistillSpec], Path]:
+def new_run(run: RunOptions, loop: Given[DistillSpec]) -> tuple[Plan[DistillSpec], Path]:
     """The plan of a new run, and its folder."""
     if run.preset is None and run.spec is None:
         raise SpecError(
             "Say what to distill: give `--preset` or `--spec`.",
             f"Presets: {', '.join(preset_names())}.",
         )
-    plan = resolve_spec(DistillSpec, preset=run.preset, file=run.spec, sets=run.settings)
+    plan = resolve_spec(
+        DistillSpec,
+        preset=run.preset,
+        file=run.spec,
+        sets=run.settings,
+        flags=loop.layers(),
+    )
     name = run.preset or (run.spec.stem if run.spec else "run")
     return plan, run.folder or free_folder(Path("runs"), name)
 
 
-def continued_run(run: RunOptions) -> tuple[Plan[DistillSpec], Path]:
+def continued_run(run: RunOptions, loop: Given[DistillSpec]) -> tuple[Plan[DistillSpec], Path]:
     """The plan of a run that goes on, and its folder."""
     if run.preset or run.spec or run.folder:
         raise SpecError(
             "`--resume` takes its spec from the run: leave out --preset, --spec and --out.",
-            "Change what may change with `--set`, e.g. `--set train.steps=5000`.",
+            "Change what may change, for example with `--steps 5000`.",
         )
     folder = continued_folder(run, is_refinement_wanted=False)
-    return resolve_spec(DistillSpec, file=folder / "run.yaml", sets=run.settings), folder
+    plan = resolve_spec(
+        DistillSpec, file=folder / "run.yaml", sets=run.settings, flags=loop.layers()
+    )
+    return plan, folder
 
 
 def distill_in(plan: Plan[DistillSpec], folder: Path, resuming: bool) -> None:

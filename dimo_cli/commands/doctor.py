@@ -15,6 +15,7 @@ from dimo_cli.commands.frame import command
 from dimo_cli.commands.options import LocalDirOption, SetOption, spec_of_preset
 from dimo_cli.commands.plan import size
 from dimo_cli.console.output import out
+from dimo_cli.errors import counted
 from dimo_cli.planning.health import Check, run_checks
 
 if TYPE_CHECKING:
@@ -93,10 +94,9 @@ def requirements_view(needed: Requirements) -> RenderableType:
         known = known if need.is_exact else f"about {known}"
         files.add_row(Text(str(need.file)), Text(known), Text(need.state))
     there, sampling, distilling = needed.available, needed.to_sample, needed.to_distill
-    free = f"{size(needed.free)} free"
     rows = Table.grid(padding=(0, 2))
     rows.add_row("license", needed.license)
-    rows.add_row("download", f"{size(needed.to_fetch)} to {needed.downloads} ({free})")
+    rows.add_row("download", download_words(needed))
     rows.add_row("converted to", str(needed.converted))
     rows.add_row("memory", f"{size(there)} ({needed.place})")
     rows.add_row("to sample", f"about {size(sampling)}: {fits(sampling, there, None)}")
@@ -104,6 +104,18 @@ def requirements_view(needed: Requirements) -> RenderableType:
         "to distill", f"about {size(distilling)}: {fits(distilling, there, needed.advice)}"
     )
     return Group(files if needed.files else Text("Ships inside dimo."), rows)
+
+
+def download_words(needed: Requirements) -> str:
+    """What is still to be fetched, and what cannot be now."""
+    free = f"{size(needed.free)} free"
+    lacking = [need for need in needed.files if not need.can_be_had]
+    parts = [f"{size(needed.to_fetch)} to {needed.downloads} ({free})"]
+    if lacking:
+        parts = parts if needed.to_fetch else []
+        known = f", about {size(needed.out_of_reach)}," if needed.out_of_reach else ""
+        parts.append(f"{counted(len(lacking), 'file')}{known} cannot be had now: see above")
+    return "; ".join(parts)
 
 
 def fits(needed: int, available: int, advice: str | None) -> str:

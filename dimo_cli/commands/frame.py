@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from dimo_cli.commands.parameters import Parameters, option
+from dimo_cli.commands.usage import OnceEach
 from dimo_cli.console.environment import image_protocol
 from dimo_cli.console.output import out
 from dimo_cli.distributed.lifeline import end_with_launcher
@@ -125,7 +126,7 @@ def command(
 
     def add(function: Callable[..., None]) -> Callable[..., None]:
         shown = framed(function)
-        app.command(name, epilog=foot(*examples))(shown)
+        app.command(name, cls=OnceEach, epilog=foot(*examples))(shown)
         return shown
 
     return add

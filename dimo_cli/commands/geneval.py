@@ -12,6 +12,7 @@ from dimo_cli.commands.options import LocalDirOption
 from dimo_cli.commands.parameters import Fields
 from dimo_cli.console.output import out
 from dimo_cli.console.progress import tracking
+from dimo_cli.errors import counted
 from dimo_cli.evaluation.tables import results_view
 from dimo_cli.specs.evaluate import EvalSpec
 from dimo_cli.specs.flags import Given
@@ -41,7 +42,9 @@ def export_images(
     spec = asked.spec({"metrics": ("geneval",), "prompts": f"geneval={metadata}"})
     with tracking(out, "draw") as progress:
         count = export_geneval(spec, folder, HubStore(local_dir, say=out.note), out.note, progress)
-    lines = f"{count:,} images in {folder}, for the original tool and for `dimo eval geneval`."
+    lines = (
+        f"{counted(count, 'image')} in {folder}, for the original tool and for `dimo eval geneval`."
+    )
     out.result({"folder": str(folder), "images": count}, lines)
 
 

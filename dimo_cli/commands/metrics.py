@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -63,6 +65,7 @@ SHOWN_WITH = {
     "pickscore": "runs/meissonic --prompts prompts.txt",
     "geneval": "shapes",
 }
+FEWEST_PARTS, MOST_PARTS = 3, 1000  # the fewest of a range without whole steps
 app = typer.Typer()
 
 
@@ -120,7 +123,7 @@ for _name, _help in METRICS.items():
 
 
 def temperatures(text: str | None) -> tuple[float, ...]:
-    """The temperatures of `temperature=A..B` (whole steps) or `temperature=A,B,C`."""
+    """The temperatures of `temperature=A..B` (both ends, evenly spaced) or `temperature=A,B,C`."""
     if text is None:
         return ()
     name, _, values = text.partition("=")
@@ -130,7 +133,7 @@ def temperatures(text: str | None) -> tuple[float, ...]:
             raise ValueError
         if not dots:
             return tuple(float(value) for value in values.split(","))
-        found = tuple(float(first) + step for step in range(int(float(last) - float(first)) + 1))
+        found = evenly_spaced(float(first), float(last))
     except ValueError:
         found = ()
     if not found:
@@ -139,6 +142,15 @@ def temperatures(text: str | None) -> tuple[float, ...]:
             "Write `--sweep temperature=1..12` or `--sweep temperature=0.5,1,2`.",
         )
     return found
+
+
+def evenly_spaced(first: float, last: float) -> tuple[float, ...]:
+    """From one number to another: in steps of 1, or of a little less where these do not fit."""
+    span = last - first
+    if not 0 <= span <= MOST_PARTS:
+        return ()
+    parts = int(span) if span == int(span) else max(FEWEST_PARTS, math.ceil(span))
+    return tuple(round(first + span * part / (parts or 1), 6) for part in range(parts + 1))
 
 
 def measured(spec: EvalSpec, store: HubStore, use_cache: bool) -> Evaluation:
@@ -186,20 +198,20 @@ def show_sweep(spec: EvalSpec, store: HubStore, plot: Path, use_cache: bool) -> 
 
     found = sweep(spec, lambda one: measured(one, store, use_cache))
     draw_curve(found.curve(0), plot, f"{found.names[0]} by temperature")
-    out.result({**found.document(), "plot": str(plot)}, sweep_table(found))
+    told = [Text(line) for line in found.sentences()]
+    view = Group(sweep_table(found), Text(""), *told, Text(f"The curve is in {plot}."))
+    out.result({**found.document(), "plot": str(plot)}, view)
 
 
 def sweep_table(found: Sweep) -> Table:
-    """The numbers of each temperature, the best of each metric in bold."""
+    """The numbers of each temperature, the best of each metric marked."""
     best = found.best
     table = Table("temperature", *found.names, box=None, header_style="bold")
     for temperature, evaluation in found.rows:
-        cells = [
-            Text(
-                f"{result.value:.4f}",
-                style="bold" if best[result.metric]["temperature"] == temperature else "",
-            )
-            for result in evaluation.results
-        ]
+        cells = []
+        for result in evaluation.results:
+            is_best = best[result.metric]["temperature"] == temperature
+            mark = " (best)" if is_best else ""
+            cells.append(Text(f"{result.value:.4f}{mark}", style="bold" if is_best else ""))
         table.add_row(f"{temperature:g}", *cells)
     return table

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dimo_cli.commands import completing
+from dimo_cli.commands.parameters import Fields
 from dimo_cli.errors import SpecError
 from dimo_cli.files.lines import decoded, lines_of
 from dimo_cli.files.reading import MOST_PROMPTS, read_bytes
@@ -54,6 +55,16 @@ StudentArgument = Annotated[
 SeedOption = Annotated[int, typer.Option("--seed", help="Fixes the images.")]
 
 
+# What of a run's loop has flags of its own.
+LOOP = Fields(
+    only=("train.steps", "train.batch_size"),
+    said={
+        "train.steps": "Training steps; default: the preset's",
+        "train.batch_size": "Samples per pass; default: the preset's",
+    },
+)
+
+
 @dataclass(frozen=True)
 class RunOptions:
     """Where the spec of a run comes from, and where the run goes."""
@@ -71,7 +82,13 @@ class RunOptions:
     ] = None
     local_dir: LocalDirOption = None
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show spec, memory estimate and plan; train nothing.")
+        bool, typer.Option("--dry-run", help="Show the plan, its hours and memory; train nothing.")
+    ] = False
+    full: Annotated[
+        bool, typer.Option("--full", help="With --dry-run: also every value of the spec.")
+    ] = False
+    force: Annotated[
+        bool, typer.Option("--force", "-f", help="Start even if memory seems not to be enough.")
     ] = False
 
     @property

@@ -19,11 +19,12 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import typer
+from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from dimo_cli.commands import completing
-from dimo_cli.specs.base import Flag, Spec
+from dimo_cli.specs.base import Flag, Int, Spec
 from dimo_cli.specs.explain import spec_types
 from dimo_cli.specs.flags import Given
 
@@ -87,6 +88,8 @@ class SpecField:
             "rich_help_panel": self.flag.panel,
             "envvar": self.flag.variable,
         }
+        if annotation is int:
+            about |= {"parser": whole_number, "metavar": self.flag.metavar or "INTEGER"}
         is_argument = self.flag.is_argument
         shown = typer.Argument(**about) if is_argument else typer.Option(*self.names, **about)
         default = None if "; default:" in told else self.default
@@ -95,6 +98,14 @@ class SpecField:
         elif default is PydanticUndefined:
             default = inspect.Parameter.empty
         return option(self.name, Annotated[annotation, shown], default)
+
+
+def whole_number(text: Any) -> int:
+    """The whole number that was written, be it as 1000 or as 1e3."""
+    try:
+        return TypeAdapter(Int).validate_python(text)
+    except ValidationError:
+        raise typer.BadParameter(f"{text!r} is no whole number.") from None
 
 
 def option(name: str, annotation: Any, default: Any) -> inspect.Parameter:

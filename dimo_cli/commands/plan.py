@@ -42,7 +42,7 @@ def flops(count: float) -> str:
     return f"{count / 1e6:.1f} TFLOP"
 
 
-def forecast_view(forecast: Forecast) -> RenderableType:
+def forecast_view(forecast: Forecast, full: bool = False) -> RenderableType:
     """The resolved spec, its origins, what each step does and what memory it needs."""
     spec, launch = forecast.plan.spec, forecast.launch
     share, room = forecast.share, forecast.room

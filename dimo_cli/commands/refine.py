@@ -9,7 +9,7 @@ import typer
 
 from dimo_cli.commands.frame import command
 from dimo_cli.commands.launching import agreed_folder, asked_for
-from dimo_cli.commands.options import RunOptions, read_weights
+from dimo_cli.commands.options import LOOP, RunOptions, read_weights
 from dimo_cli.commands.parameters import Fields
 from dimo_cli.commands.running import (
     carry_out_run,
@@ -42,15 +42,21 @@ TERMS = Fields(
 
 @command(app, "refine", EXAMPLES)
 def refine(
-    terms: Annotated[Given[RefineSpec], TERMS], run: RunOptions, processes: Given[LaunchSpec]
+    terms: Annotated[Given[RefineSpec], TERMS],
+    run: RunOptions,
+    loop: Annotated[Given[RefineSpec], LOOP],
+    processes: Given[LaunchSpec],
 ) -> None:
     """Refine a one-step student with a GAN, with rewards, or with both."""
     launch = asked_for(processes)
-    plan, target = continued_run(terms, run) if run.resume else new_run(terms, run)
+    begin = continued_run if run.resume else new_run
+    plan, target = begin(terms, run, loop)
     carry_out_run(run, launch, plan, target, refine_in)
 
 
-def new_run(terms: Given[RefineSpec], run: RunOptions) -> tuple[Plan[RefineSpec], Path]:
+def new_run(
+    terms: Given[RefineSpec], run: RunOptions, loop: Given[RefineSpec]
+) -> tuple[Plan[RefineSpec], Path]:
     """The plan of a new run: preset, then what the student brings along, then flags."""
     from dimo_cli.students.published import look_at_student
 
@@ -84,14 +90,16 @@ def new_run(terms: Given[RefineSpec], run: RunOptions) -> tuple[Plan[RefineSpec]
         file=run.spec,
         sets=run.settings,
         base=(f"student {student}", brought),
-        flags=terms.layers({"start": student, **named}),
+        flags={**terms.layers({"start": student, **named}), **loop.layers()},
     )
     for name in reward_names(plan.spec):
         check_reward(name)  # wherever it was named
     return plan, run.folder or free_folder(Path("runs"), preset or "refined")
 
 
-def continued_run(terms: Given[RefineSpec], run: RunOptions) -> tuple[Plan[RefineSpec], Path]:
+def continued_run(
+    terms: Given[RefineSpec], run: RunOptions, loop: Given[RefineSpec]
+) -> tuple[Plan[RefineSpec], Path]:
     """The plan of a run that goes on, and its folder."""
     if terms or run.preset or run.spec or run.folder:
         raise SpecError(
@@ -99,7 +107,10 @@ def continued_run(terms: Given[RefineSpec], run: RunOptions) -> tuple[Plan[Refin
             "--preset, --spec and --out."
         )
     folder = continued_folder(run, is_refinement_wanted=True)
-    return resolve_spec(RefineSpec, file=folder / "run.yaml", sets=run.settings), folder
+    plan = resolve_spec(
+        RefineSpec, file=folder / "run.yaml", sets=run.settings, flags=loop.layers()
+    )
+    return plan, folder
 
 
 def refine_in(plan: Plan[RefineSpec], folder: Path, resuming: bool) -> None:

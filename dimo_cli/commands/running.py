@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from dimo_cli.specs.resolve import Plan
 
 if TYPE_CHECKING:
     from dimo_cli.console.live import View
+    from dimo_cli.planning.plan import Room
     from dimo_cli.runs.distill import RunResult
 
 SAMPLED = 40  # images of the command that draws with a new student
@@ -37,24 +39,48 @@ def carry_out_run(
 ) -> None:
     """Show what a run would do, or do it in as many processes as are asked for."""
     check_launch(launch, plan.spec, run.has_folder)
+    if run.full and not run.dry_run:
+        raise SpecError("`--full` is for `--dry-run`: nothing else shows the spec.")
     if run.dry_run:
-        show_plan(plan, folder, launch)
-    elif run.resume and (summary := finished_as(folder, plan.spec)):
+        show_plan(plan, folder, launch, run.full)
+        return
+    if run.resume and (summary := finished_as(folder, plan.spec)):
         say_finished(folder, plan.spec.train.steps, summary)
-    elif not start_processes(launch):
+        return
+    if not run.force and "RANK" not in os.environ:  # whoever started this process has looked
+        refuse_without_memory(plan, launch)
+    if not start_processes(launch):
         work(plan, folder, run.resume is not None)
 
 
-def show_plan(plan: Plan[Any], folder: Path, launch: LaunchSpec) -> None:
-    """Spec, estimates and plan of a run; refused if it does not fit the machine."""
-    from dimo_cli.planning.plan import forecast
+def refuse_without_memory(plan: Plan[Any], launch: LaunchSpec) -> None:
+    """Refuse a run that the system would end for want of memory, before anything is loaded."""
+    from dimo_cli.planning.plan import lacking
 
+    room = lacking(plan.spec, launch)
+    if room is not None:
+        raise MissingError(sentence_of(room), f"{room.advice} Or start it anyway with `--force`.")
+
+
+def sentence_of(room: Room) -> str:
+    """What is needed and what is there."""
+    return (
+        f"This run needs about {size(room.needed.total)} of memory, and there are "
+        f"{size(room.available or 0)}."
+    )
+
+
+def show_plan(plan: Plan[Any], folder: Path, launch: LaunchSpec, full: bool = False) -> None:
+    """Plan, estimates and spec of a run; refused if it does not fit the machine."""
+    from dimo_cli.planning.plan import forecast
+    from dimo_cli.runs.inputs import check_inputs
+
+    check_inputs(plan.spec)
     found = forecast(plan, folder, launch)
-    out.result(found.document(), forecast_view(found))
+    out.result(found.document(), forecast_view(found, full))
     room = found.room
     if room.available is not None and room.advice is not None:
-        needed, there = size(room.needed.total), size(room.available)
-        out.note(f"This run needs about {needed}, and there are {there}.")
+        out.note(sentence_of(room))
         out.hint(room.advice)
         raise typer.Exit(MissingError.exit_code)
 

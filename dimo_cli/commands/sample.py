@@ -17,7 +17,7 @@ from dimo_cli.commands.options import LocalDirOption, SetOption, check_png, spec
 from dimo_cli.commands.starting import importing
 from dimo_cli.console.output import out
 from dimo_cli.console.progress import counting
-from dimo_cli.errors import SpecError
+from dimo_cli.errors import SpecError, counted
 from dimo_cli.specs.flags import Given
 from dimo_cli.specs.sample import SampleSpec
 from dimo_cli.teachers.classes import find_class, short_name
@@ -112,6 +112,7 @@ def draw(spec: SampleSpec, target: Target, grid_file: Path, folder: Path | None)
     from dimo_cli.console import terminal
 
     drawn = drawn_images(spec, target)
+    replaced = ", in place of the file that was there" if grid_file.exists() else ""
     files = save_images(drawn, spec.pixels, grid_file, folder)
     document = {
         "images": len(drawn.names),
@@ -121,11 +122,14 @@ def draw(spec: SampleSpec, target: Target, grid_file: Path, folder: Path | None)
         "seed": spec.sampler.seed,
         "sampler": drawn.protocol,
     }
-    speed = f"{len(drawn.names)} images in {drawn.seconds:.2f} s"
+    count = len(drawn.names)
+    told = f"{counted(count, 'image')} in {drawn.seconds:.2f} s, saved to {grid_file}{replaced}"
+    if folder is not None:
+        told += f"; each image by itself to {folder}"
     shown = []
     if out.data.is_terminal:
         shown = terminal.shown(drawn.pixels[:SHOWN], drawn.columns, out.data.width)
-    out.result(document, Group(*shown, Text(f"{speed}, saved to {grid_file}")))
+    out.result(document, Group(*shown, Text(told)))
 
 
 def drawn_images(spec: SampleSpec, target: Target) -> Drawn:

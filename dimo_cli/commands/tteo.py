@@ -83,13 +83,29 @@ def tteo(
         }
     )
     wanted = [*(prompts or ()), *read_prompts(prompts_file)]
+    if any(not prompt.strip() for prompt in wanted):
+        raise SpecError("A prompt is empty.", "Say what to draw with each `--prompt`.")
     if not wanted:
         raise SpecError("There is no prompt.", 'Add `--prompt "..."` or `--prompts-file FILE`.')
-    optimize_and_save(student, wanted, spec, folder, local_dir)
+    optimize_and_save(student, wanted, spec, folder, local_dir, origins_of(asked, budget))
+
+
+def origins_of(asked: Given[TteoSpec], budget: str) -> dict[str, str]:
+    """Who set which value."""
+    return {
+        **dict.fromkeys(("starts", "iterations"), f"--budget {budget}"),
+        **dict.fromkeys(("learning_rate", "rewards"), "what suits the teacher"),
+        **{path: f"flag {asked.flags[path]}" for path in asked.values},
+    }
 
 
 def optimize_and_save(
-    student_name: str, prompts: list[str], spec: TteoSpec, folder: Path, local_dir: Path | None
+    student_name: str,
+    prompts: list[str],
+    spec: TteoSpec,
+    folder: Path,
+    local_dir: Path | None,
+    origins: dict[str, str],
 ) -> None:
     """Optimize every prompt that is not finished, and show what came of all of them."""
     import numpy as np
@@ -123,7 +139,7 @@ def optimize_and_save(
             else:
                 outcome = optimize_prompt(student, rewards, prompt, spec, lambda _: advance(1))
                 advance(spec.iterations + 1 - len(outcome.found.trace))
-                keep(outcome, student, spec, target)
+                keep(outcome, student, spec, target, origins)
                 if out.data.is_terminal:
                     pair = np.stack([outcome.before, outcome.after])
                     views += [Text(prompt), *terminal.shown(pair, 2, out.data.width)]

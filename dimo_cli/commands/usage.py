@@ -63,6 +63,29 @@ class Commands(TyperGroup):
         sys.exit(code if isinstance(code, int) else 0)
 
 
+class OnceEach(TyperCommand):
+    """A command that refuses an option that is given twice, where only one could count."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the command line."""
+        if not ctx.resilient_parsing:
+            _, _, order = self.make_parser(ctx).parse_args(args=list(args))
+            for parameter in order:
+                if order.count(parameter) > 1 and takes_one(parameter):
+                    raise SpecError(
+                        f"`{parameter.opts[0]}` is given {order.count(parameter)} times, and only "
+                        "one can count.",
+                        "Leave the others out.",
+                    )
+        return super().parse_args(ctx, args)
+
+
+def takes_one(parameter: Any) -> bool:
+    """Whether a parameter is an option with one value."""
+    is_option = parameter.param_type_name == "option"
+    return is_option and not (parameter.multiple or parameter.is_flag or parameter.count)
+
+
 @dataclass(frozen=True, slots=True)
 class Later:
     """A command that is imported when somebody asks for it."""

@@ -25,7 +25,7 @@ import torch
 from dimo_cli.data.arrays import ArrayImages, Batch, Images
 from dimo_cli.data.images import files_below
 from dimo_cli.data.pictures import SUFFIXES, Fit, Header, read_header, read_pixels
-from dimo_cli.errors import MissingError, SpecError
+from dimo_cli.errors import MissingError, SpecError, counted
 from dimo_cli.files.lines import decoded, lines_of
 from dimo_cli.files.pictures import NOTED, Unfit, is_picture, reason
 from dimo_cli.files.png import Pixels
@@ -82,12 +82,12 @@ def checked(images: Images, path: Path, count: int | None, least: int) -> Images
     """Refuse too few images."""
     if count is not None and len(images) < count:
         raise SpecError(
-            f"`{path}` has {len(images):,} images; {count:,} were asked for.",
+            f"`{path}` has {counted(len(images), 'image')}; {count:,} were asked for.",
             "Ask for fewer or make more; numbers of different sample counts do not compare.",
         )
     if len(images) < least:
         raise SpecError(
-            f"`{path}` has {len(images)} image; statistics need at least {least}.",
+            f"`{path}` has {counted(len(images), 'image')}; statistics need at least {least}.",
             "Feature distances only start to mean something with some thousands.",
         )
     return images

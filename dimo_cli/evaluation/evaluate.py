@@ -26,6 +26,7 @@ from dimo_cli.evaluation.subjects import (
     subject_of,
 )
 from dimo_cli.files.png import save_png
+from dimo_cli.files.writing import check_writable
 from dimo_cli.hub.store import HubStore
 from dimo_cli.metrics.geneval_folder import is_geneval_folder, read_folder, save_batch, start_folder
 from dimo_cli.metrics.prompts import PromptSet, load_prompts
@@ -43,6 +44,8 @@ def evaluate(
     use_cache: bool = True,
 ) -> Evaluation:
     """Measure what a spec asks for; an unchanged target is not measured twice."""
+    if spec.save_images:
+        check_writable(Path(spec.save_images), "--save-images")
     opened = open_target(spec, store, say)
     found: list[Evaluation] = []
     for prompts, names in groups(spec, opened, store):

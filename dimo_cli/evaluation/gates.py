@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -77,6 +78,8 @@ def read_limits(texts: Sequence[str], metrics: Sequence[str], flag: str) -> dict
             )
         try:
             limits[name] = float(value)
+            if not math.isfinite(limits[name]):
+                raise ValueError
         except ValueError:
             raise SpecError(
                 f"`{flag} {text}` is not of the form NAME=NUMBER.", f"For example `{flag} fid=7.0`."

@@ -103,6 +103,7 @@ def subject_of(opened: Opened, spec: EvalSpec, prompts: PromptSet | None) -> Sub
         raise SpecError(
             "`--crop` is for images on disk.", "Save the images with `--save-images` first."
         )
+    prompts = prompts.of_all_tasks(spec.samples) if prompts else None
     generated = GeneratedImages(opened.target, spec.sampler, wanted(opened, spec, prompts))
     teacher, student = opened.target.teacher, opened.target.student
     facts: dict[str, Any] = {

@@ -38,6 +38,13 @@ class Sweep:
         """Temperatures and values of one metric."""
         return [(temperature, found.results[index].value) for temperature, found in self.rows]
 
+    def sentences(self) -> list[str]:
+        """The best of each metric in words."""
+        return [
+            f"Best {name}: {found['value']:.4f} at temperature {found['temperature']:g}."
+            for name, found in self.best.items()
+        ]
+
     def document(self) -> dict[str, Any]:
         """For machines."""
         return {

@@ -36,7 +36,7 @@ def locked(
 
     Those who hold it `shared` hold it together, and nobody else does.
     """
-    path = folder / name
+    path, was_there = folder / name, folder.exists()
     check_name(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -53,6 +53,9 @@ def locked(
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             path.unlink()  # while it is still held, so that nobody else's is taken away
         os.close(handle)
+        if not was_there:
+            with suppress(OSError):
+                folder.rmdir()  # what was refused leaves nothing: a folder that is not empty stays
 
 
 def check_name(folder: Path) -> None:

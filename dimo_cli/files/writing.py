@@ -130,6 +130,18 @@ def patient_file(path: Path) -> Iterator[PatientFile]:
         raise file.error
 
 
+def check_writable(folder: Path, option: str) -> None:
+    """Refuse a folder that could not be written to, before anything is worked out for it."""
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    reason = None if place.is_dir() else f"`{place}` is a file"
+    if reason is None and not os.access(place, os.W_OK | os.X_OK):
+        reason = f"no permission to write to `{place}`"
+    if reason:
+        raise MissingError(f"`{option}` is `{folder}`: {reason}.", "Choose another folder.")
+
+
 def file_sha256(path: Path) -> str:
     """Hash of a file of any size."""
     check_regular(path)

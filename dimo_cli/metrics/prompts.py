@@ -11,6 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +71,33 @@ class PromptSet:
         """Hash of all that is asked for, the same wherever and in what format it was read."""
         rows = [self.prompts, self.tags, [str(request) for request in self.requests]]
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+    def of_all_tasks(self, images: int | None) -> PromptSet:
+        """As many images of the benchmark, of each task as many as of any other."""
+        tasks = tuple(dict.fromkeys(self.tags))
+        if not self.requests or images is None or images >= self.num_images:
+            return self
+        if images < len(tasks):
+            raise SpecError(
+                f"`{self.name}` has {len(tasks)} tasks and its overall score is their mean, so "
+                f"{images} {'image is' if images == 1 else 'images are'} too few.",
+                f"Ask for at least {len(tasks)}, or leave out `-n` for all {self.num_images:,}.",
+            )
+        by_task = [[n for n, tag in enumerate(self.tags) if tag == task] for task in tasks]
+        turns = [n for turn in zip_longest(*by_task) for n in turn if n is not None]
+        each = self.images_per_prompt
+        each = each if images % each == 0 and images >= each * len(tasks) else 1
+        if images // each > len(self.prompts):
+            return self  # not a whole number of images a prompt: from the first prompt on
+        kept = sorted(turns[: images // each])
+        return PromptSet(
+            self.name,
+            tuple(self.prompts[n] for n in kept),
+            tuple(self.tags[n] for n in kept),
+            tuple(self.keys[n] for n in kept),
+            tuple(self.requests[n] for n in kept),
+            each,
+        )
 
     def prompt_number(self, image: int) -> int:
         """Which prompt an image is of: the images of one prompt follow each other."""

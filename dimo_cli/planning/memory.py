@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.refine import RefineSpec, reward_names
 from dimo_cli.teachers.protocol import Backbone, Cond, Teacher
 
+SMALL = ("digits", "shapes")
 MOST_CHUNKS = 32  # a rehearsal goes through; larger batches follow from smaller ones
 
 
@@ -64,25 +66,46 @@ def advice_to_fit(
     """
     if estimate.total <= available:
         return None
+    samples = spec.train.batch_size * spec.train.accumulate
     for checkpointing in sorted({spec.train.recomputes, True}):
-        train = spec.train.model_copy(update={"gradient_checkpointing": checkpointing})
+        in_one = {"gradient_checkpointing": checkpointing}
         changed = estimate
-        if train != spec.train:
-            lighter = spec.model_copy(update={"train": train})
-            changed = estimate_memory(teacher, lighter, rewards, on_gpu)
+        if checkpointing != spec.train.recomputes:
+            changed = estimate_memory(teacher, with_train(spec, in_one), rewards, on_gpu)
         spare = available - (changed.total - changed.activations)
-        most = int(spare / (changed.activations / spec.train.batch_size))
-        if most >= 1:
-            samples = spec.train.batch_size * spec.train.accumulate
-            batch = largest_divisor(samples, most)
-            passes = samples * processes // batch
-            extra = " --set train.gradient_checkpointing=true" if checkpointing else ""
-            return f"Use `--set train.batch_size={batch} --set train.accumulate={passes}{extra}`."
+        most = min(samples, int(spare / (changed.activations / spec.train.batch_size)))
+        while most >= 1:
+            passes = largest_divisor(samples, most)
+            cut = with_train(spec, {**in_one, "micro_batch": passes})
+            if estimate_memory(teacher, cut, rewards, on_gpu).total <= available:
+                extra = " --set train.gradient_checkpointing=true" if checkpointing else ""
+                return f"Use `--set train.micro_batch={passes}{extra}`: the step stays the same."
+            most = passes // 2  # what the passes before leave behind takes its room as well
     fixed = estimate.weights + estimate.gradients_and_optimizers
+    if fixed <= available:
+        return "Lower `train.batch_size`: what a step keeps of its samples alone is too much."
     return (
         f"The weights and optimizers alone need {fixed / 2**30:.0f} GiB: use a larger GPU, "
         "or several with `--gpus N --shard`."
     )
+
+
+def with_train(spec: DistillSpec, changes: Mapping[str, Any]) -> DistillSpec:
+    """The spec with another loop."""
+    return spec.model_copy(update={"train": spec.train.model_copy(update=dict(changes))})
+
+
+def surely_fits(teacher: Teacher, spec: DistillSpec, available: int) -> bool:
+    """Whether a run asks for so little that it need not be rehearsed, which takes its time.
+
+    Of the small teachers inside dimo a step keeps fewer bytes for a token than their backbone has
+    weights, and fewer than 100 for a weight. What a refinement adds is not in that.
+    """
+    if teacher.name not in SMALL or isinstance(spec, RefineSpec):
+        return False
+    weights = sum(weight.numel() for weight in teacher.backbone.parameters())
+    tokens = spec.train.batch_size * spec.train.accumulate * teacher.space.length
+    return weights * (100 + tokens) <= available
 
 
 def estimate_memory(

@@ -23,6 +23,7 @@ from dimo_cli.planning.memory import (
     blank_rewards,
     estimate_memory,
     sharded_estimate,
+    surely_fits,
 )
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.launch import LaunchSpec
@@ -110,9 +111,7 @@ def forecast(plan: Plan[Any], folder: Path, launch: LaunchSpec | None = None) ->
     """Look ahead at a run, refusing what the run itself would refuse; nothing is downloaded."""
     spec, launch = plan.spec, launch or LaunchSpec()
     teacher = load_skeleton(spec.teacher)
-    check_control(teacher.space, spec.init.control, spec.init.control_token)
-    build_divergence(spec.loss.divergence)
-    check_tracker(spec.monitor.tracker)
+    check_settings(teacher, spec)
     fit = fit_here(teacher, spec, launch)
     fitted = fit.applied(spec) if fit else spec
     share = divide(fitted.train, 0, launch.total)
@@ -129,6 +128,30 @@ def forecast(plan: Plan[Any], folder: Path, launch: LaunchSpec | None = None) ->
         flops_per_step(teacher, spec),
         room_of_each(teacher, own, launch),
     )
+
+
+def check_settings(teacher: Teacher, spec: DistillSpec) -> None:
+    """Refuse what the run itself would refuse, as far as nothing has to be loaded for it."""
+    check_control(teacher.space, spec.init.control, spec.init.control_token)
+    build_divergence(spec.loss.divergence)
+    check_tracker(spec.monitor.tracker)
+
+
+def lacking(spec: DistillSpec, launch: LaunchSpec) -> Room | None:
+    """The room of a run that would get less than it needs; None where it gets enough.
+
+    On a GPU whose memory the passes will be fitted to, that is for the fitting to find out.
+    """
+    if not launch.processes and is_left_open(spec.train):
+        return None
+    teacher = load_skeleton(spec.teacher)
+    share = divide(spec.train, 0, launch.total)
+    own = spec.model_copy(update={"train": local_train(spec.train, share)})
+    if surely_fits(teacher, own, machine_memory()[1] // launch.on_each):
+        return None
+    check_settings(teacher, spec)
+    room = room_of_each(teacher, own, launch)
+    return room if room.advice is not None else None
 
 
 def fit_here(teacher: Teacher, spec: DistillSpec, launch: LaunchSpec) -> Fit | None:
@@ -184,6 +207,11 @@ class Requirements:
     def to_fetch(self) -> int:
         """What is still to be downloaded, as far as its size is known."""
         return sum(need.size or 0 for need in self.files if need.state == TO_DOWNLOAD)
+
+    @property
+    def out_of_reach(self) -> int:
+        """What cannot be downloaded now, as far as its size is known."""
+        return sum(need.size or 0 for need in self.files if not need.can_be_had)
 
     @property
     def problems(self) -> list[str]:

@@ -11,12 +11,13 @@ from PIL import Image
 from dimo_cli.files.pictures import open_picture
 from dimo_cli.files.untrusted import parse_json
 from dimo_cli.reporting.charts import Chart, Series
-from dimo_cli.reporting.collect import Setting, is_number, parsed_file, settings_of
+from dimo_cli.reporting.collect import Setting, is_number, parsed, parsed_file, settings_of
 from dimo_cli.reporting.inside import own_files
 from dimo_cli.reporting.pictures import Picture, embed
 from dimo_cli.specs.tteo import TteoSpec
 
 OUTCOME = "outcome.json"
+UNKNOWN_ORIGIN = "a flag, or what suits the teacher"  # of pictures that do not say it
 NUMBERS = ("score_before", "score_best_of_n", "score_after", "seconds")
 
 
@@ -114,7 +115,7 @@ def is_outcome(outcome: Any) -> bool:
 
 
 def facts_of(path: Path) -> tuple[list[Setting], str]:
-    """The settings and the student's hash that a picture carries. All of tteo's come from flags."""
+    """The settings and the student's hash that a picture carries."""
     try:
         with open_picture(path) as image:
             image.load()
@@ -124,5 +125,13 @@ def facts_of(path: Path) -> tuple[list[Setting], str]:
         return [], ""
     default = TteoSpec().model_dump()
     changed = {key for key, value in spec.model_dump().items() if value != default[key]}
-    origins = dict.fromkeys(changed, "flag of dimo tteo")
+    origins = dict.fromkeys(changed, UNKNOWN_ORIGIN) | origins_in(info.get("dimo.tteo_origins"))
     return settings_of(spec, origins), str(info.get("dimo.student", ""))
+
+
+def origins_in(text: Any) -> dict[str, str]:
+    """Who set which value, as a picture says it; nothing where it does not, or makes no sense."""
+    found = parsed(text) if isinstance(text, str) else None
+    if not isinstance(found, dict):
+        return {}
+    return {key: value for key, value in found.items() if isinstance(value, str)}

@@ -11,7 +11,7 @@ from dimo_cli.reporting.diagnosis import Finding
 from dimo_cli.reporting.optimized import PromptRecord, TteoRecord, collect_tteo
 from dimo_cli.reporting.views import Card, plot_of
 
-MOST_SHOWN, MOST_ROWS = 40, 1000
+MOST_SHOWN, MOST_ROWS, MOST_BUDGETS = 40, 1000, 3
 SECTIONS = (("health", "Health"), ("prompts", "Prompts"), ("spec", "What was run"))
 
 
@@ -45,12 +45,17 @@ def cards_of(prompts: list[PromptRecord]) -> list[Card]:
         mean(outcome[key] for outcome in outcomes)
         for key in ("score_before", "score_best_of_n", "score_after")
     )
-    trace = outcomes[0]["trace"]
+    budgets = {(len(o["trace"][0]), len(o["trace"]) - 1) for o in outcomes}
+    budget = ", ".join(f"{starts} × {iterations}" for starts, iterations in sorted(budgets))
     return [
         Card("Prompts", f"{len(prompts):,}"),
         Card("Mean score", number(round(after, 4)), f"before: {number(round(before, 4))}"),
         Card("Best of the starts", number(round(best, 4)), "mean score without optimization"),
-        Card("Budget", f"{len(trace[0])} × {len(trace) - 1}", "starts × iterations"),
+        Card(
+            "Budget",
+            budget if len(budgets) <= MOST_BUDGETS else f"{len(budgets)} different",
+            "starts × iterations" + (", by prompt" if len(budgets) > 1 else ""),
+        ),
         Card("Time", f"{mean(o['seconds'] for o in outcomes):.1f} s", "per prompt, mean"),
     ]
 

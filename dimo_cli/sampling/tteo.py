@@ -177,10 +177,21 @@ def provenance(prompt: str, student: Student, spec: TteoSpec) -> dict[str, str]:
     }
 
 
-def keep(outcome: Outcome, student: Student, spec: TteoSpec, folder: Path) -> None:
-    """Write pictures, trace and the embeddings that make the picture again in one pass."""
+def keep(
+    outcome: Outcome,
+    student: Student,
+    spec: TteoSpec,
+    folder: Path,
+    origins: Mapping[str, str] | None = None,
+) -> None:
+    """Write pictures, trace and the embeddings that make the picture again in one pass.
+
+    `origins` says who set which value of the spec; the report shows it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     facts = provenance(outcome.prompt, student, spec)
+    if origins is not None:
+        facts["dimo.tteo_origins"] = json.dumps(dict(origins))
     save_png(outcome.before, folder / "before.png", facts)
     save_png(outcome.after, folder / "after.png", facts)
     best = outcome.found.best

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -22,7 +23,16 @@ def _refuse_boolean(value: Any) -> Any:
     return value
 
 
-Int = Annotated[int, BeforeValidator(_refuse_boolean)]
+def _read_exponent(value: Any) -> Any:
+    """`1e3` is a whole number to people, and text to YAML."""
+    if isinstance(value, str) and EXPONENT.fullmatch(value.strip()):
+        number = float(value)
+        return int(number) if number.is_integer() else value
+    return value
+
+
+EXPONENT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d{1,2}")
+Int = Annotated[int, BeforeValidator(_read_exponent), BeforeValidator(_refuse_boolean)]
 Real = Annotated[float, BeforeValidator(_refuse_boolean)]
 
 

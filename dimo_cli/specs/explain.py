@@ -23,6 +23,19 @@ class Leaf:
     allowed: str
 
 
+# What pydantic calls by the names of its types.
+IN_WORDS = {
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "a whole number"),
+    "int_parsing_size": "a whole number of fewer digits",
+    **dict.fromkeys(("float_type", "float_parsing"), "a number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "true or false"),
+    "finite_number": "a finite number",
+    "string_type": "text",
+    "dict_type": "values by name",
+    **dict.fromkeys(("tuple_type", "list_type"), "a list"),
+}
+
+
 def spec_types(annotation: Any) -> list[type[Spec]]:
     """The spec classes an annotation allows: itself, or the members of a union."""
     if isinstance(annotation, type) and issubclass(annotation, Spec):
@@ -112,6 +125,8 @@ def explain(
         )
     if kind == "string_unicode":  # of a file's name, which may hold any bytes
         return f"`{path}` is {value!r}{where}: it is not UTF-8. Rename it or link to it."
+    if kind in IN_WORDS:
+        return f"`{path}` is {value!r}{where}: must be {IN_WORDS[kind]}."
     reason = problem["msg"].replace("Input should be ", "must be ").replace("Input ", "it ")
     return f"`{path}` is {value!r}{where}: {reason[0].lower()}{reason[1:]}."
 

@@ -10,6 +10,7 @@ from dimo_cli.specs.base import Spec
 from dimo_cli.specs.distill import InitSpec
 from dimo_cli.specs.divergences import Divergence
 
+FORMAT: Literal[1] = 1
 MANIFEST, WEIGHTS = "dimo.json", "model.safetensors"
 
 CARD, PREVIEW = "README.md", "preview.png"
@@ -38,7 +39,7 @@ class TrainingFacts(Spec):
 class StudentManifest(Spec):
     """dimo.json, version 1."""
 
-    format: Literal[1] = 1
+    format: Literal[1] = FORMAT
     dimo_version: str
     teacher: TeacherFacts
     init: InitSpec

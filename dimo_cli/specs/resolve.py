@@ -61,6 +61,8 @@ class Layers:
             for key, item in ordered:
                 self.set(f"{path}.{key}" if path else str(key), item, origin)
             return
+        if not path:
+            return  # an empty document sets nothing
         group, _, last = path.rpartition(".")
         node = self._open(group)
         if last == "kind" and self._is_another_kind(group, node, value):
@@ -211,10 +213,15 @@ def load_yaml(path: Path) -> YamlFile:
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(f"Cannot read `{path}`: {error}.") from None
+    except yaml.MarkedYAMLError as error:
+        raise SpecError(f"`{path}` is not valid YAML: {shown_at_its_line(error)}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise SpecError(f"`{path}` is not valid YAML: {' '.join(str(error).split())}") from None
     if values is None:
-        return YamlFile({}, {})
+        raise SpecError(
+            f"`{path}` is empty: it sets nothing.",
+            "Copy a preset with `dimo presets cp digits mine.yaml`, or leave `--spec` out.",
+        )
     if not isinstance(values, dict):
         raise SpecError(
             f"`{path}` holds a {type(values).__name__}, not keys and values.",
@@ -223,6 +230,16 @@ def load_yaml(path: Path) -> YamlFile:
     lines: dict[str, int] = {}
     _collect_lines(root, "", lines, path)
     return YamlFile(values, lines)
+
+
+def shown_at_its_line(error: yaml.MarkedYAMLError) -> str:
+    """What is wrong with YAML, and the line with a mark below the place."""
+    mark, told = error.problem_mark, error.problem or error.context or "it cannot be read"
+    if mark is None:
+        return f"{told}."
+    place = f"{told}, line {mark.line + 1}, column {mark.column + 1}."
+    snippet = mark.get_snippet(indent=2, max_length=100)
+    return f"{place}\n{snippet}" if snippet else place
 
 
 def _collect_lines(node: Any, path: str, lines: dict[str, int], file: Path) -> None:

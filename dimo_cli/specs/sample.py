@@ -94,6 +94,10 @@ class SampleSpec(Spec):
     def _one_kind_of_condition(self) -> SampleSpec:
         if self.classes and self.prompts:
             raise ValueError("--class and --prompt exclude each other")
+        if any(not prompt.strip() for prompt in self.prompts):
+            raise ValueError(
+                "--prompt is empty: say what to draw, or leave it out for a student of classes"
+            )
         if self.preset and not self.sampler.teacher:
             raise ValueError(
                 "--preset names a teacher: add --teacher to sample it, or use --student for a "

@@ -26,7 +26,7 @@ from dimo_cli.console import next_steps
 from dimo_cli.errors import MissingError, SpecError, nearest
 from dimo_cli.files.reading import MOST_DOCUMENT, read_text
 from dimo_cli.files.sound import check_finite
-from dimo_cli.files.untrusted import first_problem
+from dimo_cli.files.untrusted import first_problem, parse_json
 from dimo_cli.files.writing import contiguous, file_sha256, replace_folder, whole_file
 from dimo_cli.hub.published import StateDict
 from dimo_cli.run_folder.naming import checkpoint_names
@@ -34,6 +34,7 @@ from dimo_cli.run_folder.state import is_refinement
 from dimo_cli.specs.distill import DistillSpec, TeacherSource
 from dimo_cli.specs.manifest import (
     CARD,
+    FORMAT,
     MANIFEST,
     WEIGHTS,
     StudentManifest,
@@ -197,11 +198,28 @@ def load_student(target: Path, options: LoadOptions | None = None) -> Student:
 def read_manifest(path: Path) -> StudentManifest:
     """A student's manifest, validated."""
     try:
-        return StudentManifest.model_validate_json(read_text(path, MOST_DOCUMENT))
+        text = read_text(path, MOST_DOCUMENT)
+        refuse_newer_format(path, text)
+        return StudentManifest.model_validate_json(text)
     except (ValidationError, UnicodeDecodeError) as error:
         parts = first_problem(error) if isinstance(error, ValidationError) else (str(error),)
-        detail = ": ".join(parts)
+        detail = ": ".join(filter(None, parts))
         raise SpecError(f"`{path}` is not a valid manifest: {detail}.") from None
+
+
+def refuse_newer_format(path: Path, text: str) -> None:
+    """A manifest that this dimo is too old for is not damaged."""
+    try:
+        document = parse_json(text)
+    except ValueError:
+        return
+    number = document.get("format") if isinstance(document, dict) else None
+    if isinstance(number, int) and number > FORMAT:
+        raise SpecError(
+            f"`{path}` has format {number}, and this dimo ({__version__}) reads up to {FORMAT}: "
+            "the student was made by a newer dimo.",
+            "Update with `pipx upgrade dimo-cli` or `pip install --upgrade dimo-cli`.",
+        )
 
 
 def read_weights(path: Path, sha256: str) -> StateDict:

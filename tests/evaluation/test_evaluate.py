@@ -12,12 +12,15 @@ import pytest
 import yaml
 from PIL import Image
 
+from dimo_cli.commands.metrics import temperatures
+from dimo_cli.errors import SpecError
 from dimo_cli.evaluation.gates import Gate
 from dimo_cli.evaluation.result import Evaluation
 from dimo_cli.evaluation.tables import write_github
 from dimo_cli.metrics import prompts
 from dimo_cli.metrics.expected import expected_value
 from dimo_cli.metrics.geneval_requests import TAGS
+from dimo_cli.metrics.prompts import PromptSet
 from dimo_cli.metrics.protocol import Result
 from tests.helpers.hostile import HOSTILE, assert_visible
 
@@ -215,6 +218,48 @@ def test_a_sweep_finds_the_best_temperature_and_draws_the_curve(dimo, tmp_path):
         assert picture.size == (640, 400)
 
 
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("0.5..2", (0.5, 1.0, 1.5, 2.0)),
+        ("1..4", (1.0, 2.0, 3.0, 4.0)),
+        ("0.5..2.5", (0.5, 1.5, 2.5)),
+        ("0.1..0.4", (0.1, 0.2, 0.3, 0.4)),
+        ("0.5,1,2", (0.5, 1.0, 2.0)),
+        ("2..2", (2.0,)),
+    ],
+)
+def test_a_range_of_temperatures_is_evenly_spaced_and_has_both_ends(text, values):
+    assert temperatures(f"temperature={text}") == pytest.approx(values)
+
+
+def test_the_best_temperature_of_a_sweep_is_named_and_marked(dimo):
+    shown = dimo("eval", "fid", "digits", "-n", "200", "--sweep", "temperature=1,9").stdout
+    assert re.search(r"^ 1 +[\d.]+ \(best\) *$", shown, re.MULTILINE)
+    assert re.search(r"^Best fid200: [\d.]+ at temperature 1\.$", shown, re.MULTILINE)
+
+
+def test_fewer_images_of_a_benchmark_are_of_all_its_tasks(dimo):
+    document = read(dimo("eval", "geneval", "shapes", "-n", "60", "--json"))
+    overall, *tasks = document["results"]
+    assert overall["protocol"]["images"] == 60
+    assert [task["details"]["images"] for task in tasks] == [10] * 6
+
+
+def test_a_benchmark_of_four_images_a_prompt_keeps_as_many_where_that_is_even():
+    tags = [tag for tag in TAGS for _ in range(3)]
+    keys = [str(number) for number in range(18)]
+    whole = PromptSet("geneval", tuple(keys), tuple(tags), tuple(keys), tuple(keys), 4)
+    assert whole.of_all_tasks(None) is whole.of_all_tasks(72) is whole
+    for images, each in ((24, 4), (48, 4), (6, 1), (14, 1)):
+        part = whole.of_all_tasks(images)
+        assert (part.num_images, part.images_per_prompt) == (images, each)
+        assert set(part.tags) == set(TAGS)
+        assert list(part.prompts) == sorted(part.prompts, key=int)
+    with pytest.raises(SpecError, match="6 tasks"):
+        whole.of_all_tasks(5)
+
+
 def test_shapes_are_measured_on_their_captions_and_on_the_six_tasks(dimo):
     document = read(dimo("eval", "geneval", "shapes", "--json"))
     overall, *tasks = document["values"].values()
@@ -282,6 +327,7 @@ def test_what_cannot_be_measured_is_refused_with_what_to_do(dimo, tmp_path):
         (("fid", "shapes", "--prompts", "nowhere.txt"), 3, "nowhere.txt"),
         (("fid", "shapes", "--prompts", "coco-30k"), 3, "coco-30k"),
         (("fid", "shapes", "--prompts", "shapes", "-n", "9999"), 2, "300"),
+        (("geneval", "shapes", "-n", "5"), 2, "at least 6"),
         (("fid", "digits", "--crop", "8", "-n", "50"), 2, "images on disk"),
         (("fid", "digits", "--max", "kid=1"), 2, "not measured"),
         (("all", "digits", "--max", "1"), 2, "which number"),

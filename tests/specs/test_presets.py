@@ -5,7 +5,7 @@ import json
 import pytest
 
 from dimo_cli.planning.flops import flops_per_step, mean_ratio
-from dimo_cli.planning.memory import advice_to_fit, estimate_memory
+from dimo_cli.planning.memory import advice_to_fit, estimate_memory, with_train
 from dimo_cli.specs.distill import DistillSpec, TeacherSource
 from dimo_cli.specs.resolve import preset_names, resolve_spec
 from dimo_cli.teachers.registry import load_skeleton, register_teacher, teacher_names
@@ -99,6 +99,7 @@ def test_a_dry_run_that_does_not_fit_is_refused_with_what_to_change(dimo, monkey
     assert again.exit_code == 0
     train = json.loads(again.stdout)["spec"]["train"]
     assert train["batch_size"] * train["accumulate"] == 256
+    assert train["micro_batch"] < train["batch_size"]
 
 
 def test_advice_turns_to_checkpointing_and_then_to_another_machine(teacher):
@@ -106,9 +107,11 @@ def test_advice_turns_to_checkpointing_and_then_to_another_machine(teacher):
     needed = estimate_memory(teacher, spec)
     fixed = needed.total - needed.activations
     assert advice_to_fit(teacher, spec, needed, needed.total) is None
-    one_sample = needed.activations // 64
-    assert "batch_size=1 " in advice_to_fit(teacher, spec, needed, fixed + int(1.5 * one_sample))
-    tight = advice_to_fit(teacher, spec, needed, fixed + one_sample // 2)
+    one = with_train(spec, {"micro_batch": 1})
+    least = estimate_memory(teacher, one).total
+    assert "micro_batch=1`" in advice_to_fit(teacher, spec, needed, least)
+    recomputed = with_train(spec, {"micro_batch": 1, "gradient_checkpointing": True})
+    tight = advice_to_fit(teacher, spec, needed, estimate_memory(teacher, recomputed).total)
     assert "gradient_checkpointing=true" in tight
     assert "larger GPU" in advice_to_fit(teacher, spec, needed, fixed // 2)
 

@@ -1,0 +1,21 @@
+"""What a run reads, looked for before it starts: `--dry-run` refuses what the run would refuse."""
+
+from __future__ import annotations
+
+from dimo_cli.runs.distill import attach_prompts, check_measurable_run
+from dimo_cli.runs.refine import check_refinable, real_tokens
+from dimo_cli.specs.distill import DistillSpec
+from dimo_cli.specs.refine import RefineSpec
+from dimo_cli.teachers.registry import load_skeleton
+
+
+def check_inputs(spec: DistillSpec) -> None:
+    """Refuse a run whose prompts, real images or references are missing; nothing is downloaded."""
+    data = None
+    if isinstance(spec, RefineSpec):
+        check_refinable(spec)
+        data = real_tokens(spec, load_skeleton(spec.teacher))
+    else:
+        check_measurable_run(spec)
+    if data is None or not data.dataset.has_captions:
+        attach_prompts(load_skeleton(spec.teacher), spec)
