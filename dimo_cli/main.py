@@ -33,6 +33,7 @@ COMMANDS = {
         "compare",
         "Draw the same classes or prompts, from the same seed, with several students and teachers.",
     ),
+    "runs": Later("runs", "List, show and remove runs."),
     "report": Later("report", "Write one self-contained HTML page about a run, finished or not."),
     "export": Later(
         "export", "Write a student as a `torch.export` program, and check it against the student."
