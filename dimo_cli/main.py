@@ -51,7 +51,7 @@ COMMANDS = {
     ),
     "eval": Later("evaluate", "Measure students, teachers and folders of images."),
     "data": Later("data", "Encode real images into tokens."),
-    "presets": Later("presets", "List, show and copy presets."),
+    "presets": Later("presets", "List, show, compare and copy presets."),
     "spec": Later("spec", "Check spec files and print their schema."),
 }
 
