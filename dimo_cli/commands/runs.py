@@ -18,7 +18,9 @@ from dimo_cli.commands.usage import Commands
 from dimo_cli.console import next_steps
 from dimo_cli.console.output import out
 from dimo_cli.errors import SpecError
+from dimo_cli.run_folder.naming import checkpoint_names, read_json
 from dimo_cli.specs.flags import Given
+from dimo_cli.specs.metrics import TITLES
 from dimo_cli.specs.runs import ListSpec, RemoveSpec
 
 if TYPE_CHECKING:
@@ -49,7 +51,6 @@ def show(
 ) -> None:
     """Show how a run stands, and what to do with it next."""
     from dimo_cli.run_folder.listing import facts_of_run
-    from dimo_cli.run_folder.naming import checkpoint_names, read_json
     from dimo_cli.run_folder.state import DIVERGED
 
     facts = facts_of_run(run)
@@ -137,8 +138,6 @@ def step_words(facts: RunFacts) -> str:
 
 def metric_words(facts: RunFacts) -> str:
     """How good it is."""
-    from dimo_cli.specs.metrics import TITLES
-
     if facts.metric is None or facts.value is None:
         return "not measured"
     return f"{TITLES[facts.metric]} {facts.value:.3f}"

@@ -90,9 +90,7 @@ def test_the_table_has_a_row_for_each_run(dimo, runs):
     shown = dimo("runs", "list")
     assert shown.exit_code == 0, shown.stderr
     rows = shown.stdout.splitlines()
-    assert [word in rows[0] for word in ("run", "state", "step", "metric", "size", "age")] == [
-        True
-    ] * 6
+    assert rows[0].split() == ["run", "state", "teacher", "step", "metric", "size", "age"]
     assert "runs/a whole run" in rows[1]
     assert "FID 2.000" in rows[1]
     assert "interrupted" in rows[2]
