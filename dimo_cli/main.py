@@ -33,6 +33,7 @@ COMMANDS = {
         "compare",
         "Draw the same classes or prompts, from the same seed, with several students and teachers.",
     ),
+    "runs": Later("runs", "List, show and remove runs."),
     "report": Later("report", "Write one self-contained HTML page about a run, finished or not."),
     "export": Later(
         "export", "Write a student as a `torch.export` program, and check it against the student."
@@ -50,7 +51,7 @@ COMMANDS = {
     ),
     "eval": Later("evaluate", "Measure students, teachers and folders of images."),
     "data": Later("data", "Encode real images into tokens."),
-    "presets": Later("presets", "List, show and copy presets."),
+    "presets": Later("presets", "List, show, compare and copy presets."),
     "spec": Later("spec", "Check spec files and print their schema."),
 }
 

@@ -1,4 +1,4 @@
-"""`dimo presets`: list, show and copy the recipes that ship with dimo."""
+"""`dimo presets`: list, show, compare and copy the recipes that ship with dimo."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from dimo_cli.commands import completing
 from dimo_cli.commands.frame import command
@@ -17,7 +18,7 @@ from dimo_cli.console.output import out
 from dimo_cli.errors import SpecError
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.refine import RefineSpec
-from dimo_cli.specs.render import commented_yaml
+from dimo_cli.specs.render import commented_yaml, scalar
 from dimo_cli.specs.resolve import (
     preset_names,
     preset_path,
@@ -27,9 +28,17 @@ from dimo_cli.specs.resolve import (
 )
 from dimo_cli.students.names import builtin_students
 
-app = typer.Typer(cls=Commands, no_args_is_help=True, help="List, show and copy presets.")
+app = typer.Typer(cls=Commands, no_args_is_help=True, help="List, show, compare and copy presets.")
 NameArgument = Annotated[
     str, typer.Argument(help="Name of a preset.", autocompletion=completing.all_presets)
+]
+
+SpecArgument = Annotated[
+    str,
+    typer.Argument(
+        help="Name of a preset, folder of a run, or YAML file.",
+        autocompletion=completing.all_presets,
+    ),
 ]
 
 
@@ -74,6 +83,26 @@ def costs(spec: DistillSpec) -> dict[str, float]:
         "memory_bytes": estimate_memory(teacher, spec, blank_rewards, on_gpu=True).total,
         "flops_per_step": flops_per_step(teacher, spec),
     }
+
+
+@command(app, "diff", "dimo presets diff maskgit maskbit", "dimo presets diff digits runs/digits")
+def diff(first: SpecArgument, second: SpecArgument) -> None:
+    """Show the settings in which two specs differ: presets, run folders or spec files."""
+    from dimo_cli.specs.difference import differences, spec_named
+
+    found = differences(spec_named(first), spec_named(second))
+    document = {
+        "first": first,
+        "second": second,
+        "differences": [
+            {"setting": one.path, "first": one.first, "second": one.second} for one in found
+        ],
+    }
+    table = Table("setting", first, second, box=None, header_style="bold")
+    for one in found:
+        table.add_row(one.path, scalar(one.first), scalar(one.second))
+    same = Text(f"`{first}` and `{second}` have the same settings.")
+    out.result(document, table if found else same)
 
 
 @command(app, "cp", "dimo presets cp digits mine.yaml", "dimo distill --spec mine.yaml")

@@ -85,6 +85,15 @@ def refuse_if_locked(folder: Path, name: str = LOCK) -> None:
         os.close(handle)
 
 
+def is_locked(folder: Path, name: str = LOCK) -> bool:
+    """Whether another process holds a folder right now."""
+    try:
+        refuse_if_locked(folder, name)
+    except SpecError:
+        return True
+    return False
+
+
 def acquire(path: Path, say: Callable[[str], None], shared: bool = False) -> int:
     """The handle of a lock file that this process holds, with its number in it."""
     while True:

@@ -11,6 +11,7 @@ from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.resolve import load_yaml, resolve_spec
 
 SUMMARY = "summary.json"  # the last thing that a run writes
+DIVERGED = "diverged.json"  # why a run could not be recovered; gone once it is continued
 INTERVALS = ("log_every", "checkpoint_every", "keep_checkpoints")  # mean nothing once it is over
 
 

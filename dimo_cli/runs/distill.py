@@ -1,7 +1,7 @@
 """A run from spec to student: train, draw, save, and measure against the teacher.
 
 run.yaml  run.json  log.jsonl  checkpoints/step-N/  samples/step-N.png  student/  summary.json
-effort.jsonl  origins.json  notes.txt  comparison/  report.html
+effort.jsonl  origins.json  notes.txt  comparison/  report.html  diverged.json
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ from dimo_cli.run_folder.alarms import REMEDIES, told
 from dimo_cli.run_folder.checkpoints import newest_contents, spec_of
 from dimo_cli.run_folder.effort import hardware_name, recorded_effort
 from dimo_cli.run_folder.identity import check_owner, identity_of, new_identity
+from dimo_cli.run_folder.listing import keep_divergence
 from dimo_cli.run_folder.naming import CHECKPOINTS
 from dimo_cli.run_folder.origins import keep_origins
-from dimo_cli.run_folder.state import SUMMARY, is_refinement
+from dimo_cli.run_folder.state import DIVERGED, SUMMARY, is_refinement
 from dimo_cli.runs.closing import comparison, leave_report
 from dimo_cli.runs.tables import best_teacher, ratio
 from dimo_cli.runs.watcher import RunWatcher
@@ -279,6 +280,7 @@ def train_and_measure(
     """All that happens in a run folder once it is this process's alone."""
     folder, view, accelerator = trainer.folder, watcher.view, trainer.accelerator
     hardware = hardware_name(accelerator.device, accelerator.num_processes)
+    (folder / DIVERGED).unlink(missing_ok=True)
     try:
         with recorded_effort(folder, hardware, lambda: (watcher.first_step, trainer.progress.step)):
             backbone = train_with_all(trainer, resume)
@@ -297,6 +299,9 @@ def train_and_measure(
         )
         if rows:
             draw_comparison(student, spec.monitor.teacher_steps, watcher.conditions(), folder)
+    except DivergedError as problem:
+        keep_divergence(folder, problem.message)
+        raise
     finally:
         view.stop()
     alarms = tuple(told(name, problem) for name, problem in watcher.alarms.active.items())

@@ -16,6 +16,7 @@ from dimo_cli.specs.launch import LaunchSpec
 from dimo_cli.specs.play import DrawAsk, TeacherAsk, TteoAsk
 from dimo_cli.specs.push import PushSpec
 from dimo_cli.specs.refine import RefineSpec
+from dimo_cli.specs.runs import ListSpec, RemoveSpec
 from dimo_cli.specs.sample import SampleSpec
 from dimo_cli.specs.tteo import TteoSpec
 from docs.generator.commands import Command, commands
@@ -36,6 +37,7 @@ CHECKED: dict[str, tuple[type[Spec], ...]] = {
     "export": (ExportSpec,),
     "push": (PushSpec,),
     "check": (CheckSpec,),
+    "runs": (ListSpec, RemoveSpec),
     "play": (DrawAsk, TeacherAsk, TteoAsk),
 }
 

@@ -37,6 +37,7 @@ SPECS = {
     "doctor": {"launch", "render"},
     "check": {"check", "launch", "render"},
     "presets": RUN_SPECS | {"refine"},
+    "runs": {"runs", "launch", "render", "metrics"},
     "spec": RUN_SPECS | {"refine"},
 }
 SHARED = {"base", "explain", "flags"}
