@@ -185,11 +185,7 @@ def serve(hub, handler=Handler):
 
 
 def let_the_client_log():
-<<<<<<< HEAD
-    """To the stderr of now: its handler keeps that of its first import, which a test may close."""
-=======
     """To the stderr of now: its handler has that of its first import, which a test may close."""
->>>>>>> torture
     import huggingface_hub.utils  # noqa: F401 - makes the handler
 
     for handler in logging.getLogger("huggingface_hub").handlers:
