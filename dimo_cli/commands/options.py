@@ -82,7 +82,7 @@ class RunOptions:
     ] = None
     local_dir: LocalDirOption = None
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the plan, its hours and memory; train nothing.")
+        bool, typer.Option("--dry-run", help="Show the plan and its memory; train nothing.")
     ] = False
     full: Annotated[
         bool, typer.Option("--full", help="With --dry-run: also every value of the spec.")

@@ -43,7 +43,7 @@ def flops(count: float) -> str:
 
 
 def forecast_view(forecast: Forecast, full: bool = False) -> RenderableType:
-    """The resolved spec, its origins, what each step does and what memory it needs."""
+    """What each step does and needs, and what is not the default; `full`: the whole spec too."""
     spec, launch = forecast.plan.spec, forecast.launch
     share, room = forecast.share, forecast.room
     table = Table.grid(padding=(0, 2))
@@ -63,15 +63,17 @@ def forecast_view(forecast: Forecast, full: bool = False) -> RenderableType:
         again = "activations" if forecast.fit.gradient_checkpointing else "nothing"
         passes = f"{share.passes} x {share.batch} samples, {again} recomputed"
         table.add_row("passes", passes)
-    parts = [f"{name.replace('_', ' ')} {size(part)}" for name, part in room.needed.parts.items()]
-    table.add_row("memory", f"about {size(room.needed.total)}{each}: {', '.join(parts)}")
+    sizes = [f"{name.replace('_', ' ')} {size(part)}" for name, part in room.needed.parts.items()]
+    table.add_row("memory", f"about {size(room.needed.total)}{each}: {', '.join(sizes)}")
     there = f"{size(room.available)}, {room.place}" if room.available else room.place
     table.add_row("available", there)
     table.add_row("writes to", str(forecast.folder))
-    return Group(
-        Text(commented_yaml(spec)),
+    parts: list[RenderableType] = [
+        Text("Plan", style="bold"),
+        table,
         Text("\nNot the default", style="bold"),
         origins_table(forecast.changed),
-        Text("\nPlan", style="bold"),
-        table,
-    )
+    ]
+    if full:
+        parts += [Text("\nThe whole spec", style="bold"), Text(commented_yaml(spec))]
+    return Group(*parts)

@@ -181,9 +181,10 @@ def make_method(
     """The method of a spec, with stand-ins for what it would load."""
     if not isinstance(spec, RefineSpec):
         return Distillation(teacher, spec, generator, autocast)
+    at_once = spec.gan.model_copy(update={"start": 0})  # a later step has all losses
     return Refinement(
         teacher,
-        spec,
+        spec.model_copy(update={"gan": at_once}),
         generator,
         autocast,
         start=teacher.backbone,
