@@ -151,3 +151,9 @@ def fake_hub(tmp_path_factory, monkeypatch):
     yield hub
     server.shutdown()
     server.server_close()
+
+
+@pytest.fixture
+def room_enough(monkeypatch):
+    """A machine that has the memory that full-size teachers need, whose tiny stand-ins are run."""
+    monkeypatch.setattr("dimo_cli.planning.plan.machine_memory", lambda: ("a large GPU", 2**40))

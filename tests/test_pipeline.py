@@ -228,7 +228,7 @@ def test_a_gated_student_is_loaded_with_a_token(fake_hub):
     ("asked", "words"),
     [
         ({"prompt": "a fox"}, "takes classes, not prompts"),
-        ({}, "takes classes, not prompts"),
+        ({}, "no `class_labels`"),
         ({"class_labels": 10}, "`class_labels` is 10"),
         ({"class_labels": "tree"}, "no class `tree`"),
         ({"class_labels": []}, "`class_labels` is empty"),

@@ -196,7 +196,6 @@ class LossSpec(Spec):
     entropy_bonus: Real = Field(
         0.0,
         ge=-10,
-        le=10,
         description="Weight of the student's entropy, added as in PPO (supplement E.14); below 0 "
         "it sharpens",
     )

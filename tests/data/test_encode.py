@@ -91,7 +91,7 @@ def test_another_recipe_is_refused_and_what_is_there_stays(dimo, tmp_path):
         (("photos", "--batch", "0"), 2, "`--batch`"),
         (("photos", "--processes", "0"), 2, "`--processes`"),
         (("photos", "--shard-size", "-1"), 2, "`--shard-size`"),
-        (("photos", "--preset", "digit"), 2, "Did you mean `digits`?"),
+        (("photos", "--preset", "digit"), 2, "is given 2 times"),
         (("photos", "--set", "teacher.naem=x"), 2, "teacher.naem"),
         (("captioned",), 2, "lies in no class folder"),
         (("strange",), 2, "There is no class `unheard-of`"),

@@ -117,6 +117,7 @@ def machine(registries, prepared, tmp_path, tmp_path_factory, monkeypatch):
     monkeypatch.setattr("dimo_cli.metrics.inception.find_file", lambda path: None)
     monkeypatch.setattr("dimo_cli.evaluation.subjects.EMBEDDED_SAMPLES", 100)
     monkeypatch.setattr("dimo_cli.planning.plan.machine_memory", lambda: ("a large GPU", 2**40))
+    monkeypatch.setattr("dimo_cli.runs.inputs.check_inputs", lambda spec: None)
     disk = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: disk._replace(free=2**40))
     monkeypatch.setattr("dimo_cli.play.server.serve", lambda *page: page[-1]())

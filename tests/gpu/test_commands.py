@@ -149,6 +149,8 @@ import torch.distributed as dist
 from dimo_cli.teachers.registry import load_teacher
 from dimo_cli.training.trainer import Trainer
 from tests.conftest import Silent, small_spec
+
+pytestmark = pytest.mark.usefixtures("room_enough")
 # As several processes are joined; alone, a process of dimo's joins nobody.
 on_cpu = sys.argv[1] == "cpu"
 dist.init_process_group("gloo" if on_cpu else "cpu:gloo,cuda:nccl")

@@ -11,6 +11,8 @@ from dimo_cli.rewards.protocol import Reward, RewardText
 from tests.helpers import published
 from tests.teachers.test_families import PROMPTS, SHORT_RUN, flags, succeed
 
+pytestmark = pytest.mark.usefixtures("room_enough")
+
 QUICK = flags(
     {},
     "train.steps=3",

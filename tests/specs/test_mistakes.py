@@ -39,7 +39,7 @@ MISTAKES = {
     "loss.weight.value=0": ("loss.weight.value", "greater than 0"),
     "loss.teacher_temperature=0": ("loss.teacher_temperature",),
     "loss.auxiliary_temperature=-1": ("loss.auxiliary_temperature",),
-    "loss.entropy_bonus=-0.1": ("loss.entropy_bonus",),
+    "loss.entropy_bonus=-11": ("loss.entropy_bonus",),
     "loss.chunk_tokens=0": ("loss.chunk_tokens",),
     "student.optimizer.learning_rate=0": ("student.optimizer.learning_rate",),
     "student.optimizer.learning_rate=3": ("student.optimizer.learning_rate", "3"),
@@ -64,7 +64,7 @@ MISTAKES = {
     "monitor.teacher_steps=[]": ("monitor.teacher_steps",),
     "monitor.teacher_steps=[0]": ("monitor.teacher_steps.0", "0"),
     # the wrong kind of value
-    "train.steps=many": ("train.steps", "many", "integer"),
+    "train.steps=many": ("train.steps", "many", "whole number"),
     "train.steps=1.5": ("train.steps", "1.5"),
     "train.steps=yes": ("train.steps", "must be a number, not true"),
     "train.compile=maybe": ("`train.compile`", "must be auto, true or false, not 'maybe'"),

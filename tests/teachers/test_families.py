@@ -12,6 +12,8 @@ from dimo_cli.specs.distill import TeacherSource
 from dimo_cli.teachers.registry import load_teacher
 from tests.helpers import published
 
+pytestmark = pytest.mark.usefixtures("room_enough")
+
 SHORT_RUN = (
     "train.steps=2",
     "train.batch_size=2",
