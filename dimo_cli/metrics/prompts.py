@@ -154,7 +154,7 @@ def read_text(path: Path) -> str:
 
 def read_lines(path: Path) -> list[str]:
     """The lines of a text file; only real line ends part them, and none may be blank."""
-    lines = lines_of(read_text(path))
+    lines = lines_of(read_text(path)) or [""]  # an empty file is one blank line
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             raise SpecError(

@@ -11,7 +11,7 @@ from PIL import Image
 from dimo_cli.files.pictures import open_picture
 from dimo_cli.files.untrusted import parse_json
 from dimo_cli.reporting.charts import Chart, Series
-from dimo_cli.reporting.collect import Setting, is_number, parsed, parsed_file, settings_of
+from dimo_cli.reporting.collect import Setting, is_number, parsed_file, settings_of
 from dimo_cli.reporting.inside import own_files
 from dimo_cli.reporting.pictures import Picture, embed
 from dimo_cli.specs.tteo import TteoSpec
@@ -94,7 +94,8 @@ def read_prompt(file: Path, folder: Path, told: list[str]) -> PromptRecord | Non
         if (picture := embed(path, path.stem, f"{path.stem}: {outcome['prompt']}"))
     ]
     after = file.with_name("after.png")
-    settings, student = facts_of(after) if after in files else ([], "")
+    origins = origins_in(outcome)
+    settings, student = facts_of(after, origins) if after in files else ([], "")
     return PromptRecord(str(outcome["prompt"]), outcome, pictures, settings, student)
 
 
@@ -114,8 +115,8 @@ def is_outcome(outcome: Any) -> bool:
     )
 
 
-def facts_of(path: Path) -> tuple[list[Setting], str]:
-    """The settings and the student's hash that a picture carries."""
+def facts_of(path: Path, origins: dict[str, str]) -> tuple[list[Setting], str]:
+    """The settings, with who set them, and the student's hash that a picture carries."""
     try:
         with open_picture(path) as image:
             image.load()
@@ -125,13 +126,13 @@ def facts_of(path: Path) -> tuple[list[Setting], str]:
         return [], ""
     default = TteoSpec().model_dump()
     changed = {key for key, value in spec.model_dump().items() if value != default[key]}
-    origins = dict.fromkeys(changed, UNKNOWN_ORIGIN) | origins_in(info.get("dimo.tteo_origins"))
-    return settings_of(spec, origins), str(info.get("dimo.student", ""))
+    known = dict.fromkeys(changed, UNKNOWN_ORIGIN) | origins
+    return settings_of(spec, known), str(info.get("dimo.student", ""))
 
 
-def origins_in(text: Any) -> dict[str, str]:
-    """Who set which value, as a picture says it; nothing where it does not, or makes no sense."""
-    found = parsed(text) if isinstance(text, str) else None
+def origins_in(outcome: dict[str, Any]) -> dict[str, str]:
+    """Who set which value, as the outcome says it; nothing where it does not, or makes no sense."""
+    found = outcome.get("origins")
     if not isinstance(found, dict):
         return {}
     return {key: value for key, value in found.items() if isinstance(value, str)}

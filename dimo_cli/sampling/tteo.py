@@ -190,14 +190,13 @@ def keep(
     """
     folder.mkdir(parents=True, exist_ok=True)
     facts = provenance(outcome.prompt, student, spec)
-    if origins is not None:
-        facts["dimo.tteo_origins"] = json.dumps(dict(origins))
     save_png(outcome.before, folder / "before.png", facts)
     save_png(outcome.after, folder / "after.png", facts)
     best = outcome.found.best
     chosen = outcome.found.embeddings[best : best + 1].contiguous().cpu()
     save_file({"embeddings": chosen}, folder / "embeddings.safetensors", facts)
-    text = json.dumps(outcome.document(), indent=2)
+    told = {} if origins is None else {"origins": dict(origins)}
+    text = json.dumps({**outcome.document(), **told}, indent=2)
     write_whole_text(folder / "outcome.json", text + "\n")  # last: what has it is finished
 
 

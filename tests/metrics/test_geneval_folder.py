@@ -233,5 +233,5 @@ def test_results_without_a_task_are_no_score(tmp_path):
 def test_missing_and_empty_results_are_refused(tmp_path):
     with pytest.raises(MissingError, match="no file"):
         read_results(tmp_path / "results.jsonl")
-    with pytest.raises(SpecError, match="no image of the task"):
+    with pytest.raises(SpecError, match="line 1: blank"):
         read_results(write(tmp_path / "results.jsonl", []))

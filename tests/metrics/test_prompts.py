@@ -225,7 +225,7 @@ def test_captions_that_are_too_few_or_too_many_are_refused(tmp_path, captions):
 
 
 def test_an_empty_file_is_refused(tmp_path):
-    refused("coco-30k", write(tmp_path / "captions.txt", ""), "has 0 captions")
+    refused("coco-30k", write(tmp_path / "captions.txt", ""), "line 1: blank")
 
 
 def test_a_blank_caption_is_refused_with_its_line(tmp_path, captions):

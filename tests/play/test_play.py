@@ -109,7 +109,6 @@ def test_r_init_and_temperature_change_the_picture_and_the_students_own_are_the_
     assert not np.array_equal(plain, drawn(temperature=50)[0])
 
 
-@pytest.mark.xfail(reason="page and command differ since the new judge: to be found out")
 def test_an_optimization_is_told_iterate_by_iterate_and_its_command_does_the_same(client, dimo):
     wish = {
         "condition": PROMPT, "seed": 3, "starts": 2, "iterations": 3, "learning_rate": 0.01,

@@ -301,6 +301,7 @@ def make_outcome(folder, prompt, picture=True):
         "prompt": prompt, "score_before": 1.0, "score_best_of_n": 1.5, "score_after": 2.0,
         "rewards_before": {"clip": 1.0}, "rewards_after": {"clip": 2.0}, "start": 1,
         "trace": [[1.0, 1.5], [1.8, 2.0]], "seconds": 1.0, "times_a_plain_sample": 9.0,
+        "origins": {"starts": "flag --starts of dimo tteo", "iterations": 3},
     }  # fmt: skip
     (folder / "outcome.json").write_text(json.dumps(outcome))
     spec = json.dumps({"starts": 2, "iterations": 1})
@@ -317,7 +318,7 @@ def test_optimized_prompts_are_reported_before_and_after(dimo, tmp_path):
     assert dimo("report", "tteo").exit_code == 0
     page = Page((tmp_path / "tteo" / "report.html").read_text())
     for words in ("two red circles", ATTACK, "three is unfinished", "two: pictures are missing",
-                  "Score by iteration", "2 × 1", "Its pictures are missing",
+                  "Score by iteration", "2 × 1", "flag --starts of dimo tteo", "Its pictures are missing",
                   "student abababababab"):  # fmt: skip
         assert words in page.words, words
     assert page.count("script") == 1
