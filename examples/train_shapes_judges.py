@@ -167,13 +167,13 @@ def train(name, options):
     optimizer = torch.optim.AdamW(judge.parameters(), lr=RATE, weight_decay=0.2)
     step, path = 0, options.out / f"{name}.checkpoint"
     if path.exists():
-        kept = torch.load(path, map_location=device)
+        kept = torch.load(path, map_location=device, weights_only=True)
         judge.load_state_dict(kept["judge"])
         mean.load_state_dict(kept["mean"])
         optimizer.load_state_dict(kept["optimizer"])
         step = kept["step"]
     elif options.start:
-        weights = torch.load(options.start, map_location=device)["mean"]
+        weights = torch.load(options.start, map_location=device, weights_only=True)["mean"]
         judge.load_state_dict(weights)
         mean.load_state_dict(weights)
     tests = {kind: Shelf(options.data, "held out", kind, 1) for kind in MIX}

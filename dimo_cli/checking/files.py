@@ -11,6 +11,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from dimo_cli.errors import DimoError
+from dimo_cli.files.sound import is_finite
 from dimo_cli.files.writing import CHUNK, file_sha256
 
 SHA256, SHA1 = re.compile(r"^[0-9a-f]{64}$"), re.compile(r"^[0-9a-f]{40}$")
@@ -80,7 +81,7 @@ def wrong_weights(path: Path, may_be_infinite: bool = False) -> str | None:
         with safe_open(path, "pt") as file:
             for name in file.keys():  # noqa: SIM118 - it is no mapping
                 tensor = file.get_tensor(name)
-                if not (~tensor.isnan() if may_be_infinite else tensor.isfinite()).all():
+                if tensor.isnan().any() if may_be_infinite else not is_finite(tensor):
                     bad.append(name)
     except (SafetensorError, RuntimeError, ValueError) as error:
         return f"cannot be read: {' '.join(str(error).split())[:120]}"

@@ -6,21 +6,19 @@ which it does only once all processes of the job have agreed to end.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
-import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Thread
 
+from dimo_cli.distributed.orphans import signal_at_parents_end
 from dimo_cli.distributed.reports import VARIABLE
 
 LAUNCHER, ENDING = "launcher", ".ending"  # files in the folder of reports
 LAST_CHECKPOINT = 900.0  # seconds for writing it, at most
 LOOK_EVERY = 0.5  # seconds
-PARENT_DEATH = 1  # PR_SET_PDEATHSIG of Linux's prctl
 
 
 def ending_signals() -> list[signal.Signals]:
@@ -87,8 +85,7 @@ def end_with_launcher() -> None:
         launcher, grace = (folder / LAUNCHER).read_text(encoding="utf-8").split()
     except (OSError, ValueError):
         return
-    if sys.platform == "linux":  # at once; elsewhere it is seen a moment later
-        ctypes.CDLL(None, use_errno=True).prctl(PARENT_DEATH, signal.SIGTERM, 0, 0, 0)
+    signal_at_parents_end(signal.SIGTERM)
     watch = (int(launcher), float(grace), folder)
     Thread(target=end_after, args=watch, daemon=True, name="lifeline").start()
 

@@ -19,10 +19,18 @@ def end_with_parent(parent: int) -> None:
 
     Whoever writes files has to write them whole or not at all: nothing is tidied up.
     """
-    if sys.platform == "linux":
-        with suppress(OSError, AttributeError):  # a C library without it: the look below is enough
-            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    signal_at_parents_end(signal.SIGKILL)
     threading.Thread(target=watch, args=(parent,), name="parent", daemon=True).start()
+
+
+def signal_at_parents_end(number: signal.Signals) -> None:
+    """Have Linux send a signal to this process at once when its parent ends.
+
+    Elsewhere, and with a C library that lacks it, whoever calls this has to look now and then.
+    """
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number, 0, 0, 0)
 
 
 def watch(parent: int) -> None:

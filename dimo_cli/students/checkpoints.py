@@ -9,16 +9,15 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save, save_file
+from safetensors.torch import load_file, save
 
 from dimo_cli.errors import MissingError, SpecError
-from dimo_cli.files.writing import contiguous
 from dimo_cli.hub.published import StateDict
 from dimo_cli.run_folder.checkpoints import AVERAGE, DamagedCheckpoint, read_contents, spec_of
 from dimo_cli.run_folder.verifying import check_contents, is_of
 from dimo_cli.specs.checkpoint import Contents
 from dimo_cli.specs.manifest import MANIFEST, WEIGHTS, StudentManifest
-from dimo_cli.students.folder import describe_run
+from dimo_cli.students.folder import describe_run, write_weights
 from dimo_cli.students.names import AtCheckpoint
 from dimo_cli.students.student import LoadOptions, Student, assemble_student
 
@@ -95,6 +94,6 @@ def write_checkpoint(name: AtCheckpoint, folder: Path, options: LoadOptions) -> 
     """Write the student of a checkpoint into a folder of its own."""
     student = open_checkpoint(name, options)
     folder.mkdir(parents=True)
-    save_file(contiguous(student.backbone), folder / WEIGHTS)
+    write_weights(student.backbone, folder / WEIGHTS)
     text = student.manifest.model_dump_json(indent=2) + "\n"
     (folder / MANIFEST).write_text(text, encoding="utf-8")

@@ -318,8 +318,8 @@ def test_optimized_prompts_are_reported_before_and_after(dimo, tmp_path):
     assert dimo("report", "tteo").exit_code == 0
     page = Page((tmp_path / "tteo" / "report.html").read_text())
     for words in ("two red circles", ATTACK, "three is unfinished", "two: pictures are missing",
-                  "Score by iteration", "2 × 1", "flag --starts of dimo tteo", "Its pictures are missing",
-                  "student abababababab"):  # fmt: skip
+                  "Score by iteration", "2 × 1", "flag --starts of dimo tteo",
+                  "Its pictures are missing", "student abababababab"):  # fmt: skip
         assert words in page.words, words
     assert page.count("script") == 1
     assert page.count("img") == 2
