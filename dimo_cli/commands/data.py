@@ -16,6 +16,7 @@ from dimo_cli.commands.options import LocalDirOption, SetOption, spec_of_preset
 from dimo_cli.commands.usage import Commands
 from dimo_cli.console.output import out
 from dimo_cli.console.progress import counting
+from dimo_cli.errors import counted
 from dimo_cli.specs.data import EncodeSpec
 from dimo_cli.specs.flags import Given
 
@@ -97,7 +98,7 @@ def about_skipped(skipped: Sequence[tuple[str, str]], folder: Path) -> str:
     first = "; ".join(f"`{name}`: {why}" for name, why in skipped[:NAMES_SHOWN])
     more = f"; and {len(skipped) - NAMES_SHOWN:,} more" if len(skipped) > NAMES_SHOWN else ""
     return (
-        f"Skipped {len(skipped):,} image{'s' * (len(skipped) != 1)}: {first}{more}. "
+        f"Skipped {counted(len(skipped), 'image')}: {first}{more}. "
         f"`{folder / 'skipped.jsonl'}` lists all; once they are mended, the same command encodes "
         "them. `--strict` stops at the first instead."
     )

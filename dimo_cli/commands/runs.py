@@ -17,7 +17,7 @@ from dimo_cli.commands.plan import size
 from dimo_cli.commands.usage import Commands
 from dimo_cli.console import next_steps
 from dimo_cli.console.output import out
-from dimo_cli.errors import SpecError
+from dimo_cli.errors import SpecError, counted
 from dimo_cli.run_folder.naming import checkpoint_names, read_json
 from dimo_cli.specs.flags import Given
 from dimo_cli.specs.metrics import TITLES
@@ -80,9 +80,8 @@ def remove(asked: Given[RemoveSpec]) -> None:
         ask(runs, freed)
     for run in runs:
         remove_run(run)
-    count = f"{len(runs)} run{'s' * (len(runs) != 1)}"
     document = {"removed": [str(run) for run in runs], "bytes": freed}
-    out.result(document, Text(f"Removed {count}, {size(freed)}."))
+    out.result(document, Text(f"Removed {counted(len(runs), 'run')}, {size(freed)}."))
 
 
 def ask(runs: list[Path], freed: int) -> None:

@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
+from dimo_cli.errors import counted
 from dimo_cli.hub.access import download_cache, endpoint, is_offline
 from dimo_cli.redacting import without_secrets
 
@@ -86,7 +87,7 @@ def check_torch() -> Check:
     import torch
 
     threads = torch.get_num_threads()
-    found = f"{torch.__version__}, {threads} thread{'s' * (threads != 1)}"
+    found = f"{torch.__version__}, {counted(threads, 'thread')}"
     version = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
     if version < (2, 10):
         return Check("torch", "problem", found, "Upgrade: `pip install 'torch>=2.10'`.")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from dimo_cli import __version__
-from dimo_cli.errors import MissingError, SpecError
+from dimo_cli.errors import MissingError, SpecError, counted
 from dimo_cli.files.writing import CHUNK
 from dimo_cli.hub.access import endpoint, is_offline
 from dimo_cli.hub.network import answers
@@ -211,7 +211,7 @@ def send(
     from huggingface_hub import CommitOperationAdd
 
     size = sum(file.size for file in files) / 2**20
-    say(f"Uploading {len(files)} file{'s' * (len(files) > 1)} ({size:,.1f} MiB) ...")
+    say(f"Uploading {counted(len(files), 'file')} ({size:,.1f} MiB) ...")
     is_proposal = spec.create_pr and revision == MAIN
     made = api.create_commit(
         spec.repository,

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from dimo_cli.distributed.ranks import is_first
-from dimo_cli.errors import SpecError
+from dimo_cli.errors import SpecError, counted
 from dimo_cli.files.reading import MOST_DOCUMENT, read_text
 from dimo_cli.files.untrusted import parse_json
 
@@ -40,7 +40,7 @@ def hardware_name(device: torch.device, processes: int) -> str:
         return f"{processes} x {torch.cuda.get_device_name(device)}"
     threads = torch.get_num_threads()
     each = f"{processes} processes of " if processes > 1 else ""
-    return f"CPU ({platform.machine()}, {each}{threads} thread{'s' * (threads != 1)})"
+    return f"CPU ({platform.machine()}, {each}{counted(threads, 'thread')})"
 
 
 def rate(amount: float, seconds: float) -> float:
