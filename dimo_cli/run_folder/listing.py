@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import math
 import os
-import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -95,7 +95,7 @@ def facts_of_run(run: Path) -> RunFacts:
         metric=metric,
         value=value,
         bytes=sum(size for _, size in files_of(run)),
-        seconds_since=max(0.0, time.time() - last_touched(run)),
+        seconds_since=age_of(run),
     )
 
 
@@ -185,10 +185,11 @@ def files_of(run: Path) -> Iterator[tuple[Path, int]]:
                 continue
 
 
-def last_touched(run: Path) -> float:
-    """When a run last wrote something."""
+def age_of(run: Path) -> float:
+    """Seconds since a run last wrote something, for people to read: a clock may have been set."""
     times = [path.stat().st_mtime for name in TOUCHED if (path := run / name).is_file()]
-    return max(times, default=time.time())
+    now = datetime.now().timestamp()
+    return max(0.0, now - max(times, default=now))
 
 
 def keep_divergence(run: Path, reason: str) -> None:

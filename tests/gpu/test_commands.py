@@ -17,6 +17,8 @@ from tests.helpers.students import OTHER_NETWORKS, PUBLISH, TEXT
 from tests.runs.test_refine import Brightness, last_log
 from tests.teachers.test_families import PROMPTS, SHORT_RUN, flags, succeed
 
+pytestmark = pytest.mark.usefixtures("room_enough")
+
 GOLDEN = {**PUBLISH, **OTHER_NETWORKS}
 PLAINLY = "train.compile=false"  # compiling is tested apart: it takes longer than all the rest
 MANY_SETTINGS = (
@@ -149,8 +151,6 @@ import torch.distributed as dist
 from dimo_cli.teachers.registry import load_teacher
 from dimo_cli.training.trainer import Trainer
 from tests.conftest import Silent, small_spec
-
-pytestmark = pytest.mark.usefixtures("room_enough")
 # As several processes are joined; alone, a process of dimo's joins nobody.
 on_cpu = sys.argv[1] == "cpu"
 dist.init_process_group("gloo" if on_cpu else "cpu:gloo,cuda:nccl")
