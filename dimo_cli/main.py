@@ -18,6 +18,9 @@ COMMANDS = {
     "distill": Later(
         "distill", "Distill a masked diffusion teacher into a one-step student (Di[M]O)."
     ),
+    "sweep": Later(
+        "sweep", "Distill for a few steps at several values of a setting, and name the best."
+    ),
     "refine": Later("refine", "Refine a one-step student with a GAN, with rewards, or with both."),
     "tteo": Later(
         "tteo",

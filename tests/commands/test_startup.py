@@ -25,6 +25,7 @@ OWN = {
 RUN_SPECS = {"distill", "divergences", "launch", "metrics", "monitor", "render", "resolve"}
 SPECS = {
     "distill": RUN_SPECS,
+    "sweep": RUN_SPECS | {"sweep"},
     "refine": RUN_SPECS | {"refine"},
     "tteo": {"tteo"},
     "play": {"tteo"},
