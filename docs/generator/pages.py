@@ -8,6 +8,7 @@ from typing import Any
 import typer
 
 from dimo_cli.main import app
+from dimo_cli.specs.glossary import GLOSSARY
 from dimo_cli.specs.resolve import preset_names, preset_summary, refine_preset_names
 from docs.generator.command_pages import command_names, command_pages
 from docs.generator.healthy import healthy_files
@@ -23,8 +24,14 @@ def pages() -> dict[str, str]:
         "README.md": fill("README.md", commands=commands_table(), presets=presets_tables()),
         **dict(command_pages()),
         **dict(preset_pages()),
+        "glossary.md": fill("glossary.md", words=glossary_table()),
         **healthy_files(),
     }
+
+
+def glossary_table() -> str:
+    """Every word of dimo with its meaning."""
+    return table(("word", "meaning"), list(GLOSSARY.items()))
 
 
 def commands_table() -> str:

@@ -1,0 +1,119 @@
+"""What the words mean that dimo uses everywhere: one entry each, for its pages and reports."""
+
+GLOSSARY: dict[str, str] = {
+    "teacher": (
+        "the published model that a run learns from. It is frozen, and draws an image in 8 to "
+        "64 passes."
+    ),
+    "student": (
+        "a copy of the teacher's network that learns to draw all tokens in one pass. It is what"
+        " a run leaves."
+    ),
+    "auxiliary": (
+        "a second copy, which learns what the student draws at the moment. The difference "
+        "between teacher and auxiliary is what tells the student where to go. It is thrown away"
+        " afterwards."
+    ),
+    "token": (
+        "one cell of an image: a number that names an entry of the tokenizer's table. 256 px "
+        "are 256 tokens or so."
+    ),
+    "code": (
+        "a value that a token can have. A tokenizer has hundreds to hundreds of thousands of them."
+    ),
+    "mask": (
+        "the token that means `nothing here yet`. A teacher fills masks in, some of them in "
+        "every pass."
+    ),
+    "pass": (
+        "one run through a network. `steps` of a sampler are passes; steps of a training are "
+        "updates."
+    ),
+    "tokenizer": (
+        "the two networks that turn an image into tokens and back. It is the teacher's, and "
+        "never trained."
+    ),
+    "condition": "what an image is asked for by: a class, or a prompt.",
+    "guidance": (
+        "how much a teacher exaggerates what the condition changes: s in `z_u + s (z_c - z_u)`."
+        " A student needs none."
+    ),
+    "temperature": (
+        "how freely tokens are drawn: below 1 the likelier ones more often, above 1 the rarer ones."
+    ),
+    "r_init": (
+        "the share of mask tokens in what a student starts from; the others are random image "
+        "tokens, which are its only source of variety. 0.6 in the papers; the setting "
+        "`init.mask_ratio`."
+    ),
+    "x_init": "what a student starts from: masks and random tokens, `r_init` of the first.",
+    "x_theta": "the tokens that the student has drawn from `x_init`.",
+    "x_tilde": (
+        "those tokens with a part of them masked again. There teacher and auxiliary are asked."
+    ),
+    "divergence": (
+        "how far teacher and auxiliary are apart at the masked tokens. Its gradient is what the"
+        " student learns from; forward and reverse KL, mixtures of both and others are offered."
+    ),
+    "entropy": (
+        "how undecided the student is about a token, in nats: 0 is certain, 6.9 is any of 1,000"
+        " codes."
+    ),
+    "top-1": "the probability of the likeliest token, on average.",
+    "gap": (
+        "the auxiliary's loss less the student's entropy: how much the auxiliary still has to "
+        "learn."
+    ),
+    "collapse": (
+        "a student that draws the same whatever it starts from. Entropy goes to 0, top-1 to 1."
+    ),
+    "EMA": (
+        "the average of a student's weights over its training, newer ones counting more. It "
+        "draws better than the last weights, and it is what is saved."
+    ),
+    "soft embedding": (
+        "the average of all tokens' embeddings, weighted by the student's probabilities. "
+        "Gradients pass through it, which they do not through a drawn token."
+    ),
+    "refinement": "a second training of a student, with a GAN or for rewards: `dimo refine`.",
+    "GAN": (
+        "a second network, the discriminator, learns to tell the student's images from real "
+        "ones; the student learns to deceive it."
+    ),
+    "reward": (
+        "a network that says how good an image is, or how well it fits its prompt. A student "
+        "can be trained for it."
+    ),
+    "reward hacking": (
+        "a reward that rises while the images get worse. A held-out reward, which is only "
+        "watched, and the diversity show it."
+    ),
+    "TTEO": (
+        "test-time embedding optimization: no weight is changed; what the student starts from "
+        "is improved for one prompt, by a reward."
+    ),
+    "FID": (
+        "the distance between two sets of images, in the features of a network: 0 is alike. "
+        "Needs thousands of images; with few of them it comes out too high."
+    ),
+    "accuracy": (
+        "of the embedded worlds: the share of images that the shipped classifier takes for what"
+        " was asked."
+    ),
+    "run": (
+        "a folder with everything about one training: spec, log, samples, checkpoints, student,"
+        " report."
+    ),
+    "preset": "a ready-made spec by name. `dimo presets list` has them all.",
+    "spec": (
+        "all settings of a run, as a file or put together from preset, file, environment and flags."
+    ),
+    "checkpoint": (
+        "everything that a run needs to go on exactly where it was. `RUN@best`, `RUN@last` and "
+        "`RUN@step-N` name them."
+    ),
+    "micro-batch": (
+        "the part of a batch that goes through the networks at once. It decides the memory, not"
+        " the result."
+    ),
+}
