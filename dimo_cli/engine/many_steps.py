@@ -126,9 +126,7 @@ def revealing_ranks(plan: list[Step], space: TokenSpace, rolls: Tensor) -> Tenso
     return (ranks + rolls[:, None]) % space.length
 
 
-def draw_rolls(
-    plan: list[Step], batch: int, length: int, generator: torch.Generator
-) -> Tensor:
+def draw_rolls(plan: list[Step], batch: int, length: int, generator: torch.Generator) -> Tensor:
     """By how much the order of each sample [B] is rolled; nothing is drawn where it is not."""
     if plan[0].choice != "rolled_halton":
         return torch.zeros(batch, dtype=torch.long, device=generator.device)

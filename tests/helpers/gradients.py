@@ -4,7 +4,7 @@ import torch
 
 
 def assert_gradient_matches_differences(function, probs, generator, step=1e-5):
-    """Compare the derivative of a random probe of `function` along random directions, in float64."""
+    """The derivative of a random probe of `function` along random directions, in float64."""
     probs = probs.double().requires_grad_()
     output = function(probs)
     probe = torch.randn(output.shape, generator=generator, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Halton-MaskGIT's networks against the released code's numbers, on tiny ones with its key names."""
+"""Halton-MaskGIT against the numbers of the released code, on tiny networks with its key names."""
 
 import copy
 import json
@@ -381,9 +381,7 @@ def test_the_tied_matrix_may_be_listed_once_and_wrappers_may_stand_anywhere(draw
         drawing.backbone.convert(untied)
 
 
-ENTRIES = {
-    name: f"transformer_{facts.pixels}_{facts.size}" for name, facts in VARIANTS.items()
-}
+ENTRIES = {name: f"transformer_{facts.pixels}_{facts.size}" for name, facts in VARIANTS.items()}
 TOKENIZER = MANIFEST["tokenizer"]
 
 

@@ -42,7 +42,7 @@ def plan_of(run, slots):
 
 
 def rolls_of(recorded, name, batch):
-    """How far the order of each sample of a run was rolled: not at all where nothing is recorded."""
+    """How far the order of each sample was rolled: not at all where nothing is recorded."""
     return recorded.get(f"{name}.rolls", torch.zeros(batch, dtype=torch.long))
 
 
@@ -162,6 +162,7 @@ def test_sampling_with_the_recorded_draws_gives_the_recorded_images(
              for exponential, before in zip(data["exponential"], known, strict=True)]  # fmt: skip
     monkeypatch.setattr(many_steps, "gumbel", lambda shape, generator: draws.pop(0))
     monkeypatch.setattr(many_steps, "draw_rolls", lambda *_: rolls)
+    monkeypatch.setattr(many_steps, "CHUNK_TOKENS", draws[0].numel())  # one draw for each step
     plan = plan_of(config["sampler"]["runs"][name], teacher.space.length)
     tokens = sample_by_plan(teacher, labels, plan, generator)
     assert draws == []
@@ -171,9 +172,7 @@ def test_sampling_with_the_recorded_draws_gives_the_recorded_images(
     assert_near(images, data["image"])
 
 
-def test_the_networks_draw_what_the_other_released_sampler_drew(
-    teacher, config, recorded, labels
-):
+def test_the_networks_draw_what_the_other_released_sampler_drew(teacher, config, recorded, labels):
     """It goes by confidence, draws known tokens again, and is not the published one.
 
     dimo has no such sampler, but its networks saw what these saw.

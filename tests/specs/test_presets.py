@@ -194,7 +194,7 @@ def test_a_file_with_the_moments_of_adam_is_counted_as_three_times_its_network(n
     assert tokenizer.size == pytest.approx(287e6, rel=0.01)
 
 
-# Presets of teachers that no paper distills: whose recipe they borrow, and where they depart from it.
+# Presets of teachers that no paper distills: whose recipe they borrow, and where they depart.
 BORROWED = {
     "halton-tiny": ("maskgit", {"teacher.guidance.scale"}),
     "halton-small": ("maskgit", set()),

@@ -153,9 +153,7 @@ def blueprint(
         summary=f"ImageNet {facts.pixels}x{facts.pixels}, {facts.parameters} parameters",
         space=token_space(arch),
         # As the authors measured the largest; that they did so with the others is inferred.
-        sampler=SamplerDefaults(
-            steps=STEPS, guidance=1 + facts.weight, plan=halton_plan(warmup=1)
-        ),
+        sampler=SamplerDefaults(steps=STEPS, guidance=1 + facts.weight, plan=halton_plan(warmup=1)),
         build_backbone=partial(HaltonTransformer, arch),
         build_tokenizer=partial(LlamaGenTokenizer, arch),
         build_conditioner=lambda store: ClassConditioner(arch.nclass),

@@ -1,4 +1,4 @@
-"""The settings of a Halton-MaskGIT teacher, by their published names: transformer, then tokenizer."""
+"""The settings of a Halton-MaskGIT teacher, by published names: transformer, then tokenizer."""
 
 from __future__ import annotations
 

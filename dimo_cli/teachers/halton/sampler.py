@@ -1,4 +1,4 @@
-"""The published sampler of Halton-MaskGIT: positions in Halton's order, whatever was drawn there."""
+"""The published sampler of Halton-MaskGIT: positions in Halton's order, whatever is drawn."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LlamaGen's image tokenizer (Sun et al., 2024): convolutions around 16,384 unit vectors of width 8.
+"""LlamaGen's image tokenizer (Sun et al., 2024): convolutions around 16,384 unit vectors.
 
 It is made of MaskGit's layers; levels are listed in the order of their use, and attention is at
 the lowest resolution alone. Attributes are named so that the keys of `state_dict()` are published.

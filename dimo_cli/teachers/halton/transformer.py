@@ -149,7 +149,7 @@ class HaltonTransformer(Backbone):
         self, embeds: Tensor, cond: Cond, taps: Sequence[int] = ()
     ) -> Tensor | tuple[Tensor, list[Tensor]]:
         label = self.cls_emb(cond.tensors["label"])
-        register = self.reg_tokens.weight.expand(len(embeds), 1, -1)  # it has no position
+        register = self.reg_tokens.weight.expand(embeds.shape[0], 1, -1)  # it has no position
         x = torch.cat([embeds + self.pos_emb.weight, register], dim=1)
         tapped = []
         for index, block in enumerate(self.transformer["layers"].children()):
@@ -168,4 +168,4 @@ class HaltonTransformer(Backbone):
     def embedding_parameters(self) -> list[nn.Parameter]:
         # The output is tied to the table; its bias is frozen along with it.
         tables = (self.tok_emb, self.pos_emb, self.reg_tokens)
-        return [*(table.weight for table in tables), self.bias]
+        return [*(weight for table in tables for weight in table.parameters()), self.bias]
