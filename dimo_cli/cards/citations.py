@@ -76,6 +76,30 @@ TEACHERS: Mapping[str, tuple[Work, ...]] = {
             arxiv="2310.14400",
         ),
     ),
+    "halton": (
+        Work(
+            "besnier2025halton",
+            "Halton Scheduler For Masked Generative Image Transformer",
+            ("Victor Besnier", "Mickael Chen", "David Hurych", "Eduardo Valle", "Matthieu Cord"),
+            2025,
+            arxiv="2503.17076",
+        ),
+        Work(
+            "sun2024llamagen",
+            "Autoregressive Model Beats Diffusion: Llama for Scalable Image Generation",
+            (
+                "Peize Sun",
+                "Yi Jiang",
+                "Shoufa Chen",
+                "Shilong Zhang",
+                "Bingyue Peng",
+                "Ping Luo",
+                "Zehuan Yuan",
+            ),
+            2024,
+            arxiv="2406.06525",
+        ),
+    ),
     "maskbit": (
         Work(
             "weber2024maskbit",

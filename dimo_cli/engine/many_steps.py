@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from fractions import Fraction
 
 import torch
 from torch import Tensor
@@ -64,7 +65,7 @@ def token_scores(logits: Tensor, drawn: Tensor, step: Step) -> Tensor:
     """What the network thinks of the drawn tokens, before any noise."""
     if step.choice == "logit":
         return logits.gather(-1, drawn[..., None]).squeeze(-1)
-    if step.choice in ("random", "halton"):  # not the network's to decide
+    if step.choice in ("random", "halton", "rolled_halton"):  # not the network's to decide
         return torch.zeros(drawn.shape, device=drawn.device)
     log_prob = logits.log_softmax(-1).gather(-1, drawn[..., None]).squeeze(-1)
     return log_prob.exp() if step.choice == "prob" else log_prob
@@ -84,30 +85,52 @@ def reveal(
     return tokens, still_masked
 
 
-def radical_inverse(index: int, base: int) -> float:
-    """The digits of `index` mirrored behind the point: one coordinate of a Halton sequence."""
-    result, factor = 0.0, 1 / base
+def radical_inverse(index: int, base: int) -> Fraction:
+    """The digits of `index` mirrored behind the point: one coordinate of a Halton sequence.
+
+    It is exact: a third of 24 columns is the eighth, and in floating point might be the seventh.
+    """
+    numerator, denominator = 0, 1
     while index:
         index, digit = divmod(index, base)
-        result += digit * factor
-        factor /= base
-    return result
+        numerator, denominator = numerator * base + digit, denominator * base
+    return Fraction(numerator, denominator)
 
 
 def halton_ranks(space: TokenSpace) -> Tensor:
-    """The place of every position [L] in Halton's order (bases 2 and 3; base 2 alone in 1-D).
+    """The place of every position [L] in Halton's order: base 2 for rows, base 3 for columns.
 
-    Points of the sequence fall into cells of the grid; a cell's place is when it is first hit.
+    Points of the sequence fall into cells of the grid; a cell's place is when it is first hit. In
+    1-D positions take the place of rows.
     """
-    rows, columns = space.grid or (1, space.length)
+    rows, columns = space.grid or (space.length, 1)
     first_hit: dict[int, int] = {}
     index = 0
     while len(first_hit) < rows * columns:
         index += 1
-        column = int(radical_inverse(index, 2) * columns)
-        row = int(radical_inverse(index, 3) * rows)
+        row = int(radical_inverse(index, 2) * rows)
+        column = int(radical_inverse(index, 3) * columns)
         first_hit.setdefault(row * columns + column, len(first_hit))
     return torch.tensor([first_hit[position] for position in range(rows * columns)])
+
+
+def revealing_ranks(plan: list[Step], space: TokenSpace, rolls: Tensor) -> Tensor:
+    """The place of every position [B, L] in the order of a plan; all zero where it has none.
+
+    A sample whose order is rolled by k begins k positions before the end of the common order, and
+    goes on at its beginning (Besnier et al., 2025).
+    """
+    if plan[0].choice not in ("halton", "rolled_halton"):
+        return torch.zeros(len(rolls), space.length, device=rolls.device)
+    ranks = halton_ranks(space).to(rolls.device)
+    return (ranks + rolls[:, None]) % space.length
+
+
+def draw_rolls(plan: list[Step], batch: int, length: int, generator: torch.Generator) -> Tensor:
+    """By how much the order of each sample [B] is rolled; nothing is drawn where it is not."""
+    if plan[0].choice != "rolled_halton":
+        return torch.zeros(batch, dtype=torch.long, device=generator.device)
+    return torch.randint(length, (batch,), generator=generator, device=generator.device)
 
 
 @torch.inference_mode()
@@ -125,8 +148,8 @@ def sample_by_plan(
     null = teacher.conditioner.null(batch).to(generator.device)
     tokens = torch.full((batch, slots), space.mask_id, device=generator.device)
     masked = torch.ones_like(tokens, dtype=torch.bool)
-    ranks = halton_ranks(space) if plan[0].choice == "halton" else torch.zeros(space.length)
-    order = -ranks.repeat_interleave(space.groups).float().to(tokens.device)
+    rolls = draw_rolls(plan, batch, space.length, generator)
+    order = -revealing_ranks(plan, space, rolls).repeat_interleave(space.groups, dim=1).float()
     for step in plan:
         grid = tokens.view(batch, space.length, space.groups)
         at = (cond.at(step.time), null.at(step.time))

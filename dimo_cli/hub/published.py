@@ -42,6 +42,8 @@ class Published:
     """Key of the state dict within the file, where it is not the whole file."""
     convert: Callable[[StateDict], StateDict] = unchanged
     """Published names to ours. What it drops it names, with the reason beside it."""
+    copies: int = 1
+    """How many numbers a file holds for each of the network's: three with both moments of Adam."""
 
 
 class Store(Protocol):

@@ -62,6 +62,15 @@ def text(fid: float | None, clip: float, geneval: float, hps: float) -> tuple[Ex
     return (*([Expected("fid", fid, 0.3, TABLE_3, 30_000)] if fid else []), *found)
 
 
+HALTON = "Halton-MaskGIT's README, statistics of its own"
+
+
+def halton(fid: float, score: float) -> dict[str, tuple[Expected, ...]]:
+    """A teacher in 32 steps: measured against other statistics than the papers' numbers are."""
+    found = Expected("fid", fid, 0.3, HALTON, 50_000), Expected("is", score, 8.0, HALTON, 50_000)
+    return {"32": found}
+
+
 # By teacher, and then by the losses of the student or the steps of the teacher.
 PUBLISHED: Mapping[str, Mapping[str, tuple[Expected, ...]]] = {
     "maskgit": {
@@ -88,6 +97,12 @@ PUBLISHED: Mapping[str, Mapping[str, tuple[Expected, ...]]] = {
         DIMO: text(38.45, 0.322, 0.43, 28.59),
         REWARD_ALONE: text(28.33, 0.319, 0.53, 32.35),
     },
+    "halton-tiny": halton(10.2, 185),
+    "halton-small": halton(6.40, 255),
+    "halton-base": halton(4.17, 263),
+    "halton-small-384": halton(6.11, 241),
+    "halton-base-384": halton(4.15, 257),
+    "halton-large-384": halton(2.59, 281),
 }
 
 

@@ -11,7 +11,7 @@ from dimo_cli.errors import MissingError
 from dimo_cli.hub.access import endpoint, is_offline
 from dimo_cli.hub.network import answers
 from dimo_cli.hub.problems import Unreachable, explain
-from dimo_cli.hub.published import HubFile
+from dimo_cli.hub.published import HubFile, Published
 from dimo_cli.hub.store import HubStore, cached_path, metadata_of
 from dimo_cli.specs.distill import TeacherSource
 from dimo_cli.teachers.protocol import Teacher
@@ -51,19 +51,20 @@ def needs_of(source: TeacherSource, teacher: Teacher, ask_hub: bool = True) -> l
     if source.name in EMBEDDED:
         return []
     blueprint, store = blueprint_of(source), store_for(source)
-    networks: list[tuple[tuple[HubFile, ...], nn.Module | None]] = [
-        (blueprint.backbone.files, teacher.backbone),
-        (blueprint.tokenizer.files, teacher.tokenizer),
+    sources: list[tuple[Published, nn.Module | None]] = [
+        (blueprint.backbone, teacher.backbone),
+        (blueprint.tokenizer, teacher.tokenizer),
     ]
-    networks += [((file,), None) for file in blueprint.other_files]
+    sources += [(Published((file,)), None) for file in blueprint.other_files]
     needs: list[Need] = []
-    for files, network in networks:
+    for published, network in sources:
+        files = published.files
         if needs and needs[-1].state == UNREACHABLE:  # so is every other file
             need = replace(needs[-1], file=files[0], size=files[0].size, is_exact=True)
         else:
             need = first_need(files, store, ask_hub)
         if need.size is None and network is not None:
-            need = replace(need, size=bytes_of(network), is_exact=False)
+            need = replace(need, size=published.copies * bytes_of(network), is_exact=False)
         needs.append(need)
     return needs
 

@@ -95,7 +95,7 @@ def shared_or_published(teacher: Teacher, spec: SamplerSpec) -> tuple[Plan, floa
     if spec.method == "confidence":
         return heuristic_plan("log_prob", defaults.schedule), SHARED_CHOICE_NOISE
     if spec.method == "halton":
-        return heuristic_plan("halton", defaults.schedule), 0.0
+        return heuristic_plan("rolled_halton", defaults.schedule), 0.0
     return heuristic_plan("random", defaults.schedule), 0.0
 
 

@@ -82,18 +82,20 @@ def progress(step: int, steps: int) -> float:
     return step / max(steps - 1, 1)
 
 
-def heuristic_plan(
-    choice: Literal["random", "log_prob", "halton"], schedule: str = "arccos"
-) -> Plan:
+SharedChoice = Literal["random", "log_prob", "rolled_halton"]
+
+
+def heuristic_plan(choice: SharedChoice, schedule: str = "arccos") -> Plan:
     """The plan of the shared samplers: constant guidance, tokens revealed in the schedule's shares.
 
-    What stays is random, the most confident (with noise that fades), or next in Halton's order.
+    What stays is random, the most confident (with noise that fades), or next in Halton's order,
+    in which each sample begins somewhere else.
     """
     return partial(_heuristic_steps, choice, schedule)
 
 
 def _heuristic_steps(
-    choice: Literal["random", "log_prob", "halton"],
+    choice: SharedChoice,
     schedule: str,
     steps: int,
     slots: int,

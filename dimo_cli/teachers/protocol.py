@@ -243,8 +243,11 @@ class Step:
     """Divides the guided logits."""
     token_noise: float = 1.0
     """Factor on the Gumbel noise of the token draw: 1 draws from the softmax, 0 takes the best."""
-    choice: Literal["log_prob", "logit", "prob", "random", "halton"] = "log_prob"
-    """What decides which drawn tokens stay: the highest score does."""
+    choice: Literal["log_prob", "logit", "prob", "random", "halton", "rolled_halton"] = "log_prob"
+    """What decides which drawn tokens stay: the highest score does.
+
+    Halton's order is the same for all samples, or rolled: each begins somewhere else in it.
+    """
     choice_noise: float = 0.0
     """Factor on the Gumbel noise of that score."""
     time: float | None = None

@@ -39,6 +39,12 @@ FAMILIES: dict[str, str] = {
     "monetico": "meissonic",
     "amused-256": "amused",
     "amused-512": "amused",
+    "halton-tiny": "halton",
+    "halton-small": "halton",
+    "halton-base": "halton",
+    "halton-small-384": "halton",
+    "halton-base-384": "halton",
+    "halton-large-384": "halton",
 }
 
 

@@ -1,22 +1,27 @@
 """Sampling a teacher in many steps: the published schedules, and nothing left masked."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
 
 from dimo_cli.engine.many_steps import (
+    draw_rolls,
     draw_with_scores,
     guided_head,
     halton_ranks,
+    radical_inverse,
     reveal,
     sample_by_plan,
     sample_theta_trapezoidal,
     token_scores,
 )
 from dimo_cli.errors import SpecError
+from dimo_cli.sampling.samplers import shared_or_published
+from dimo_cli.specs.sample import SamplerSpec
 from dimo_cli.teachers.plans import heuristic_plan, masked_counts, tokens_per_step
-from dimo_cli.teachers.protocol import Step
+from dimo_cli.teachers.protocol import Step, TokenSpace
 
 
 def test_tokens_per_step_are_the_published_lists(golden):
@@ -96,7 +101,7 @@ def test_scores_are_log_probabilities_probabilities_or_logits():
     torch.testing.assert_close(token_scores(logits, drawn, Step(0, choice="prob")), log_p.exp())
 
 
-@pytest.mark.parametrize("choice", ["random", "log_prob", "halton"])
+@pytest.mark.parametrize("choice", ["random", "log_prob", "rolled_halton"])
 @pytest.mark.parametrize("steps", [1, 3, 64])
 def test_teacher_samples_are_whole_images(teacher, generator, choice, steps):
     cond = teacher.conditioner.labels(torch.arange(4))
@@ -131,13 +136,53 @@ def test_halton_visits_every_position_once_and_spreads_early_ones_out(teacher):
     assert quadrants.flatten().tolist() == pytest.approx([4, 4, 4, 4], abs=1)
 
 
-def test_halton_order_is_the_same_for_every_sample(teacher, generator):
-    seen = watch_inputs(teacher)
-    cond = teacher.conditioner.labels(torch.arange(3))
-    sample_by_plan(teacher, cond, heuristic_plan("halton")(8, 64, 1.0, 0.0), generator)
-    masked = seen[4] == teacher.space.mask_id
-    assert torch.equal(masked[0], masked[1])
-    assert torch.equal(masked[0], masked[2])
+def test_halton_order_is_the_published_one_on_every_grid(golden):
+    halton = golden("halton/schedules.json")["halton"]
+    for base in (2, 3):
+        ours = [float(radical_inverse(index + 1, base)) for index in range(len(halton["base2"]))]
+        assert ours == pytest.approx(halton[f"base{base}"])
+    assert halton["order"]
+    for size, order in halton["order"].items():
+        rows, columns = map(int, size.split("x"))
+        space = TokenSpace(rows * columns, 1, 4, 4, 4, 8, (rows, columns))
+        assert halton_ranks(space).argsort().tolist() == order
+
+
+def test_in_one_dimension_halton_halves_what_is_left():
+    ranks = halton_ranks(TokenSpace(8, 1, 4, 4, 4, 8, None))
+    assert ranks.argsort().tolist() == [4, 2, 6, 1, 5, 3, 7, 0]
+
+
+def test_a_plan_says_whether_samples_share_halton_order_or_begin_apart(teacher, generator):
+    cond = teacher.conditioner.labels(torch.arange(6))
+
+    def first_revealed(choice):
+        seen = watch_inputs(teacher)
+        plan = [replace(step, choice=choice) for step in heuristic_plan("random")(64, 64, 1.0, 0.0)]
+        sample_by_plan(teacher, cond, plan, generator)
+        masked = [tokens.squeeze(-1) == teacher.space.mask_id for tokens in seen]
+        return [(before & ~after).nonzero()[:, 1] for before, after in itertools.pairwise(masked)]
+
+    order = halton_ranks(teacher.space).argsort()
+    for place, positions in enumerate(first_revealed("halton")):
+        assert positions.tolist() == [order[place]] * 6
+    places = torch.stack([halton_ranks(teacher.space)[p] for p in first_revealed("rolled_halton")])
+    assert len(places[0].unique()) > 1
+    assert ((places[1:] - places[:-1]) % 64 == 1).all()
+
+
+def test_only_a_rolled_order_costs_a_draw():
+    for choice, draws in (("random", False), ("log_prob", False), ("halton", False),
+                          ("rolled_halton", True)):  # fmt: skip
+        generator = torch.Generator().manual_seed(0)
+        before = generator.get_state()
+        draw_rolls([Step(0, choice=choice)], 3, 64, generator)
+        assert torch.equal(generator.get_state(), before) is not draws
+
+
+def test_the_shared_halton_sampler_rolls_the_order_of_every_sample(teacher):
+    plan, noise = shared_or_published(teacher, SamplerSpec(teacher=True, method="halton"))
+    assert {step.choice for step in plan(8, 64, 1.0, noise)} == {"rolled_halton"}
 
 
 @pytest.mark.parametrize("theta", [0.3, 0.5])

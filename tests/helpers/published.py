@@ -49,6 +49,31 @@ def publish_maskgit(hub, golden):
     }
 
 
+def halton_architecture(config):
+    """What differs between the golden networks of Halton-MaskGIT and the published ones."""
+    names = ("input_size", "hidden_dim", "depth", "heads", "mlp_dim", "dropout", "nclass")
+    sizes = ("codebook_size", "codebook_embed_dim", "z_channels", "ch", "ch_mult", "num_res_blocks")
+    return {
+        **{name: config["transformer"][name] for name in names},
+        **{name: config["tokenizer"][name] for name in sizes},
+    }
+
+
+def publish_halton(hub, golden):
+    """Both repositories of Halton-MaskGIT Tiny: nothing but two pickles."""
+    moments = {"state": {0: {"exp_avg": torch.zeros(3)}}, "param_groups": []}
+    transformer = {
+        "iter": 10,
+        "global_epoch": 2,
+        "model_state_dict": golden("halton/transformer.safetensors"),
+        "optimizer_state_dict": moments,
+    }
+    hub.add("llvictorll/Halton-MaskGIT", "ImageNet_256_tiny.pth", pickled(transformer))
+    tokenizer = {"model": golden("halton/tokenizer.safetensors")}
+    hub.add("FoundationVision/LlamaGen", "vq_ds16_c2i.pt", pickled(tokenizer))
+    return halton_architecture(golden("halton/config.json"))
+
+
 def publish_maskbit(hub, golden):
     """Both repositories of the 14-bit MaskBit: nothing but two pickles."""
     config = golden("maskbit/config.json")

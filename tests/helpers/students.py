@@ -55,6 +55,7 @@ PUBLISH = {
     "maskgen-l": published.publish_maskgen,
     "meissonic": published.publish_meissonic,
     "amused-256": published.publish_amused,
+    "halton-tiny": published.publish_halton,
 }
 OTHER_NETWORKS = {
     "titok-s128": publish_titok_s128,

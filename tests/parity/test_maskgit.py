@@ -19,6 +19,7 @@ from dimo_cli.hub.loading import fill, on_meta
 from dimo_cli.teachers.blueprint import finish, skeleton
 from dimo_cli.teachers.maskgit import VARIANTS, VQGAN_CONFIG, blueprint, published_plan
 from dimo_cli.teachers.protocol import Cond
+from tests.helpers.gradients import assert_gradient_matches_differences
 
 MANIFEST = json.loads((Path(__file__).parents[1] / "manifests" / "maskgit.json").read_text())
 
@@ -308,21 +309,6 @@ def test_soft_decoding_of_a_one_hot_is_decoding(teacher, vqgan, io):
         decoded = vqgan.decode(tokens)
         assert_near(vqgan.decode_probs(one_hots), decoded, 1e-5)
         assert torch.equal(vqgan.decode(tokens.clamp(max=space.codes - 1)), decoded)
-
-
-def assert_gradient_matches_differences(function, probs, generator, step=1e-5):
-    """Compare the derivative of a random probe of `function` along random directions."""
-    probs = probs.double().requires_grad_()
-    output = function(probs)
-    probe = torch.randn(output.shape, generator=generator, dtype=torch.float64)
-    (gradient,) = torch.autograd.grad((output * probe).sum(), probs)
-    for _ in range(3):
-        direction = torch.randn(probs.shape, generator=generator, dtype=torch.float64)
-        direction /= direction.norm()
-        with torch.no_grad():
-            ends = [(function(probs + sign * step * direction) * probe).sum() for sign in (1, -1)]
-        slope = (gradient * direction).sum()
-        assert_near(slope, (ends[0] - ends[1]) / (2 * step), 1e-6 * gradient.norm().item())
 
 
 def test_gradients_through_soft_embedding_and_decoding_are_right(teacher, generator):

@@ -18,6 +18,7 @@ from dimo_cli.teachers.blueprint import finish, skeleton
 from dimo_cli.teachers.protocol import Cond
 from dimo_cli.teachers.titok import VARIANTS, blueprint
 from dimo_cli.teachers.titok.sampler import growing_plan
+from tests.helpers.gradients import assert_gradient_matches_differences
 
 MANIFEST = json.loads((Path(__file__).parents[1] / "manifests" / "maskgen.json").read_text())
 
@@ -241,20 +242,6 @@ def test_decoding_one_hots_is_decoding_tokens(tokenizer, io):
     tokens = io["tok.indices"].squeeze(1)[..., None]
     one_hot = F.one_hot(tokens, len(tokenizer.codes)).float()
     assert_near(tokenizer.decode_probs(one_hot), tokenizer.decode(tokens))
-
-
-def assert_gradient_matches_differences(function, probs, generator, step=1e-5):
-    """The derivative of a random probe of `function` along random directions, in float64."""
-    probs = probs.double().requires_grad_(True)
-    output = function(probs)
-    probe = torch.randn(output.shape, generator=generator, dtype=torch.float64)
-    (gradient,) = torch.autograd.grad((probe * output).sum(), probs)
-    for _ in range(3):
-        direction = torch.randn(probs.shape, generator=generator, dtype=torch.float64)
-        with torch.no_grad():
-            ahead, behind = (function(probs + sign * step * direction) for sign in (1, -1))
-        slope = (probe * (ahead - behind)).sum() / (2 * step)
-        torch.testing.assert_close((gradient * direction).sum(), slope, rtol=1e-5, atol=1e-7)
 
 
 def test_gradient_of_soft_embeddings_matches_finite_differences(teacher, io, generator):

@@ -65,6 +65,7 @@ def card_of(facts):
         ("maskbit", "unconditional-image-generation", "apache-2.0", "(class_labels=[207])"),
         ("amused-512", "text-to-image", "openrail++", '("a fox")'),
         ("maskgit", "unconditional-image-generation", "mit", "(class_labels=[207])"),
+        ("halton-base", "unconditional-image-generation", "mit", "(class_labels=[207])"),
     ],
 )
 def test_the_front_matter_says_what_the_hub_sorts_by(digits, name, task, license, call):
@@ -105,7 +106,7 @@ def test_a_teacher_of_ones_own_architecture_is_no_base_model(digits):
 def test_every_family_is_cited_with_both_papers(digits):
     families = {load_skeleton(name).family for name in FAMILIES}
     assert families <= set(TEACHERS)
-    for name in ("maskgit", "meissonic", "titok-s128"):
+    for name in ("maskgit", "meissonic", "titok-s128", "halton-tiny"):
         facts = of_teacher(digits, name)
         text = card_of(facts).text
         assert "2503.15457" in text

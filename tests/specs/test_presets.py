@@ -1,15 +1,19 @@
 """Every preset is a run that its teacher can do, and the papers' presets hold their numbers."""
 
+import itertools
 import json
 
 import pytest
 
+from dimo_cli.planning.downloads import needs_of
 from dimo_cli.planning.flops import flops_per_step, mean_ratio
 from dimo_cli.planning.memory import advice_to_fit, estimate_memory, with_train
+from dimo_cli.specs.difference import differences
 from dimo_cli.specs.distill import DistillSpec, TeacherSource
-from dimo_cli.specs.resolve import preset_names, resolve_spec
+from dimo_cli.specs.resolve import preset_names, preset_path, preset_summary, resolve_spec
 from dimo_cli.teachers.registry import load_skeleton, register_teacher, teacher_names
 from tests.conftest import small_spec
+from tests.helpers.students import PUBLISH
 
 
 def spec_of(name):
@@ -29,7 +33,8 @@ def test_every_teacher_has_a_preset_of_its_name():
 
 
 # One of each network here; the others are the same networks at other sizes.
-ONE_OF_EACH = {"digits", "shapes", "maskgit", "maskbit", "titok-b64", "maskgen-l", "amused-256"}
+ONE_OF_EACH = {"digits", "shapes", "maskgit", "maskbit", "titok-b64", "maskgen-l", "amused-256",
+               "halton-tiny"}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -145,18 +150,17 @@ def test_a_registered_teacher_cannot_take_a_known_name(teacher):
         register_teacher("maskbit", lambda: teacher)
 
 
-def test_doctor_lists_files_bytes_license_and_place(dimo, fake_hub, golden):
-    from tests.helpers.published import publish_maskbit
-
-    architecture = publish_maskbit(fake_hub, golden)
-    flags = ("--preset", "maskbit", "--set", f"teacher.architecture={json.dumps(architecture)}")
+@pytest.mark.parametrize(("name", "license"), [("maskbit", "Apache-2.0"), ("halton-tiny", "MIT")])
+def test_doctor_lists_files_bytes_license_and_place(dimo, fake_hub, golden, name, license):
+    architecture = PUBLISH[name](fake_hub, golden)
+    flags = ("--preset", name, "--set", f"teacher.architecture={json.dumps(architecture)}")
     result = dimo("doctor", *flags, "--json")
     assert result.exit_code == 0, result.stderr
     facts = json.loads(result.stdout)["preset"]
     sizes = {repo + "/" + path: len(data) for (repo, path), data in fake_hub.files.items()}
     assert {f["file"]: f["bytes"] for f in facts["files"]} == sizes
     assert facts["download_bytes"] == sum(sizes.values())
-    assert facts["license"] == "Apache-2.0"
+    assert facts["license"] == license
     assert facts["download_folder"].endswith("hub")
     assert fake_hub.downloads() == []
     drawn = dimo("sample", *flags, "--teacher", "--steps", "2", "--class", "1", "-n", "1")
@@ -178,6 +182,55 @@ def test_doctor_says_what_cannot_be_had_and_exits_3(dimo, fake_hub, golden, monk
     generator = facts["files"][0]
     assert not generator["exact"]
     assert generator["bytes"] == 1_219_716_124
+
+
+@pytest.mark.parametrize(
+    ("name", "size"), [("halton-tiny", 276_377_100), ("halton-large-384", 1_919_938_564)]
+)
+def test_a_file_with_the_moments_of_adam_is_counted_as_three_times_its_network(name, size):
+    """Nobody published exact sizes, and a Hub that is not asked tells none."""
+    transformer, tokenizer = needs_of(TeacherSource(name=name), load_skeleton(name), ask_hub=False)
+    assert (transformer.size, transformer.is_exact) == (size, False)
+    assert tokenizer.size == pytest.approx(287e6, rel=0.01)
+
+
+# Presets of teachers that no paper distills: whose recipe they borrow, and where they depart.
+BORROWED = {
+    "halton-tiny": ("maskgit", {"teacher.guidance.scale"}),
+    "halton-small": ("maskgit", set()),
+    "halton-base": ("maskgit", {"teacher.guidance.scale"}),
+    "halton-small-384": ("maskgit", {"train.batch_size", "train.accumulate"}),
+    "halton-base-384": (
+        "maskgit",
+        {"teacher.guidance.scale", "train.batch_size", "train.accumulate"},
+    ),
+    "halton-large-384": (
+        "maskgit",
+        {"teacher.guidance.scale", "train.batch_size", "train.accumulate"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BORROWED)
+def test_a_borrowed_recipe_says_that_it_was_not_run_and_where_each_line_is_from(name):
+    lender, departures = BORROWED[name]
+    spec, lent = spec_of(name), spec_of(lender)
+    found = {one.path for one in differences(lent, spec)}
+    assert found == {"teacher.name", *departures}
+    assert spec.train.batch_size * spec.train.accumulate == 256
+    assert "Not run" in preset_summary(name)
+    assert f"`{lender}`" in preset_summary(name)
+    lines = preset_path(name).read_text().splitlines()
+    of_the_run = {"log_every", "preview_every", "name", "accumulate"}  # told with the line before
+    for before, line in itertools.pairwise(lines):
+        key = line.strip().partition(":")[0]
+        ends_here = not line.startswith("#") and line.strip().partition(":")[2]
+        if ends_here and key not in of_the_run and not line.strip().startswith("#"):
+            assert before.strip().startswith("#"), f"{name}: where is `{line.strip()}` from?"
+
+
+def test_a_preset_that_was_not_run_is_shown_as_such(dimo):
+    assert "Not run" in dimo("presets", "show", "halton-tiny").stdout.splitlines()[0]
 
 
 def test_a_known_preset_without_its_own_settings_refuses_them(dimo):

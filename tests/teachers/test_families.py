@@ -5,12 +5,14 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from dimo_cli.specs.distill import TeacherSource
 from dimo_cli.teachers.registry import load_teacher
 from tests.helpers import published
+from tests.helpers.students import PROMPTS, PUBLISH, TEXT
 
 pytestmark = pytest.mark.usefixtures("room_enough")
 
@@ -21,17 +23,12 @@ SHORT_RUN = (
     "monitor.preview_every=2",
     "monitor.preview_images=2",
 )
-CLASS_FAMILIES = {
-    "maskgit": published.publish_maskgit,
-    "maskbit": published.publish_maskbit,
-    "titok-l32": published.publish_titok,
-}
-TEXT_FAMILIES = {
-    "maskgen-l": published.publish_maskgen,
-    "meissonic": published.publish_meissonic,
-    "amused-256": published.publish_amused,
-}
-PROMPTS = ("a red fox", "two boats at sea", "an old door")
+CLASS_FAMILIES = {name: publish for name, publish in PUBLISH.items() if name not in TEXT}
+TEXT_FAMILIES = {name: publish for name, publish in PUBLISH.items() if name in TEXT}
+# Whose student goes on against real images here; others do so in tests of the losses.
+REFINED = ("halton-tiny",)
+# Whose files are damaged on their way here: of each the end of a name, and what it must be told as.
+DAMAGED = {"halton-tiny": ("ImageNet_256_tiny.pth", "vq_ds16_c2i.pt")}
 
 
 def flags(architecture, *values):
@@ -86,6 +83,60 @@ def test_a_text_teacher_is_distilled_and_sampled_from_its_published_files(
     student = succeed(dimo("sample", "--student", run["run"], *drawn))
     assert student["sampler"]["steps"] == 1
     assert fake_hub.downloads() == downloads
+
+
+def photos(folder, count):
+    """A folder of pictures, each with a caption beside it."""
+    noise = np.random.default_rng(0).integers(0, 256, (count, 70, 60, 3), dtype=np.uint8)
+    for index, pixels in enumerate(noise):
+        (folder / str(index % 2)).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(folder / str(index % 2) / f"{index}.png")
+        (folder / str(index % 2) / f"{index}.txt").write_text(PROMPTS[index % len(PROMPTS)])
+
+
+@pytest.mark.parametrize("name", REFINED)
+def test_a_student_goes_on_against_real_images(dimo, fake_hub, golden, tmp_path, name):
+    model = flags(PUBLISH[name](fake_hub, golden))
+    photos(tmp_path / "photos", 4)
+    (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS))
+    asked = ["condition.prompts=prompts.txt"] if name in TEXT else []
+    short = flags({}, *SHORT_RUN, *asked)[2:]
+    succeed(dimo("data", "encode", "photos", "--preset", name, *model, "-o", "tokens", "--json"))
+    run = succeed(dimo("distill", "--preset", name, *model, *short, "--json"))["run"]
+    now = flags({}, *SHORT_RUN, *asked, "gan.data=tokens", "gan.start=0", "gan.heads=2")[2:]
+    refined = succeed(dimo("refine", run, "--gan", *now, "--out", "refined", "--json"))
+    last = json.loads((tmp_path / "refined" / "log.jsonl").read_text().splitlines()[-1])
+    assert {"gan_loss", "discriminator_loss", "divergence"} <= set(last)
+    drawn = ("--prompt", PROMPTS[0]) if name in TEXT else ("--class", 1)
+    assert succeed(dimo("sample", "--student", refined["run"], *drawn, "-n", 2, "--json"))
+
+
+@pytest.mark.parametrize(("name", "file"), [(n, file) for n in DAMAGED for file in DAMAGED[n]])
+def test_a_damaged_file_is_told_and_fetched_anew(dimo, fake_hub, golden, name, file):
+    model = flags(PUBLISH[name](fake_hub, golden))
+    drawn = ("--prompt", PROMPTS[0]) if name in TEXT else ("--class", 1)
+    ask = ("sample", "--preset", name, "--teacher", "--steps", 2, *drawn, "-n", 1, *model)
+    for fault, words in (("always wrong bytes", "damaged"), ("always 403", "refuses access")):
+        fake_hub.faults[file] = [fault]
+        result = dimo(*ask)
+        assert result.exit_code == 3
+        assert file in result.stderr
+        assert words in result.stderr
+    fake_hub.faults.clear()
+    result = dimo(*ask)
+    assert result.exit_code == 0, result.stderr
+
+
+@pytest.mark.parametrize("name", ["halton-base"])
+def test_another_file_than_the_published_one_is_refused(dimo, fake_hub, golden, name):
+    published.publish_halton(fake_hub, golden)
+    files = fake_hub.files
+    stranger = next(content for (_, path), content in files.items() if path.startswith("ImageNet"))
+    fake_hub.add("llvictorll/Halton-MaskGIT", "ImageNet_256_base.pth", stranger)
+    result = dimo("sample", "--preset", name, "--teacher", "--class", 1, "-n", 1)
+    assert result.exit_code == 3
+    assert "ImageNet_256_base.pth" in result.stderr
+    assert fake_hub.downloads() == []
 
 
 def test_every_sampler_draws_from_every_kind_of_token_space(dimo, fake_hub, golden):
