@@ -15,6 +15,7 @@ from torch import Tensor
 
 LOW = 2**32 - 1  # the lower half of 64 bits
 FIRST, SECOND = 0x21F0AAAD, 0xD35A2D97 - 2**32
+APART = 0x9E3779B9  # any number that is not 0, which the map leaves as it is
 CODES, ORDER, EMBEDS, GUMBEL = 1, 2, 3, 5  # streams; the one behind EMBEDS is its second half
 
 
@@ -31,8 +32,8 @@ def scramble(x: Tensor) -> Tensor:
 def random_bits(seeds: Tensor, stream: int, count: int) -> Tensor:
     """Numbers [B, count] of 32 bits, of which no two are the same in a row, for seeds [B]."""
     low, high = seeds & LOW, (seeds >> 32) & LOW
-    first = scramble(scramble(low) ^ stream)
-    second = scramble(scramble(high) ^ first)
+    first = scramble(scramble(low ^ APART) ^ stream)
+    second = scramble(scramble(scramble(high) ^ first) ^ APART)
     places = torch.arange(count, device=seeds.device)
     return scramble(scramble(places[None] ^ first[:, None]) ^ second[:, None])
 
