@@ -19,7 +19,11 @@ def evenly(values, boxes):
 def test_the_numbers_of_a_seed_are_fixed_for_good():
     """Another runtime, or a later version, must make the same of a seed."""
     found = noise.random_bits(torch.tensor([0, 7, -7]), noise.CODES, 3)
-    assert found.tolist() == [[3078616772, 4221822011, 3939773090], [2048566830, 1362110594, 2806082642], [1287387311, 540869959, 2849788440]]
+    assert found.tolist() == [
+        [3078616772, 4221822011, 3939773090],
+        [2048566830, 1362110594, 2806082642],
+        [1287387311, 540869959, 2849788440],
+    ]
 
 
 def test_bits_are_those_of_plain_integers():
