@@ -42,7 +42,8 @@ words = Tokenizer.from_str(program.get_modelmeta().custom_metadata_map["tokenize
 ENCODED = f"tokens = [words.encode(prompt).ids for prompt in {list(PROMPTS)}]"
 DRAWN = {
     ".pt2": "image = program(torch.tensor([0, 1]), torch.tensor(WANTED))",
-    ".onnx": 'image, = program.run(None, {"seed": numpy.array([0, 1]), "NAME": numpy.array(WANTED)})',
+    ".onnx": "image, = program.run(None, "
+    '{"seed": numpy.array([0, 1]), "NAME": numpy.array(WANTED)})',
 }
 
 

@@ -22,7 +22,7 @@ CODES, ORDER, EMBEDS, GUMBEL = 1, 2, 3, 5  # streams; the one behind EMBEDS is i
 def scramble(x: Tensor) -> Tensor:
     """A one-to-one map of numbers of 32 bits in which every bit changes half of all others.
 
-    Its form is Wellons' `lowbias32` (2018), its constants are the best that were found for it since.
+    Its form is Wellons' `lowbias32` (2018), its constants are better ones that were found since.
     """
     x = ((x ^ (x >> 16)) * FIRST) & LOW
     x = ((x ^ (x >> 15)) * SECOND) & LOW
@@ -55,7 +55,7 @@ def random_subset(seeds: Tensor, stream: int, chosen: int, count: int) -> Tensor
 
 
 def random_gumbel(seeds: Tensor, stream: int, count: int) -> Tensor:
-    """Standard Gumbel noise [B, count]; in double precision on the way, for the sake of its tail."""
+    """Standard Gumbel noise [B, count]; in double precision on the way, which its tail needs."""
     return -(-between(random_bits(seeds, stream, count)).log()).log().float()
 
 

@@ -53,7 +53,7 @@ class TextEncoder(ABC):
 
 
 class TextTower(TextEncoder):
-    """A text encoder that is one network behind token ids, so that it fits into an exported file."""
+    """A text encoder that is one network behind token ids: it fits into an exported file."""
 
     def __init__(self, network: nn.Module) -> None:
         self.network = network

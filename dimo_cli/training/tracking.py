@@ -66,9 +66,9 @@ class Tracking:
         """Where the run can be seen."""
         found: list[str] = []
         if self.accelerator.trackers:
-            run = self.accelerator.trackers[0].tracker
-            place = PLACES[self.name]
-            self.attempt(lambda: found.append(place(self.monitor, self.folder, run)))
+            (tracker,) = self.accelerator.trackers
+            place = partial(PLACES[self.name], self.monitor, self.folder)
+            self.attempt(lambda: found.append(place(tracker.tracker)))
         return found
 
     def log(self, numbers: Mapping[str, float], step: int) -> None:
@@ -78,7 +78,8 @@ class Tracking:
 
     def show(self, pixels: Pixels | None, step: int) -> None:
         """Pass on a sample grid."""
-        for tracker in list(self.accelerator.trackers) if pixels is not None else ():
+        if self.accelerator.trackers and pixels is not None:
+            (tracker,) = self.accelerator.trackers
             self.attempt(partial(SHOW[self.name], tracker, pixels, step))
 
     def finish(self) -> None:

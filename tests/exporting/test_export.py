@@ -49,7 +49,9 @@ def run_without(hidden, folder, code):
         [sys.executable, "-I", "-c", script], cwd=folder, capture_output=True, text=True
     )
     assert result.returncode == 0, result.stderr
-    return torch.from_numpy(np.load(folder / "found.npy"))
+    found = torch.from_numpy(np.load(folder / "found.npy"))
+    (folder / "found.npy").unlink()
+    return found
 
 
 def from_its_usage(exported):

@@ -16,8 +16,8 @@ from accelerate.utils import LoggerType
 from PIL import Image
 
 from dimo_cli.errors import MissingError, SpecError
-from dimo_cli.specs.monitor import MonitorSpec
 from dimo_cli.specs.flags import spec_from_flags
+from dimo_cli.specs.monitor import MonitorSpec
 from dimo_cli.training import tracking
 from dimo_cli.training.tracking import check_tracker, has_login, wandb_settings
 from tests.conftest import Silent
@@ -56,7 +56,7 @@ class FakeTracker(ModuleType):
         else:
             self.rows[step] = values
 
-    def Image(self, pixels):  # noqa: N802
+    def Image(self, pixels):
         return ("an image of", pixels)
 
     def finish(self):
