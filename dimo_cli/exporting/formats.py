@@ -69,18 +69,12 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
     """What ONNX has no function for, in terms of what it has one for."""
     aten = torch.ops.aten
 
-    def attention(
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        attn_mask: Tensor | None = None,
-        dropout_p: float = 0.0,
-        is_causal: bool = False,
-        **options: Any,
-    ) -> Any:
-        """Attention of any number of dimensions: ONNX's has four."""
-        plain = aten._scaled_dot_product_attention_math
-        return plain(q, k, v, attn_mask, dropout_p, is_causal, None, **options)[0]
+    def attention(q: Tensor, k: Tensor, v: Tensor, *others: Any, **options: Any) -> Any:
+        """Attention of three dimensions, where ONNX's has four."""
+        if q.dim() != 3 or others or options:
+            return NotImplemented  # stays as it is
+        plain = aten.scaled_dot_product_attention.default
+        return plain(q[:, None], k[:, None], v[:, None])[:, 0]
 
     return {
         aten.scaled_dot_product_attention.default: attention,
