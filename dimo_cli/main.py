@@ -39,7 +39,8 @@ COMMANDS = {
     "runs": Later("runs", "List, show and remove runs."),
     "report": Later("report", "Write one self-contained HTML page about a run, finished or not."),
     "export": Later(
-        "export", "Write a student as a `torch.export` program, and check it against the student."
+        "export",
+        "Write a student as one file that draws by itself, and check it against the student.",
     ),
     "push": Later(
         "push",

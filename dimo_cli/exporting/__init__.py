@@ -1,7 +1,7 @@
-"""A student as a `torch.export` program: backbone and decoder in one file that needs only torch.
+"""A student as one file that draws by itself: seed and class or words in, pictures out.
 
-The program draws nothing itself. Initial tokens, condition and noise are its inputs, so that the
-same inputs give the same images wherever it runs; the JSON beside it says how they are made. The
-text encoder of a text student stays outside: its output is an input, and what it makes of the
-prompts that are given is saved beside the program.
+The file holds the text encoder, the backbone, the decoder and where their noise comes from: torch's
+generators cannot be written into a program, so `noise` makes numbers of the seed by integer
+arithmetic, which gives the same ones wherever it runs. A `.pt2` file is a program of
+`torch.export`, an `.onnx` file one for the many runtimes of ONNX.
 """

@@ -1,10 +1,11 @@
-"""The program itself: its inputs, the pass, and the trace of it."""
+"""The program itself: what it draws, the pass, and the trace of it."""
 
 from __future__ import annotations
 
 import copy
+from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,70 +13,164 @@ from torch.export import Dim, ExportedProgram
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from dimo_cli.engine.masking import masked_count
 from dimo_cli.engine.one_step import filter_logits, student_input, token_noise
-from dimo_cli.engine.schedules import add_noise
+from dimo_cli.engine.schedules import add_noise, middle_mask_ratio
+from dimo_cli.errors import SpecError
+from dimo_cli.exporting import noise
 from dimo_cli.specs.export import ExportSpec
 from dimo_cli.students.student import Student
-from dimo_cli.teachers.conditioning import PromptConditioner
+from dimo_cli.teachers.conditioning import PromptConditioner, TextTower
 from dimo_cli.teachers.protocol import Cond, Teacher
 
 TRACED_BATCH, MOST_IMAGES = 2, 4096
-TOKENS, NOISE, EMBED_NOISE = DRAWN = ("x_init", "gumbel", "embed_noise")
-Inputs = dict[str, Tensor]
+Inputs = tuple[Tensor, Tensor]
+"""Seeds [B], and classes [B] or token ids [B, T]."""
 
 
-def constants(teacher: Teacher) -> Mapping[str, Tensor]:
-    """What the condition of every prompt has in common: it goes into the program."""
-    conditioner = teacher.conditioner
-    return conditioner.constants if isinstance(conditioner, PromptConditioner) else {}
+class Draws(NamedTuple):
+    """All that is random about images."""
 
-
-def draw_inputs(student: Student, cond: Cond, spec: ExportSpec, seed: int) -> Inputs:
-    """The inputs with which the program draws what the student draws by itself."""
-    space, init, count = student.teacher.space, student.manifest.init, len(cond)
-    generator = torch.Generator().manual_seed(seed)
-    tokens = student_input(space, student.teacher.tokenizer, init, count, generator)
-    inputs = {TOKENS: tokens}
-    fixed = constants(student.teacher)
-    inputs |= {name: value for name, value in cond.tensors.items() if name not in fixed}
-    if init.embed_noise.sigma:
-        with torch.no_grad():
-            shape = student.backbone.embed(tokens).shape
-        inputs[EMBED_NOISE] = torch.randn(shape, generator=generator)
-    if not spec.greedy:
-        inputs[NOISE] = token_noise(space, count, generator)
-    return {name: value.contiguous() for name, value in inputs.items()}
+    x_init: Tensor
+    """Initial tokens [B, L, G]."""
+    embed_noise: Tensor | None
+    """Normal noise [B, L, D] for their embeddings; None: there is none."""
+    gumbel: Tensor | None
+    """Noise [B, L, G, V] that draws the tokens; None: the likeliest ones are taken."""
 
 
 class Program(nn.Module):
-    """The whole pass of a student: its inputs by name to images in [-1, 1]."""
+    """The whole way of a student, from seeds and what is wanted to pictures."""
+
+    wanted: str
+    """What the second input is called."""
 
     def __init__(self, student: Student, spec: ExportSpec) -> None:
         super().__init__()
         self.backbone, self.tokenizer = student.backbone, student.teacher.tokenizer
-        self.codes = student.teacher.space.codes
-        self.sigma = student.manifest.init.embed_noise.sigma
+        self.space, init = student.teacher.space, student.manifest.init
+        ratio = torch.tensor(middle_mask_ratio(init.mask_ratio))
+        self.masked = int(masked_count(ratio, self.space.length * self.space.groups))
+        self.sigma, self.greedy = init.embed_noise.sigma, spec.greedy
         self.sampling = (spec.temperature or student.manifest.temperature, spec.top_k, spec.top_p)
-        self.constants = tuple(constants(student.teacher))
-        for name, value in constants(student.teacher).items():
-            self.register_buffer(f"constant_{name}", value)
 
-    def forward(self, inputs: Inputs) -> Tensor:
-        """Images [B, 3, H, W] of inputs whose first dimension is the batch."""
-        tokens = inputs[TOKENS]
-        cond = Cond({name: value for name, value in inputs.items() if name not in DRAWN})
-        for name in self.constants:
-            value = self.get_buffer(f"constant_{name}")
-            cond.tensors[name] = value.expand(tokens.shape[0], *value.shape)  # type: ignore[index]
-        embeds = self.backbone.embed(tokens)
-        if EMBED_NOISE in inputs:
-            embeds = add_noise(embeds, self.sigma, inputs[EMBED_NOISE])
+    @abstractmethod
+    def cond(self, wanted: Tensor) -> Cond:
+        """The condition of classes or token ids."""
+
+    def picture(self, seed: Tensor, wanted: Tensor) -> Tensor:
+        """Pictures [B, 3, H, W] from 0 to 1."""
+        return as_picture(self.paint(self.draw(seed), self.cond(wanted)))
+
+    def draw(self, seed: Tensor) -> Draws:
+        """What seeds [B] stand for."""
+        length, groups, vocab = self.space.length, self.space.groups, self.space.vocab
+        slots = length * groups
+        tokens = noise.random_integers(seed, noise.CODES, self.space.codes, slots)
+        masks = noise.random_subset(seed, noise.ORDER, self.masked, slots)
+        x_init = tokens.masked_fill(masks, self.space.mask_id).view(-1, length, groups)
+        embeds = gumbel = None
+        if self.sigma:
+            width = self.backbone.embed(x_init).shape[-1]
+            embeds = noise.random_normal(seed, noise.EMBEDS, length * width).view(-1, length, width)
+        if not self.greedy:
+            flat = noise.random_gumbel(seed, noise.GUMBEL, slots * vocab)
+            gumbel = flat.view(-1, length, groups, vocab)
+        return Draws(x_init, embeds, gumbel)
+
+    def paint(self, draws: Draws, cond: Cond) -> Tensor:
+        """What the student makes of these draws: images [B, 3, H, W] in [-1, 1]."""
+        embeds = self.backbone.embed(draws.x_init)
+        if draws.embed_noise is not None:
+            embeds = add_noise(embeds, self.sigma, draws.embed_noise)
         hidden = self.backbone.hidden(embeds, cond)
         assert isinstance(hidden, Tensor)
         logits = self.backbone.head(hidden).float()
-        if NOISE in inputs:
-            logits = filter_logits(logits, *self.sampling) + inputs[NOISE]
-        return self.tokenizer.decode(logits.argmax(-1).clamp(max=self.codes - 1), cond)
+        if draws.gumbel is not None:
+            logits = filter_logits(logits, *self.sampling) + draws.gumbel
+        return self.tokenizer.decode(logits.argmax(-1).clamp(max=self.space.codes - 1), cond)
+
+
+class ClassProgram(Program):
+    """Seeds and classes to pictures."""
+
+    wanted = "label"
+
+    def __init__(self, student: Student, spec: ExportSpec) -> None:
+        super().__init__(student, spec)
+        self.conditioner = student.teacher.conditioner
+
+    def cond(self, wanted: Tensor) -> Cond:
+        """The condition of classes [B]."""
+        return self.conditioner.labels(wanted)
+
+    def forward(self, seed: Tensor, label: Tensor) -> Tensor:
+        """Pictures [B, 3, H, W] from 0 to 1."""
+        return self.picture(seed, label)
+
+
+class PromptProgram(Program):
+    """Seeds and token ids of prompts to pictures."""
+
+    wanted = "tokens"
+
+    def __init__(self, student: Student, spec: ExportSpec) -> None:
+        super().__init__(student, spec)
+        self.tower = text_tower(student.teacher)
+        self.text = self.tower.network  # a part of the program like the other networks
+        conditioner = student.teacher.conditioner
+        assert isinstance(conditioner, PromptConditioner)
+        self.constants = tuple(conditioner.constants)
+        for name, value in conditioner.constants.items():
+            self.register_buffer(f"constant_{name}", value)
+
+    def cond(self, wanted: Tensor) -> Cond:
+        """The condition of token ids [B, T]; in half precision on the way, as students know it."""
+        states = self.tower.states(wanted)
+        tensors = {name: value.half().float() for name, value in states.items()}
+        for name in self.constants:
+            value = self.get_buffer(f"constant_{name}")
+            tensors[name] = value.expand(wanted.shape[0], *value.shape)
+        return Cond(tensors)
+
+    def forward(self, seed: Tensor, tokens: Tensor) -> Tensor:
+        """Pictures [B, 3, H, W] from 0 to 1."""
+        return self.picture(seed, tokens)
+
+
+def program_of(student: Student, spec: ExportSpec) -> Program:
+    """The program of a student."""
+    make = PromptProgram if student.teacher.takes_prompts else ClassProgram
+    return make(student, spec).eval()
+
+
+def text_tower(teacher: Teacher) -> TextTower:
+    """The text encoder of a teacher; refused where it is not one network behind token ids."""
+    conditioner = teacher.conditioner
+    encoder = conditioner.encoder() if isinstance(conditioner, PromptConditioner) else None
+    if not isinstance(encoder, TextTower):
+        raise SpecError(
+            f"The text encoder of `{teacher.name}` cannot be exported: it is no network behind "
+            "token ids (`TextTower`).",
+            "Use its students with dimo: `dimo sample`, or `OneStepPipeline` in Python.",
+        )
+    return encoder
+
+
+def as_picture(images: Tensor) -> Tensor:
+    """Images in [-1, 1], which some decoders overshoot, as pictures from 0 to 1."""
+    return (images.float() * 0.5 + 0.5).clamp(0, 1)
+
+
+def student_draws(student: Student, spec: ExportSpec, count: int, seed: int) -> Draws:
+    """What the student draws by itself, with a generator of torch."""
+    space, init = student.teacher.space, student.manifest.init
+    generator = torch.Generator().manual_seed(seed)
+    x_init = student_input(space, student.teacher.tokenizer, init, count, generator)
+    embeds = None
+    if init.embed_noise.sigma:
+        embeds = torch.randn(student.backbone.embed(x_init).shape, generator=generator)
+    return Draws(x_init, embeds, None if spec.greedy else token_noise(space, count, generator))
 
 
 class SeenTensors(TorchFunctionMode):
@@ -96,10 +191,10 @@ class SeenTensors(TorchFunctionMode):
 def trace(module: nn.Module, inputs: Inputs) -> ExportedProgram:
     """The program for any number of images, with the weights that it uses alone."""
     with SeenTensors() as seen:
-        module(inputs)
+        module(*inputs)
     batch = Dim.AUTO(min=1, max=MOST_IMAGES)  # networks may limit the batch, but not fix it
-    shapes = ({name: {0: batch} for name in inputs},)
-    program = torch.export.export(only(module, seen.ids), (inputs,), dynamic_shapes=shapes)
+    shapes = tuple({0: batch} for _ in inputs)
+    program = torch.export.export(only(module, seen.ids), inputs, dynamic_shapes=shapes)
     if most_images(program) is None:
         raise ValueError(f"they fix the number of images, to {TRACED_BATCH} in this trace")
     return program
@@ -112,11 +207,25 @@ def most_images(program: ExportedProgram) -> int | None:
 
 
 def only(module: nn.Module, kept: set[int]) -> nn.Module:
-    """The same module, sharing its weights, without those that are not among the kept ones."""
-    weights = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    module = copy.deepcopy(module, {id(tensor): tensor for tensor in weights.values()})
+    """The same module, without the weights that are not among the kept ones, and frozen.
+
+    The weights are shared with the module; that of a program ask for no gradients.
+    """
+    weights: Mapping[str, Tensor] = {
+        **dict(module.named_parameters(remove_duplicate=False)),
+        **dict(module.named_buffers(remove_duplicate=False)),
+    }
+    frozen = {id(tensor): without_gradient(tensor) for tensor in weights.values()}
+    module = copy.deepcopy(module, dict(frozen))
     for name, tensor in weights.items():
         if id(tensor) not in kept:
             place, _, last = name.rpartition(".")
             setattr(module.get_submodule(place), last, None)
     return module
+
+
+def without_gradient(tensor: Tensor) -> Tensor:
+    """The same numbers as a weight that nobody trains."""
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(tensor.detach(), requires_grad=False)
+    return tensor

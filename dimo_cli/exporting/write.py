@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,10 +12,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dimo_cli.errors import MissingError, SpecError
-from dimo_cli.exporting.facts import program_facts, prompts_file
-from dimo_cli.exporting.program import TRACED_BATCH, Inputs, Program, constants, draw_inputs, trace
-from dimo_cli.files.writing import file_sha256, patient_file, whole_files
+from dimo_cli.errors import DimoError, MissingError, SpecError
+from dimo_cli.exporting.facts import ABOUT, WORDS, program_facts
+from dimo_cli.exporting.formats import FORMATS, Runs
+from dimo_cli.exporting.program import (
+    TRACED_BATCH,
+    Program,
+    PromptProgram,
+    as_picture,
+    program_of,
+    student_draws,
+    text_tower,
+    trace,
+)
+from dimo_cli.files.writing import file_sha256, whole_file
 from dimo_cli.sampling.samplers import condition
 from dimo_cli.specs.export import ExportSpec
 from dimo_cli.students.student import Student
@@ -24,84 +34,92 @@ from dimo_cli.teachers.protocol import Cond, Teacher
 
 LIMIT = 1e-4
 CHECKED_BATCHES, CHECK_SEED = (1, 2, 3), 0
-EXAMPLES = 4  # captions that are encoded for an embedded text student when nobody names any
+EXAMPLES = ("a red circle", "two blue squares", "")
 
 
 @dataclass(frozen=True)
 class Exported:
     """What was written."""
 
-    files: tuple[Path, ...]
-    """Program and JSON; for a text student also the encoded prompts."""
+    path: Path
     facts: dict[str, Any]
-    """The content of the JSON."""
+    """What the file says of itself, how it was compared, and its hash."""
 
 
 def export_student(student: Student, spec: ExportSpec, path: Path) -> Exported:
-    """Write program, JSON and encoded prompts, after the file was loaded and compared."""
-    check_exportable(student, spec)
-    teacher = student.teacher
-    prompts = chosen_prompts(teacher, spec)
-    files = (path, path.with_suffix(".json"), *([prompts_file(path)] if prompts else []))
-    with in_one_sentence(path), whole_files(files) as (program, about, *encoded):
-        facts = write_program(student, spec, prompts, path, program)
-        facts["program_sha256"] = file_sha256(program)
-        about.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-        for place in encoded:
-            save_prompts(teacher, prompts, place)
-    return Exported(files, facts)
+    """Write a program to a `.pt2` or `.onnx` file, once it was loaded and compared."""
+    FORMATS[path.suffix].check()
+    check_exportable(student)
+    with in_one_sentence(path), whole_file(path) as temporary:
+        facts = write_program(student, spec, path, temporary)
+        facts["sha256"] = file_sha256(temporary)
+    return Exported(path, facts)
 
 
 def write_program(
-    student: Student, spec: ExportSpec, prompts: tuple[str, ...], path: Path, temporary: Path
+    student: Student, spec: ExportSpec, path: Path, temporary: Path
 ) -> dict[str, Any]:
     """Trace, write to `temporary` and compare: the facts of what is to be at `path`."""
-    name = student.teacher.name
-    cond = some_conditions(student.teacher, prompts, max(CHECKED_BATCHES))
-    expected = [original(student, cond[:count], spec) for count in CHECKED_BATCHES]
-    with torch.no_grad(), traceable(name):
-        program = trace(
-            Program(student, spec).eval(),
-            draw_inputs(student, cond[:TRACED_BATCH], spec, CHECK_SEED),
-        )
-    facts = program_facts(student, spec, program, path)
-    with patient_file(temporary) as file, traceable(name):
-        torch.export.save(program, file, extra_files={"dimo.json": json.dumps(facts)})
-    given = [draw_inputs(student, cond[:count], spec, CHECK_SEED) for count in CHECKED_BATCHES]
-    difference = compare(temporary, given, expected)
-    facts["check"] = {"images": list(CHECKED_BATCHES), "max_abs_difference": difference}
-    return facts
+    teacher, form = student.teacher, FORMATS[path.suffix]
+    asked = examples(teacher, max(CHECKED_BATCHES))
+    wanted, cond = wanted_tensor(teacher, asked), condition(teacher, asked)
+    seeds = torch.arange(len(wanted))
+    program = program_of(student, spec)
+    own = compare_draws(student, spec, program, cond)
+    with torch.no_grad(), traceable(teacher.name):
+        traced = trace(program, (seeds[:TRACED_BATCH], wanted[:TRACED_BATCH]))
+    facts = program_facts(student, spec, program, traced, path)
+    texts = {ABOUT: json.dumps(facts)}
+    if isinstance(program, PromptProgram):
+        texts[WORDS] = checked_words(program, asked, wanted)
+    with traceable(teacher.name):
+        form.save(traced, program.wanted, texts, temporary)
+        found = compare_file(form.load(temporary), program, seeds, wanted)
+    check = {"images": list(CHECKED_BATCHES), "max_abs_difference": max(own, found)}
+    return {**facts, "check": check}
 
 
-def check_exportable(student: Student, spec: ExportSpec) -> None:
+def check_exportable(student: Student) -> None:
     """Refuse what a program could not do, before anything is computed."""
     control = student.manifest.init.control
     if control != "none":
         raise SpecError(
             f"This student was distilled with `init.control={control}`: its initial sequence is an "
-            "experiment that an exported program does not describe.",
+            "experiment that an exported program does not make.",
             "Export a student that starts from mask and image tokens.",
         )
-    if spec.prompts and not student.teacher.takes_prompts:
-        raise SpecError(
-            f"`{student.teacher.name}` takes classes, not prompts.",
-            "Leave `--prompt` out: the classes are inputs of the program.",
-        )
+    if student.teacher.takes_prompts:
+        text_tower(student.teacher)
 
 
-def chosen_prompts(teacher: Teacher, spec: ExportSpec) -> tuple[str, ...]:
-    """The prompts that are saved beside the program: those asked for, or a few examples."""
-    if not isinstance(teacher.conditioner, PromptConditioner):
-        return ()
-    return spec.prompts or tuple(teacher.conditioner.dataset[:EXAMPLES]) or ("",)
+def examples(teacher: Teacher, count: int) -> list[int | str]:
+    """Prompts to compare a program with, or classes from the first to the last."""
+    if isinstance(teacher.conditioner, PromptConditioner):
+        return list(teacher.conditioner.dataset[:count] or EXAMPLES)
+    last = len(teacher.class_names) - 1
+    return [index * last // (count - 1) for index in range(count)]
 
 
-def some_conditions(teacher: Teacher, prompts: tuple[str, ...], count: int) -> Cond:
-    """Conditions of the prompts in turn, or of classes from the first to the last."""
+def wanted_tensor(teacher: Teacher, asked: Sequence[int | str]) -> Tensor:
+    """Prompts or classes as the second input of a program."""
     if teacher.takes_prompts:
-        return condition(teacher, [prompts[index % len(prompts)] for index in range(count)])
-    classes = len(teacher.class_names)
-    return condition(teacher, [index * (classes - 1) // (count - 1) for index in range(count)])
+        return text_tower(teacher).tokens([str(prompt) for prompt in asked])
+    return torch.tensor([int(label) for label in asked])
+
+
+def checked_words(program: PromptProgram, asked: Sequence[int | str], wanted: Tensor) -> str:
+    """What makes token ids of prompts, once it made those of the examples."""
+    from tokenizers import Tokenizer
+
+    text = program.tower.tokenizer_json()
+    words = Tokenizer.from_str(text)
+    if [words.encode(str(prompt)).ids for prompt in asked] != wanted.tolist():
+        raise SpecError(
+            "The tokenizer that an exported program brings along reads prompts in another way "
+            "than the student: nothing was written.",
+            "Please report this, with the student's teacher and your version of transformers.",
+        )
+    return text
 
 
 def original(student: Student, cond: Cond, spec: ExportSpec) -> Tensor:
@@ -115,14 +133,31 @@ def original(student: Student, cond: Cond, spec: ExportSpec) -> Tensor:
     )
 
 
-def compare(path: Path, given: list[Inputs], expected: list[Tensor]) -> float:
-    """The largest difference between the program of a file and the student itself."""
-    with path.open("rb") as file:
-        program = torch.export.load(file).module()
-    with torch.no_grad():
-        pairs = [(program(inputs), images) for inputs, images in zip(given, expected, strict=True)]
+@torch.no_grad()
+def compare_draws(student: Student, spec: ExportSpec, program: Program, cond: Cond) -> float:
+    """How far what a program makes of the student's own draws is from what the student does."""
+    pairs = []
+    for count in CHECKED_BATCHES:
+        draws = student_draws(student, spec, count, CHECK_SEED)
+        own = original(student, cond[:count], spec)
+        pairs.append((as_picture(program.paint(draws, cond[:count])), as_picture(own)))
+    return largest_difference(pairs)
+
+
+@torch.no_grad()
+def compare_file(runs: Runs, program: Program, seeds: Tensor, wanted: Tensor) -> float:
+    """How far what a file draws is from what the program in memory does."""
+    pairs = [
+        (runs(seeds[:count], wanted[:count]), program(seeds[:count], wanted[:count]))
+        for count in CHECKED_BATCHES
+    ]
+    return largest_difference(pairs)
+
+
+def largest_difference(pairs: Sequence[tuple[Tensor, Tensor]]) -> float:
+    """Of pairs of pictures; refused where it is too large, or no number."""
     # Of torch: Python's own maximum passes over a difference that is NaN.
-    difference = float(torch.stack([(found - images).abs().max() for found, images in pairs]).max())
+    difference = float(torch.stack([(found - own).abs().max() for found, own in pairs]).max())
     if not difference <= LIMIT:
         raise SpecError(
             f"The exported program differs from the student by {difference:.2g}, where at most "
@@ -137,14 +172,21 @@ def traceable(teacher: str) -> Iterator[None]:
     """What torch says of a network that it cannot trace, in short."""
     try:
         yield
-    except OSError:  # of the disk: torch writes files of its own on the way
+    except (OSError, DimoError):  # of the disk, as torch writes on the way; or said well already
         raise
     except Exception as error:  # tracing raises whatever the network does
-        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise SpecError(
-            f"The networks of `{teacher}` cannot be exported: {first_line}",
+            f"The networks of `{teacher}` cannot be exported: {first_cause(error)}",
             "Set DIMO_DEBUG=1 for torch's own account.",
         ) from error
+
+
+def first_cause(error: BaseException) -> str:
+    """The first line of what an error began with."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:200]
 
 
 @contextmanager
@@ -160,13 +202,3 @@ def in_one_sentence(path: Path) -> Iterator[None]:
             f"Cannot write `{path}`: {error.strerror or error}.",
             "Nothing was written. Make room, or choose another `--out`.",
         ) from error
-
-
-def save_prompts(teacher: Teacher, prompts: tuple[str, ...], path: Path) -> None:
-    """Write what the text encoder makes of prompts."""
-    cond, fixed = condition(teacher, prompts), constants(teacher)
-    tensors = {
-        name: value.contiguous() for name, value in cond.tensors.items() if name not in fixed
-    }
-    with patient_file(path) as file:
-        torch.save({"prompts": list(prompts), "condition": tensors}, file)

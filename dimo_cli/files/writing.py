@@ -9,8 +9,8 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,13 +60,6 @@ def whole_file(path: Path) -> Iterator[Path]:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
     fsync_path(path.parent)
-
-
-@contextmanager
-def whole_files(paths: Sequence[Path]) -> Iterator[list[Path]]:
-    """As `whole_file` for several that belong together; the first one gets its name last."""
-    with ExitStack() as stack:
-        yield [stack.enter_context(whole_file(path)) for path in paths]
 
 
 def write_whole_text(path: Path, text: str) -> None:

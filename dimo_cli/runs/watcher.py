@@ -71,15 +71,16 @@ class RunWatcher(Idle):
         with (self.folder / NOTES).open("a", encoding="utf-8") as file:
             file.write(f"{message}\n")
 
-    def on_preview(self, step: int, student: Backbone) -> None:
+    def on_preview(self, step: int, student: Backbone) -> Pixels | None:
         try:
             pixels = self.preview(student)
         except NotFinite as problem:  # the trainer finds out whether it heals
             self.on_note(f"No preview of step {step}: {problem.message}")
-            return
+            return None
         self.view.preview(step, pixels)
-        path = self.folder / "samples" / f"step-{step:06d}.png"
-        save_png(enlarge(pixels, 320), path, {**self.about_preview(), "dimo.step": str(step)})
+        path, large = self.folder / "samples" / f"step-{step:06d}.png", enlarge(pixels, 320)
+        save_png(large, path, {**self.about_preview(), "dimo.step": str(step)})
+        return large
 
     def preview(self, student: Backbone) -> Pixels:
         """The same conditions and seed every time, so that previews can be compared."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from dimo_cli.specs.base import Int, Spec
 from dimo_cli.specs.metrics import WITH_REFERENCE, RunMetric
 
 AlarmName = Literal["collapse", "reward_hacking", "auxiliary"]
+OWN_TABLES = ("_system", "_configs", "_traces", "_artifacts")  # ends of names that trackio uses
 
 
 class MonitorSpec(Spec):
@@ -63,6 +64,40 @@ class MonitorSpec(Spec):
     tracker: Literal["none", "tensorboard", "wandb", "trackio"] = Field(
         "none", description="Also log to this tracker; its package is an extra of dimo-cli"
     )
+    project: str = Field(
+        "dimo",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,99}$",
+        description="Project of the tracker that runs are kept in",
+    )
+    entity: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$",
+        description="User or team of wandb that the project belongs to; null: your own",
+    )
+    tags: tuple[Annotated[str, Field(min_length=1, max_length=64)], ...] = Field(
+        (), max_length=20, description="Words to find the run by, at wandb and trackio"
+    )
+
+    @field_validator("project")
+    @classmethod
+    def _is_no_name_of_trackios_own(cls, project: str) -> str:
+        if project.startswith("registry-") or project.endswith(OWN_TABLES):
+            raise ValueError(
+                f"trackio keeps files of its own under names like this: choose a project that does "
+                f"not begin with registry- nor end in {', '.join(OWN_TABLES)}"
+            )
+        return project
+
+    @model_validator(mode="after")
+    def _tracker_knows_what_is_named(self) -> MonitorSpec:
+        if self.entity is not None and self.tracker in ("tensorboard", "trackio"):
+            raise ValueError(
+                f"entity is of wandb: {self.tracker} knows none, so leave it out"
+                + ("; TRACKIO_SPACE_ID=owner/name logs to a Space" * (self.tracker == "trackio"))
+            )
+        if self.tags and self.tracker == "tensorboard":
+            raise ValueError("tags are of wandb and trackio: leave them out for tensorboard")
+        return self
 
     @model_validator(mode="after")
     def _enough_samples(self) -> MonitorSpec:

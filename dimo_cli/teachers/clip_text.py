@@ -133,3 +133,23 @@ def open_clip_tokens(prompts: Sequence[str], length: int = 77) -> Tensor:
     """Token ids [B, length] as open_clip has them: cut behind an end token, padded with zeros."""
     ids: Tensor = _open_clip_tokenizer()(list(prompts), context_length=length)
     return ids
+
+
+def open_clip_json(length: int = 77) -> str:
+    """What `open_clip_tokens` does with plain text, in the format of the package `tokenizers`."""
+    from transformers import CLIPTokenizer
+
+    own = _open_clip_tokenizer()
+    names = {own.sot_token_id: "<|startoftext|>", own.eot_token_id: "<|endoftext|>"}
+    words = {names.get(number, word): number for word, number in own.encoder.items()}
+    return padded_to(length, CLIPTokenizer(vocab=words, merges=list(own.bpe_ranks)), 0)
+
+
+def padded_to(length: int, tokenizer: Any, pad_id: int) -> str:
+    """A tokenizer of transformers as JSON of `tokenizers`, which cuts and pads to one length."""
+    from tokenizers import Tokenizer
+
+    alone = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    alone.enable_truncation(length)
+    alone.enable_padding(length=length, pad_id=pad_id, pad_token=alone.id_to_token(pad_id))
+    return str(alone.to_str())

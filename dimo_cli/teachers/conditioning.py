@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from dimo_cli.errors import SpecError
 from dimo_cli.teachers.protocol import Cond, Conditioner
@@ -50,6 +50,33 @@ class TextEncoder(ABC):
     @abstractmethod
     def to(self, device: torch.device | str) -> None:
         """Move the network."""
+
+
+class TextTower(TextEncoder):
+    """A text encoder that is one network behind token ids: it fits into an exported file."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+        self.device: torch.device | str = "cpu"
+
+    @abstractmethod
+    def tokens(self, prompts: Sequence[str]) -> Tensor:
+        """Prompts as token ids [B, T], all of one length."""
+
+    @abstractmethod
+    def states(self, ids: Tensor) -> dict[str, Tensor]:
+        """The features of token ids, by torch alone."""
+
+    @abstractmethod
+    def tokenizer_json(self) -> str:
+        """What makes token ids, in the format of the package `tokenizers`."""
+
+    def encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        return self.states(self.tokens(prompts).to(self.device))
+
+    def to(self, device: torch.device | str) -> None:
+        self.network.to(device)
+        self.device = device
 
 
 class PromptConditioner(Conditioner):
@@ -111,6 +138,13 @@ class PromptConditioner(Conditioner):
     def blank(self, count: int) -> Cond:
         return self._complete({name: torch.zeros(count, *s) for name, s in self.shapes.items()})
 
+    def encoder(self) -> TextEncoder:
+        """The text encoder, loaded when it is first asked for."""
+        if self._encoder is None:
+            self._encoder = self.load_encoder()
+            self._encoder.to(self.device)
+        return self._encoder
+
     def to(self, device: torch.device | str) -> PromptConditioner:
         self.device = device
         self._null = None
@@ -129,11 +163,9 @@ class PromptConditioner(Conditioner):
     def _encode(self, prompts: list[str]) -> list[dict[str, Tensor]]:
         if not prompts:
             return []
-        if self._encoder is None:
-            self._encoder = self.load_encoder()
-            self._encoder.to(self.device)
+        encoder = self.encoder()
         with torch.inference_mode():
-            features = self._encoder.encode(prompts)
+            features = encoder.encode(prompts)
         rows = []
         for index, prompt in enumerate(prompts):
             # Half precision on disk; what a run sees is the same whether it was cached or not.

@@ -9,44 +9,50 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from dimo_cli.hub.loading import described_by
 from dimo_cli.hub.published import HubFile, Published, Store
-from dimo_cli.teachers.clip_text import build_clip_text, clip_text_weights, features, fill_clip_text
-from dimo_cli.teachers.conditioning import TextEncoder
+from dimo_cli.teachers.clip_text import (
+    build_clip_text,
+    clip_text_weights,
+    features,
+    fill_clip_text,
+    padded_to,
+)
+from dimo_cli.teachers.conditioning import TextTower
 
 TEXT_LENGTH = 77
 TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
 
 
-class HubTextEncoder(TextEncoder):
-    """Prompts to `text` [B, T, C] and `pooled` [B, P]."""
+class HubTextEncoder(TextTower):
+    """Prompts to `text` [B, T, C] and `pooled` [B, P].
+
+    Token ids are cut or padded to the one length that the tokenizer states.
+    """
 
     def __init__(self, network: nn.Module, tokenizer: Any) -> None:
-        self.network, self.tokenizer = network, tokenizer
-        self.device: torch.device | str = "cpu"
+        super().__init__(network)
+        self.tokenizer = tokenizer
+        self.length = min(tokenizer.model_max_length, TEXT_LENGTH)
 
     def tokens(self, prompts: Sequence[str]) -> Tensor:
-        """Token ids [B, T], cut or padded to the one length that the tokenizer states."""
-        length = min(self.tokenizer.model_max_length, TEXT_LENGTH)
         rows: dict[str, Tensor] = self.tokenizer(
             list(prompts),
             padding="max_length",
             truncation=True,
-            max_length=length,
+            max_length=self.length,
             return_tensors="pt",
         )
-        return rows["input_ids"].to(self.device)
+        return rows["input_ids"]
 
-    def encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        found = features(self.network, self.tokens(prompts))
+    def states(self, ids: Tensor) -> dict[str, Tensor]:
+        found = features(self.network, ids)
         return {"text": found["penultimate"].float(), "pooled": found["pooled"].float()}
 
-    def to(self, device: torch.device | str) -> None:
-        self.device = device
-        self.network.to(device)
+    def tokenizer_json(self) -> str:
+        return padded_to(self.length, self.tokenizer, self.tokenizer.pad_token_id)
 
 
 def text_weights(repo: str) -> Published:

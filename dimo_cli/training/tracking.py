@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import os
+import shlex
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stderr, redirect_stdout
+from functools import partial
 from importlib.util import find_spec
 from netrc import NetrcParseError, netrc
 from pathlib import Path
@@ -15,12 +17,14 @@ from urllib.parse import urlsplit
 
 from accelerate import Accelerator
 
+from dimo_cli.console.next_steps import from_here
 from dimo_cli.distributed.ranks import is_first
 from dimo_cli.errors import MissingError
+from dimo_cli.files.png import Pixels
 from dimo_cli.hub.network import answers
 from dimo_cli.redacting import without_secrets
+from dimo_cli.specs.monitor import MonitorSpec
 
-PROJECT = "dimo"
 WANDB_SERVER, HUB = "https://api.wandb.ai", "https://huggingface.co"
 PATIENCE = 60.0  # seconds that a tracker gets to send what it still has when a run is over
 
@@ -37,8 +41,9 @@ def check_tracker(name: str) -> None:
 class Tracking:
     """What a run tells a tracker. Whatever goes wrong there is said once."""
 
-    def __init__(self, name: str, accelerator: Accelerator, folder: Path) -> None:
-        self.name, self.accelerator, self.folder = name, accelerator, folder
+    def __init__(self, monitor: MonitorSpec, accelerator: Accelerator, folder: Path) -> None:
+        self.name, self.monitor = monitor.tracker, monitor
+        self.accelerator, self.folder = accelerator, folder
         self.say: Callable[[str], None] = lambda line: None
 
     def start(self, config: Mapping[str, Any], step: int, say: Callable[[str], None]) -> None:
@@ -50,14 +55,32 @@ class Tracking:
         if server and not answers(server):
             say(f"{self.name} is left out: {server} cannot be reached. log.jsonl has everything.")
             return
-        settings = SETTINGS[self.name](self.folder, step, say)
+        settings = SETTINGS[self.name](self.monitor, self.folder, step, say)
         shown = None if self.name == "tensorboard" else {k: plain(v) for k, v in config.items()}
-        self.attempt(lambda: self.accelerator.init_trackers(PROJECT, shown, {self.name: settings}))
+        project = self.monitor.project
+        self.attempt(lambda: self.accelerator.init_trackers(project, shown, {self.name: settings}))
+        for line in self.places():
+            say(line)
+
+    def places(self) -> list[str]:
+        """Where the run can be seen."""
+        found: list[str] = []
+        if self.accelerator.trackers:
+            (tracker,) = self.accelerator.trackers
+            place = partial(PLACES[self.name], self.monitor, self.folder)
+            self.attempt(lambda: found.append(place(tracker.tracker)))
+        return found
 
     def log(self, numbers: Mapping[str, float], step: int) -> None:
         """Pass on the numbers of a step."""
         if self.accelerator.trackers:
             self.attempt(lambda: self.accelerator.log(dict(numbers), step=step))
+
+    def show(self, pixels: Pixels | None, step: int) -> None:
+        """Pass on a sample grid."""
+        if self.accelerator.trackers and pixels is not None:
+            (tracker,) = self.accelerator.trackers
+            self.attempt(partial(SHOW[self.name], tracker, pixels, step))
 
     def finish(self) -> None:
         """Send what is left, for as long as that may take."""
@@ -82,7 +105,7 @@ class Tracking:
             # What trackers print belongs neither on stdout, where results go, nor into a panel.
             with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
                 work()
-        except Exception as error:  # of whichever tracker
+        except (Exception, SystemExit) as error:  # of whichever tracker; some end the program
             self.accelerator.trackers.clear()
             told = without_secrets(f"{type(error).__name__}: {error}")
             reason = " ".join(told.split())[:300]
@@ -110,21 +133,29 @@ def needed_server(name: str) -> str | None:
     return os.environ.get("TRACKIO_SERVER_URL")
 
 
-def tensorboard_settings(folder: Path, step: int, say: Callable[[str], None]) -> dict[str, Any]:
+def tensorboard_settings(
+    monitor: MonitorSpec, folder: Path, step: int, say: Callable[[str], None]
+) -> dict[str, Any]:
     """Steps after the checkpoint that a run goes on from are written again."""
     return {"purge_step": step + 1} if step else {}
 
 
-def trackio_settings(folder: Path, step: int, say: Callable[[str], None]) -> dict[str, Any]:
-    """A run by the name of its folder."""
+def trackio_settings(
+    monitor: MonitorSpec, folder: Path, step: int, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """A run by the name of its folder; tags are among its settings, for trackio has none."""
     return {"name": folder.name, "resume": "allow" if step else "never"}
 
 
-def wandb_settings(folder: Path, step: int, say: Callable[[str], None]) -> dict[str, Any]:
+def wandb_settings(
+    monitor: MonitorSpec, folder: Path, step: int, say: Callable[[str], None]
+) -> dict[str, Any]:
     """A run by the name of its folder, kept there; offline where W&B cannot be reached."""
     settings: dict[str, Any] = {
         "dir": str(folder),
         "name": folder.name,
+        "entity": monitor.entity,
+        "tags": list(monitor.tags) or None,
         # Neither what the terminal shows nor the address of a repository is anybody's business.
         "settings": {"init_timeout": 30, "console": "off", "disable_git": True},
     }
@@ -133,7 +164,7 @@ def wandb_settings(folder: Path, step: int, say: Callable[[str], None]) -> dict[
         settings |= {"id": before[-1].name.rpartition("-")[2], "resume": "allow"}
     if not os.environ.get("WANDB_MODE") and (reason := why_offline()):
         settings["mode"] = "offline"
-        say(f"W&B logs offline: {reason}. Send it later with `wandb sync {folder}/wandb/*run-*`.")
+        say(f"W&B logs offline: {reason}.")
     return settings
 
 
@@ -158,7 +189,60 @@ def has_login(server: str) -> bool:
     return False
 
 
-SETTINGS: Mapping[str, Callable[[Path, int, Callable[[str], None]], dict[str, Any]]] = {
+def tensorboard_place(monitor: MonitorSpec, folder: Path, run: Any) -> str:
+    """How to look at a run of TensorBoard."""
+    return f"See the run with `{shlex.join(['tensorboard', '--logdir', from_here(folder)])}`."
+
+
+def trackio_place(monitor: MonitorSpec, folder: Path, run: Any) -> str:
+    """Where a run of trackio is."""
+    if space := os.environ.get("TRACKIO_SPACE_ID"):
+        return f"See the run at {HUB}/spaces/{space}."
+    if server := os.environ.get("TRACKIO_SERVER_URL"):
+        return f"See the run at {server.partition('?')[0]}."  # behind it may be a token
+    return f"See the run with `{shlex.join(['trackio', 'show', '--project', monitor.project])}`."
+
+
+def wandb_place(monitor: MonitorSpec, folder: Path, run: Any) -> str:
+    """Where a run of W&B is, or how it gets there."""
+    if address := getattr(run, "url", None):
+        return f"See the run at {address}."
+    if getattr(run, "disabled", False):
+        return "W&B keeps nothing of this run, as WANDB_MODE says."
+    runs = shlex.quote(f"{from_here(folder)}/wandb")
+    return f"Send the run to W&B later with `wandb sync {runs}/offline-run-*`."
+
+
+def show_in_tensorboard(tracker: Any, pixels: Pixels, step: int) -> None:
+    """Log a sample grid."""
+    tracker.log_images({"samples": pixels[None]}, step=step, dataformats="NHWC")
+
+
+def show_in_trackio(tracker: Any, pixels: Pixels, step: int) -> None:
+    """Log a sample grid; accelerate does not know how to."""
+    import trackio
+
+    tracker.tracker.log({"samples": trackio.Image(pixels)}, step=step)
+
+
+def show_in_wandb(tracker: Any, pixels: Pixels, step: int) -> None:
+    """Log a sample grid."""
+    tracker.log_images({"samples": [pixels]}, step=step)
+
+
+PLACES: Mapping[str, Callable[[MonitorSpec, Path, Any], str]] = {
+    "tensorboard": tensorboard_place,
+    "trackio": trackio_place,
+    "wandb": wandb_place,
+}
+SHOW: Mapping[str, Callable[[Any, Pixels, int], None]] = {
+    "tensorboard": show_in_tensorboard,
+    "trackio": show_in_trackio,
+    "wandb": show_in_wandb,
+}
+SETTINGS: Mapping[
+    str, Callable[[MonitorSpec, Path, int, Callable[[str], None]], dict[str, Any]]
+] = {
     "tensorboard": tensorboard_settings,
     "trackio": trackio_settings,
     "wandb": wandb_settings,

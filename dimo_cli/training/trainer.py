@@ -105,7 +105,7 @@ class Trainer:
         if self.accelerator.mixed_precision == "bf16":
             self.restore_teacher = store_in_bf16(teacher.backbone)
         self.checkpoints = CheckpointFolder(folder / "checkpoints")
-        self.tracking = Tracking(spec.monitor.tracker, self.accelerator, folder)
+        self.tracking = Tracking(spec.monitor, self.accelerator, folder)
         self.run_log = RunLog(folder / "log.jsonl")
         self.progress = Progress()
         self.busy = (0, 0.0)
@@ -256,7 +256,7 @@ class Trainer:
         if log_due or look_due or metric_due:
             self.log(values)
         if preview_due:
-            self.watcher.on_preview(done, shown)
+            self.tracking.show(self.watcher.on_preview(done, shown), done)
         if save_due:
             self.save_sound()
 

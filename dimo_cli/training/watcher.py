@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, Protocol
 
+from dimo_cli.files.png import Pixels
 from dimo_cli.teachers.protocol import Backbone
 
 
@@ -20,8 +21,8 @@ class Watcher(Protocol):
     def on_log(self, record: dict[str, Any]) -> None:
         """A line of log.jsonl was written."""
 
-    def on_preview(self, step: int, student: Backbone) -> None:
-        """It is time to draw a sample grid of the averaged student."""
+    def on_preview(self, step: int, student: Backbone) -> Pixels | None:
+        """It is time to draw a sample grid of the averaged student; the grid, for a tracker."""
 
     def measure_metric(self, step: int, student: Backbone) -> float:
         """`monitor.metric` of the averaged student."""
@@ -57,8 +58,8 @@ class Idle:
     def on_log(self, record: dict[str, Any]) -> None:
         return
 
-    def on_preview(self, step: int, student: Backbone) -> None:
-        return
+    def on_preview(self, step: int, student: Backbone) -> Pixels | None:
+        return None
 
     def measure_metric(self, step: int, student: Backbone) -> float:
         return math.nan

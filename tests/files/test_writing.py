@@ -15,7 +15,6 @@ from dimo_cli.files.writing import (
     patient_file,
     tidy,
     whole_file,
-    whole_files,
     write_whole_text,
 )
 
@@ -54,18 +53,6 @@ def test_a_file_is_there_whole_or_as_it_was(tmp_path):
         write_half()
     assert path.read_text() == "one"
     assert names(tmp_path) == ["x.txt"]
-
-
-def test_files_that_belong_together_come_together(tmp_path):
-    files = [tmp_path / name for name in ("program", "about")]
-    with whole_files(files) as temporaries:
-        for temporary in temporaries:
-            temporary.touch()
-        assert all(name.startswith(".") for name in names(tmp_path))
-    assert names(tmp_path) == ["about", "program"]
-    with pytest.raises(ZeroDivisionError), whole_files([f.with_suffix(".2") for f in files]):
-        raise ZeroDivisionError
-    assert names(tmp_path) == ["about", "program"]
 
 
 def test_the_next_write_takes_away_what_a_killed_process_left(tmp_path, gone):

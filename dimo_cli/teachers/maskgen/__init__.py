@@ -22,9 +22,10 @@ from dimo_cli.teachers.clip_text import (
     clip_text_weights,
     features,
     fill_clip_text,
+    open_clip_json,
     open_clip_tokens,
 )
-from dimo_cli.teachers.conditioning import PromptConditioner, TextEncoder
+from dimo_cli.teachers.conditioning import PromptConditioner, TextEncoder, TextTower
 from dimo_cli.teachers.maskgen.architecture import SHARED, Architecture, settings_of
 from dimo_cli.teachers.maskgen.generator import MaskGenBackbone
 from dimo_cli.teachers.maskgen.sampler import maskgen_plan
@@ -90,24 +91,26 @@ def tokenizer_weights(weights: StateDict) -> StateDict:
     return {name: tensor for name, tensor in weights.items() if name != "quantize.embed_prob"}
 
 
-class MaskGenText(TextEncoder):
+class MaskGenText(TextTower):
     """CLIP's features under the names of MaskGen's conditions."""
 
     def __init__(self, tower: nn.Module, length: int) -> None:
-        self.tower, self.length = tower, length
-        self.device: torch.device | str = "cpu"
+        super().__init__(tower)
+        self.length = length
 
-    def encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        found = features(self.tower, open_clip_tokens(prompts, self.length).to(self.device))
+    def tokens(self, prompts: Sequence[str]) -> Tensor:
+        return open_clip_tokens(prompts, self.length)
+
+    def states(self, ids: Tensor) -> dict[str, Tensor]:
+        found = features(self.network, ids)
         return {
             "text": found["penultimate"],
             "pooled": found["pooled"],
             "decoder_text": found["final"],
         }
 
-    def to(self, device: torch.device | str) -> None:
-        self.tower.to(device)
-        self.device = device
+    def tokenizer_json(self) -> str:
+        return open_clip_json(self.length)
 
 
 def load_text_encoder(arch: Architecture, store: Store) -> MaskGenText:

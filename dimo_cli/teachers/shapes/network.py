@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dimo_cli.errors import SpecError
 from dimo_cli.teachers.blocks import Block, EmbeddedBackbone
-from dimo_cli.teachers.conditioning import TextEncoder
+from dimo_cli.teachers.conditioning import TextTower
 from dimo_cli.teachers.protocol import Cond
 from dimo_cli.teachers.shapes.tokenizer import CODES, GRID
 from dimo_cli.teachers.shapes.world import vocabulary
@@ -70,19 +70,26 @@ class ShapesText(WordTower):
         return self.norm(super().forward(ids)[:, :SUMMARY])
 
 
-class ShapesTextEncoder(TextEncoder):
+class ShapesTextEncoder(TextTower):
     """The text encoder behind the protocol."""
 
-    def __init__(self, network: ShapesText) -> None:
-        self.network = network
-        self.device: torch.device | str = "cpu"
+    def tokens(self, prompts: Sequence[str]) -> Tensor:
+        return words_to_ids(prompts)
 
-    def encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        return {"text": self.network(words_to_ids(prompts).to(self.device))}
+    def states(self, ids: Tensor) -> dict[str, Tensor]:
+        return {"text": self.network(ids)}
 
-    def to(self, device: torch.device | str) -> None:
-        self.network.to(device)
-        self.device = device
+    def tokenizer_json(self) -> str:
+        from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+
+        words = vocabulary()  # without one that stands for all others: a strange word is refused
+        tokenizer = Tokenizer(models.WordLevel({word: n for n, word in enumerate(words)}))
+        tokenizer.normalizer = normalizers.Sequence(
+            [normalizers.Lowercase(), normalizers.Replace(Regex("[,.]"), " ")]
+        )
+        tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+        tokenizer.enable_padding(length=WORDS, pad_id=0, pad_token=words[0])
+        return str(tokenizer.to_str())
 
 
 class ShapesBackbone(EmbeddedBackbone):
