@@ -11,7 +11,10 @@ from dimo_cli.console.plain import visible
 from dimo_cli.files.png import save_png
 from dimo_cli.redacting import without_secrets
 from dimo_cli.reporting.charts import Chart, Series, axes, round_steps, thin
-from dimo_cli.reporting.page import own_text, render
+from dimo_cli.reporting.document import SCRIPTS, STYLES, own_text
+from dimo_cli.reporting.page import SCRIPTS as MORE_SCRIPTS
+from dimo_cli.reporting.page import STYLES as MORE_STYLES
+from dimo_cli.reporting.page import render
 from dimo_cli.run_folder.origins import keep_origins, read_origins
 from dimo_cli.specs.render import to_yaml
 from tests.conftest import small_spec
@@ -568,5 +571,10 @@ def test_a_page_turns_no_text_around_and_shows_no_signed_address(tmp_path):
     html = render(folder)
     assert_visible(html)
     assert "sig=***" in html
-    for name in ("report.css", "report.js"):  # whose hashes the page's policy names
+    for name in (
+        *STYLES,
+        *MORE_STYLES,
+        *SCRIPTS,
+        *MORE_SCRIPTS,
+    ):  # whose hashes the page's policy names
         assert visible(without_secrets(own_text(name))) == own_text(name)
