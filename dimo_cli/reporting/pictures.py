@@ -51,7 +51,7 @@ def data_uri(image: Image.Image, kind: str) -> str:
     if kind == "PNG":
         image.save(buffer, "PNG", optimize=True)
     else:
-        image.save(buffer, "JPEG", quality=90, optimize=True, subsampling=0)
+        image.save(buffer, "JPEG", quality=90, subsampling=0)
     return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 

@@ -18,7 +18,7 @@ from dimo_cli.students.target import Target
 def veiled(images: Tensor, masked: Tensor, grid: tuple[int, int] | None) -> Pixels:
     """Images [B, 3, H, W] as bytes, middle gray where slots [B, L, G] are masked.
 
-    Tokens that have no place in the image, as those of 1-D tokenizers, veil all of it by their share.
+    Tokens without a place in the image, as those of 1-D tokenizers, veil all of it by their share.
     """
     share = masked.float().mean(-1)
     if grid is None:
