@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from dimo_cli import __version__
 from dimo_cli.console.plain import visible
@@ -19,6 +19,7 @@ from dimo_cli.files.writing import write_whole_text
 from dimo_cli.redacting import without_secrets
 
 TEMPLATES = "templates"
+NO_BREAK_HYPHEN = "\u2011"
 STYLES = ("templates/base.css", "shared/lightbox.css")
 SCRIPTS = ("shared/lightbox.js",)
 
@@ -41,6 +42,7 @@ def document(
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters |= {"breakable": breakable, "command": command, "unbroken": unbroken}
     style = "".join(map(own_text, [*STYLES, *styles]))
     script = "".join(map(own_text, [*SCRIPTS, *scripts]))
     ours: dict[str, Any] = {
@@ -51,6 +53,27 @@ def document(
         "script_hash": policy_hash(script),
     }
     return visible(without_secrets(environment.get_template(template).render(**view, **ours)))
+
+
+def breakable(name: str) -> Markup:
+    """The name of a setting, which a narrow page may break behind its dots."""
+    return Markup(".<wbr>").join(escape(part) for part in name.split("."))
+
+
+def command(text: str) -> Markup:
+    """A command line that no line break tears a flag of."""
+    words = (
+        Markup('<span class="flag">{}</span>').format(word)
+        if word.startswith("-")
+        else escape(word)
+        for word in text.split(" ")
+    )
+    return Markup(" ").join(words)
+
+
+def unbroken(words: str) -> str:
+    """Words with hyphens that no line ends at."""
+    return words.replace("-", NO_BREAK_HYPHEN)
 
 
 def own_text(name: str) -> str:
