@@ -24,8 +24,9 @@ from dimo_cli.teachers.plans import heuristic_plan
 from dimo_cli.teachers.protocol import Cond, Plan, Teacher, Tokenizer
 
 Sampler = Callable[[Cond, torch.Generator], Tensor]
-Watch = Callable[[Tensor, Tensor], None]
-"""Told after each step of a teacher: images [B, 3, H, W], and slots [B, L, G] still masked."""
+Watch = Callable[[Callable[[], Tensor], Tensor], None]
+"""Told after each step of a teacher: what paints its images [B, 3, H, W], and the slots [B, L, G]
+that are still masked. It may end the drawing by raising."""
 
 TOKENS_AT_ONCE = 65_536  # positions per sampling batch: 256 images of 16 x 16, 16 of 64 x 64
 # Pixels from which on compiling takes less time than it saves: 6,000 images of 256 x 256, or 400 of
@@ -83,7 +84,7 @@ def teacher_sampler(
         def draw(cond: Cond, generator: torch.Generator) -> Tensor:
             def show(tokens: Tensor, masked: Tensor) -> None:
                 if watch is not None:
-                    watch(decode(teacher, tokens, cond, spec.precision), masked)
+                    watch(lambda: decode(teacher, tokens, cond, spec.precision), masked)
 
             return sample_by_plan(
                 teacher, cond, plan, generator, temperature, show if watch else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -44,8 +44,8 @@ def sample_with_steps(
     steps: list[Pixels] = []
     grid = target.teacher.space.grid
 
-    def watch(images: Tensor, masked: Tensor) -> None:
-        steps.append(veiled(images, masked, grid))
+    def watch(paint: Callable[[], Tensor], masked: Tensor) -> None:
+        steps.append(veiled(paint(), masked, grid))
 
     pixels, protocol = sample_images(target, wanted, spec, watch=watch)
     return [*steps[:-1], pixels], protocol
