@@ -75,7 +75,7 @@ def compare(
     animate: AnimateOption = None,
     local_dir: LocalDirOption = None,
 ) -> None:
-    """Draw the same classes or prompts, from the same seeds, with several students and teachers."""
+    """Draw the same classes or prompts, from the same seeds, with students and teachers."""
     check_png(grid)
     check_gallery(gallery)
     if animate:

@@ -121,6 +121,11 @@ def written(texts: Sequence[str], font: ImageFont.FreeTypeFont) -> Pixels:
     return lettered(lines, width, len(texts) * line_height(font) + PADDING // 2, font)
 
 
+def labelled(label: str, picture: Pixels) -> Pixels:
+    """A picture under a line of text, made as wide as the text needs."""
+    return below([written([label], font_of(0)), picture])
+
+
 def lettered(
     lines: Sequence[Line], width: int, height: int, font: ImageFont.FreeTypeFont
 ) -> Pixels:
