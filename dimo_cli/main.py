@@ -34,7 +34,7 @@ COMMANDS = {
     ),
     "compare": Later(
         "compare",
-        "Draw the same classes or prompts, from the same seed, with several students and teachers.",
+        "Draw the same classes or prompts, from the same seeds, with students and teachers.",
     ),
     "runs": Later("runs", "List, show and remove runs."),
     "report": Later("report", "Write one self-contained HTML page about a run, finished or not."),

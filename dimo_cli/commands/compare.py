@@ -1,10 +1,9 @@
-"""`dimo compare`: students and teachers side by side, from the same seed."""
+"""`dimo compare`: students and teachers below each other, from the same seeds."""
 
 from __future__ import annotations
 
 import json
-import math
-import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,28 +14,45 @@ from rich.text import Text
 from dimo_cli import __version__
 from dimo_cli.commands import completing
 from dimo_cli.commands.frame import command
-from dimo_cli.commands.options import LocalDirOption, check_png
+from dimo_cli.commands.options import (
+    AnimateOption,
+    GalleryOption,
+    LocalDirOption,
+    check_ending,
+    check_gallery,
+    check_png,
+)
 from dimo_cli.commands.parameters import Fields
 from dimo_cli.commands.sample import chosen_conditions
+from dimo_cli.console import next_steps
 from dimo_cli.console.output import out
 from dimo_cli.console.progress import counting
-from dimo_cli.errors import counted
+from dimo_cli.errors import SpecError, counted
 from dimo_cli.specs.flags import Given
 from dimo_cli.specs.sample import SampleSpec
 from dimo_cli.specs.sides import Side, read_sides
 
 if TYPE_CHECKING:
+    from dimo_cli.console.panels import Panel
+    from dimo_cli.sampling.comparing import Column, Row
     from dimo_cli.students.target import Target
 
+MOVING = 4  # columns of an animation at most: a GIF of more is heavy
+START, END, WHOLE, SHORTEST, LONGEST = 700, 2500, 3000, 80, 500  # milliseconds
 app = typer.Typer()
 EXAMPLES = """
 dimo compare digits runs/digits --class 7
 dimo compare digits teacher:1 teacher:16 --class 3 --class 8
 dimo compare shapes shapes@teacher:16 --prompt "two red circles above a blue square"
+dimo compare shapes teacher:16 --prompt "a green triangle" -n 4 --animate steps.gif
 """
 FIELDS = Fields(
     only=("classes", "prompts", "count", "pixels", "sampler.seed"),
-    said={"count": "Images of each", "prompts": "Prompt for text models"},
+    said={
+        "count": "Images of each, a column each",
+        "prompts": "Prompt for text models",
+        "sampler.seed": "Seed of the first image of each class or prompt; the next has the next",
+    },
 )
 
 
@@ -52,15 +68,34 @@ def compare(
         ),
     ],
     asked: Annotated[Given[SampleSpec], FIELDS],
-    grid: Annotated[Path, typer.Option("--grid", "-g", help="PNG file of all grids.")] = Path(
-        "compare.png"
-    ),
+    grid: Annotated[
+        Path, typer.Option("--grid", "-g", help="PNG file: a row a model, a column a seed.")
+    ] = Path("compare.png"),
+    gallery: GalleryOption = None,
+    animate: AnimateOption = None,
     local_dir: LocalDirOption = None,
 ) -> None:
-    """Draw the same classes or prompts, from the same seed, with several students and teachers."""
+    """Draw the same classes or prompts, from the same seeds, with students and teachers."""
     check_png(grid)
+    check_gallery(gallery)
+    if animate:
+        check_ending("--animate", animate, (".gif",), "An animation is a GIF file.")
     sides = read_sides(targets)
-    show_sides(sides, [spec_of(side, asked) for side in sides], grid, local_dir)
+    if animate and not any(side.is_teacher for side in sides):
+        raise SpecError(
+            "`--animate` shows the steps of a teacher, and none is named.",
+            "Add `teacher:16`, that of the first target at 16 steps.",
+        )
+    specs = [spec_of(side, asked) for side in sides]
+    rows = draw_rows(sides, specs, local_dir, MOVING if animate else 0)
+    files = {"file": grid, "gallery": gallery, "animation": animate}
+    written = {name: file for name, file in files.items() if file}
+    words = [*targets, *asked.words(), *(["--local-dir", local_dir] if local_dir else [])]
+    if gallery:
+        write_gallery(rows, gallery, next_steps.command("compare", *words, "--gallery", gallery))
+    if animate:
+        write_animation(rows, specs[0].pixels, animate)
+    show_rows(rows, specs[0].pixels, written)
 
 
 def spec_of(side: Side, asked: Given[SampleSpec]) -> SampleSpec:
@@ -69,12 +104,11 @@ def spec_of(side: Side, asked: Given[SampleSpec]) -> SampleSpec:
     return asked.spec({"student": side.name, **sampler})
 
 
-def show_sides(
-    sides: list[Side], specs: list[SampleSpec], file: Path, local_dir: Path | None
-) -> None:
-    """Draw all sides, save them as one picture, and show them."""
-    from dimo_cli.console import panels, terminal
-    from dimo_cli.files.png import save_png
+def draw_rows(
+    sides: list[Side], specs: list[SampleSpec], local_dir: Path | None, moving: int
+) -> list[Row]:
+    """Draw all sides; each name is loaded once, and one at a time."""
+    from dimo_cli.sampling.comparing import draw_row
     from dimo_cli.students.target import check_target
 
     by_name: dict[str, list[int]] = {}
@@ -82,24 +116,15 @@ def show_sides(
         by_name.setdefault(side.name, []).append(index)
     for name, indices in by_name.items():
         check_target(name, all(sides[index].is_teacher for index in indices))
-    drawn: dict[int, tuple[panels.Panel, dict[str, Any]]] = {}
+    drawn: dict[int, Row] = {}
     with counting(out, "compare", sum(spec.count for spec in specs)) as advance:
-        for name, indices in by_name.items():  # each is loaded once, and one at a time
+        for name, indices in by_name.items():
             target = open_side(name, [sides[i] for i in indices], specs[indices[0]], local_dir)
             for index in indices:
-                drawn[index] = draw_side(sides[index], specs[index], target, advance)
-    shown = [drawn[index][0] for index in range(len(sides))]
-    documents = [drawn[index][1] for index in range(len(sides))]
-    picture = panels.side_by_side(shown, specs[0].pixels)
-    about = {"Software": f"dimo {__version__}", "dimo.compare": json.dumps(documents)}
-    save_png(picture, file, about)
-    view: list[RenderableType] = []
-    if out.data.is_terminal:
-        view = terminal.shown_panels(shown, picture, out.data.width)
-    told = f"{len(sides)} x {counted(specs[0].count, 'image')}, saved to {file}"
-    out.result(
-        {"file": str(file), "images": specs[0].count, "sides": documents}, Group(*view, Text(told))
-    )
+                wanted = chosen_conditions(target.teacher, specs[index])
+                how = (sides[index], specs[index].sampler)
+                drawn[index] = draw_row(*how, target, wanted, advance, moving)
+    return [drawn[index] for index in range(len(sides))]
 
 
 def open_side(name: str, sides: list[Side], spec: SampleSpec, local_dir: Path | None) -> Target:
@@ -113,25 +138,69 @@ def open_side(name: str, sides: list[Side], spec: SampleSpec, local_dir: Path | 
     return load_target(name, options, all(teachers), bool(spec.prompts))
 
 
-def draw_side(
-    side: Side, spec: SampleSpec, target: Target, advance: Any
-) -> tuple[Any, dict[str, Any]]:
-    """The images of one side as a panel, and all that makes them repeatable."""
-    from dimo_cli.console.panels import Panel
-    from dimo_cli.sampling import samplers
+def show_rows(rows: Sequence[Row], side: int, files: dict[str, Path]) -> None:
+    """Save all rows as one picture, and show them."""
+    from dimo_cli.console import panels, terminal
+    from dimo_cli.files.png import save_png
 
-    wanted = chosen_conditions(target.teacher, spec)
-    started = time.perf_counter()
-    pixels, protocol = samplers.sample_images(target, wanted, spec.sampler, advance)
-    seconds = time.perf_counter() - started
-    steps = protocol["steps"]
-    who = f"{side.name} teacher" if side.is_teacher else side.name
-    label = f"{who}, {steps} step{'s' * (steps != 1)}"
-    document = {
-        "label": label,
-        "seconds": round(seconds, 4),
-        **samplers.provenance(target, spec.sampler, protocol),
-        "dimo.sampler": protocol,
-        "prompts" if target.teacher.takes_prompts else "classes": wanted,
-    }
-    return Panel(label, pixels, math.ceil(math.sqrt(len(pixels)))), document
+    documents = [row.document for row in rows]
+    shown = [panels.Panel(row.label, row.pixels) for row in rows]
+    title, heads = words_over(rows[0].columns)
+    picture = panels.matrix(shown, heads, side, title)
+    about = {"Software": f"dimo {__version__}", "dimo.compare": json.dumps(documents)}
+    save_png(picture, files["file"], about)
+    view: list[RenderableType] = []
+    if out.data.is_terminal:
+        view = terminal.shown_panels(shown, picture, out.data.width)
+    count = len(rows[0].columns)
+    told = f"{len(rows)} x {counted(count, 'image')}, saved to {files['file']}"
+    told += "".join(f"; {name} in {file}" for name, file in files.items() if name != "file")
+    names: dict[str, Any] = {name: str(file) for name, file in files.items()}
+    out.result({**names, "images": count, "sides": documents}, Group(*view, Text(told)))
+
+
+def words_over(columns: Sequence[Column]) -> tuple[str, list[str]]:
+    """What stands over all columns, and over each: the condition where there are several."""
+    if len({column.name for column in columns}) == 1:
+        return columns[0].name, [f"seed {column.seed}" for column in columns]
+    return "", [f"{column.name}\nseed {column.seed}" for column in columns]
+
+
+def write_gallery(rows: Sequence[Row], file: Path, again: str) -> None:
+    """A page with a group for each column: the same condition and seed by every model."""
+    from dimo_cli.reporting.gallery import Gallery, Group, save_gallery, shot
+
+    groups = [
+        Group(
+            f"{column.name}, seed {column.seed}",
+            [
+                shot(row.pixels[index], column.name, f"seed {column.seed}", row.label)
+                for row in rows
+            ],
+        )
+        for index, column in enumerate(rows[0].columns)
+    ]
+    lead = f"{'; '.join(row.label for row in rows)}. Each group has one seed for all."
+    save_gallery(Gallery("Comparison", lead, groups, again), file)
+
+
+def write_animation(rows: Sequence[Row], side: int, file: Path) -> None:
+    """The steps of every row side by side in time, gray where tokens are masked."""
+    from dimo_cli.console.panels import matrix
+    from dimo_cli.files.gif import save_gif
+    from dimo_cli.sampling.comparing import ticks_of
+
+    title, heads = words_over(rows[0].columns[:MOVING])
+    ticks = ticks_of(rows)
+    frames = [matrix(panels_at(rows, tick), heads, side, title) for tick in ticks]
+    each = min(LONGEST, max(SHORTEST, WHOLE // len(ticks)))
+    times = [START, *[each] * (len(ticks) - 2), END]
+    about = json.dumps([row.document["dimo.sampler"]["network"] for row in rows])
+    save_gif(frames, times, file, f"dimo {__version__} {about}")
+
+
+def panels_at(rows: Sequence[Row], tick: int) -> list[Panel]:
+    """All rows after some steps."""
+    from dimo_cli.console.panels import Panel
+
+    return [Panel(*row.at(tick)) for row in rows]

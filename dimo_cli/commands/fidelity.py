@@ -9,10 +9,14 @@ import typer
 from rich.table import Table
 
 from dimo_cli.commands.frame import command
-from dimo_cli.commands.options import LocalDirOption, SeedOption, StudentArgument
+from dimo_cli.commands.options import (
+    LocalDirOption,
+    SeedOption,
+    StudentArgument,
+    check_ending,
+)
 from dimo_cli.console.output import out
 from dimo_cli.errors import SpecError
-from dimo_cli.evaluation.tables import check_plot, draw_curve
 
 COLUMNS = {
     "soft_vs_sampled": "soft / drawn",
@@ -42,12 +46,13 @@ def fidelity(
 ) -> None:
     """Squared error between soft images and those of drawn tokens, by softmax temperature."""
     temperatures = positive_numbers(softness)
+    from dimo_cli.evaluation.curve import draw_curve
     from dimo_cli.evaluation.softness import asked_for, measure_softness, real_images
     from dimo_cli.students.published import open_student
     from dimo_cli.students.student import LoadOptions
 
     if plot is not None:
-        check_plot(plot)
+        check_ending("--plot", plot, (".png",), "Charts are PNG files.")
     opened = open_student(student, LoadOptions(False, str(local_dir) if local_dir else None))
     side = opened.teacher.space.image_size
     real = None if images is None else real_images(images, count, side)
@@ -55,7 +60,8 @@ def fidelity(
     found = measure_softness(opened, wanted, temperatures, seed, real)
     if plot is not None:
         points = [(t, part.soft_vs_sampled) for t, part in found.items()]
-        draw_curve(points, plot, "squared error, soft against drawn, by softmax temperature")
+        best = min(points, key=lambda point: point[1])
+        draw_curve(points, best, plot, "soft against drawn, squared error", "softmax temperature")
     rows = [
         {"temperature": t, **{key: getattr(part, key) for key in (*COLUMNS, "entropy", "top1")}}
         for t, part in found.items()

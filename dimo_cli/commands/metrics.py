@@ -15,19 +15,13 @@ from rich.text import Text
 from dimo_cli.commands.evaluate import METRICS
 from dimo_cli.commands.frame import command
 from dimo_cli.commands.launching import ON_THIS_MACHINE, asked_for, start_processes
-from dimo_cli.commands.options import LocalDirOption
+from dimo_cli.commands.options import LocalDirOption, check_ending
 from dimo_cli.commands.parameters import Fields
 from dimo_cli.console.output import out
 from dimo_cli.console.progress import tracking
 from dimo_cli.errors import SpecError
 from dimo_cli.evaluation.gates import check_gates, read_limits
-from dimo_cli.evaluation.tables import (
-    check_plot,
-    draw_curve,
-    results_view,
-    short_view,
-    write_github,
-)
+from dimo_cli.evaluation.tables import results_view, short_view, write_github
 from dimo_cli.specs.evaluate import EvalSpec
 from dimo_cli.specs.flags import Given
 from dimo_cli.specs.launch import LaunchSpec
@@ -102,7 +96,7 @@ def metric_command(metrics: tuple[str, ...], fields: Fields) -> Callable[..., No
 
         if not is_first():
             out.silence()
-        check_plot(plot)
+        check_ending("--plot", plot, (".png",), "Charts are PNG files.")
         store = HubStore(local_dir, say=out.note)
         with joined_ranks():
             if spec.temperatures:
@@ -194,10 +188,13 @@ def show_evaluation(spec: EvalSpec, store: HubStore, use_cache: bool, github: bo
 
 def show_sweep(spec: EvalSpec, store: HubStore, plot: Path, use_cache: bool) -> None:
     """Measure at every temperature; the papers report the best one of each metric."""
+    from dimo_cli.evaluation.curve import draw_curve
     from dimo_cli.evaluation.sweep import sweep
 
     found = sweep(spec, lambda one: measured(one, store, use_cache))
-    draw_curve(found.curve(0), plot, f"{found.names[0]} by temperature")
+    name = found.names[0]
+    best = found.best[name]
+    draw_curve(found.curve(0), (best["temperature"], best["value"]), plot, name)
     told = [Text(line) for line in found.sentences()]
     view = Group(sweep_table(found), Text(""), *told, Text(f"The curve is in {plot}."))
     out.result({**found.document(), "plot": str(plot)}, view)

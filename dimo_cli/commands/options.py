@@ -41,6 +41,16 @@ LocalDirOption = Annotated[
     Path | None,
     typer.Option("--local-dir", help="Folder with the published files; nothing is downloaded."),
 ]
+GalleryOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--gallery", help="HTML page of all images, with class or prompt and seed under each."
+    ),
+]
+AnimateOption = Annotated[
+    Path | None,
+    typer.Option("--animate", help="GIF file: the teachers' steps, beside a student's one."),
+]
 PromptsFileOption = Annotated[
     Path | None, typer.Option("--prompts-file", help="Text file with one prompt per line.")
 ]
@@ -146,5 +156,16 @@ def read_weights(texts: Sequence[str] | None) -> dict[str, float]:
 
 def check_png(grid: Path) -> None:
     """Refuse a grid that would be another kind of file."""
-    if grid.suffix.lower() != ".png":
-        raise SpecError(f"`--grid` is {grid}: it must end in .png.", "Images are PNG files.")
+    check_ending("--grid", grid, (".png",), "Images are PNG files.")
+
+
+def check_gallery(page: Path | None) -> None:
+    """Refuse a gallery that would be another kind of file."""
+    if page is not None:
+        check_ending("--gallery", page, (".html", ".htm"), "A gallery is one HTML file.")
+
+
+def check_ending(option: str, file: Path, endings: Sequence[str], why: str) -> None:
+    """Refuse a file whose name ends otherwise, before anything is drawn."""
+    if file.suffix.lower() not in endings:
+        raise SpecError(f"`{option}` is {file}: it must end in {endings[0]}.", why)

@@ -13,8 +13,16 @@ from rich.console import Group
 from rich.text import Text
 
 from dimo_cli.commands.frame import command
-from dimo_cli.commands.options import LocalDirOption, SetOption, check_png, spec_of_preset
+from dimo_cli.commands.options import (
+    GalleryOption,
+    LocalDirOption,
+    SetOption,
+    check_gallery,
+    check_png,
+    spec_of_preset,
+)
 from dimo_cli.commands.starting import importing
+from dimo_cli.console import next_steps
 from dimo_cli.console.output import out
 from dimo_cli.console.progress import counting
 from dimo_cli.errors import SpecError, counted
@@ -52,13 +60,22 @@ def sample(
     folder: Annotated[
         Path | None, typer.Option("--out", "-o", help="Also write each image into this folder.")
     ] = None,
+    gallery: GalleryOption = None,
     local_dir: LocalDirOption = None,
     sets: SetOption = None,
 ) -> None:
     """Draw images: one pass of a student, or `--teacher --steps K` for comparison."""
     spec = asked.spec()
     check_png(grid)
-    draw(spec, open_target(spec, local_dir, sets or []), grid, folder)
+    check_gallery(gallery)
+    drawn = drawn_images(spec, open_target(spec, local_dir, sets or []))
+    files = Files(grid, folder, gallery)
+    if gallery:
+        words = [*asked.words(), *(["--local-dir", local_dir] if local_dir else [])]
+        words += [word for setting in sets or [] for word in ("--set", setting)]
+        again = next_steps.command("sample", *words, "--gallery", gallery)
+        write_gallery(drawn, spec, gallery, again)
+    show(drawn, spec, files)
 
 
 def open_target(spec: SampleSpec, local_dir: Path | None, sets: list[str]) -> Target:
@@ -107,29 +124,57 @@ class Drawn:
     columns: int
 
 
-def draw(spec: SampleSpec, target: Target, grid_file: Path, folder: Path | None) -> None:
-    """Sample, save and show."""
+@dataclass(frozen=True)
+class Files:
+    """Where images go."""
+
+    grid: Path
+    folder: Path | None = None
+    gallery: Path | None = None
+
+
+def show(drawn: Drawn, spec: SampleSpec, places: Files) -> None:
+    """Save and show."""
     from dimo_cli.console import terminal
 
-    drawn = drawn_images(spec, target)
-    replaced = ", in place of the file that was there" if grid_file.exists() else ""
-    files = save_images(drawn, spec.pixels, grid_file, folder)
+    grid, folder = places.grid, places.folder
+    replaced = ", in place of the file that was there" if grid.exists() else ""
+    files = save_images(drawn, spec.pixels, grid, folder)
     document = {
         "images": len(drawn.names),
         "files": files,
+        **({"gallery": str(places.gallery)} if places.gallery else {}),
         "prompts" if drawn.kind == "prompt" else "classes": drawn.names,
         "seconds": round(drawn.seconds, 4),
         "seed": spec.sampler.seed,
         "sampler": drawn.protocol,
     }
     count = len(drawn.names)
-    told = f"{counted(count, 'image')} in {drawn.seconds:.2f} s, saved to {grid_file}{replaced}"
+    told = f"{counted(count, 'image')} in {drawn.seconds:.2f} s, saved to {grid}{replaced}"
     if folder is not None:
         told += f"; each image by itself to {folder}"
+    if places.gallery is not None:
+        told += f"; gallery in {places.gallery}"
     shown = []
     if out.data.is_terminal:
         shown = terminal.shown(drawn.pixels[:SHOWN], drawn.columns, out.data.width)
     out.result(document, Group(*shown, Text(told)))
+
+
+def write_gallery(drawn: Drawn, spec: SampleSpec, file: Path, again: str) -> None:
+    """A page of all images, in their order."""
+    from dimo_cli.reporting.gallery import Gallery, save_gallery, shot
+    from dimo_cli.reporting.gallery import Group as Shots
+
+    seed, steps = spec.sampler.seed, drawn.protocol["steps"]
+    shots = [
+        shot(pixels, name, f"seed {seed}, image {index}")
+        for index, (pixels, name) in enumerate(zip(drawn.pixels, drawn.names, strict=True))
+    ]
+    who = spec.student or spec.preset or drawn.provenance["dimo.teacher"].partition("@")[0]
+    maker = f"{who}{' teacher' if spec.sampler.teacher else ''}, {counted(steps, 'step')}"
+    lead = f"{counted(len(shots), 'image')}, drawn by {maker}, in {drawn.seconds:.2f} s."
+    save_gallery(Gallery(who, lead, [Shots("", shots)], again), file)
 
 
 def drawn_images(spec: SampleSpec, target: Target) -> Drawn:

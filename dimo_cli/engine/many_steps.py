@@ -18,6 +18,9 @@ from dimo_cli.engine.one_step import CHUNK_TOKENS, gumbel
 from dimo_cli.teachers.plans import SCHEDULES, check_steps
 from dimo_cli.teachers.protocol import Backbone, Cond, Step, Teacher, TokenSpace
 
+Watch = Callable[[Tensor, Tensor], None]
+"""Told after each step: what was drawn, tokens [B, L, G], and which of these slots stay masked."""
+
 
 def guided_head(
     backbone: Backbone, tokens: Tensor, cond: Cond, null: Cond, guidance: float
@@ -140,7 +143,7 @@ def sample_by_plan(
     plan: list[Step],
     generator: torch.Generator,
     temperature: float = 1.0,
-    on_step: Callable[[], None] = lambda: None,
+    watch: Watch | None = None,
 ) -> Tensor:
     """Fill an all-mask sequence step by step; returns tokens [B, L, G], ready to decode."""
     space, batch = teacher.space, len(cond)
@@ -160,11 +163,11 @@ def sample_by_plan(
         for part in chunks(len(rows), CHUNK_TOKENS):
             logits = project(rows[part]) / temperature
             drawn[rows[part]], scores[rows[part]] = draw_with_scores(logits, step, generator)
-        all_scores = scores.view(batch, slots) + order
-        tokens, masked = reveal(
-            tokens, masked, drawn.view(batch, slots), all_scores, step.masked_after, space.mask_id
-        )
-        on_step()
+        all_scores, drawn = scores.view(batch, slots) + order, drawn.view(batch, slots)
+        seen = torch.where(masked, drawn, tokens)
+        tokens, masked = reveal(tokens, masked, drawn, all_scores, step.masked_after, space.mask_id)
+        if watch is not None:
+            watch(seen.view_as(grid).clamp(max=space.codes - 1), masked.view_as(grid))
     return tokens.view(batch, space.length, space.groups).clamp(max=space.codes - 1)
 
 
@@ -179,7 +182,6 @@ def sample_theta_trapezoidal(
     schedule: str,
     theta: float = 0.5,
     temperature: float = 1.0,
-    on_step: Callable[[], None] = lambda: None,
 ) -> Tensor:
     """The theta-trapezoidal method (Ren et al., 2025): two network passes a step, second order.
 
@@ -218,12 +220,10 @@ def sample_theta_trapezoidal(
         start = rates()
         if after <= 0:
             leap(start, math.inf)
-            on_step()
             break
         duration = math.log(before / after)
         leap(start, theta * duration)
         leap(extrapolated(start, rates(), theta), (1 - theta) * duration)
-        on_step()
     return tokens.clamp(max=space.codes - 1)
 
 

@@ -14,7 +14,6 @@ from rich.text import Text
 
 from dimo_cli.cards.markdown import code, words
 from dimo_cli.console.plain import one_line
-from dimo_cli.errors import SpecError
 from dimo_cli.redacting import without_secrets
 
 if TYPE_CHECKING:
@@ -142,36 +141,3 @@ def write_github(evaluation: Evaluation, gates: Sequence[Gate]) -> list[str]:
         f"::{kinds[gate.passed]} title=dimo eval::{one_line(gate.sentence).replace('%', '%25')}"
         for gate in gates
     ]
-
-
-def check_plot(path: Path) -> None:
-    """Refuse another kind of file than is drawn, before anything is measured."""
-    if path.suffix.lower() != ".png":
-        raise SpecError(f"`--plot` is {path}: it must end in .png.", "Charts are PNG files.")
-
-
-def draw_curve(points: Sequence[tuple[float, float]], path: Path, title: str) -> None:
-    """A small line chart as PNG, with its lowest and highest value written beside the axes."""
-    from PIL import Image, ImageDraw
-
-    width, height, edge = 640, 400, 60
-    picture = Image.new("RGB", (width, height), "white")
-    draw = ImageDraw.Draw(picture)
-    xs, ys = [x for x, _ in points], [y for _, y in points]
-
-    def place(x: float, y: float) -> tuple[float, float]:
-        across = (x - min(xs)) / ((max(xs) - min(xs)) or 1)
-        up = (y - min(ys)) / ((max(ys) - min(ys)) or 1)
-        return edge + across * (width - 2 * edge), height - edge - up * (height - 2 * edge)
-
-    draw.rectangle((edge, edge, width - edge, height - edge), outline="#999999")
-    corners = [place(x, y) for x, y in points]
-    draw.line(corners, fill="#1f5fbf", width=3)
-    for (x, _), (left, top) in zip(points, corners, strict=True):
-        draw.ellipse((left - 4, top - 4, left + 4, top + 4), fill="#1f5fbf")
-        draw.text((left - 8, height - edge + 8), f"{x:g}", fill="#333333")
-    for y in (min(ys), max(ys)):
-        draw.text((6, place(min(xs), y)[1] - 6), f"{y:.3f}", fill="#333333")
-    draw.text((edge, edge - 24), title, fill="#111111")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path)

@@ -40,6 +40,7 @@ from dimo_cli.specs.play import LABELS, Ask, DrawAsk, TeacherAsk, TteoAsk
 
 PATIENCE = 10  # seconds that an image may take to finish after Ctrl-C
 LARGEST_REQUEST = 16_384  # bytes: the longest prompt and some numbers
+PAGE, SHARED = ("dimo_cli.play", "page"), ("dimo_cli.reporting", "shared")  # a lightbox for all
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
     "img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
@@ -188,7 +189,7 @@ def build_app(studio: Studio, models: ModelThread, door: Door) -> Starlette:
         routes=[
             *(Route(f"/{name}", act, methods=["POST"]) for name in actions),
             Route("/facts", facts),
-            Mount("/", StaticFiles(packages=[("dimo_cli.play", "page")], html=True)),
+            Mount("/", StaticFiles(packages=[PAGE, SHARED], html=True)),
         ],
         middleware=[Middleware(Guarded), Middleware(Doorkeeper, door=door)],
     )

@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from torch import Tensor
 
 from dimo_cli import __version__
@@ -21,11 +22,13 @@ from dimo_cli.engine.schedules import middle_mask_ratio
 from dimo_cli.errors import SpecError
 from dimo_cli.files.png import Pixels, enlarge, png_bytes
 from dimo_cli.hub.store import HubStore
+from dimo_cli.reporting.pictures import data_uri
 from dimo_cli.rewards.protocol import Reward
 from dimo_cli.rewards.registry import load_rewards
-from dimo_cli.sampling.samplers import provenance, sample_images
+from dimo_cli.sampling.samplers import Watch, provenance, sample_images
 from dimo_cli.sampling.tteo import optimize_prompt, settled, slug
 from dimo_cli.sampling.tteo import provenance as tteo_provenance
+from dimo_cli.sampling.unmasking import veiled
 from dimo_cli.specs.play import (
     MOST_IMAGES,
     MOST_ITERATIONS,
@@ -42,11 +45,22 @@ from dimo_cli.students.target import Target
 from dimo_cli.teachers.classes import find_class, short_name
 from dimo_cli.teachers.conditioning import PromptConditioner
 from dimo_cli.teachers.protocol import Teacher
-from dimo_cli.teachers.registry import load_teacher
+from dimo_cli.teachers.registry import EMBEDDED, load_teacher
 
 Say = Callable[[dict[str, Any]], None]
 """Tells the page something; raises if nobody listens any more."""
 SMALLEST_SIDE = 64  # as `dimo sample` writes its files
+MOST_FRAMES = 32  # of the steps that a page looks at
+SMALL = 128  # pixels of a side below which a frame is sent as it is
+SHOWPIECES = {
+    "shapes": (
+        "one large purple circle",
+        "a red square to the left of a green circle",
+        "three yellow squares",
+        "two red circles above a blue square",
+    )
+}
+"""Prompts to begin with that a good student of these teachers draws well."""
 EXAMPLES = ("a red fox in the snow", "a lighthouse at dusk", "a bowl of oranges on a table")
 
 
@@ -97,6 +111,7 @@ class Studio:
             "image_size": teacher.space.image_size,
             "r_init": round(middle_mask_ratio(student.manifest.init.mask_ratio), 4),
             "temperature": student.manifest.temperature,
+            "teacher_at_hand": teacher.name in EMBEDDED,
             "teacher_steps": min(teacher.sampler.steps, MOST_STEPS),
             "tteo": self.tteo_facts(),
             "limits": {
@@ -130,15 +145,36 @@ class Studio:
         if "teacher" not in vars(self):
             say({"status": "Loading the teacher ..."})
         spec = SamplerSpec(teacher=True, seed=ask.seed, steps=ask.steps)
-        say(self.drawn(Target(self.teacher), ask.condition, ask.count, spec))
+        watch = self.watching(ask, say)
+        say(self.drawn(Target(self.teacher), ask.condition, ask.count, spec, watch))
+
+    def watching(self, ask: TeacherAsk, say: Say) -> Watch:
+        """Says every step, with its pictures where they are asked for; ends if nobody listens."""
+        every, done = -(-ask.steps // MOST_FRAMES), 0
+        grid = self.student.teacher.space.grid
+
+        def watch(paint: Callable[[], Tensor], masked: Tensor) -> None:
+            nonlocal done
+            done += 1
+            said: dict[str, Any] = {"step": done, "of": ask.steps}
+            if ask.watch and (done % every == 0 or done == ask.steps):
+                said["frames"] = [frame(one) for one in veiled(paint(), masked, grid)]
+            say(said)
+
+        return watch
 
     def drawn(
-        self, target: Target, condition: str, count: int, spec: SamplerSpec
+        self,
+        target: Target,
+        condition: str,
+        count: int,
+        spec: SamplerSpec,
+        watch: Watch | None = None,
     ) -> dict[str, Any]:
         """Images with what made them, exactly as `dimo sample` draws and marks them."""
         wanted = self.wanted(condition, count)
         began = time.perf_counter()
-        pixels, protocol = sample_images(target, wanted, spec)
+        pixels, protocol = sample_images(target, wanted, spec, watch=watch)
         seconds = time.perf_counter() - began
         kind, label = self.named(wanted[0])
         about = {**provenance(target, spec, protocol), f"dimo.{kind}": label}
@@ -235,7 +271,15 @@ def example_prompts(teacher: Teacher) -> list[str]:
     """A few prompts to begin with."""
     if not isinstance(teacher.conditioner, PromptConditioner):
         return []
+    if teacher.name in SHOWPIECES:
+        return list(SHOWPIECES[teacher.name])
     return list(dict.fromkeys(teacher.conditioner.dataset))[:4] or list(EXAMPLES)
+
+
+def frame(pixels: Pixels) -> str:
+    """A picture on the way, for the page to show and not to keep."""
+    image = Image.fromarray(enlarge(pixels[None], SMALLEST_SIDE)[0])
+    return data_uri(image, "PNG" if min(image.size) < SMALL else "JPEG")
 
 
 def picture(pixels: Pixels, about: Mapping[str, str], file: str) -> dict[str, str]:

@@ -14,8 +14,10 @@ Point = tuple[float, float | None]
 """A step and what was measured there; None is a number that was not finite."""
 
 WIDTH, HEIGHT = 380, 230
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 34
+LEFT, RIGHT, TOP, BOTTOM = 52, 52, 12, 34
+LABEL_HEIGHT = 13  # between the numbers at the ends of curves
 MOST_POINTS, MOST_ROWS, DOTS_UP_TO = 300, 60, 40
+SMOOTHED_OVER = 20  # a moving average is over this part of a curve
 LOG_FROM = 100.0  # a curve that spans this factor is drawn on a logarithmic scale
 LOG_DEPTH = 1e6  # below this part of the highest value, a curve lies on the lower edge
 
@@ -175,6 +177,25 @@ def axes(chart: Chart) -> tuple[Axis, Axis]:
     return x_axis, Axis(low, high, HEIGHT - BOTTOM, TOP, chart.is_logarithmic)
 
 
+def smooth(points: Sequence[Point], is_logarithmic: bool = False) -> list[Point]:
+    """The moving average of a curve that is too long for dots: of powers on a logarithmic scale."""
+    if len(points) <= DOTS_UP_TO:
+        return list(points)
+    reach = max(2, len(points) // (2 * SMOOTHED_OVER))
+    into, back = (math.log, math.exp) if is_logarithmic else (float, float)
+    sums, counts = [0.0], [0]
+    for _, y in points:
+        sums.append(sums[-1] + (0.0 if y is None else into(y)))
+        counts.append(counts[-1] + (y is not None))
+    found: list[Point] = []
+    for index, (x, y) in enumerate(points):
+        first, last = max(0, index - reach), min(len(points), index + reach + 1)
+        there = counts[last] - counts[first]
+        mean = back((sums[last] - sums[first]) / there) if there else None
+        found.append((x, None if y is None else mean))
+    return found
+
+
 def draw(chart: Chart, key: str) -> Markup:
     """The chart as an SVG element whose ids begin with `key`."""
     x_axis, y_axis = axes(chart)
@@ -190,8 +211,11 @@ def draw(chart: Chart, key: str) -> Markup:
         parts.append(f'<path class="level" d="M{LEFT} {y}H{WIDTH - RIGHT}"/>')
         parts.append(f'<text class="level-name" x="{LEFT + 4}" y="{y - 4}">{escape(level.name)}')
         parts.append("</text>")
+    ends = []
     for index, series in enumerate(chart.series):
         parts += curve(series, x_axis, y_axis, index)
+        ends.append(series_end(series, y_axis))
+    parts += end_labels(ends)
     parts.append("</svg>")
     return Markup("".join(parts))
 
@@ -217,21 +241,51 @@ def tick(value: float) -> str:
 
 
 def curve(series: Series, x_axis: Axis, y_axis: Axis, index: int) -> Iterable[str]:
-    """A line with a break at each gap, and dots where there are few points."""
-    points = thin(series.points)
+    """A line with a break at each gap; dots where there are few points, else its average, too."""
+    color = f"c{index % 4}"
+    if len(series.points) > DOTS_UP_TO:
+        yield f'<path class="curve raw {color}" d="{path_of(series.points, x_axis, y_axis)}"/>'
+        average = smooth(series.points, y_axis.is_logarithmic)
+        yield f'<path class="curve {color}" d="{path_of(average, x_axis, y_axis)}"/>'
+        return
+    yield f'<path class="curve {color}" d="{path_of(series.points, x_axis, y_axis)}"/>'
+    for x, y in series.finite:
+        place = f'cx="{x_axis(x)}" cy="{y_axis(y)}"'
+        yield f'<circle class="dot {color}" {place} r="2.5"/>'
+
+
+def path_of(points: Sequence[Point], x_axis: Axis, y_axis: Axis) -> str:
+    """A line through points."""
     path, pen_down = "", False
-    for x, y in points:
+    for x, y in thin(points):
         if y is None:
             pen_down = False
             continue
         path += f"{'L' if pen_down else 'M'}{x_axis(x)} {y_axis(y)}"
         pen_down = True
-    yield f'<path class="curve c{index % 4}" d="{path}"/>'
-    if len(points) <= DOTS_UP_TO:
-        for x, y in points:
-            if y is not None:
-                place = f'cx="{x_axis(x)}" cy="{y_axis(y)}"'
-                yield f'<circle class="dot c{index % 4}" {place} r="2.5"/>'
+    return path
+
+
+def series_end(series: Series, y_axis: Axis) -> tuple[float, str]:
+    """How high a curve ends, and its number there."""
+    average = smooth(series.points, y_axis.is_logarithmic)
+    value = next(y for _, y in reversed(average) if y is not None)
+    return y_axis(value), short_number(value)
+
+
+def short_number(value: float) -> str:
+    """A number of three digits, in the room beside a chart."""
+    return tick(float(f"{value:.3g}"))
+
+
+def end_labels(ends: Sequence[tuple[float, str]]) -> Iterable[str]:
+    """The numbers at the ends of curves, moved apart where they would lie on each other."""
+    above = -math.inf
+    for index in sorted(range(len(ends)), key=lambda place: ends[place][0]):
+        height, text = ends[index]
+        above = max(height, above + LABEL_HEIGHT)
+        place = f'x="{WIDTH - RIGHT + 5}" y="{round(above + 4, 1)}"'
+        yield f'<text class="end c{index % 4}" {place}>{text}</text>'
 
 
 def table(chart: Chart) -> tuple[list[str], list[list[str]]]:

@@ -45,6 +45,16 @@ def embed(path: Path, title: str, alt: str) -> Picture | None:
     return Picture(title, alt, uri, *image.size, names)
 
 
+def data_uri(image: Image.Image, kind: str) -> str:
+    """An image inside an address: a PNG as it is, or a JPEG that looks like it."""
+    buffer = io.BytesIO()
+    if kind == "PNG":
+        image.save(buffer, "PNG", optimize=True)
+    else:
+        image.save(buffer, "JPEG", quality=90, subsampling=0)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
 def smaller(image: Image.Image) -> bytes:
     """A JPEG of at most LONGEST_SIDE pixels a side."""
     copy = image.convert("RGB")

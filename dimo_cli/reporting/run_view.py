@@ -11,8 +11,10 @@ from dimo_cli.reporting.charts import Level, number, spread
 from dimo_cli.reporting.collect import RunRecord, Setting, collect
 from dimo_cli.reporting.curves import charts_of, metric_chart
 from dimo_cli.reporting.diagnosis import diagnose
+from dimo_cli.reporting.further import further_steps
 from dimo_cli.reporting.pictures import Picture, embed
 from dimo_cli.reporting.views import Card, flat_rows, plot_of
+from dimo_cli.run_folder.effort import Effort
 from dimo_cli.specs.metrics import WHOLE_SETS, falls, title_of
 
 MOST_SLIDES = 40
@@ -23,6 +25,7 @@ SECTIONS = (
     ("teacher", "Teacher beside student"),
     ("curves", "Curves"),
     ("metrics", "Metrics"),
+    ("next", "What next"),
     ("spec", "What was run"),
 )
 
@@ -31,6 +34,7 @@ def run_view(folder: Path) -> dict[str, Any]:
     """Everything that the template of a run shows."""
     run = collect(folder)
     slides = slides_of(run)  # before the diagnosis: a picture may turn out to be damaged
+    shown = next((picture for picture in slides if picture.conditions), None)
     plots = [
         plot_of(chart, f"curve-{index}")
         for index, chart in enumerate(charts_of(run.records, levels_of(run), abouts_of(run)))
@@ -48,6 +52,7 @@ def run_view(folder: Path) -> dict[str, Any]:
         "comparison": run.comparison,
         "plots": plots,
         "metrics": [*closing_metrics(run.rows), *map(metric_view, run.evaluations)],
+        "next": further_steps(run, shown.conditions if shown else ()),
         "settings": run.settings,
         "changed": changed_settings(run),
         "run_yaml": run.run_yaml,
@@ -66,7 +71,16 @@ def lead_of(run: RunRecord) -> str:
     what = f"{run.spec.method} from the masked diffusion teacher {teacher} to a one-step student"
     if run.is_refinement:
         what = f"{run.spec.method} on the student {start} of the teacher {teacher}"
-    return f"{what}. {state.capitalize()} at step {run.last_step:,} of {run.spec.train.steps:,}."
+    at = f"{state.capitalize()} at step {run.last_step:,} of {run.spec.train.steps:,}"
+    return f"{what}. {at}{when_and_where(run.effort)}."
+
+
+def when_and_where(effort: Effort | None) -> str:
+    """The day and the machine, as far as they were written down."""
+    if effort is None:
+        return ""
+    day = f" on {effort.ended}" if effort.ended else ""
+    return day + (f", on {effort.hardware}" if effort.hardware else "")
 
 
 def again(run: RunRecord) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from dimo_cli.reporting.charts import number
 from dimo_cli.reporting.diagnosis import Finding
 from dimo_cli.reporting.optimized import PromptRecord, TteoRecord, collect_tteo
+from dimo_cli.reporting.pictures import Picture
 from dimo_cli.reporting.views import Card, plot_of
 
 MOST_SHOWN, MOST_ROWS, MOST_BUDGETS = 40, 1000, 3
@@ -77,10 +79,15 @@ def prompt_view(item: PromptRecord, index: int) -> dict[str, Any]:
     chart = item.chart()
     return {
         "prompt": item.prompt,
-        "pictures": item.pictures,
+        "pictures": [with_score(picture, item.outcome) for picture in item.pictures],
         "rewards": [[str(name), told(before[name]), told(after.get(name))] for name in before],
         "plot": plot_of(chart, f"trace-{index}") if chart else None,
     }
+
+
+def with_score(picture: Picture, outcome: dict[str, Any]) -> Picture:
+    """A picture named `before` or `after`, with the score that it had then."""
+    return replace(picture, title=f"{picture.title}: {told(outcome[f'score_{picture.title}'])}")
 
 
 def setting_groups(found: TteoRecord) -> list[dict[str, Any]]:

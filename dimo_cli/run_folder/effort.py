@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ class Effort:
 
     hours: float
     hardware: str | None
+    ended: str | None = None
+    """The day on which it last ended, in UTC, as 2026-01-31; None in runs of an earlier dimo."""
     is_complete: bool = True
     """False where a start was killed and left no line, so that it took at least these hours."""
 
@@ -67,6 +70,7 @@ def recorded_effort(
                 "last_step": last,
                 "seconds": round(time.perf_counter() - started, 3),
                 "hardware": hardware,
+                "ended": datetime.now(UTC).date().isoformat(),
             }
             with (folder / EFFORT).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
@@ -86,9 +90,11 @@ def effort_of(run: Path) -> Effort | None:
         for start in starts:
             is_complete = is_complete and start["first_step"] <= reached
             reached = start["last_step"]
-    except (ValueError, KeyError, TypeError, OverflowError):
+        ended = starts[-1].get("ended") if starts else None
+        ended = date.fromisoformat(ended).isoformat() if ended is not None else None
+    except (ValueError, KeyError, TypeError, OverflowError, AttributeError):
         raise SpecError(
             f"`{path}` is damaged: the hours of this run cannot be read from it.",
             "Remove it, and give them with `--hours` and `--hardware`.",
         ) from None
-    return Effort(hours, hardware, is_complete) if starts else None
+    return Effort(hours, hardware, ended, is_complete) if starts else None

@@ -24,6 +24,9 @@ from dimo_cli.teachers.plans import heuristic_plan
 from dimo_cli.teachers.protocol import Cond, Plan, Teacher, Tokenizer
 
 Sampler = Callable[[Cond, torch.Generator], Tensor]
+Watch = Callable[[Callable[[], Tensor], Tensor], None]
+"""Told after each step of a teacher: what paints its images [B, 3, H, W], and the slots [B, L, G]
+that are still masked. It may end the drawing by raising."""
 
 TOKENS_AT_ONCE = 65_536  # positions per sampling batch: 256 images of 16 x 16, 16 of 64 x 64
 # Pixels from which on compiling takes less time than it saves: 6,000 images of 256 x 256, or 400 of
@@ -45,8 +48,10 @@ def to_pixels(images: Tensor) -> Pixels:
     return pixels
 
 
-def teacher_sampler(teacher: Teacher, spec: SamplerSpec) -> tuple[Sampler, dict[str, Any]]:
-    """A teacher as a sampler of images, with its protocol."""
+def teacher_sampler(
+    teacher: Teacher, spec: SamplerSpec, watch: Watch | None = None
+) -> tuple[Sampler, dict[str, Any]]:
+    """A teacher as a sampler of images, with its protocol; a plan's steps can be watched."""
     defaults = teacher.sampler
     steps = spec.steps or defaults.steps
     guidance = defaults.guidance if spec.guidance is None else spec.guidance
@@ -77,7 +82,13 @@ def teacher_sampler(teacher: Teacher, spec: SamplerSpec) -> tuple[Sampler, dict[
         settings |= {"choice_noise": noise}
 
         def draw(cond: Cond, generator: torch.Generator) -> Tensor:
-            return sample_by_plan(teacher, cond, plan, generator, temperature)
+            def show(tokens: Tensor, masked: Tensor) -> None:
+                if watch is not None:
+                    watch(lambda: decode(teacher, tokens, cond, spec.precision), masked)
+
+            return sample_by_plan(
+                teacher, cond, plan, generator, temperature, show if watch else None
+            )
 
     def sample(cond: Cond, generator: torch.Generator) -> Tensor:
         with half_on_cuda(cond.device, spec.precision):
@@ -115,13 +126,15 @@ def student_sampler(
     return sample, {"network": f"student:{student.short_id}", "steps": 1, **settings}
 
 
-def build_sampler(target: Target, spec: SamplerSpec) -> tuple[Sampler, dict[str, Any]]:
+def build_sampler(
+    target: Target, spec: SamplerSpec, watch: Watch | None = None
+) -> tuple[Sampler, dict[str, Any]]:
     """The sampler that a spec asks for: the student, or its teacher."""
     about: dict[str, Any] = {}
     if target.device.type == "cuda":
         about["precision"] = "bf16" if spec.precision == "auto" else spec.precision
     if spec.teacher or target.student is None:
-        sample, protocol = teacher_sampler(target.teacher, spec)
+        sample, protocol = teacher_sampler(target.teacher, spec, watch)
         return sample, protocol | about
     student = replace(target.student, precision=spec.precision)
     if spec.r_init is not None:
@@ -152,9 +165,10 @@ def sample_images(
     wanted: Sequence[int | str],
     spec: SamplerSpec,
     progress: Callable[[int], None] = lambda count: None,
+    watch: Watch | None = None,
 ) -> tuple[Pixels, dict[str, Any]]:
     """Images of these classes or prompts as bytes [N, H, W, 3], with their protocol."""
-    images, protocol = draw_images(target, wanted, spec, progress)
+    images, protocol = draw_images(target, wanted, spec, progress, watch)
     return to_pixels(images), protocol
 
 
@@ -168,9 +182,10 @@ def draw_images(
     wanted: Sequence[int | str],
     spec: SamplerSpec,
     progress: Callable[[int], None] = lambda count: None,
+    watch: Watch | None = None,
 ) -> tuple[Tensor, dict[str, Any]]:
     """Images of these classes or prompts [N, 3, H, W] on the CPU, with their protocol."""
-    sampler, protocol = build_sampler(target, spec)
+    sampler, protocol = build_sampler(target, spec, watch)
     compile_where_it_pays(target, len(wanted))
     generator = torch.Generator(target.device).manual_seed(spec.seed)
     batch = images_at_once(target.teacher)

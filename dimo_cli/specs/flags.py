@@ -32,6 +32,20 @@ class Given(Generic[S]):
     def __bool__(self) -> bool:
         return bool(self.values)
 
+    def words(self) -> list[str]:
+        """What was written, as the words of a command line."""
+        words = []
+        for path, value in self.values.items():
+            flag = self.flags[path]
+            if isinstance(value, bool):
+                words.append(flag if value else f"--no-{flag.removeprefix('--')}")
+            elif isinstance(value, tuple):
+                words += [flag, *map(str, value)]
+            else:
+                each = value if isinstance(value, list) else [value]
+                words += [word for one in each for word in (flag, str(one))]
+        return words
+
     def layers(self, read: Mapping[str, Any] | None = None) -> dict[str, dict[str, Any]]:
         """By origin, as a spec of several sources takes them; `read` by path was made of it."""
         found = {}

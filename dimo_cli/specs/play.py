@@ -39,6 +39,7 @@ class TeacherAsk(Ask):
 
     count: Int = Field(4, ge=1, le=MOST_IMAGES, description="Number of images")
     steps: Int = Field(ge=1, le=MOST_STEPS, description="Steps of the teacher")
+    watch: bool = Field(False, description="Also show what there is after each step")
 
 
 class TteoAsk(Ask):
@@ -57,6 +58,7 @@ LABELS = {
     "temperature": "Temperature",
     "r_init": "r_init",
     "steps": "Teacher steps",
+    "watch": "Watching",
     "starts": "Starts",
     "iterations": "Iterations",
     "learning_rate": "Step size",

@@ -120,7 +120,7 @@ def test_images_and_panels_follow_the_choice(on_screen, monkeypatch, choice):
     monkeypatch.setenv("DIMO_IMAGES", choice)
     marks = {"kitty": "\x1b_G", "iterm": "\x1b]1337", "blocks": "\u2580", "none": None}
     images = PIXELS[None, :8, :8]
-    for parts in (shown(images, 1, 80), shown_panels([Panel("a", images, 1)], PIXELS, 80)):
+    for parts in (shown(images, 1, 80), shown_panels([Panel("a", images)], PIXELS, 80)):
         text = on_screen(printing(*parts))
         assert (marks[choice] in text) if marks[choice] else text == ""
 

@@ -215,7 +215,7 @@ def test_a_sweep_finds_the_best_temperature_and_draws_the_curve(dimo, tmp_path):
     assert values[1.0] < values[3.0]
     assert document["best"]["fid256"] == {"value": values[1.0], "temperature": 1.0}
     with Image.open(tmp_path / "curve.png") as picture:
-        assert picture.size == (640, 400)
+        assert picture.size == (720, 440)
 
 
 @pytest.mark.parametrize(

@@ -17,12 +17,18 @@ pytest.importorskip("starlette")
 from starlette.testclient import TestClient
 
 from dimo_cli.errors import MissingError
+from dimo_cli.metrics.shapes import read_picture
 from dimo_cli.play.door import Door, is_loopback
-from dimo_cli.play.server import ModelThread, build_app, open_port
+from dimo_cli.play.server import ModelThread, NobodyListens, build_app, open_port
 from dimo_cli.play.studio import Studio
+from dimo_cli.reporting.document import own_text
+from dimo_cli.sampling.samplers import sample_images
 from dimo_cli.specs.manifest import MANIFEST
+from dimo_cli.specs.play import TeacherAsk
+from dimo_cli.specs.sample import SamplerSpec
 from dimo_cli.specs.tteo import TteoSpec
 from dimo_cli.students.folder import BUILTIN, load_student, read_manifest
+from dimo_cli.students.target import Target
 
 PROMPT = "a red circle above a blue square"
 
@@ -127,6 +133,57 @@ def test_an_optimization_is_told_iterate_by_iterate_and_its_command_does_the_sam
         assert same_picture(png(answer[moment]), Image.open(folder / f"{moment}.png"))
 
 
+def test_a_teacher_is_watched_step_by_step_and_draws_the_same(client):
+    wish = {"condition": "7", "count": 2, "steps": 3, "seed": 1}
+    plain, watched = (
+        events(client("digits").post("teacher", json={**wish, "watch": watch}))
+        for watch in (False, True)
+    )
+    assert [event["step"] for event in plain[-4:-1]] == [1, 2, 3]
+    assert not any("frames" in event for event in plain)
+    frames = [event["frames"] for event in watched[-4:-1]]
+    assert [len(pictures) for pictures in frames] == [2, 2, 2]
+    last = [np.asarray(png({"src": source}).convert("RGB")) for source in frames[-1]]
+    for one, picture in zip(last, watched[-1]["images"], strict=True):
+        assert np.array_equal(one, np.asarray(png(picture)))
+    assert [p["src"] for p in plain[-1]["images"]] == [p["src"] for p in watched[-1]["images"]]
+
+
+def test_of_very_many_steps_some_are_shown_and_the_last_is(client):
+    wish = {"condition": "7", "count": 1, "steps": 50, "watch": True}
+    told = events(client("digits").post("teacher", json=wish))
+    shown = [event["step"] for event in told if "frames" in event]
+    assert shown == list(range(2, 51, 2))
+
+
+def test_a_teacher_that_nobody_waits_for_stops_within_its_steps(studios):
+    said = []
+
+    def say(event):
+        said.append(event)
+        if "step" in event:
+            raise NobodyListens
+
+    with pytest.raises(NobodyListens):
+        studios["digits"].draw_teacher(TeacherAsk(condition="7", steps=16), say)
+    assert said[-1] == {"step": 1, "of": 16}
+
+
+def test_the_page_has_the_lightbox_of_the_reports(client):
+    for name in ("lightbox.js", "lightbox.css"):
+        assert client("digits").get(f"/{name}").text == own_text(f"shared/{name}")
+
+
+def test_the_first_prompt_of_a_text_student_is_one_that_it_draws_well(client, studios):
+    """As the judge of the built-in world sees it: all that is asked, and nothing else."""
+    first = client("shapes").get("/facts").json()["examples"][0]
+    student = studios["shapes"].student
+    target = Target(student.teacher, student)
+    pictures, _ = sample_images(target, [first] * 64, SamplerSpec(seed=0))
+    things = [[(one.color, one.shape) for one in read_picture(p)[0]] for p in pictures]
+    assert sum(found == [("purple", "circle")] for found in things) >= 0.7 * 64
+
+
 def test_the_page_learns_what_the_student_takes(client):
     digits = client("digits").get("/facts").json()
     assert not digits["takes_prompts"]
@@ -177,7 +234,7 @@ def test_a_class_student_refuses_to_be_optimized(client):
 def test_an_error_of_our_own_is_a_sentence_and_the_next_wish_is_answered(
     client, studios, monkeypatch, caplog
 ):
-    def fail(*_):
+    def fail(*_, **__):
         raise ZeroDivisionError("a slip")
 
     page = client("digits")

@@ -2,7 +2,9 @@
 
 import json
 import re
+import shlex
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,12 +12,17 @@ import pytest
 from dimo_cli.console.plain import visible
 from dimo_cli.files.png import save_png
 from dimo_cli.redacting import without_secrets
-from dimo_cli.reporting.charts import Chart, Series, axes, round_steps, thin
-from dimo_cli.reporting.page import own_text, render
+from dimo_cli.reporting.charts import Chart, Series, axes, draw, round_steps, smooth, thin
+from dimo_cli.reporting.document import SCRIPTS, STYLES, own_text
+from dimo_cli.reporting.page import SCRIPTS as MORE_SCRIPTS
+from dimo_cli.reporting.page import STYLES as MORE_STYLES
+from dimo_cli.reporting.page import render
+from dimo_cli.reporting.run_view import run_view
 from dimo_cli.run_folder.origins import keep_origins, read_origins
 from dimo_cli.specs.render import to_yaml
 from tests.conftest import small_spec
 from tests.helpers.hostile import HOSTILE, assert_visible
+from tests.helpers.runs import copied
 
 pytest_plugins = ("tests.helpers.browser",)
 
@@ -112,6 +119,49 @@ def test_a_report_that_fails_does_not_fail_the_run(dimo, tmp_path, monkeypatch):
     assert not (tmp_path / "run" / "report.html").exists()
 
 
+def test_a_report_says_what_to_do_next_in_commands_that_work(dimo, tmp_path, finished_run):
+    copied(finished_run, tmp_path / "runs" / "it's one")
+    commands = [step.command for step in run_view(Path("runs/it's one"))["next"]]
+    assert [shlex.split(command)[1] for command in commands] == [
+        "sample",
+        "compare",
+        "play",
+        "eval",
+    ]
+    for command in commands[:2]:
+        done = dimo(*shlex.split(command)[1:])
+        assert done.exit_code == 0, done.stderr
+    assert (tmp_path / "steps.gif").exists()
+    for command in commands[2:]:
+        assert dimo(*shlex.split(command)[1:], "--help").exit_code == 0
+
+
+def test_a_run_of_prompts_is_drawn_from_with_one_of_its_own(tmp_path):
+    teacher = {"name": "shapes"}
+    folder = make_run(tmp_path / "run", teacher=teacher)
+    (folder / "student").mkdir()
+    (folder / "student" / "dimo.json").write_text('{"weights_sha256": "0"}')
+    steps = run_view(folder)["next"]
+    drawing = next(step for step in steps if " sample " in step.command)
+    assert drawing.command.endswith("--prompt zero -n 8")
+
+
+def test_an_unfinished_run_is_to_go_on(tmp_path):
+    (step,) = run_view(make_run(tmp_path / "run", records=[record(1)], samples=0))["next"]
+    assert step.command == shlex.join(["dimo", "distill", "--resume", str(tmp_path / "run")])
+
+
+def test_a_report_says_when_and_on_what_a_run_was(tmp_path):
+    folder = make_run(tmp_path / "run")
+    line = {"first_step": 0, "last_step": 30, "seconds": 9, "hardware": "2 x NVIDIA H100"}
+    (folder / "effort.jsonl").write_text(json.dumps(line))
+    assert "at step 30 of 30, on 2 x NVIDIA H100." in page_of(folder).words
+    (folder / "effort.jsonl").write_text(json.dumps({**line, "ended": "2026-01-31"}))
+    assert "of 30 on 2026-01-31, on 2 x NVIDIA H100." in page_of(folder).words
+    (folder / "effort.jsonl").write_text(json.dumps({**line, "ended": ATTACK}))
+    assert "effort.jsonl` is damaged" in page_of(folder).words
+
+
 def test_a_refinement_shows_its_start_its_losses_and_its_flags(dimo, tmp_path):
     quiet = ("--set", "monitor.table_samples=0")
     result = dimo("refine", "digits", "--gan", *QUICK, *quiet, "-o", "refined")
@@ -191,7 +241,7 @@ def test_a_damaged_part_is_named_and_the_rest_is_shown(tmp_path, name, content, 
     (folder / name).write_text(content)
     page = page_of(folder)
     assert words in page.words
-    assert page.count("section") == 6
+    assert page.count("section") == 7
 
 
 def test_nothing_in_a_run_folder_becomes_markup(tmp_path):
@@ -323,6 +373,14 @@ def test_optimized_prompts_are_reported_before_and_after(dimo, tmp_path):
         assert words in page.words, words
     assert page.count("script") == 1
     assert page.count("img") == 2
+    assert page.words.count("two red circles") == 3  # in the table, over its part, and hidden
+    for words in ("before: 1", "after: 2"):
+        assert words in page.words
+
+
+def test_a_single_prompt_has_no_table_of_prompts(tmp_path):
+    make_outcome(tmp_path / "tteo" / "one", "two red circles")
+    assert "Scores by prompt" not in page_of(tmp_path / "tteo").words
 
 
 @pytest.mark.parametrize("text", ["{}", '{"prompt": 3}', "[", '{"prompt": "x", "trace": [[]]}'])
@@ -385,6 +443,33 @@ def test_what_is_next_to_nothing_lies_on_the_lower_edge():
     _, y_axis = axes(chart)
     assert y_axis.low == 2e-6
     assert y_axis(2.0) < y_axis(1e-3) < y_axis(1e-40) == y_axis(2e-6)
+
+
+def test_a_long_curve_is_smoothed_and_a_short_one_is_not():
+    zigzag = [(step, float(step % 2)) for step in range(200)]
+    middle = [y for _, y in smooth(zigzag)][20:-20]
+    assert all(0.4 < y < 0.6 for y in middle)
+    assert smooth(zigzag[:40]) == zigzag[:40]
+    powers = [(step, 10.0 ** (step % 2)) for step in range(200)]
+    assert 2.5 < smooth(powers, is_logarithmic=True)[100][1] < 4  # 10 ** 0.5
+
+
+def test_smoothing_closes_no_gap():
+    points = [(step, None if step == 50 else 1.0) for step in range(100)]
+    smoothed = smooth(points)
+    assert smoothed[50] == (50, None)
+    assert {y for _, y in smoothed if y is not None} == {1.0}
+
+
+def test_a_curve_has_its_number_at_its_end():
+    rising = Series("a", [(step, step / 100) for step in range(100)])
+    close = Series("b", [(step, step / 100 + 0.001) for step in range(100)])
+    drawn = draw(Chart("x", [rising, close]), "key")
+    ends = re.findall(r'class="end c\d" x="\S+" y="(\S+)">([^<]+)', drawn)
+    assert [text for _, text in ends] == ["0.981", "0.98"]
+    (upper, _), (lower, _) = ends
+    assert float(lower) - float(upper) >= 13  # they do not lie on each other
+    assert drawn.count("curve raw") == 2
 
 
 def test_a_chart_tells_in_words_what_it_shows():
@@ -459,6 +544,42 @@ def test_the_slider_is_worked_by_keys_and_a_curve_by_the_pointer(open_page, writ
     chart = page.locator(".chart").filter(has_text="top-1").first
     chart.locator("svg").first.hover()
     assert "top-1 probability 0.5" in chart.locator(".readout").inner_text()
+
+
+@pytest.mark.slow
+def test_pictures_are_enlarged_and_the_arrows_go_through_the_steps(open_page, written):
+    page = open_page(written["run"]).page
+    page.get_by_role("button", name="Enlarge: Grid of samples at step 30").click()
+    dialog = page.get_by_role("dialog")
+    assert dialog.locator("img").get_attribute("alt") == "Grid of samples at step 30"
+    page.keyboard.press("ArrowLeft")
+    assert dialog.locator("p").inner_text() == "Grid of samples at step 20 (2 of 3)"
+    page.keyboard.press("Escape")
+    assert dialog.count() == 0
+
+
+@pytest.mark.slow
+def test_no_table_breaks_a_word_on_a_phone(open_page, tmp_path, finished_run):
+    page_file = tmp_path / "report.html"
+    page_file.write_text(render(finished_run))
+    page = open_page(page_file, width=390).page
+    broken = page.evaluate(BROKEN_WORDS)
+    assert broken == []
+
+
+BROKEN_WORDS = """() => {
+  const found = [], range = document.createRange();
+  const texts = document.createTreeWalker(document.querySelector("main"), NodeFilter.SHOW_TEXT);
+  for (let node; (node = texts.nextNode());) {
+    if (!node.parentElement.closest("table")) continue;
+    for (const { 0: word, index } of node.textContent.matchAll(/[\\p{L}\\p{N}_]+/gu)) {
+      range.setStart(node, index);
+      range.setEnd(node, index + word.length);
+      if (new Set([...range.getClientRects()].map((box) => box.top)).size > 1) found.push(word);
+    }
+  }
+  return found;
+}"""
 
 
 @pytest.mark.slow
@@ -568,5 +689,10 @@ def test_a_page_turns_no_text_around_and_shows_no_signed_address(tmp_path):
     html = render(folder)
     assert_visible(html)
     assert "sig=***" in html
-    for name in ("report.css", "report.js"):  # whose hashes the page's policy names
+    for name in (
+        *STYLES,
+        *MORE_STYLES,
+        *SCRIPTS,
+        *MORE_SCRIPTS,
+    ):  # whose hashes the page's policy names
         assert visible(without_secrets(own_text(name))) == own_text(name)

@@ -1,17 +1,25 @@
 """What a run took, on whatever clock."""
 
 import json
+from datetime import UTC, date, datetime
 
 import pytest
 
 from dimo_cli.planning.health import check_bf16
-from dimo_cli.run_folder.effort import rate
+from dimo_cli.run_folder.effort import effort_of, rate, recorded_effort
 from tests.training.test_trainer import train
 
 
 def test_a_rate_over_no_time_is_none():
     assert rate(12, 3.0) == 4
     assert rate(12, 0.0) == rate(12, -1.0) == 0
+
+
+def test_a_run_knows_the_day_on_which_it_ended(tmp_path):
+    before = datetime.now(UTC).date()
+    with recorded_effort(tmp_path, "a card", lambda: (0, 5)):
+        pass
+    assert before <= date.fromisoformat(effort_of(tmp_path).ended) <= datetime.now(UTC).date()
 
 
 @pytest.fixture

@@ -44,6 +44,7 @@ SENSIBLE = {
     "resume": ("run", "student"), "sets": ("train.steps=3", "loss.kind=x", "init.mask_ratio=0.5"),
     "classes": ("7", "seven", "11"), "prompts": ("a red circle", "prompts.txt", "coco-30k"),
     "prompts_file": ("prompts.txt",), "rewards": ("clip=1", "shapes=1"), "grid": ("out.png",),
+    "gallery": ("out.html",), "animate": ("out.gif",),
     "plot": ("out.png",), "terms": ("clip=1",), "maximum": ("fid=3", "is=2"), "minimum": ("is=2",),
     "temperatures": ("temperature=1,2", "temperature=1..3"), "metrics": ("results.json",),
     "reference": ("digits", "images.npz"), "features": ("digits", "inception"),

@@ -9,6 +9,7 @@ const controls = ["count", "r-init", "temperature", "steps"];
 
 let facts;
 let drawing = new AbortController(), optimizing = null;
+const FRAME = 160; // milliseconds that each step of the teacher is looked at
 let timer;
 
 /** A sentence of the server, or of ours. */
@@ -104,50 +105,111 @@ function show(section, images, label, made) {
   list.replaceChildren(...images.map(({ src, file, caption, title }) => {
     const item = document.createElement("li");
     const image = Object.assign(new Image(), { src, alt: `${label}, ${caption}` });
+    item.append(image);
     const link = Object.assign(document.createElement("a"), { href: src, download: file });
     const which = Object.assign(document.createElement("span"), { className: "unseen", textContent: ` ${caption}` });
     link.append("Save PNG", which);
-    item.append(image, ...(title ? [title] : []), link);
+    zoomable(image);
+    item.append(...(title ? [title] : []), link);
     return item;
   }));
+  section.classList.remove("stale");
   section.querySelector(".made").hidden = false;
   section.querySelector(".made code").replaceChildren(...command(made));
 }
 
-/** Draw with the student, and with the teacher if it is to be compared. */
-async function draw() {
+/** What the form asks for, from both; null while there is nothing to draw. */
+function wished() {
+  const wish = { condition: condition(), seed: number("seed"), count: number("count") };
+  if (wish.condition) return wish;
+  say(facts.takes_prompts ? "Type a prompt." : "Choose a class.");
+  outdate($("pictures"), $("teacher"));
+  return null;
+}
+
+/** Dim pictures that are no longer those that the form asks for. */
+function outdate(...sections) {
+  for (const section of sections) section.classList.add("stale");
+}
+
+/** Begin anew: what is being drawn is no longer wanted. */
+function anew() {
   clearTimeout(timer);
   drawing.abort();
   drawing = new AbortController();
-  const { signal } = drawing;
   complain(null);
+  return drawing.signal;
+}
+
+const steps = (count) => (count === 1 ? "1 step" : `${count} steps`);
+
+function showTeacher(found) {
+  const how = steps(found.steps);
+  show($("teacher"), captioned(found.images, `teacher, ${how}`), found.label, found.command);
+  $("teacher-title").textContent = `Teacher, ${how}: ${time(found.seconds)}`;
+}
+
+/** The teacher's pictures as they come out of their masks, one step after the other. */
+async function watch() {
+  const signal = anew(), wish = wished();
+  if (!wish) return;
+  const frames = [];
+  let last;
+  say("The teacher is drawing ...", true);
+  try {
+    await ask("teacher", { ...wish, steps: number("steps"), watch: true }, signal, (told) => {
+      if (told.frames) frames.push(told);
+      else if (told.images) last = told;
+    });
+    showTeacher(last);
+    say(`Each of ${steps(last.steps)}; gray is still masked.`);
+    const images = [...$("teacher").querySelectorAll(".pictures img")];
+    for (const { step, of, frames: sources } of frames) {
+      $("teacher-title").textContent = `Teacher, step ${step} of ${of}`;
+      images.forEach((image, index) => { image.src = sources[index]; });
+      await new Promise((done) => setTimeout(done, FRAME));
+      if (signal.aborted) return;
+    }
+    showTeacher(last);
+  } catch (error) {
+    if (error.name === "AbortError") return;
+    outdate($("teacher"));
+    complain(error);
+  }
+}
+
+/** Draw with the student, and with the teacher if it is to be compared. */
+async function draw() {
+  const signal = anew(), wish = wished();
   $("teacher").hidden = !$("compare").checked;
-  const wish = { condition: condition(), seed: number("seed") };
-  if (!wish.condition) return say(facts.takes_prompts ? "Type a prompt." : "Choose a class.");
-  wish.count = number("count");
+  if (!wish) return;
   const slow = setTimeout(() => say("Drawing ...", true), SLOW);
+  const old = new Set([$("pictures"), $("teacher")]);
   try {
     let told = "";
     const settings = { temperature: number("temperature"), r_init: number("r-init") };
     await ask("draw", { ...wish, ...settings }, signal, (found) => {
       clearTimeout(slow);
       show($("pictures"), captioned(found.images, "one step"), found.label, found.command);
+      old.delete($("pictures"));
       $("pictures-title").textContent = `Student, one step: ${time(found.seconds)}`;
       told = `${amount(found.images.length)} in ${time(found.seconds)}`;
     });
     if ($("compare").checked) {
       say(`${told}; the teacher is drawing ...`, true);
       await ask("teacher", { ...wish, steps: number("steps") }, signal, (found) => {
-        const steps = found.steps === 1 ? "1 step" : `${found.steps} steps`;
-        show($("teacher"), captioned(found.images, `teacher, ${steps}`), found.label, found.command);
-        $("teacher-title").textContent = `Teacher, ${steps}: ${time(found.seconds)}`;
-        told += `; teacher, ${steps}: ${time(found.seconds)}`;
+        if (!found.images) return; // a step
+        showTeacher(found);
+        old.delete($("teacher"));
+        told += `; teacher, ${steps(found.steps)}: ${time(found.seconds)}`;
       });
     }
     say(`${told}.`);
   } catch (error) {
     clearTimeout(slow);
-    if (error.name !== "AbortError") complain(error);
+    if (error.name === "AbortError") return;
+    outdate(...old);
+    complain(error);
   }
 }
 
@@ -267,7 +329,8 @@ function describe() {
 function fitLimits() {
   for (const id of ["count", "steps", "starts", "iterations"]) $(id).max = facts.limits[id];
   $("temperature").max = Math.max(3, 2 * facts.temperature);
-  $("count").value = facts.image_size < 128 ? 8 : facts.image_size < 512 ? 4 : 1;
+  $("count").value = facts.image_size < 512 ? 4 : 1;
+  $("compare").checked = facts.teacher_at_hand; // others are loaded when somebody asks for them
   $("steps").max = Math.min(facts.limits.steps, Math.max(64, 2 * facts.teacher_steps));
   $("steps").value = facts.teacher_steps;
 }
@@ -291,6 +354,7 @@ function listen() {
     $("seed").value = Math.floor(Math.random() * 2 ** 31);
     draw();
   });
+  $("watch").addEventListener("click", watch);
   $("own").addEventListener("click", () => {
     ownSettings();
     draw();
