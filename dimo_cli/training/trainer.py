@@ -22,6 +22,7 @@ from dimo_cli.distributed.ranks import as_first_says, from_all, is_first, larges
 from dimo_cli.engine import fused
 from dimo_cli.engine.capture import CapturedStep, is_small, obstacle
 from dimo_cli.engine.distill import Distillation
+from dimo_cli.engine.lora import own_copy, trained_part
 from dimo_cli.engine.optimizer import Ema
 from dimo_cli.engine.schedules import ema_decay
 from dimo_cli.engine.sharding import gather, shard_blocks, sharding_plugin
@@ -95,7 +96,7 @@ class Trainer:
         )
         if self.rank:
             torch.manual_seed(spec.train.seed + self.rank)  # of dropout, which is each rank's own
-        average = copy.deepcopy(self.distillation.student)
+        average = own_copy(self.distillation.student)
         if plugin is not None:
             self.shard(average, plugin)
         home = "cpu" if spec.student.ema.offload else None
@@ -143,8 +144,8 @@ class Trainer:
             distillation.auxiliary_optimizer.follow(distillation.auxiliary)
 
     def networks(self) -> dict[str, nn.Module]:
-        """The networks whose weights change."""
-        return {**self.distillation.networks(), "ema": self.ema.network}
+        """The networks whose weights change, as far as they do."""
+        return {**self.distillation.networks(), "ema": trained_part(self.ema.network)}
 
     def frozen(self) -> dict[str, nn.Module]:
         """The networks whose weights stay as they were loaded."""

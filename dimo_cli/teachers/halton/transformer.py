@@ -124,6 +124,9 @@ class HaltonTransformer(Backbone):
     Classes have a table of their own, whose last row is no class. Conditions are `label` [B].
     """
 
+    # Its blocks call the modulation by the class `mlp`.
+    lora_targets = {**Backbone.lora_targets, "mlp": r".+\.ff\.w\d"}
+
     def __init__(self, arch: Architecture) -> None:
         super().__init__()
         width, self.mask_id = arch.hidden_dim, arch.codebook_size
