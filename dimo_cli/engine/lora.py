@@ -9,6 +9,7 @@ frozen: embeddings, heads, norms and biases are the teacher's.
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -293,4 +294,26 @@ def check_alike(network: Backbone, start: Backbone) -> None:
 
 def rank_of(network: Backbone) -> int:
     """The rank of a network's adapters."""
-    return next(len(cast(Any, module).lora_A.weight) for _, module in adapted_modules(network))
+    return rank_and_alpha(network)[0]
+
+
+def rank_and_alpha(network: Backbone) -> tuple[int, float]:
+    """The rank of a network's adapters, and what their scale is in units of 1/rank."""
+    module: Any = next(module for _, module in adapted_modules(network))
+    rank = len(module.lora_A.weight)
+    return rank, rank * module.scale
+
+
+def fingerprint(base: Backbone) -> str:
+    """What tells a network's weights from others: the first rows of all that may have an adapter.
+
+    In bf16, so that it is the same however they are stored.
+    """
+    digest = hashlib.sha256()
+    for target in target_names(base):
+        module, name = owner_of(base, target)
+        weight = module._parameters[name]
+        assert weight is not None
+        row = weight.detach()[0].to("cpu", torch.bfloat16).contiguous()
+        digest.update(row.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -16,8 +16,9 @@ from dimo_cli.hub.published import StateDict
 from dimo_cli.run_folder.checkpoints import AVERAGE, DamagedCheckpoint, read_contents, spec_of
 from dimo_cli.run_folder.verifying import check_contents, is_of
 from dimo_cli.specs.checkpoint import Contents
-from dimo_cli.specs.manifest import MANIFEST, WEIGHTS, StudentManifest
-from dimo_cli.students.folder import describe_run, write_weights
+from dimo_cli.specs.manifest import MANIFEST, StudentManifest
+from dimo_cli.students.adapters import adapters_sha256, peft_names
+from dimo_cli.students.folder import describe_run, write_network
 from dimo_cli.students.names import AtCheckpoint
 from dimo_cli.students.student import LoadOptions, Student, assemble_student
 
@@ -31,6 +32,8 @@ def open_checkpoint(name: AtCheckpoint, options: LoadOptions) -> Student:
         contents = check_contents(folder, AVERAGE)
         weights = averaged_weights(folder, contents)
         manifest = manifest_at(folder, contents, weights)
+    if manifest.lora is not None:
+        weights = peft_names(weights)
     return assemble_student(manifest, weights, f"`{name}`", options)
 
 
@@ -62,13 +65,17 @@ def manifest_at(
             f"`{folder}` was written by an earlier dimo, and does not say whose student it is.",
             "Go on with the run: its next checkpoints do.",
         )
-    return describe_run(spec, contents.teacher, weights_hash(contents, weights), contents.step)
+    is_lora = bool(spec.student.lora.rank)
+    digest = weights_hash(contents, weights, is_lora)
+    return describe_run(spec, contents.teacher, digest, contents.step)
 
 
-def weights_hash(contents: Contents, weights: StateDict | None) -> str:
+def weights_hash(contents: Contents, weights: StateDict | None, is_lora: bool) -> str:
     """The hash that the file of these weights has, or would have."""
     if WHOLE not in contents.files:
         raise DamagedCheckpoint(f"it has no {WHOLE}")
+    if is_lora:
+        return adapters_sha256(weights) if weights else "0" * 64
     if not is_sharded(contents):
         return contents.files[WHOLE].sha256
     return hashlib.sha256(save(weights)).hexdigest() if weights else "0" * 64
@@ -94,6 +101,6 @@ def write_checkpoint(name: AtCheckpoint, folder: Path, options: LoadOptions) -> 
     """Write the student of a checkpoint into a folder of its own."""
     student = open_checkpoint(name, options)
     folder.mkdir(parents=True)
-    write_weights(student.backbone, folder / WEIGHTS)
+    write_network(student.backbone, folder, student.manifest.teacher)
     text = student.manifest.model_dump_json(indent=2) + "\n"
     (folder / MANIFEST).write_text(text, encoding="utf-8")
