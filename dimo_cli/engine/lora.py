@@ -12,7 +12,7 @@ import copy
 import hashlib
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Any, cast
 
@@ -169,7 +169,9 @@ def new_adapters(base: Backbone, spec: LoraSpec, seed: int) -> Backbone:
 
     def make(target: str, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
         width, bound = shape[1], 1 / math.sqrt(shape[1])
-        down = torch.empty(spec.rank, width, device="cpu").uniform_(-bound, bound, generator=generator)
+        down = torch.empty(spec.rank, width, device="cpu").uniform_(
+            -bound, bound, generator=generator
+        )
         return down.to(device), torch.zeros(shape[0], spec.rank, device=device)
 
     return with_adapters(base, spec, make)
@@ -227,22 +229,25 @@ def adapter_targets(network: Backbone) -> list[str]:
 
 def adapted_name(module: nn.Module) -> str:
     """The parameter of a module that has the adapter, where it is no linear map."""
-    return next(name for name in module._parameters if isinstance(vars(type(module)).get(name), property))
+    return next(
+        name for name in module._parameters if isinstance(vars(type(module)).get(name), property)
+    )
 
 
 @torch.no_grad()
 def merged(network: Backbone) -> Backbone:
-    """A plain network that computes the same: W + scale B A in the place of W, in float32.
+    """A plain network that computes the same: W + scale B A in the place of W.
 
-    The one with the adapters, and whoever shares its weights, stay as they are.
+    That is rounded once, from float32 at least. The one with the adapters, and whoever shares its weights, stay as they are.
     """
     plain = copy.deepcopy(network)
     for _, module in list(adapted_modules(plain)):
         own: Any = module
         name = "weight" if isinstance(module, nn.Linear) else adapted_name(module)
         weight = cast(nn.Parameter, module._parameters[name])
-        delta = own.lora_B.weight.float() @ own.lora_A.weight.float()
-        weight.data = (weight.float() + own.scale * delta).to(weight.dtype)
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        delta = own.lora_B.weight.to(dtype) @ own.lora_A.weight.to(dtype)
+        weight.data = (weight.to(dtype) + own.scale * delta).to(weight.dtype)
         del own.lora_A, own.lora_B, own.scale
         module.__class__ = plain_kind(type(module))
     return plain
@@ -250,7 +255,9 @@ def merged(network: Backbone) -> Backbone:
 
 def plain_kind(kind: type[nn.Module]) -> type[nn.Module]:
     """The kind of module that an adapted one was."""
-    return cast(type[nn.Module], kind.__mro__[2] if issubclass(kind, AdaptedLinear) else kind.__mro__[1])
+    return cast(
+        type[nn.Module], kind.__mro__[2] if issubclass(kind, AdaptedLinear) else kind.__mro__[1]
+    )
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
 """Adapters as files: peft's own, so that whatever reads peft reads them.
 
-    adapter_model.safetensors   A and B of every target
-    adapter_config.json         rank, alpha, and what the targets are called
+adapter_model.safetensors   A and B of every target
+adapter_config.json         rank, alpha, and what the targets are called
 """
 
 from __future__ import annotations

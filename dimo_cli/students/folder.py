@@ -124,7 +124,9 @@ def save_student(
 def write_network(backbone: Backbone, folder: Path, teacher: TeacherFacts) -> str:
     """Write a student's weights, or its adapters if it has some; returns their hash."""
     if has_adapters(backbone):
-        return write_adapters(backbone, folder, teacher_repository(teacher) or teacher.name, teacher)
+        return write_adapters(
+            backbone, folder, teacher_repository(teacher) or teacher.name, teacher
+        )
     return write_weights(backbone, folder / WEIGHTS)
 
 

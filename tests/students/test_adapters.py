@@ -11,11 +11,9 @@ from dimo_cli.engine.lora import LoraSpec, merged, new_adapters, trained_part
 from dimo_cli.errors import MissingError
 from dimo_cli.specs.manifest import TeacherFacts
 from dimo_cli.students.adapters import our_names, peft_names, write_adapters
-from dimo_cli.students.folder import load_student, save_student
+from dimo_cli.students.folder import load_student
 from dimo_cli.students.published import open_student
-from dimo_cli.students.student import LoadOptions
 from dimo_cli.teachers.registry import load_teacher
-from tests.conftest import small_spec
 from tests.engine.test_lora import asked, disturb
 from tests.helpers.runs import distilled
 from tests.helpers.tiny import FAMILIES, tiny_teacher
@@ -98,7 +96,10 @@ def test_adapters_over_another_teacher_are_refused(lora_run, monkeypatch, tmp_pa
     ("change", "said"),
     [
         (lambda w: w.pop("base_model.model.blocks.0.qkv.lora_B.weight"), "lacks"),
-        (lambda w: w.update({"base_model.model.to_logits.lora_A.weight": torch.ones(3, 64)}), "to_logits"),
+        (
+            lambda w: w.update({"base_model.model.to_logits.lora_A.weight": torch.ones(3, 64)}),
+            "to_logits",
+        ),
         (lambda w: w["base_model.model.blocks.0.qkv.lora_A.weight"].fill_(torch.nan), "not finite"),
         (lambda w: w.clear(), "no adapter"),
     ],
@@ -121,7 +122,21 @@ def test_damaged_adapters_are_refused(lora_run, tmp_path, change, said):
 
 def test_it_draws_with_every_command_that_draws(lora_run, dimo):
     assert dimo("sample", "--student", lora_run, "--class", "3", "--out", "a").exit_code == 0
-    assert dimo("sample", "--student", lora_run, "--teacher", "--steps", "2", "--class", "3", "--out", "b").exit_code == 0
+    assert (
+        dimo(
+            "sample",
+            "--student",
+            lora_run,
+            "--teacher",
+            "--steps",
+            "2",
+            "--class",
+            "3",
+            "--out",
+            "b",
+        ).exit_code
+        == 0
+    )
     assert dimo("check", lora_run).exit_code == 0
 
 
@@ -151,3 +166,29 @@ def test_peft_loads_what_is_written_and_computes_the_same(name, tmp_path, genera
     scale = expected.abs().max().item()
     torch.testing.assert_close(found, expected, atol=1e-6 * scale, rtol=1e-5)
     torch.testing.assert_close(merged_logits, expected, atol=1e-6 * scale, rtol=1e-5)
+
+
+def test_adapters_are_written_for_peft_alone(lora_run, dimo, tmp_path):
+    told = dimo("export", lora_run, "--lora", "--out", tmp_path / "adapter")
+    assert told.exit_code == 0, told.stderr
+    for name in ("adapter_model.safetensors", "adapter_config.json"):
+        expected = (lora_run / "student" / name).read_bytes()
+        assert (tmp_path / "adapter" / name).read_bytes() == expected
+    refused = dimo("export", "digits", "--lora", "--out", tmp_path / "b")
+    assert refused.exit_code == 2
+    assert "`dimo extract`" in refused.stderr
+    assert dimo("export", lora_run, "--lora", "--greedy").exit_code == 2
+
+
+def test_a_card_says_that_it_is_an_adapter(lora_run):
+    card = (lora_run / "student" / "README.md").read_text()
+    assert "LoRA of rank 3 (alpha 6) beside the teacher's weights" in card
+    assert "- lora\n" in card
+
+
+def test_a_push_sends_the_files_of_the_adapters(lora_run, dimo):
+    told = dimo("push", lora_run, "you/lora", "--dry-run", "--json")
+    assert told.exit_code == 0, told.stderr
+    names = {file["path"] for file in json.loads(told.stdout)["files"]}
+    assert {"adapter_model.safetensors", "adapter_config.json", "dimo.json"} <= names
+    assert "model.safetensors" not in names
