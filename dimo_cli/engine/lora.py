@@ -103,7 +103,7 @@ def matrices_of(module: nn.Module) -> list[str]:
 
 
 def chosen_targets(backbone: Backbone, targets: Sequence[str]) -> list[str]:
-    """The weights that get an adapter, in the order of the network; refused where there are none."""
+    """The weights that get an adapter, in the order of the network; refused without any."""
     names = target_names(backbone)
     found: set[str] = set()
     for target in targets:
@@ -238,7 +238,8 @@ def adapted_name(module: nn.Module) -> str:
 def merged(network: Backbone) -> Backbone:
     """A plain network that computes the same: W + scale B A in the place of W.
 
-    That is rounded once, from float32 at least. The one with the adapters, and whoever shares its weights, stay as they are.
+    That is rounded once, from float32 at least. The one with the adapters, and whoever shares its
+    weights, stay as they are.
     """
     plain = copy.deepcopy(network)
     for _, module in list(adapted_modules(plain)):
@@ -293,8 +294,9 @@ def check_alike(network: Backbone, start: Backbone) -> None:
     )
     if shapes != wanted:
         raise SpecError(
-            f"The student to start from has adapters of rank {rank_of(start)} at {len(shapes) // 2} "
-            f"places, and `student.lora` asks for rank {rank_of(network)} at {len(wanted) // 2}.",
+            f"The student to start from has adapters of rank {rank_of(start)} at "
+            f"{len(shapes) // 2} places, and `student.lora` asks for rank {rank_of(network)} at "
+            f"{len(wanted) // 2}.",
             f"Set `student.lora.rank={rank_of(start)}` and the targets that it was trained with.",
         )
 

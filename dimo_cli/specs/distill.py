@@ -447,9 +447,9 @@ class DistillSpec(Spec):
 
     @model_validator(mode="after")
     def _auxiliary_has_a_scale(self) -> DistillSpec:
-        if self.auxiliary.lora.alpha is not None and not self.student.lora.rank:
-            if self.auxiliary.lora.rank == "student":
-                raise ValueError("auxiliary.lora.alpha needs auxiliary.lora.rank above 0")
+        lora = self.auxiliary.lora
+        if lora.alpha is not None and lora.rank == "student" and not self.student.lora.rank:
+            raise ValueError("auxiliary.lora.alpha needs auxiliary.lora.rank above 0")
         return self
 
     @model_validator(mode="after")

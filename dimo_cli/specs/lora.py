@@ -38,7 +38,7 @@ def check_patterns(targets: tuple[str, ...] | None) -> None:
 
 
 class LoraSpec(Spec):
-    """LoRA: only factors B A of low rank beside frozen weights W are trained, W x + alpha/rank B A x.
+    """LoRA: only factors of low rank beside frozen weights are trained, W x + alpha/rank B A x.
 
     Teacher, student, auxiliary and average then share one copy of W.
     """

@@ -20,7 +20,7 @@ CARD, PREVIEW = "README.md", "preview.png"
 
 
 class Facts(Spec):
-    """What is written only where there is something to say, so that other files stay as they are."""
+    """What is written only where there is something to say: other files stay as they were."""
 
     @model_serializer(mode="wrap")
     def _without_nothing(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
