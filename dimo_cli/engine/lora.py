@@ -154,7 +154,7 @@ def with_adapters(
         assert weight is not None
         down, up = make(target, (weight.shape[0], weight.shape[1]))
         is_linear = isinstance(module, nn.Linear)
-        kind = type(module)
+        kind: Any = type(module)
         module.__class__ = adapted_linear(kind) if is_linear else adapted_weight(kind, name)
         own: Any = module
         own.scale = spec.scale
@@ -189,7 +189,7 @@ def has_adapters(network: nn.Module) -> bool:
     return next(adapted_modules(network), None) is not None
 
 
-def trained_part(network: Backbone) -> nn.Module:
+def trained_part(network: nn.Module) -> nn.Module:
     """What is trained of a network, averaged and kept: its adapters, or all of it if it has none.
 
     The parameters are the network's own, under their names in it.

@@ -128,7 +128,7 @@ def adapted_network(
         return down, torch.empty(shape[0], spec.rank, device="meta")
 
     network = with_adapters(base, spec, make)
-    fill(trained_part(network), named, what)  # type: ignore[type-var]
+    fill(trained_part(network), named, what)
     return network
 
 

@@ -22,7 +22,7 @@ OWN = {
     *("base64", "binascii", "logging", "string", "urllib", "urllib.parse", "ipaddress"),
 }
 # The specs that a help page is made of, by the first words of the command.
-RUN_SPECS = {"distill", "divergences", "launch", "metrics", "monitor", "render", "resolve"}
+RUN_SPECS = {"distill", "divergences", "launch", "lora", "metrics", "monitor", "render", "resolve"}
 SPECS = {
     "distill": RUN_SPECS,
     "sweep": RUN_SPECS | {"sweep"},
@@ -34,6 +34,8 @@ SPECS = {
     "eval": {"evaluate", "sample", "launch"},
     "data": {"data"},
     "export": {"export"},
+    "merge": {"lora", "lowrank"},
+    "extract": {"lora", "lowrank"},
     "push": {"push", "launch", "render"},
     "doctor": {"launch", "render"},
     "check": {"check", "launch", "render"},
