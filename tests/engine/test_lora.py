@@ -9,6 +9,7 @@ import torch
 from dimo_cli.engine.distill import Distillation
 from dimo_cli.engine.lora import (
     adapter_targets,
+    begin_with,
     chosen_targets,
     kinds_of,
     merged,
@@ -214,3 +215,32 @@ def test_an_auxiliary_has_adapters_beside_a_student_of_its_own_weights(teacher):
     assert trained_part(run.student) is run.student
     assert next(trained_part(run.auxiliary).parameters()).shape[0] == 4
     run.step(0)
+
+
+def test_full_and_adapted_runs_draw_the_same(teacher):
+    """Adapters draw from a generator of their own."""
+    plain = make(teacher, student={"lora": {"rank": 0}})
+    adapted = make(teacher)
+    assert torch.equal(plain.generate(0).tokens, adapted.generate(0).tokens)
+
+
+def test_weights_of_ones_own_begin_with_what_adapters_do(teacher, generator):
+    tokens, cond = asked(teacher, generator)
+    start = disturb(new_adapters(teacher.backbone, LoraSpec(rank=2), 0), 0.02)
+    plain = copy.deepcopy(teacher.backbone)
+    begin_with(plain, start)
+    scaled = new_adapters(teacher.backbone, LoraSpec(rank=2, alpha=8), 1)
+    begin_with(scaled, start)
+    with torch.no_grad():
+        expected = start(tokens, cond)
+        for network in (plain, scaled):
+            torch.testing.assert_close(network(tokens, cond), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_adapters_go_on_from_adapters_alone(teacher):
+    network = new_adapters(teacher.backbone, LoraSpec(rank=2), 0)
+    with pytest.raises(SpecError, match="weights of its own"):
+        begin_with(network, copy.deepcopy(teacher.backbone))
+    with pytest.raises(SpecError, match="rank 4 at 16 places.*rank 2 at 16"):
+        begin_with(network, new_adapters(teacher.backbone, LoraSpec(rank=4), 0))
+    begin_with(network, teacher.backbone)  # new ones do
