@@ -209,14 +209,20 @@ def trained_part(network: nn.Module) -> nn.Module:
     return root
 
 
+def frozen_part(network: nn.Module) -> list[nn.Parameter]:
+    """The weights beside adapters, which every role has in common; none where there are none."""
+    if not has_adapters(network):
+        return []
+    trained = {id(parameter) for parameter in trained_part(network).parameters()}
+    return [parameter for parameter in network.parameters() if id(parameter) not in trained]
+
+
 def own_copy(network: Backbone) -> Backbone:
     """A copy of a network: of its adapters alone, over the same frozen weights, if it has some."""
     if not has_adapters(network):
         return copy.deepcopy(network)
-    trained = {id(parameter) for parameter in trained_part(network).parameters()}
-    tensors = [*network.parameters(), *network.buffers()]
-    shared = {id(tensor): tensor for tensor in tensors if id(tensor) not in trained}
-    return copy.deepcopy(network, shared)
+    shared = [*frozen_part(network), *network.buffers()]
+    return copy.deepcopy(network, {id(tensor): tensor for tensor in shared})
 
 
 def adapter_targets(network: Backbone) -> list[str]:
@@ -273,7 +279,7 @@ def begin_with(network: Backbone, start: Backbone) -> None:
         return
     check_alike(network, start)
     before = dict(adapted_modules(start))
-    for path, module in adapted_modules(network):
+    for path, module in adapted_modules(network) if before else ():
         own, other = cast(Any, module), cast(Any, before[path])
         own.lora_A.weight.copy_(other.lora_A.weight)
         own.lora_B.weight.copy_(other.lora_B.weight * (other.scale / own.scale))
