@@ -12,8 +12,8 @@ from dimo_cli.specs.data import EncodeSpec
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.evaluate import EvalSpec
 from dimo_cli.specs.export import ExportSpec
-from dimo_cli.specs.lowrank import ExtractSpec, MergeSpec
 from dimo_cli.specs.launch import LaunchSpec
+from dimo_cli.specs.lowrank import ExtractSpec, MergeSpec
 from dimo_cli.specs.play import DrawAsk, TeacherAsk, TteoAsk
 from dimo_cli.specs.push import PushSpec
 from dimo_cli.specs.refine import RefineSpec

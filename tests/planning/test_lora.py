@@ -50,5 +50,4 @@ def test_meissonic_at_rank_64_fits_a_card_of_24_gb():
     sets += ["student.lora.rank=64", "condition.prompts=prompts.txt"]
     spec = resolve_spec(DistillSpec, preset="meissonic", sets=sets).spec
     found = estimate_memory(load_skeleton(spec.teacher), spec, on_gpu=True)
-    print(found.parts)
     assert found.total < 24e9
