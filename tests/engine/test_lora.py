@@ -241,6 +241,6 @@ def test_adapters_go_on_from_adapters_alone(teacher):
     network = new_adapters(teacher.backbone, LoraSpec(rank=2), 0)
     with pytest.raises(SpecError, match="weights of its own"):
         begin_with(network, copy.deepcopy(teacher.backbone))
-    with pytest.raises(SpecError, match="rank 4 at 16 places.*rank 2 at 16"):
+    with pytest.raises(SpecError, match=r"rank 4 at 16 places.*rank 2 at 16"):
         begin_with(network, new_adapters(teacher.backbone, LoraSpec(rank=4), 0))
     begin_with(network, teacher.backbone)  # new ones do
