@@ -17,7 +17,6 @@ from dimo_cli.commands import completing
 from dimo_cli.commands.frame import command
 from dimo_cli.commands.options import LocalDirOption, check_png
 from dimo_cli.commands.parameters import Fields
-from dimo_cli.commands.sample import chosen_conditions
 from dimo_cli.console.output import out
 from dimo_cli.console.progress import counting
 from dimo_cli.errors import counted
@@ -120,7 +119,7 @@ def draw_side(
     from dimo_cli.console.panels import Panel
     from dimo_cli.sampling import samplers
 
-    wanted = chosen_conditions(target.teacher, spec)
+    wanted = samplers.chosen_conditions(target.teacher, spec)
     started = time.perf_counter()
     pixels, protocol = samplers.sample_images(target, wanted, spec.sampler, advance)
     seconds = time.perf_counter() - started
