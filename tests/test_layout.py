@@ -48,7 +48,8 @@ EXCEPTIONS = {
 
 HEAVY = {
     ("planning.health", "students.folder"): "torch, which may be what is broken",
-    ("python.run", "pipeline"): "diffusers, where a run is only looked at",
+    ("python.run", "pipeline"): "torch, where a run is only looked at",
+    ("python.run", "reporting.page"): "torch and jinja2, likewise",
     ("rewards.registry", "hub.store"): "torch, where only a name is checked",
     ("runs.closing", "reporting.page"): "jinja2, once a run has ended",
 }

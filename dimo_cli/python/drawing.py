@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Unpack
+from typing import Any, Unpack
 
 from PIL import Image
 
-from dimo_cli.python.options import SamplerOptions
+from dimo_cli.python.options import SamplerOptions, check_known
+from dimo_cli.python.process import left_as_it_was
 from dimo_cli.python.settings import as_texts, asked_for, named
 from dimo_cli.python.watching import Progress, view_of
 from dimo_cli.sampling.interpolating import start_from_file
@@ -18,6 +19,7 @@ from dimo_cli.students.student import LoadOptions
 from dimo_cli.students.target import load_target
 
 
+@left_as_it_was()
 def sample(
     student: str | os.PathLike[str] | None = None,
     *,
@@ -39,9 +41,15 @@ def sample(
     as there are of them, or 16 where none is named. The tokens of the image `init` take the place
     of the random ones. `local_dir` has the published files of the teacher; nothing is downloaded.
     """
-    texts = as_texts("prompts", prompts) or as_texts("classes", classes)
-    own = {"prompts": as_texts("prompts", prompts), "classes": as_texts("classes", classes)}
-    own |= {"init": init, "count": len(texts) or None if count is None else count}
+    check_known(sampler, SamplerOptions)
+    own: dict[str, Any] = {
+        "prompts": as_texts("prompts", prompts),
+        "classes": as_texts("classes", classes),
+        "init": init,
+        "count": count,
+    }
+    if count is None and (named_ones := own["prompts"] or own["classes"]):
+        own["count"] = len(named_ones)
     spec = asked_for(SampleSpec, own, sampler)
     name = named(student, "student") or ("shapes" if spec.prompts else "digits")
     view = view_of(progress, "dimo: sample")

@@ -5,18 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 from dimo_cli.console.live import View
 from dimo_cli.evaluation.evaluate import evaluate as measure
 from dimo_cli.evaluation.result import Evaluation
 from dimo_cli.hub.store import HubStore
-from dimo_cli.python.options import EvalOptions
+from dimo_cli.python.options import EvalOptions, check_known
+from dimo_cli.python.process import left_as_it_was
 from dimo_cli.python.settings import as_texts, asked_for, named
 from dimo_cli.python.watching import Progress, view_of
 from dimo_cli.specs.evaluate import EvalSpec
 
 
+@left_as_it_was()
 def evaluate(
     target: str | os.PathLike[str],
     metrics: str | Sequence[str] = (),
@@ -36,8 +38,9 @@ def evaluate(
     `result.results` has each with its protocol. What was measured before is not measured again,
     unless `use_cache` is false.
     """
+    check_known(options, EvalOptions)
     names = [name.replace("-", "_") for name in as_texts("metrics", metrics)]
-    own = {"target": named(target, "target"), "metrics": names}
+    own: dict[str, Any] = {"target": named(target, "target"), "metrics": names}
     fields = EvalSpec.model_fields
     own |= {name: value for name, value in options.items() if name in fields}
     sampler = {name: value for name, value in options.items() if name not in fields}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
+from collections.abc import Mapping
+from typing import Literal, TypedDict
 
+from dimo_cli.errors import SpecError, did_you_mean
 from dimo_cli.specs.evaluate import FeatureName, ResizeName
 from dimo_cli.specs.sample import SamplerMethod
 
@@ -20,7 +22,7 @@ class SamplerOptions(TypedDict, total=False):
     method: SamplerMethod
     steps: int | None
     guidance: float | None
-    precision: str
+    precision: Literal["auto", "fp32"]
 
 
 class EvalOptions(SamplerOptions, total=False):
@@ -35,3 +37,12 @@ class EvalOptions(SamplerOptions, total=False):
     prompts: str | None
     crop: int | None
     save_images: str | None
+
+
+def check_known(options: Mapping[str, object], kind: type[SamplerOptions]) -> None:
+    """Refuse a keyword that is none of these; Python itself lets all of them pass."""
+    for name in options:
+        if name not in kind.__annotations__:
+            raise SpecError(
+                f"There is no argument `{name}`.", did_you_mean(name, kind.__annotations__)
+            )

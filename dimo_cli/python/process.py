@@ -1,4 +1,4 @@
-"""A run leaves the process that it was started in as it found it."""
+"""What is called leaves the process as it found it."""
 
 from __future__ import annotations
 

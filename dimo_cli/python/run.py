@@ -7,9 +7,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dimo_cli.reporting.page import write_report
-from dimo_cli.run_folder.listing import RunFacts, State, check_run, facts_of_run, find_runs
-from dimo_cli.run_folder.log import records_of
+from dimo_cli.run_folder.listing import (
+    RunFacts,
+    State,
+    check_run,
+    facts_of_run,
+    find_runs,
+    log_records,
+)
 from dimo_cli.run_folder.naming import BEST, checkpoint_names, read_json
 from dimo_cli.run_folder.state import SUMMARY, is_refinement
 from dimo_cli.specs.distill import DistillSpec
@@ -75,7 +80,7 @@ class Run:
 
     def log(self) -> list[dict[str, Any]]:
         """The lines of log.jsonl, one for every `train.log_every` steps."""
-        return records_of(self.folder / "log.jsonl")
+        return log_records(self.folder)
 
     @cached_property
     def student(self) -> OneStepPipeline:
@@ -93,6 +98,8 @@ class Run:
 
     def report(self, file: str | os.PathLike[str] | None = None) -> Path:
         """Write the report, one HTML page, to report.html in its folder or to another file."""
+        from dimo_cli.reporting.page import write_report
+
         return write_report(self.folder, Path(file or self.folder / "report.html").expanduser())
 
 

@@ -30,6 +30,7 @@ from dimo_cli.specs.resolve import Plan, preset_names, resolve_spec
 from dimo_cli.training.trainer import Interrupted
 
 
+@left_as_it_was()
 def distill(
     spec: Start | None = None,
     *,
@@ -67,6 +68,7 @@ def distill(
     return carry_out(plan, folder, callbacks, progress, force)
 
 
+@left_as_it_was()
 def refine(
     student: str | os.PathLike[str],
     spec: Start | None = None,
@@ -94,8 +96,13 @@ def refine(
     begun = begin_refinement(
         os.fspath(student), start.preset, start.has_spec, bool(gan), bool(rewards)
     )
-    own = {"start": begun.student, "gan.enabled": gan, "reward.terms": rewards}
-    own |= {"train.steps": steps, "train.batch_size": batch_size}
+    own: dict[str, Any] = {
+        "start": begun.student,
+        "gan.enabled": gan,
+        "reward.terms": rewards,
+        "train.steps": steps,
+        "train.batch_size": batch_size,
+    }
     start = replace(start, preset=begun.preset)
     plan = start.plan(layers_of(groups, own, set), begun.base)
     for name in reward_names(plan.spec):
@@ -103,6 +110,7 @@ def refine(
     return carry_out(plan, folder_for(out, begun.preset or "refined"), callbacks, progress, force)
 
 
+@left_as_it_was()
 def resume(
     run: str | os.PathLike[str],
     *,
@@ -144,7 +152,7 @@ def carry_out(
     name = plan.spec.start if refines else plan.spec.teacher.name
     work: Callable[..., object] = carry_out_refinement if refines else carry_out_distillation
     ended_by = 0
-    with joined_ranks(), left_as_it_was():
+    with joined_ranks():
         folder = as_first_says(folder)
         watching = Watching(folder, callbacks, view_of(progress, f"dimo: {name} -> {folder}"))
         try:

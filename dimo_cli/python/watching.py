@@ -17,7 +17,7 @@ from dimo_cli.python.callbacks import wants_stop
 from dimo_cli.python.run import Run
 from dimo_cli.run_folder.alarms import told
 
-Progress = bool | Callable[[str], object]
+Progress = bool | Callable[[str], None]
 
 
 def view_of(progress: Progress, title: str) -> View:
@@ -25,10 +25,9 @@ def view_of(progress: Progress, title: str) -> View:
     if not progress or not is_first():
         return PlainView(lambda line: None)
     if callable(progress):
-        write = progress
-        return PlainView(lambda line: write(line) and None)
+        return PlainView(progress)
     talk = console(sys.stderr)
-    return LiveView(talk, title) if talk.is_terminal else PlainView(talk.print)
+    return LiveView(talk, title) if talk.is_terminal else PlainView(lambda line: talk.print(line))
 
 
 class Watching:
