@@ -9,7 +9,10 @@ from dimo_cli.redacting import without_secrets
 
 
 class DimoError(Exception):
-    """A mistake or a lack that the user can mend. `exit_code` follows the table in the README."""
+    """A mistake or a lack that the user can mend.
+
+    `message` says what is wrong and `hint` what to do next; `exit_code` is that of the command.
+    """
 
     exit_code = 2
 

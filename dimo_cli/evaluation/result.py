@@ -12,7 +12,11 @@ from dimo_cli.metrics.protocol import Result
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The numbers of a target, each with its protocol."""
+    """The numbers of a target: `results` has each with its protocol.
+
+    `subject` says who made the images and how, `notes` what is to be known of the numbers, and
+    `cached` whether they were measured before.
+    """
 
     results: list[Result]
     subject: dict[str, Any]

@@ -40,6 +40,7 @@ def sample(
     Prompts, or classes by number, WordNet id or name, are taken in turn for `count` images: as many
     as there are of them, or 16 where none is named. The tokens of the image `init` take the place
     of the random ones. `local_dir` has the published files of the teacher; nothing is downloaded.
+    `progress` is as for `distill`.
     """
     check_known(sampler, SamplerOptions)
     own: dict[str, Any] = {

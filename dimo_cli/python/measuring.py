@@ -36,7 +36,8 @@ def evaluate(
 
     `result["fid"]` is a number, `result.values` has all of them by their full names, and
     `result.results` has each with its protocol. What was measured before is not measured again,
-    unless `use_cache` is false.
+    unless `use_cache` is false. `local_dir` has published files; nothing is downloaded. `progress`
+    is as for `distill`.
     """
     check_known(options, EvalOptions)
     names = [name.replace("-", "_") for name in as_texts("metrics", metrics)]

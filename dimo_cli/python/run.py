@@ -30,8 +30,8 @@ NO_NUMBERS = ("run", "student", "weights_sha256", "alarms")  # what else is in t
 class Run:
     """A run in its folder, whoever started it: `distill`, `refine` or `resume`, or a command.
 
-    It holds nothing but the name of the folder, so it always tells how the run stands now. Where
-    a function or a command takes a student or a run, it takes a `Run` as well.
+    It holds nothing but its `folder`, so it always tells how the run stands now. Wherever a
+    function takes a student or a run by its name, it takes a `Run` as well.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
