@@ -9,7 +9,10 @@ from dimo_cli.redacting import without_secrets
 
 
 class DimoError(Exception):
-    """A mistake or a lack that the user can mend. `exit_code` follows the table in the README."""
+    """A mistake or a lack that the user can mend.
+
+    `message` says what is wrong and `hint` what to do next; `exit_code` is that of the command.
+    """
 
     exit_code = 2
 
@@ -49,6 +52,15 @@ class DivergedError(DimoError):
 def counted(count: int, noun: str) -> str:
     """A number of things in words: `1 image`, `5,000 images`."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def size(count: float) -> str:
+    """Bytes in words."""
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}"
+        count /= 1024
+    return f"{count:.2f} GiB"
 
 
 def nearest(word: str, choices: Iterable[str]) -> str | None:

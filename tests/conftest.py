@@ -97,6 +97,12 @@ class Silent:
     def should_stop(self):
         return None
 
+    def should_pause(self):
+        return False
+
+    def on_checkpoint(self, step, folder):
+        pass
+
     def state(self):
         return {}
 

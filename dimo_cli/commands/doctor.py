@@ -13,9 +13,8 @@ from rich.text import Text
 from dimo_cli.commands import completing
 from dimo_cli.commands.frame import command
 from dimo_cli.commands.options import LocalDirOption, SetOption, spec_of_preset
-from dimo_cli.commands.plan import size
 from dimo_cli.console.output import out
-from dimo_cli.errors import counted
+from dimo_cli.errors import counted, size
 from dimo_cli.planning.health import Check, run_checks
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from dimo_cli.errors import size
 from dimo_cli.specs.render import commented_yaml
 
 if TYPE_CHECKING:
@@ -22,15 +23,6 @@ def origins_table(changed: list[tuple[str, str, str]]) -> RenderableType:
     for path, value, origin in changed:
         table.add_row(Text(path), Text(value), Text(origin, style="dim"))
     return table
-
-
-def size(count: float) -> str:
-    """Bytes in words."""
-    for unit in ("B", "KiB", "MiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}"
-        count /= 1024
-    return f"{count:.2f} GiB"
 
 
 def flops(count: float) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol
 
 from rich.console import Console, Group, RenderableType
@@ -47,10 +48,16 @@ class View(Protocol):
         """A step is done."""
 
     def log(self, record: dict[str, Any]) -> None:
-        """New numbers, and under `alarms` what is wrong."""
+        """New numbers, and under `alarms` what is wrong, by name."""
 
     def preview(self, step: int, pixels: Pixels) -> None:
         """A new sample grid."""
+
+    def checkpoint(self, step: int, folder: Path) -> None:
+        """A checkpoint was written."""
+
+    def is_leaving(self) -> bool:
+        """Whether whoever watches wants the run to end here, to go on another time."""
 
     def note(self, message: str) -> None:
         """A sentence to the user."""
@@ -104,6 +111,12 @@ class LiveView:
                 self.history.setdefault(key, []).append(record[key])
         speed = f"{record['images_per_second']:.0f} images/s"
         self.progress.update(self.task, completed=record["step"], speed=speed)
+
+    def checkpoint(self, step: int, folder: Path) -> None:
+        return
+
+    def is_leaving(self) -> bool:
+        return False
 
     def preview(self, step: int, pixels: Pixels) -> None:
         if image_protocol() != "none":  # within a panel that moves, only text stays in place
@@ -181,6 +194,12 @@ class PlainView:
 
     def preview(self, step: int, pixels: Pixels) -> None:
         return
+
+    def checkpoint(self, step: int, folder: Path) -> None:
+        return
+
+    def is_leaving(self) -> bool:
+        return False
 
     def note(self, message: str) -> None:
         self.write(message)

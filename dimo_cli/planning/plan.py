@@ -12,6 +12,7 @@ import torch
 from dimo_cli.engine.divergence import build_divergence
 from dimo_cli.engine.masking import check_control
 from dimo_cli.engine.share import Share, divide, local_train
+from dimo_cli.errors import MissingError, size
 from dimo_cli.hub.access import dimo_cache, download_cache
 from dimo_cli.planning.downloads import TO_DOWNLOAD, Need, bytes_of, needs_of
 from dimo_cli.planning.fitting import Fit, fit_passes, is_left_open
@@ -44,6 +45,14 @@ class Room:
     available: int | None = None
     advice: str | None = None
     """What to change, where it does not fit."""
+
+    @property
+    def sentence(self) -> str:
+        """What is needed and what is there."""
+        return (
+            f"This run needs about {size(self.needed.total)} of memory, and there are "
+            f"{size(self.available or 0)}."
+        )
 
     def parts(self) -> dict[str, int]:
         """Bytes by purpose, and their total."""
@@ -152,6 +161,15 @@ def lacking(spec: DistillSpec, launch: LaunchSpec) -> Room | None:
     check_settings(teacher, spec)
     room = room_of_each(teacher, own, launch)
     return room if room.advice is not None else None
+
+
+def refuse_without_memory(spec: DistillSpec, launch: LaunchSpec, force: str) -> None:
+    """Refuse a run that the system would end for want of memory, before anything is loaded.
+
+    `force` is how to start it all the same.
+    """
+    if (room := lacking(spec, launch)) is not None:
+        raise MissingError(room.sentence, f"{room.advice} Or start it anyway with {force}.")
 
 
 def fit_here(teacher: Teacher, spec: DistillSpec, launch: LaunchSpec) -> Fit | None:

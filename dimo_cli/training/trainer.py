@@ -53,11 +53,11 @@ COMPILING = (
 
 
 class Interrupted(Exception):
-    """The run was asked to stop by a signal; its checkpoint is written."""
+    """The run was asked to stop, by a signal (else 0) or its watcher; its checkpoint is written."""
 
     def __init__(self, signal_number: int, step: int, checkpoint: Path) -> None:
         super().__init__(f"Interrupted at step {step}")
-        self.exit_code = 128 + signal_number
+        self.signal_number, self.exit_code = signal_number, 128 + signal_number
         self.step, self.checkpoint = step, checkpoint
 
 
@@ -193,8 +193,11 @@ class Trainer:
                 while self.progress.step < self.spec.train.steps:
                     self.train_one_step()
                     reason = self.watcher.should_stop()
-                    number, is_over = largest(self.asked_to_stop(), int(reason is not None))
-                    if number:
+                    pauses = self.watcher.should_pause()
+                    number, is_paused, is_over = largest(
+                        self.asked_to_stop(), int(pauses), int(reason is not None)
+                    )
+                    if number or is_paused:
                         announce_last_checkpoint()
                         self.save_sound()
                         step = self.checkpoints.steps()[-1]
@@ -328,7 +331,7 @@ class Trainer:
         """Save, if every weight is finite; else roll back and return False."""
         if not self.is_sound():
             return False
-        self.save()
+        self.watcher.on_checkpoint(self.progress.step, self.save())
         return True
 
     def is_sound(self) -> bool:
