@@ -21,6 +21,9 @@ COMMANDS = {
     "sweep": Later(
         "sweep", "Distill for a few steps at several values of a setting, and name the best."
     ),
+    "ema": Later(
+        "ema", "Give a run's student an average of another length, out of the snapshots it kept."
+    ),
     "refine": Later("refine", "Refine a one-step student with a GAN, with rewards, or with both."),
     "tteo": Later(
         "tteo",

@@ -146,6 +146,18 @@ def averages_of(spec: DistillSpec) -> int:
     return 1 + (len(spec.student.ema.post_hoc.lengths) if spec.student.ema.post_hoc.every else 0)
 
 
+def snapshot_bytes(teacher: Teacher, spec: DistillSpec) -> int:
+    """What a run's snapshots of further averages take on disk: trained weights, in float32."""
+    every, steps = spec.student.ema.post_hoc.every, spec.train.steps
+    if every is None:
+        return 0
+    backbone = teacher.backbone
+    frozen = backbone.embedding_parameters() if spec.student.freeze_embeddings else []
+    weights = sum(p.numel() for p in backbone.parameters()) - sum(p.numel() for p in frozen)
+    count = -(-steps // every)  # one more at the last step, where it is not one of them
+    return 4 * len(spec.student.ema.post_hoc.lengths) * weights * count
+
+
 def with_chunks(teacher: Teacher, spec: DistillSpec, on_gpu: bool) -> DistillSpec:
     """The spec with the chunks that it has on a GPU or a CPU."""
     rows = spec.loss.chunk_tokens or rows_at_once(teacher.space, on_gpu)

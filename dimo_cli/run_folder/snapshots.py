@@ -1,7 +1,7 @@
 """Snapshots of a run's two further averages, out of which `dimo ema` makes others.
 
-    RUN/ema/snapshots.json             sizes and hashes
-    RUN/ema/step-000100.safetensors    both averages after a step: the weights that are trained
+RUN/ema/snapshots.json             sizes and hashes
+RUN/ema/step-000100.safetensors    both averages after a step: the weights that are trained
 """
 
 from __future__ import annotations

@@ -39,6 +39,7 @@ from dimo_cli.runs.watcher import RunWatcher
 from dimo_cli.sampling.previews import draw_comparison
 from dimo_cli.specs.checkpoint import Owner, fixed_settings
 from dimo_cli.specs.distill import DistillSpec
+from dimo_cli.specs.manifest import Choice
 from dimo_cli.specs.refine import RefineSpec
 from dimo_cli.specs.render import to_yaml
 from dimo_cli.specs.resolve import resolve_spec
@@ -286,7 +287,9 @@ def train_and_measure(
             backbone = train_with_all(trainer, resume)
         refuse_stopped(watcher, trainer)
         preview = last_preview(watcher, backbone)
-        student = save_student(folder / "student", spec, teacher, backbone, trainer.progress.step)
+        step = trainer.progress.step
+        chosen = Choice(rule="last", step=step)
+        student = save_student(folder / "student", spec, teacher, backbone, step, chosen)
         save_png(
             enlarge(preview, 320),
             folder / "student" / "preview.png",
