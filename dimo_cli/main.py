@@ -40,7 +40,10 @@ COMMANDS = {
         "Draw the same classes or prompts, from the same seed, with several students and teachers.",
     ),
     "runs": Later("runs", "List, show and remove runs."),
-    "report": Later("report", "Write one self-contained HTML page about a run, finished or not."),
+    "report": Later(
+        "report",
+        "Write one self-contained HTML page about a run, finished or not, or about several.",
+    ),
     "export": Later(
         "export",
         "Write a student as one file that draws by itself, and check it against the student.",

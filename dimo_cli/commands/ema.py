@@ -44,7 +44,8 @@ def ema(asked: Given[AveragesSpec]) -> None:
     finally:
         view.stop()
     best = made.best
-    out.result(made.document(), Group(*([table_of(made), Text("")] if best else []), told(made)))
+    shown = Group(table_of(made), Text(""), told(made)) if best else told(made)
+    out.result(made.document(), shown)
     if best is not None and best.length is None:
         out.hint(f"No length is better than the run's own average: keep `{made.run / 'student'}`.")
     else:
