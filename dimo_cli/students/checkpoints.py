@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,10 +14,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from dimo_cli.errors import MissingError, SpecError
+from dimo_cli.hub.loading import fill
 from dimo_cli.hub.published import StateDict
 from dimo_cli.run_folder.checkpoints import AVERAGE, DamagedCheckpoint, read_contents, spec_of
 from dimo_cli.run_folder.listing import spec_values, within
-from dimo_cli.run_folder.naming import BEST, LAST, newest_facts
+from dimo_cli.run_folder.naming import (
+    BEST,
+    LAST,
+    best_step,
+    checkpoint_names,
+    newest_facts,
+)
 from dimo_cli.run_folder.verifying import check_contents, is_of
 from dimo_cli.specs.checkpoint import Contents
 from dimo_cli.specs.manifest import MANIFEST, WEIGHTS, Choice, StudentManifest
@@ -34,6 +43,23 @@ def open_checkpoint(name: AtCheckpoint, options: LoadOptions) -> Student:
         weights = averaged_weights(folder, contents)
         manifest = manifest_at(name, contents, weights)
     return assemble_student(manifest, weights, f"`{name}`", options)
+
+
+def at_best(run: Path, student: Student) -> Student | None:
+    """What a run's student was at the best checkpoint; None where that is its own, or unknown."""
+    step = best_step(run)
+    if step is None or step == student.manifest.training.steps:
+        return None
+    if BEST not in checkpoint_names(run):
+        return None
+    name = AtCheckpoint(run, BEST)
+    with readable(name):
+        contents = check_contents(name.folder, AVERAGE)
+        weights = averaged_weights(name.folder, contents)
+        manifest = manifest_at(name, contents, weights)
+    device = next(student.backbone.parameters()).device
+    backbone = fill(copy.deepcopy(student.backbone), weights, f"`{name}`").to(device)
+    return replace(student, manifest=manifest, backbone=backbone)
 
 
 def look_at_checkpoint(name: AtCheckpoint) -> StudentManifest:
