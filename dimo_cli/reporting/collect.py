@@ -208,7 +208,8 @@ def read_comparison(folder: Path, run: RunRecord) -> None:
     rows = summary.get("table") or []
     run.rows = [row for row in rows if is_score(row)]
     best = summary.get("best_checkpoint")
-    run.best = best if is_score(best) and type(best.get("step")) is int else None
+    if isinstance(best, dict) and is_score(best) and type(best.get("step")) is int:
+        run.best = best
     if len(run.rows) < len(rows):
         run.damaged.append("summary.json: rows of the closing table cannot be read.")
     if not run.rows:
