@@ -59,6 +59,8 @@ def forecast_view(forecast: Forecast, full: bool = False) -> RenderableType:
     table.add_row("memory", f"about {size(room.needed.total)}{each}: {', '.join(sizes)}")
     there = f"{size(room.available)}, {room.place}" if room.available else room.place
     table.add_row("available", there)
+    if forecast.snapshots:
+        table.add_row("snapshots", f"{size(forecast.snapshots)} on disk, for `dimo ema`")
     table.add_row("writes to", str(forecast.folder))
     parts: list[RenderableType] = [
         Text("Plan", style="bold"),

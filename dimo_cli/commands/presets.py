@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -27,6 +27,9 @@ from dimo_cli.specs.resolve import (
     resolve_spec,
 )
 from dimo_cli.students.names import builtin_students
+
+if TYPE_CHECKING:
+    from dimo_cli.metrics.measured import Known
 
 app = typer.Typer(cls=Commands, no_args_is_help=True, help="List, show, compare and copy presets.")
 NameArgument = Annotated[
@@ -59,9 +62,11 @@ def show(name: NameArgument) -> None:
     """Print a preset as resolved YAML, with a comment per field."""
     model = RefineSpec if name in refine_preset_names() else DistillSpec
     spec = resolve_spec(model, preset=name, environment={}).spec
-    needs = costs(spec)
+    needs, known = costs(spec), known_numbers(spec)
     if out.as_json:
-        out.result({"preset": name, "spec": spec.model_dump(mode="json"), **needs})
+        numbers = [one.document() for one in known]
+        document = {"preset": name, "spec": spec.model_dump(mode="json"), **needs}
+        out.result({**document, "numbers": numbers})
         return
     batch = spec.train.batch_size
     part = " for its Di[M]O part" if name in refine_preset_names() else ""
@@ -69,7 +74,27 @@ def show(name: NameArgument) -> None:
         f"about {size(needs['memory_bytes'])} of GPU memory at batch size {batch}, "
         f"{flops(needs['flops_per_step'])} per step{part}"
     )
-    out.text(f"# {name}: {preset_summary(name)}\n# {cost}\n{commented_yaml(spec)}")
+    told = "".join(f"# {line}\n" for line in numbers_lines(known))
+    out.text(f"# {name}: {preset_summary(name)}\n# {cost}\n{told}{commented_yaml(spec)}")
+
+
+def known_numbers(spec: DistillSpec) -> list[Known]:
+    """What papers and dimo itself measured of the teacher and its students."""
+    from dimo_cli.metrics.measured import known_of
+
+    return known_of(spec.teacher.name)
+
+
+def numbers_lines(known: list[Known]) -> list[str]:
+    """The table of these numbers in even columns, which stay comments of the YAML."""
+    from dimo_cli.metrics.measured import HEAD
+
+    rows = [HEAD, *(one.cells() for one in known)] if known else []
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
 
 
 def costs(spec: DistillSpec) -> dict[str, float]:

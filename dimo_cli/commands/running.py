@@ -18,7 +18,7 @@ from dimo_cli.console import next_steps
 from dimo_cli.console.output import out
 from dimo_cli.errors import MissingError, SpecError
 from dimo_cli.run_folder.state import check_resumable, finished_as, is_refinement
-from dimo_cli.runs.tables import comparison_sentence, comparison_table
+from dimo_cli.runs.tables import best_sentence, comparison_sentence, comparison_table
 from dimo_cli.specs.launch import LaunchSpec
 from dimo_cli.specs.resolve import Plan
 
@@ -123,7 +123,9 @@ def show_run(start: str, folder: Path, work: Callable[[View], RunResult | None])
         saved.append(f"\n{alarm}", "bad")
     shown: RenderableType = saved
     if result.rows:
-        table = comparison_table(result.rows)
+        table = comparison_table(result.rows, result.best)
+        if result.best and (told := best_sentence(result.rows[-1], result.best, folder)):
+            saved.append(f"\n{told}")
         shown = Group(table, Text(""), comparison_sentence(result.rows), saved)
     out.result(result.summary(), shown)
     drawn = next_steps.sample(str(folder), prompt_for(result), SAMPLED)

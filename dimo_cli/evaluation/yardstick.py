@@ -183,7 +183,7 @@ class Yardstick:
             details=result.details,
         )
 
-    def measure_teacher(
+    def measure_once(
         self,
         sampler: Sampler,
         *,
@@ -191,9 +191,9 @@ class Yardstick:
         protocol: dict[str, Any],
         progress: Callable[[int], None] = lambda count: None,
     ) -> Measurement:
-        """As `measure`, but a number that is known from an earlier run is not found again.
+        """As `measure`, but a number that is known from earlier is not found again.
 
-        How fast the teacher is depends on the moment: that is measured anew, on one batch.
+        How fast a sampler is depends on the moment: that is measured anew, on one batch.
         """
         path = row_file(self.facts(images, protocol))
         if (known := read_row(path)) is not None:
@@ -213,7 +213,7 @@ class Yardstick:
         return stream.seconds / count
 
     def facts(self, images: int, protocol: dict[str, Any]) -> dict[str, Any]:
-        """All that decides the number of the teacher by a sampler."""
+        """All that decides the number of a sampler, which names a student by its weights."""
         teacher, wanted = self.teacher, self.wanted(images)
         networks = [network_facts(network) for network, _ in self.readers if network is not None]
         parts = {"backbone": teacher.backbone, "tokenizer": teacher.tokenizer}

@@ -24,6 +24,7 @@ from dimo_cli.planning.memory import (
     blank_rewards,
     estimate_memory,
     sharded_estimate,
+    snapshot_bytes,
     surely_fits,
 )
 from dimo_cli.specs.distill import DistillSpec
@@ -78,6 +79,8 @@ class Forecast:
     flops: float
     """Of one step."""
     room: Room
+    snapshots: int = 0
+    """Bytes on disk of the snapshots that `dimo ema` makes other averages of."""
 
     @property
     def samples(self) -> int:
@@ -105,6 +108,7 @@ class Forecast:
                 "processes": self.launch.total,
                 "samples_per_pass": self.share.batch,
                 "passes_per_process": self.share.passes,
+                "snapshot_bytes": self.snapshots,
                 "run_folder": str(self.folder),
             },
             "memory_bytes": self.room.parts(),
@@ -136,6 +140,7 @@ def forecast(plan: Plan[Any], folder: Path, launch: LaunchSpec | None = None) ->
         forwards_per_step(spec),
         flops_per_step(teacher, spec),
         room_of_each(teacher, own, launch),
+        snapshot_bytes(teacher, spec),
     )
 
 

@@ -67,6 +67,8 @@ class RunRecord:
     comparison: list[Picture] = field(default_factory=list)
     rows: list[dict[str, Any]] = field(default_factory=list)
     """The closing table: the teacher's rows, then the student's."""
+    best: dict[str, Any] | None = None
+    """What the student was at the best checkpoint, measured as the closing table is."""
     manifest: dict[str, Any] | None = None
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
@@ -205,6 +207,9 @@ def read_comparison(folder: Path, run: RunRecord) -> None:
         return
     rows = summary.get("table") or []
     run.rows = [row for row in rows if is_score(row)]
+    best = summary.get("best_checkpoint")
+    if isinstance(best, dict) and is_score(best) and type(best.get("step")) is int:
+        run.best = best
     if len(run.rows) < len(rows):
         run.damaged.append("summary.json: rows of the closing table cannot be read.")
     if not run.rows:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from dimo_cli.specs.base import Spec
 from dimo_cli.specs.distill import InitSpec
@@ -36,6 +36,27 @@ class TrainingFacts(Spec):
     divergence: Divergence | None = None
 
 
+class Choice(Spec):
+    """Which of a run's weights a student has, and by what rule; what is not known is left out."""
+
+    rule: Literal["last", "best", "step", "average"]
+    """The last step of the run; the best by its metric; one that a person named; or an average of
+    another length, made afterwards."""
+    step: int
+    length: float | None = None
+    """Of such an average: sigma_rel."""
+    snapshots: int | None = None
+    """How many it was made from."""
+    metric: str | None = None
+    """What it was the best by, with the value and the count of images."""
+    value: float | None = None
+    images: int | None = None
+
+    @model_serializer(mode="wrap")
+    def _only_what_is_known(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in handler(self).items() if value is not None}
+
+
 class StudentManifest(Spec):
     """dimo.json, version 1."""
 
@@ -46,3 +67,12 @@ class StudentManifest(Spec):
     temperature: float = Field(1.0, gt=0)
     training: TrainingFacts
     weights_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    chosen: Choice | None = None
+    """None: not recorded, and not written."""
+
+    @model_serializer(mode="wrap")
+    def _only_what_is_recorded(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        document: dict[str, Any] = handler(self)
+        if document.get("chosen") is None:
+            document.pop("chosen", None)
+        return document

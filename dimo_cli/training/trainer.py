@@ -36,6 +36,7 @@ from dimo_cli.teachers.compiling import compile_blocks
 from dimo_cli.teachers.protocol import Backbone, Teacher
 from dimo_cli.training.accelerator import make_accelerator, peak_memory
 from dimo_cli.training.checkpoint import CheckpointFolder, random_state, restore_random_state
+from dimo_cli.training.power_averages import PowerAverages
 from dimo_cli.training.precision import store_in_bf16, tf32
 from dimo_cli.training.progress import Progress
 from dimo_cli.training.soundness import names_of_unsound, optimizer_path
@@ -100,6 +101,7 @@ class Trainer:
             self.shard(average, plugin)
         home = "cpu" if spec.student.ema.offload else None
         self.ema = Ema(average, self.distillation.student, home)
+        self.power = PowerAverages(spec.student.ema, self.distillation.student, folder)
         self.is_sharded = plugin is not None
         self.restore_teacher = lambda: None
         if self.accelerator.mixed_precision == "bf16":
@@ -144,7 +146,8 @@ class Trainer:
 
     def networks(self) -> dict[str, nn.Module]:
         """The networks whose weights change."""
-        return {**self.distillation.networks(), "ema": self.ema.network}
+        averages = {"ema": self.ema.network, **self.power.networks()}
+        return {**self.distillation.networks(), **averages}
 
     def frozen(self) -> dict[str, nn.Module]:
         """The networks whose weights stay as they were loaded."""
@@ -239,6 +242,7 @@ class Trainer:
             self.ema.update(
                 ema_decay(progress.step, self.spec.student.ema.decay, self.spec.student.ema.warmup)
             )
+        self.power.update(done)
         waits = waits or done % self.spec.recovery.max_skipped == 0
         if waits and self.note_skipped_on_card():
             return
@@ -247,8 +251,9 @@ class Trainer:
         self.busy = self.busy[0] + 1, self.busy[1] + time.perf_counter() - started
         values = mean_values(report.values)
         draws = preview_due or metric_due or look_due
-        if draws and not self.is_sound():
+        if (draws or self.power.is_due(done, last)) and not self.is_sound():
             return
+        self.power.keep(done, last)
         shown = self.averaged if draws else self.distillation.student
         if metric_due:
             value = as_first_says(self.watcher.measure_metric(done, shown))
@@ -419,6 +424,7 @@ class Trainer:
         self.restore_random(state)
         if is_first():
             self.run_log.truncate(self.progress.step)
+            self.power.forget_after(self.progress.step)
 
     def random_state(self) -> dict[str, Any]:
         """The state of all that this rank draws from."""

@@ -22,10 +22,12 @@ OWN = {
     *("base64", "binascii", "logging", "string", "urllib", "urllib.parse", "ipaddress"),
 }
 # The specs that a help page is made of, by the first words of the command.
-RUN_SPECS = {"distill", "divergences", "launch", "metrics", "monitor", "render", "resolve"}
+RUN_SPECS = {"distill", "averaging", "divergences", "launch", "metrics", "monitor"}
+RUN_SPECS |= {"render", "resolve"}
 SPECS = {
     "distill": RUN_SPECS,
     "sweep": RUN_SPECS | {"sweep"},
+    "ema": {"averages", "metrics"},
     "refine": RUN_SPECS | {"refine"},
     "tteo": {"tteo"},
     "play": {"tteo"},
