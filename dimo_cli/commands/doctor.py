@@ -16,6 +16,7 @@ from dimo_cli.commands.options import LocalDirOption, SetOption, spec_of_preset
 from dimo_cli.console.output import out
 from dimo_cli.errors import counted, size
 from dimo_cli.planning.health import Check, run_checks
+from dimo_cli.planning.hours import cost_words
 
 if TYPE_CHECKING:
     from dimo_cli.planning.plan import Requirements
@@ -102,6 +103,7 @@ def requirements_view(needed: Requirements) -> RenderableType:
     rows.add_row(
         "to distill", f"about {size(distilling)}: {fits(distilling, there, needed.advice)}"
     )
+    rows.add_row("on one H100", cost_words(needed.on_h100))
     return Group(files if needed.files else Text("Ships inside dimo."), rows)
 
 

@@ -9,6 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from dimo_cli.errors import size
+from dimo_cli.planning.hours import Hours, cost_words, words
+from dimo_cli.specs.refine import RefineSpec
 from dimo_cli.specs.render import commented_yaml
 
 if TYPE_CHECKING:
@@ -34,7 +36,17 @@ def flops(count: float) -> str:
     return f"{count / 1e6:.1f} TFLOP"
 
 
-def forecast_view(forecast: Forecast, full: bool = False) -> RenderableType:
+def here(hours: Hours) -> str:
+    """How long a run takes on this machine."""
+    if hours.training is None:
+        return hours.how
+    table = f", then {words(hours.table)} for the closing table" if hours.table else ""
+    return f"about {words(hours.training)}{table} ({hours.how})"
+
+
+def forecast_view(
+    forecast: Forecast, full: bool = False, hours: Hours | None = None
+) -> RenderableType:
     """What each step does and needs, and what is not the default; `full`: the whole spec too."""
     spec, launch = forecast.plan.spec, forecast.launch
     share, room = forecast.share, forecast.room
@@ -45,6 +57,10 @@ def forecast_view(forecast: Forecast, full: bool = False) -> RenderableType:
         "each step",
         f"{forecast.forwards:g} forward passes of the backbone, about {flops(forecast.flops)}",
     )
+    if hours is not None:
+        of_it = ", for its Di[M]O part alone" if isinstance(spec, RefineSpec) else ""
+        table.add_row("time here", here(hours))
+        table.add_row("on one H100", f"{cost_words(hours.on_h100)}{of_it}")
     each = ""
     if launch.total > 1:
         kind = "GPUs" if launch.gpus else "CPU processes"

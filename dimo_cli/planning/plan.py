@@ -18,6 +18,7 @@ from dimo_cli.planning.downloads import TO_DOWNLOAD, Need, bytes_of, needs_of
 from dimo_cli.planning.fitting import Fit, fit_passes, is_left_open
 from dimo_cli.planning.flops import flops_per_step
 from dimo_cli.planning.health import existing_parent
+from dimo_cli.planning.hours import cost_document, seconds_on_h100
 from dimo_cli.planning.memory import (
     MemoryEstimate,
     advice_to_fit,
@@ -67,6 +68,7 @@ class Forecast:
     folder: Path
     launch: LaunchSpec
     teacher: str
+    family: str
     parameters: int
     """Of the teacher's backbone."""
     share: Share
@@ -130,6 +132,7 @@ def forecast(plan: Plan[Any], folder: Path, launch: LaunchSpec | None = None) ->
         folder,
         launch,
         teacher.name,
+        teacher.family,
         sum(p.numel() for p in teacher.backbone.parameters()),
         share,
         fit,
@@ -220,6 +223,8 @@ class Requirements:
     """Memory at that place."""
     advice: str | None
     """What to change, where distilling does not fit."""
+    on_h100: float | None
+    """Seconds of all steps on one H100, estimated."""
 
     @property
     def to_fetch(self) -> int:
@@ -252,6 +257,7 @@ class Requirements:
             "memory_bytes": self.to_distill,
             "available_bytes": self.available,
             "advice": self.advice,
+            "cost": cost_document(self.on_h100),
             "problems": self.problems,
         }
 
@@ -272,4 +278,5 @@ def requirements(spec: DistillSpec, ask_hub: bool = True) -> Requirements:
         place,
         available,
         advice_to_fit(teacher, spec, memory, available),
+        seconds_on_h100(teacher.family, flops_per_step(teacher, spec), spec.train.steps),
     )
