@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from dimo_cli.planning import plan
 from dimo_cli.planning.hours import (
     CONVOLVED,
     DOLLARS_AN_HOUR,
@@ -17,7 +18,10 @@ from dimo_cli.planning.hours import (
     seconds_on_h100,
     words,
 )
-from dimo_cli.specs.resolve import preset_names, refine_preset_names
+from dimo_cli.planning.memory import MemoryEstimate
+from dimo_cli.planning.plan import requirements
+from dimo_cli.specs.distill import DistillSpec
+from dimo_cli.specs.resolve import preset_names, refine_preset_names, resolve_spec
 
 MEASURED = Path(__file__).parents[2] / "benchmarks" / "results" / "gpu"
 
@@ -80,7 +84,15 @@ def test_the_list_of_presets_has_hours_and_cost(dimo):
 
 
 def test_doctor_tells_hours_and_cost_of_a_preset(dimo):
-    cost = json.loads(dimo("doctor", "--preset", "maskgit", "--offline", "--json").stdout)
-    found = cost["preset"]["cost"]
+    document = json.loads(dimo("doctor", "--preset", "digits", "--offline", "--json").stdout)
+    assert document["preset"]["cost"] == cost_document(None)
+    told = dimo("doctor", "--preset", "digits", "--offline").stdout
+    assert "on one H100" in told
+
+
+def test_what_doctor_says_of_a_preset_is_what_the_list_says(monkeypatch, dimo):
+    monkeypatch.setattr(plan, "advice_to_fit", lambda *facts: None)
+    monkeypatch.setattr(plan, "estimate_memory", lambda *facts: MemoryEstimate(1, 1, 1, 1))
+    spec = resolve_spec(DistillSpec, preset="maskgit", environment={}).spec
     listed = json.loads(dimo("presets", "list", "--json").stdout)["costs"]["maskgit"]
-    assert found == listed
+    assert requirements(spec, ask_hub=False).document()["cost"] == listed
