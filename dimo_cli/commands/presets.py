@@ -54,7 +54,9 @@ SpecArgument = Annotated[
 def list_presets() -> None:
     """List all presets."""
     kinds = {"distill": preset_names(), "refine": refine_preset_names()}
-    table = Table("preset", "for", "H100 hours", "cost", "what it is", box=None, header_style="bold")
+    table = Table(
+        "preset", "for", "H100 hours", "cost", "what it is", box=None, header_style="bold"
+    )
     summaries, costs = {}, {}
     for kind, names in kinds.items():
         for name in names:

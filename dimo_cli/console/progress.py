@@ -10,7 +10,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from dimo_cli.console.output import Output
 from dimo_cli.console.pace import plain_progress
 
-
 SECONDS = 5.0  # between two lines
 
 
