@@ -16,7 +16,6 @@ from dimo_cli.commands.options import LocalDirOption, SetOption, spec_of_preset
 from dimo_cli.console.output import out
 from dimo_cli.errors import counted, size
 from dimo_cli.planning.health import Check, run_checks
-from dimo_cli.planning.hours import cost_words
 
 if TYPE_CHECKING:
     from dimo_cli.planning.plan import Requirements
@@ -86,6 +85,8 @@ def checks_table(checks: list[Check]) -> Table:
 
 def requirements_view(needed: Requirements) -> RenderableType:
     """The files of a preset, and whether disk and memory are enough."""
+    from dimo_cli.planning.hours import cost_words
+
     files = Table(box=None, header_style="bold")
     for title in ("file", "size", "state"):
         files.add_column(title, overflow="fold")

@@ -29,6 +29,7 @@ from dimo_cli.planning.memory import (
 )
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.launch import LaunchSpec
+from dimo_cli.specs.refine import RefineSpec
 from dimo_cli.specs.render import changed_values
 from dimo_cli.specs.resolve import Plan
 from dimo_cli.teachers.protocol import Teacher
@@ -80,6 +81,11 @@ class Forecast:
     flops: float
     """Of one step."""
     room: Room
+
+    @property
+    def is_refinement(self) -> bool:
+        """Whether there are losses beside Di[M]O's, whose arithmetic is not counted."""
+        return isinstance(self.plan.spec, RefineSpec)
 
     @property
     def samples(self) -> int:
