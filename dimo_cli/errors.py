@@ -63,10 +63,37 @@ def size(count: float) -> str:
     return f"{count:.2f} GiB"
 
 
+# How alike two words have to be that one is taken for a slip of the other; short ones share a few
+# letters by chance.
+ALIKE, ALIKE_IF_SHORT, SHORT = 0.75, 0.8, 4
+
+
 def nearest(word: str, choices: Iterable[str]) -> str | None:
-    """The choice that `word` was probably meant to be."""
-    matches = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.6)
-    return matches[0] if matches else None
+    """The choice that `word` was probably meant to be: a slip, a part of it, or one with more."""
+    choices = list(choices)
+    matches = difflib.get_close_matches(word, choices, n=1, cutoff=ALIKE)
+    if matches and similarity(word, matches[0]) >= needed(word, matches[0]):
+        return matches[0]
+    akin = [choice for choice in choices if is_akin(word, choice)]
+    return max(akin, key=lambda choice: similarity(word, choice), default=None)
+
+
+def is_akin(word: str, choice: str) -> bool:
+    """Whether one begins with the other or holds it whole, or two letters changed places."""
+    shorter, longer = sorted((word, choice), key=len)
+    if len(shorter) >= SHORT:
+        return shorter in longer
+    return len(word) == SHORT - 1 and (choice.startswith(word) or sorted(word) == sorted(choice))
+
+
+def similarity(word: str, choice: str) -> float:
+    """From 0 to 1, as difflib compares a choice with a word."""
+    return difflib.SequenceMatcher(None, choice, word).ratio()
+
+
+def needed(word: str, choice: str) -> float:
+    """How alike these two have to be."""
+    return ALIKE_IF_SHORT if min(len(word), len(choice)) < SHORT else ALIKE
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:

@@ -85,6 +85,8 @@ def checks_table(checks: list[Check]) -> Table:
 
 def requirements_view(needed: Requirements) -> RenderableType:
     """The files of a preset, and whether disk and memory are enough."""
+    from dimo_cli.planning.hours import cost_words
+
     files = Table(box=None, header_style="bold")
     for title in ("file", "size", "state"):
         files.add_column(title, overflow="fold")
@@ -102,6 +104,7 @@ def requirements_view(needed: Requirements) -> RenderableType:
     rows.add_row(
         "to distill", f"about {size(distilling)}: {fits(distilling, there, needed.advice)}"
     )
+    rows.add_row("on one H100", cost_words(needed.on_h100))
     return Group(files if needed.files else Text("Ships inside dimo."), rows)
 
 

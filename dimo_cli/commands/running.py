@@ -58,10 +58,13 @@ def show_plan(plan: Plan[Any], folder: Path, launch: LaunchSpec, full: bool = Fa
     """Plan, estimates and spec of a run; refused if it does not fit the machine."""
     from dimo_cli.planning.plan import forecast
     from dimo_cli.runs.inputs import check_inputs
+    from dimo_cli.runs.trial import hours_of
 
     check_inputs(plan.spec)
     found = forecast(plan, folder, launch)
-    out.result(found.document(), forecast_view(found, full))
+    hours = hours_of(found)
+    document = {**found.document(), "hours": hours.document()}
+    out.result(document, forecast_view(found, full, hours))
     room = found.room
     if room.available is not None and room.advice is not None:
         out.note(room.sentence)

@@ -203,6 +203,10 @@ class Yardstick:
         write_row(path, found)
         return found
 
+    def knows(self, images: int, protocol: dict[str, Any]) -> bool:
+        """Whether a row of the teacher is kept from an earlier run."""
+        return read_row(row_file(self.facts(images, protocol))) is not None
+
     def time(self, sampler: Sampler, images: int) -> float:
         """Seconds for each image of a whole batch."""
         subject = self.subject(images)

@@ -18,6 +18,7 @@ from dimo_cli.planning.downloads import TO_DOWNLOAD, Need, bytes_of, needs_of
 from dimo_cli.planning.fitting import Fit, fit_passes, is_left_open
 from dimo_cli.planning.flops import flops_per_step
 from dimo_cli.planning.health import existing_parent
+from dimo_cli.planning.hours import cost_document, seconds_on_h100
 from dimo_cli.planning.memory import (
     MemoryEstimate,
     advice_to_fit,
@@ -29,6 +30,7 @@ from dimo_cli.planning.memory import (
 )
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.launch import LaunchSpec
+from dimo_cli.specs.refine import RefineSpec
 from dimo_cli.specs.render import changed_values
 from dimo_cli.specs.resolve import Plan
 from dimo_cli.teachers.protocol import Teacher
@@ -68,6 +70,7 @@ class Forecast:
     folder: Path
     launch: LaunchSpec
     teacher: str
+    family: str
     parameters: int
     """Of the teacher's backbone."""
     share: Share
@@ -81,6 +84,11 @@ class Forecast:
     room: Room
     snapshots: int = 0
     """Bytes on disk of the snapshots that `dimo ema` makes other averages of."""
+
+    @property
+    def is_refinement(self) -> bool:
+        """Whether there are losses beside Di[M]O's, whose arithmetic is not counted."""
+        return isinstance(self.plan.spec, RefineSpec)
 
     @property
     def samples(self) -> int:
@@ -134,6 +142,7 @@ def forecast(plan: Plan[Any], folder: Path, launch: LaunchSpec | None = None) ->
         folder,
         launch,
         teacher.name,
+        teacher.family,
         sum(p.numel() for p in teacher.backbone.parameters()),
         share,
         fit,
@@ -225,6 +234,8 @@ class Requirements:
     """Memory at that place."""
     advice: str | None
     """What to change, where distilling does not fit."""
+    on_h100: float | None
+    """Seconds of all steps on one H100, estimated."""
 
     @property
     def to_fetch(self) -> int:
@@ -257,6 +268,7 @@ class Requirements:
             "memory_bytes": self.to_distill,
             "available_bytes": self.available,
             "advice": self.advice,
+            "cost": cost_document(self.on_h100),
             "problems": self.problems,
         }
 
@@ -277,4 +289,5 @@ def requirements(spec: DistillSpec, ask_hub: bool = True) -> Requirements:
         place,
         available,
         advice_to_fit(teacher, spec, memory, available),
+        seconds_on_h100(teacher.family, flops_per_step(teacher, spec), spec.train.steps),
     )
