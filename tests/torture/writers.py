@@ -201,8 +201,6 @@ class Writer:
     hub: object = None
     """Makes a hub, if one is needed."""
     handler: type = Handler
-    size: int = 1
-    """MiB of all that it writes, roughly."""
 
     def do(self, folder):
         return in_place(self.work)(folder)
@@ -227,8 +225,8 @@ class Writer:
 
 PROMPTS = ("--prompt", "a red circle", "--prompt", "two blue squares")
 WRITERS = {
-    "distill": Writer(trains("distill", "--preset", "digits"), run_contents, size=20),
-    "refine": Writer(trains("refine", "digits", "--gan"), run_contents, size=30),
+    "distill": Writer(trains("distill", "--preset", "digits"), run_contents),
+    "refine": Writer(trains("refine", "digits", "--gan"), run_contents),
     "data encode": Writer(
         command("data", "encode", "photos", "--preset", "digits", "--out", "tokens",
                 "--shard-size", 5),
