@@ -69,7 +69,7 @@ def carried(path: Path) -> tuple[str, ...]:
                 return tuple(weights_metadata(path))
             case ".md":
                 return tuple(yaml.safe_load(read_text(path, MOST_DOCUMENT).split("---\n")[1]))
-    except (OSError, ValueError, TypeError, IndexError, yaml.YAMLError, SpecError):
+    except Exception:  # of whichever decoder or parser
         return ("cannot be read",)
     return ()
 
