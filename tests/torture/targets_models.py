@@ -195,7 +195,7 @@ def students_of_a_small_teacher(data, folder):
 
 def students_of_other_teachers(data, folder):
     """A student that says it is of a published teacher, of whatever size it claims."""
-    if data.draw(st.integers(0, 3)) == 0:
+    if data.draw(st.booleans()):
         students_of_a_small_teacher(data, folder)
         return
     name = data.draw(st.sampled_from(sorted(SMALL)))

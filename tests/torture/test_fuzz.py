@@ -26,7 +26,7 @@ TARGETS = {
 }
 FEW, MANY = 12, 640
 # Of the inputs of a target so many are taken, and so many refused: others would test nothing.
-SHARE = 0.01
+SHARE = 0.005
 
 
 def fuzz(target, examples, seed=None):
