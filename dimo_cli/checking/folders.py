@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from dimo_cli.checking.files import Check, wrong_blob, wrong_hash, wrong_weights
 from dimo_cli.data.shards import INDEX, mismatch, read_index, read_shard
 from dimo_cli.errors import DimoError, MissingError, SpecError
+from dimo_cli.files.reading import MOST_DOCUMENT, read_bytes
 from dimo_cli.files.untrusted import parse_json
 from dimo_cli.hub.access import dimo_cache, download_cache
 from dimo_cli.run_folder.checkpoints import DamagedCheckpoint, read_contents
@@ -225,7 +226,7 @@ def repository_checks(repository: Path, root: Path) -> Iterator[Check]:
 def wrong_json(path: Path) -> str | None:
     """Whether a file is JSON."""
     try:
-        parse_json(path.read_bytes())
+        parse_json(read_bytes(path, MOST_DOCUMENT))
     except ValueError:
         return "cannot be read"
     return None

@@ -20,6 +20,7 @@ from dimo_cli.evaluation.cache import content_at, row_file, tensors_hash
 from dimo_cli.evaluation.evaluate import OWN_PROMPTS, prompts_for, read
 from dimo_cli.evaluation.readers import SUITED, Say, build_readers
 from dimo_cli.evaluation.subjects import Subject, chosen_prompts
+from dimo_cli.files.reading import MOST_DOCUMENT, read_text
 from dimo_cli.files.untrusted import parse_json
 from dimo_cli.files.writing import write_whole_text
 from dimo_cli.hub.store import HubStore
@@ -290,8 +291,8 @@ class Yardstick:
 def read_row(path: Path) -> Measurement | None:
     """A measurement that was kept; None where there is none, or a damaged one."""
     try:
-        row = Measurement(**parse_json(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        row = Measurement(**parse_json(read_text(path, MOST_DOCUMENT)))
+    except (OSError, ValueError, TypeError, SpecError):
         return None
     numbers = (row.value, row.seconds_per_image)
     is_whole = isinstance(row.metric, str) and isinstance(row.sampler, dict)

@@ -232,7 +232,11 @@ def starting_auxiliary(spec: RefineSpec) -> StateDict | None:
 def starting_student(spec: RefineSpec, view: View, device: torch.device) -> Student:
     """The student to refine, with its teacher's backbone beside it."""
     options = LoadOptions(
-        with_teacher=True, local_dir=spec.teacher.local_dir, say=view.note, device=device
+        with_teacher=True,
+        local_dir=spec.teacher.local_dir,
+        say=view.note,
+        device=device,
+        revision=spec.teacher.revision,
     )
     student = open_student(str(spec.start), options)
     facts, wanted = student.manifest.teacher, spec.teacher
