@@ -30,7 +30,7 @@ REFINED = ("halton-tiny", "showo")
 # Whose files are damaged on their way here: of each the end of a name, and what it must be told as.
 DAMAGED = {
     "halton-tiny": ("ImageNet_256_tiny.pth", "vq_ds16_c2i.pt"),
-    "showo": ("show-o/resolve/main/pytorch_model.safetensors", "tokenizer.json"),
+    "showo": ("pytorch_model.safetensors",),
 }
 
 
