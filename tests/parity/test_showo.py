@@ -59,11 +59,8 @@ def teacher(drawing, weights):
     )
 
 
-@pytest.fixture(params=["each prompt once", "all places at once"])
-def backbone(teacher, request):
-    """The network, which keeps what it made of a prompt where it is frozen."""
-    if request.param == "all places at once":
-        next(iter(teacher.backbone.layers[0].parameters())).requires_grad_(True)
+@pytest.fixture
+def backbone(teacher):
     return teacher.backbone
 
 
@@ -73,11 +70,14 @@ def conditions(arch, io):
                  for name in ("seq_cond", "seq_uncond"))  # fmt: skip
 
 
-@pytest.fixture
-def case(teacher, io):
+@pytest.fixture(params=["all places at once", "each prompt once"])
+def case(teacher, io, request):
     """The recorded tokens with the recorded conditions, of which the second is the null one."""
     tokens = io["codes"].masked_fill(io["masked"], teacher.space.mask_id)[..., None]
-    return tokens, *conditions(teacher.backbone.arch, io)
+    conds = conditions(teacher.backbone.arch, io)
+    if request.param == "each prompt once":
+        conds = tuple(teacher.backbone.prepared(cond) for cond in conds)
+    return tokens, *conds
 
 
 def test_token_space_is_that_of_the_golden_teacher(teacher, config):
@@ -169,8 +169,6 @@ def test_every_intermediate_result_is_the_published_one(backbone, io, case, conf
     monkeypatch.setattr(module, "rotated",
                         lambda *given: turned.append(rotated(*given)) or turned[-1])  # fmt: skip
     tokens, cond, _ = case
-    backbone(tokens, cond)  # a prompt that is known already
-    turned.clear()
     seen = watched(backbone)
     final = backbone.hidden(backbone.embed(tokens), cond)
     width = backbone.arch.rotary_width

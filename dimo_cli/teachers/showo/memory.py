@@ -6,13 +6,13 @@ they are 25 MB a prompt in half precision, which takes longer to read than to co
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-MOST_BYTES = 2**31  # 85 prompts of the published size in half precision
+MOST_BYTES = 2**30  # 42 prompts of the published size in half precision
 
 
 class PromptMemory:
@@ -20,36 +20,43 @@ class PromptMemory:
 
     def __init__(self) -> None:
         self.state: Any = None
-        self.rows: dict[bytes, Tensor] = {}
+        self.rows: dict[str, Tensor] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PromptMemory:
         """A copied network may be trained: it remembers nothing."""
         return PromptMemory()
 
-    def recall(self, state: Any, ids: Tensor, read: Callable[[Tensor], Tensor]) -> list[Tensor]:
-        """What `read` makes of each prompt [B, T], at a `state` of the weights; of new ones alone.
+    def recall(
+        self,
+        state: Any,
+        texts: Sequence[str],
+        ids: Tensor,
+        read: Callable[[Tensor], Tensor],
+        at_once: int | None = None,
+    ) -> Tensor:
+        """What `read` makes of the ids [B, T] of texts at a `state` of the weights, new ones alone.
 
-        Prompts are looked up on the CPU, so that a GPU is waited for.
+        Texts tell what is new, for which no device is waited. `at_once` is how many rows `read`
+        takes, where it is compiled for a number; some are read twice then.
         """
         if state != self.state:
             self.state, self.rows = state, {}
-        keys = [row.tobytes() for row in ids.cpu().numpy()]
-        new = {key: index for index, key in enumerate(keys) if key not in self.rows}
+        new = {text: index for index, text in enumerate(texts) if text not in self.rows}
         if new:
-            chosen = torch.tensor(list(new.values()), device=ids.device)
-            found = dict(zip(new, read(ids[chosen]).unbind(), strict=True))
-            self.rows |= {key: row.clone() for key, row in found.items()}
-        rows = [self.rows[key] for key in keys]
-        self.forget(set(keys))
-        return rows
+            chosen = list(new.values())
+            chosen += [chosen[-1]] * ((at_once or 0) - len(chosen))
+            found = read(torch.cat([ids[index : index + 1] for index in chosen]))
+            self.rows |= {text: row.clone() for text, row in zip(new, found, strict=False)}
+        past = torch.stack([self.rows[text] for text in texts])
+        self.forget_all_but_the_latest(texts)
+        return past
 
-    def forget(self, latest: set[bytes]) -> None:
-        """Let go of the oldest prompts where all take too much memory; the latest stay."""
-        self.rows = {key: row for key, row in self.rows.items() if key not in latest} | {
-            key: row for key, row in self.rows.items() if key in latest
-        }
+    def forget_all_but_the_latest(self, texts: Sequence[str]) -> None:
+        """Let go of what was asked for longest ago, where all of it takes too much memory."""
+        for text in dict.fromkeys(texts):
+            self.rows[text] = self.rows.pop(text)
         held = sum(row.nbytes for row in self.rows.values())
-        for key in list(self.rows):
-            if held <= MOST_BYTES or key in latest:
+        for text in list(self.rows):
+            if held <= MOST_BYTES:
                 break
-            held -= self.rows.pop(key).nbytes
+            held -= self.rows.pop(text).nbytes

@@ -2,7 +2,7 @@
 prompt and image.
 
 A prompt is read from left to right and never sees the image; the image sees all. So a frozen
-network reads each prompt once, whatever the image is. Attribute names are the published state
+network reads each prompt once, whatever the image is (`prepared`); one in training reads all anew. Attribute names are the published state
 dict's, without its first word. Shapes: B batch, T places of the prompt, L image tokens, S = T + L +
 2 places in all, D width, V codes.
 """
@@ -10,15 +10,18 @@ dict's, without its first word. Shapes: B batch, T places of the prompt, L image
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dimo_cli.teachers.protocol import Backbone, Cond, LastLinear
+from dimo_cli.teachers.protocol import Backbone, Cond, LastLinear, call_plainly
 from dimo_cli.teachers.showo.architecture import Architecture
 from dimo_cli.teachers.showo.memory import PromptMemory
+
+PAST = "past"  # of a condition: keys and values [B, layers, 2, h, T, C] of its prompts
 
 
 def rotary_table(arch: Architecture, length: int, device: torch.device) -> Tensor:
@@ -161,6 +164,23 @@ class ShowoBackbone(Backbone):
         embeds = probs.squeeze(-2) @ self.table[self.codes]
         return embeds if mask is None else torch.where(mask, self.table[-1], embeds)
 
+    def prepared(self, cond: Cond) -> Cond:
+        """The condition with keys and values of its prompts, each of which is read once.
+
+        Of a network in training they change, and ranks that share one would wait for each other.
+        """
+        weights = list(self.parameters())
+        if PAST in cond.tensors or any(w.requires_grad or is_shared(w) for w in weights):
+            return cond
+        ids = cond.tensors["ids"]
+        if not cond.texts:
+            past = self.read(ids)
+        else:
+            at_once = None if self.call_block is call_plainly else len(cond)
+            state = state_of(weights, ids.device)
+            past = self.memory.recall(state, cond.texts, ids, self.read, at_once)
+        return replace(cond, tensors={**cond.tensors, PAST: past})
+
     def hidden(
         self, embeds: Tensor, cond: Cond, taps: Sequence[int] = ()
     ) -> Tensor | tuple[Tensor, list[Tensor]]:
@@ -168,17 +188,16 @@ class ShowoBackbone(Backbone):
         x = self.framed(embeds)
         rows, places = x.shape[1], ids.shape[1]
         rotary = rotary_table(self.arch, places + rows, x.device)
-        remembered = self.recall(ids)
-        if remembered:
+        past = cond.tensors.get(PAST)
+        if past is not None:
             rotary, allowed = rotary[:, places:], image_mask(self.is_text(ids), rows)
         else:
             x = torch.cat([F.embedding(ids, self.table).to(x.dtype), x], dim=1)
             allowed = whole_mask(self.is_text(ids), rows)
         tapped = []
         for index, layer in enumerate(self.layers):
-            # One layer at a time: of a batch's keys and values no more is there at once.
-            past = torch.stack([row[index] for row in remembered]) if remembered else None
-            x, _ = self.run_block(layer, x, rotary, allowed, past)
+            before = None if past is None else past[:, index]
+            x, _ = self.run_block(layer, x, rotary, allowed, before)
             if index in taps:
                 tapped.append(x[:, -length - 1 : -1])
         x = self.model["final_layernorm"](x[:, -length - 1 : -1])
@@ -194,22 +213,11 @@ class ShowoBackbone(Backbone):
         """Which places of a prompt are no padding."""
         return ids != self.arch.special("[PAD]")
 
-    def recall(self, ids: Tensor) -> list[Tensor]:
-        """What a frozen network made of these prompts before; nothing where weights may change.
-
-        Nor where numbers cannot be read: of shapes alone, and of a program in the making.
-        """
-        has_numbers = type(ids) is Tensor and ids.device.type != "meta"
-        weights = list(self.parameters())
-        if torch.compiler.is_compiling() or not has_numbers or any(w.requires_grad for w in weights):
-            return []
-        return self.memory.recall(state_of(weights, ids.device), ids, self.read)
-
     def read(self, ids: Tensor) -> Tensor:
         """Keys and values [n, layers, 2, h, T, C] of prompts [n, T]."""
         # What is first read while sampling must still serve a backward pass later.
         with torch.inference_mode(False), torch.no_grad():
-            ids = ids.clone()
+            ids = ids.long().clone()
             x = F.embedding(ids, self.table)
             rotary = rotary_table(self.arch, ids.shape[1], ids.device)
             allowed, found = text_mask(self.is_text(ids)), []
@@ -229,6 +237,11 @@ class ShowoBackbone(Backbone):
     def embedding_parameters(self) -> list[nn.Parameter]:
         # As in the recipe that it borrows, tokens and output alike; of both, few rows are images'.
         return [*self.model["embed_tokens"].parameters(), *self.lm_head.parameters()]
+
+
+def is_shared(weight: Tensor) -> bool:
+    """Whether several ranks hold parts of a weight, and must all ask for it."""
+    return getattr(weight, "device_mesh", None) is not None
 
 
 def state_of(weights: list[nn.Parameter], device: torch.device) -> tuple[Any, ...]:
