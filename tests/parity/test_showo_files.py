@@ -25,10 +25,11 @@ def shapes_of(network):
 
 def published_keys(entry):
     """Keys and shapes of the transformer's file."""
-    layers = range(entry["layers"]["count"])
-    of_layers = {f"showo.model.layers.{index}.{name}": shape
-                 for index in layers for name, shape in entry["layers"]["each"].items()}  # fmt: skip
-    return {**entry["shapes"], **of_layers}
+    keys = dict(entry["shapes"])
+    for index in range(entry["layers"]["count"]):
+        for name, shape in entry["layers"]["each"].items():
+            keys[f"showo.model.layers.{index}.{name}"] = shape
+    return keys
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

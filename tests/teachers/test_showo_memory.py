@@ -52,7 +52,10 @@ class Watched:
 
     def __init__(self, teacher):
         self.sizes, self.backbone = [], teacher.backbone
-        self.places = {"prompts": self.backbone.arch.text_length, "images": teacher.space.length + 2}
+        self.places = {
+            "prompts": self.backbone.arch.text_length,
+            "images": teacher.space.length + 2,
+        }
         self.backbone.layers[0].register_forward_hook(
             lambda _, given, got: self.sizes.append(given[0].shape[:2])
         )

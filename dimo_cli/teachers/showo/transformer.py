@@ -2,9 +2,9 @@
 prompt and image.
 
 A prompt is read from left to right and never sees the image; the image sees all. So a frozen
-network reads each prompt once, whatever the image is (`prepared`); one in training reads all anew. Attribute names are the published state
-dict's, without its first word. Shapes: B batch, T places of the prompt, L image tokens, S = T + L +
-2 places in all, D width, V codes.
+network reads each prompt once, whatever the image is (`prepared`); one in training reads it in each
+pass. Attribute names are the published state dict's, without its first word. Shapes: B batch, T
+places of the prompt, L image tokens, S = T + L + 2 places in all, h heads of width C, D width.
 """
 
 from __future__ import annotations
@@ -150,7 +150,9 @@ class ShowoBackbone(Backbone):
     @property
     def table(self) -> Tensor:
         """The embedding of all ids."""
-        return self.model["embed_tokens"].weight
+        weight = self.model["embed_tokens"].weight
+        assert isinstance(weight, Tensor)
+        return weight
 
     @property
     def layers(self) -> list[nn.Module]:
