@@ -11,26 +11,28 @@ from dimo_cli.teachers.conditioning import PromptConditioner
 from dimo_cli.teachers.registry import load_teacher
 from dimo_cli.teachers.showo.architecture import SPECIAL, Architecture
 from dimo_cli.teachers.showo.text import WORDS, load_text
-from tests.helpers.published import publish_showo, showo_architecture
+from tests.helpers.published import publish_showo, showo_words
 
+IDS, LENGTH, END = 40, 9, 38
 PROMPTS = ("a fox", "", "a very long text that nobody will ever read to its end", "<|endoftext|>a")
 
 
 @pytest.fixture
-def arch(golden):
-    return Architecture(**showo_architecture(golden("showo/config.json")))
+def arch():
+    return Architecture(num_vq_tokens=16, llm_vocab_size=IDS, max_seq_length=LENGTH)
 
 
 @pytest.fixture
-def text(fake_hub, golden, arch):
-    """The text encoder of the published files."""
-    publish_showo(fake_hub, golden)
+def text(fake_hub, arch):
+    """The text encoder of a published file."""
+    words = showo_words({"llm_vocab_size": IDS, "golden": {"eos_token_id": END}})
+    fake_hub.add(WORDS.repo, WORDS.path, words.to_str().encode())
     return load_text(arch, HubStore())
 
 
 def test_a_prompt_stands_on_the_right_between_the_task_and_the_end(text, arch):
     fox, nothing, long, begun = text.tokens(PROMPTS).tolist()
-    pad, task, end = arch.special("[PAD]"), arch.special("<|t2i|>"), text.end
+    pad, task, end = arch.special("[PAD]"), arch.special("<|t2i|>"), END
     letters = {letter: text.words.token_to_id(letter) for letter in "afox"}
     words = [letters["a"], text.words.token_to_id("Ġ"), *(letters[letter] for letter in "fox")]
     assert fox == [pad] * (arch.text_length - 8) + [task, end, *words, end]
@@ -65,22 +67,21 @@ def test_ids_are_cached_as_whole_numbers(arch, text, tmp_path):
     assert torch.equal(cond.tensors["ids"], text.tokens(["another"]) + 58_497)
 
 
-def test_the_null_condition_is_the_empty_prompt(fake_hub, golden, arch, text):
+def test_the_null_condition_is_the_empty_prompt(fake_hub, golden):
     architecture = publish_showo(fake_hub, golden)
-    teacher = load_teacher(TeacherSource(name="showo", architecture=architecture))
-    null = teacher.conditioner.null(2).tensors["ids"]
-    assert torch.equal(null, text.tokens(["", ""]))
+    conditioner = load_teacher(TeacherSource(name="showo", architecture=architecture)).conditioner
+    nothing = conditioner.encoder().tokens(["", ""])
+    assert torch.equal(conditioner.null(2).tensors["ids"], nothing)
 
 
-def test_a_tokenizer_of_another_model_is_refused(fake_hub, golden, arch, text):
+def test_a_tokenizer_of_another_model_is_refused(arch, text):
     other = arch.model_copy(update={"llm_vocab_size": arch.llm_vocab_size + 1})
     with pytest.raises(MissingError, match=f"`{WORDS}` has {arch.llm_vocab_size} ids"):
         load_text(other, HubStore())
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b"\xff\xfe"])
-def test_a_file_that_is_no_tokenizer_is_refused_by_name(fake_hub, golden, arch, content):
-    publish_showo(fake_hub, golden)
+def test_a_file_that_is_no_tokenizer_is_refused_by_name(fake_hub, arch, content):
     fake_hub.add(WORDS.repo, WORDS.path, content)
     with pytest.raises(MissingError, match=str(WORDS)):
         load_text(arch, HubStore())
