@@ -9,7 +9,10 @@ from dimo_cli.redacting import without_secrets
 
 
 class DimoError(Exception):
-    """A mistake or a lack that the user can mend. `exit_code` follows the table in the README."""
+    """A mistake or a lack that the user can mend.
+
+    `message` says what is wrong and `hint` what to do next; `exit_code` is that of the command.
+    """
 
     exit_code = 2
 
@@ -51,10 +54,46 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
+def size(count: float) -> str:
+    """Bytes in words."""
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}"
+        count /= 1024
+    return f"{count:.2f} GiB"
+
+
+# How alike two words have to be that one is taken for a slip of the other; short ones share a few
+# letters by chance.
+ALIKE, ALIKE_IF_SHORT, SHORT = 0.75, 0.8, 4
+
+
 def nearest(word: str, choices: Iterable[str]) -> str | None:
-    """The choice that `word` was probably meant to be."""
-    matches = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.6)
-    return matches[0] if matches else None
+    """The choice that `word` was probably meant to be: a slip, a part of it, or one with more."""
+    choices = list(choices)
+    matches = difflib.get_close_matches(word, choices, n=1, cutoff=ALIKE)
+    if matches and similarity(word, matches[0]) >= needed(word, matches[0]):
+        return matches[0]
+    akin = [choice for choice in choices if is_akin(word, choice)]
+    return max(akin, key=lambda choice: similarity(word, choice), default=None)
+
+
+def is_akin(word: str, choice: str) -> bool:
+    """Whether one begins with the other or holds it whole, or two letters changed places."""
+    shorter, longer = sorted((word, choice), key=len)
+    if len(shorter) >= SHORT:
+        return shorter in longer
+    return len(word) == SHORT - 1 and (choice.startswith(word) or sorted(word) == sorted(choice))
+
+
+def similarity(word: str, choice: str) -> float:
+    """From 0 to 1, as difflib compares a choice with a word."""
+    return difflib.SequenceMatcher(None, choice, word).ratio()
+
+
+def needed(word: str, choice: str) -> float:
+    """How alike these two have to be."""
+    return ALIKE_IF_SHORT if min(len(word), len(choice)) < SHORT else ALIKE
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:

@@ -21,6 +21,9 @@ COMMANDS = {
     "sweep": Later(
         "sweep", "Distill for a few steps at several values of a setting, and name the best."
     ),
+    "ema": Later(
+        "ema", "Give a run's student an average of another length, out of the snapshots it kept."
+    ),
     "refine": Later("refine", "Refine a one-step student with a GAN, with rewards, or with both."),
     "tteo": Later(
         "tteo",
@@ -37,7 +40,10 @@ COMMANDS = {
         "Draw the same classes or prompts, from the same seeds, with students and teachers.",
     ),
     "runs": Later("runs", "List, show and remove runs."),
-    "report": Later("report", "Write one self-contained HTML page about a run, finished or not."),
+    "report": Later(
+        "report",
+        "Write one self-contained HTML page about a run, finished or not, or about several.",
+    ),
     "export": Later(
         "export",
         "Write a student as one file that draws by itself, and check it against the student.",

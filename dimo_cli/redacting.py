@@ -33,7 +33,8 @@ IN_QUERY = re.compile(
     r"[^\s&#;\"'`<>\\]+",
     re.IGNORECASE,
 )
-TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{8,}")
+# A whole token of the Hub is known behind any letter, one that was cut short where a word begins.
+TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{8,}|hf_[A-Za-z0-9]{20,}")
 
 
 def without_secrets(text: str) -> str:

@@ -7,11 +7,12 @@ import argparse
 import sys
 
 from docs.generator.costs import write_costs
+from docs.generator.measured import write_measured
 from docs.generator.pages import write_pages
 
 parser = argparse.ArgumentParser(prog="python -m docs")
 parser.add_argument("--costs", action="store_true", help="count memory and FLOPs of presets anew")
 if parser.parse_args().costs:
     write_costs()
-changed = write_pages()
+changed = [*(["presets/measured.json"] if write_measured() else []), *write_pages()]
 sys.stdout.write("".join(f"{path}\n" for path in changed) or "Every page is up to date.\n")

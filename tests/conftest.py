@@ -97,6 +97,12 @@ class Silent:
     def should_stop(self):
         return None
 
+    def should_pause(self):
+        return False
+
+    def on_checkpoint(self, step, folder):
+        pass
+
     def state(self):
         return {}
 
@@ -115,9 +121,19 @@ def dimo(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments):
+        if "--dry-run" in arguments and arguments[0] in ("distill", "refine"):
+            shorten_trials(monkeypatch)
         return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
     return run
+
+
+def shorten_trials(monkeypatch):
+    """Try a run with two steps and a few images: how long it takes is no matter here."""
+    from dimo_cli.runs import trial
+
+    monkeypatch.setattr(trial, "TRIED_FOR", 0.0)
+    monkeypatch.setattr(trial, "TRIED_IMAGES", 8)
 
 
 @pytest.fixture(scope="session")

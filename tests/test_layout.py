@@ -22,6 +22,7 @@ LAYERS = (
     ("main",),
     ("commands",),
     ("publishing",),
+    ("python",),
     ("runs", "exporting", "play", "pipeline"),
     ("evaluation",),
     ("sampling", "planning", "checking"),
@@ -39,14 +40,16 @@ LEVEL = {room: level for level, rooms in enumerate(reversed(LAYERS)) for room in
 LOOSE = {"__init__", "__main__", "main", "errors", "redacting", "plugins", "pipeline"}
 
 EXCEPTIONS = {
-    ("__init__", "pipeline"): "the package's face, which imports it only when it is asked for",
+    ("__init__", home): "the package's face, which imports it only when it is asked for"
+    for home in dimo_cli.HOMES.values()
 }
 """(who imports, what): why it may."""
 
 
 HEAVY = {
-    ("__init__", "pipeline"): "torch",
     ("planning.health", "students.folder"): "torch, which may be what is broken",
+    ("python.run", "pipeline"): "torch, where a run is only looked at",
+    ("python.run", "reporting.page"): "torch and jinja2, likewise",
     ("rewards.registry", "hub.store"): "torch, where only a name is checked",
     ("runs.closing", "reporting.page"): "jinja2, once a run has ended",
 }

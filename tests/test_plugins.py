@@ -72,6 +72,27 @@ def test_a_broken_generator_blocks_no_other(installed, caplog):
     assert "`broken`" in caplog.text
 
 
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"[dimo.rewards]\nno entry\n"])
+def test_a_package_whose_metadata_cannot_be_read_blocks_no_other(
+    monkeypatch, tmp_path, caplog, content
+):
+    """Python itself would refuse the entry points of all packages."""
+    packages = {"bad": content, "good": b"[dimo.rewards]\nmine = json:loads\n"}
+    for name, entries in packages.items():
+        folder = tmp_path / f"{name}-1.0.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (folder / "entry_points.txt").write_bytes(entries)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(plugins, "BROKEN", set())
+    found = {}
+    for _ in range(2):
+        plugins.register_plugins("dimo.rewards", found.__setitem__)
+    assert found == {"mine": json.loads}
+    (warning,) = [r.getMessage() for r in caplog.records if r.name == "dimo_cli.plugins"]
+    assert "bad-1.0.dist-info" in warning
+
+
 def test_a_plugin_that_takes_a_name_of_another_is_left_out(installed, caplog):
     def first():
         return None

@@ -27,6 +27,12 @@ STORED, PASSWORD = "hf_CanaryOfTheCache0123456", "canary-password"
 ALL = (*SECRETS.values(), STORED, PASSWORD, base64.b64encode(f"me:{PASSWORD}".encode()).decode())
 
 
+def test_a_token_is_known_behind_any_letter():
+    """As where a sequence for the terminal stood before it, of which a letter is left."""
+    token = "hf_" + "abcDEF0123" * 3
+    assert without_secrets(f"x{token} {token[:11]} shf_abcdefgh") == "x*** *** shf_abcdefgh"
+
+
 class Echo(BaseHTTPRequestHandler):
     """A Hub that answers everything with one status, and says who asked: the worst there can be."""
 

@@ -8,6 +8,8 @@ from dimo_cli.cards.citations import DIMO, SOFT_DIMO, TEACHERS
 from dimo_cli.cards.facts import CardFacts, Measured
 from dimo_cli.cards.markdown import block, code, link, words
 from dimo_cli.run_folder.effort import Effort
+from dimo_cli.specs.manifest import Choice
+from dimo_cli.specs.metrics import title_of
 
 
 def introduction(facts: CardFacts) -> str:
@@ -79,6 +81,7 @@ def training(facts: CardFacts) -> str:
         "method": words(made.method),
         "divergence": words(", ".join(str(value) for value in divergence.values())),
         "steps": made.steps and f"{made.steps:,}",
+        "weights": manifest.chosen and words(choice_text(manifest.chosen)),
         "generated samples": made.samples and f"{made.samples:,}",
         "seed": made.seed,
         "share of masks in x_init": settings_text(manifest.init.mask_ratio.model_dump()),
@@ -106,6 +109,27 @@ def lora_text(facts: CardFacts) -> str | None:
     if lora is None:
         return None
     return f"LoRA of rank {lora.rank} (alpha {lora.alpha:g}) beside the teacher's weights"
+
+
+def choice_text(chosen: Choice) -> str:
+    """By what rule these weights are those of the student."""
+    step = f"step {chosen.step:,}"
+    if chosen.rule == "average":
+        rule = (
+            f"the average of length {chosen.length:g} (sigma_rel) up to {step}, put together from "
+            f"{chosen.snapshots} snapshots after the run"
+        )
+    else:
+        rule = {
+            "last": f"the average at the run's last step, {chosen.step:,}",
+            "best": f"the average at {step}, the best checkpoint of the run",
+            "step": f"the average at {step}, which was named by hand",
+        }[chosen.rule]
+    if chosen.metric is None or chosen.value is None:
+        return rule
+    of = f" of {chosen.images:,} images" if chosen.images else ""
+    verb = ", chosen" if chosen.rule == "average" else ""
+    return f"{rule}{verb} by {title_of(chosen.metric)}: {chosen.value:.4g}{of}"
 
 
 def data_text(method: str) -> str:

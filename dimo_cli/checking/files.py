@@ -11,6 +11,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from dimo_cli.errors import DimoError
+from dimo_cli.files.reading import check_regular
 from dimo_cli.files.sound import is_finite
 from dimo_cli.files.writing import CHUNK, file_sha256
 
@@ -57,6 +58,7 @@ def wrong_blob(path: Path) -> str | None:
     """Whether a file of the Hub's cache has the hash that it is called by."""
     if SHA256.match(path.name):
         return wrong_hash(path, path.name)
+    check_regular(path)
     if SHA1.match(path.name) and git_hash(path) != path.name:
         return "has other bytes than were downloaded"
     return None
@@ -77,6 +79,7 @@ def wrong_weights(path: Path, may_be_infinite: bool = False) -> str | None:
     What others published may hold a mask of infinities among its weights.
     """
     bad = []
+    check_regular(path)
     try:
         with safe_open(path, "pt") as file:
             for name in file.keys():  # noqa: SIM118 - it is no mapping

@@ -12,11 +12,13 @@ from safetensors import SafetensorError
 from dimo_cli.checking.files import Check, wrong_blob, wrong_hash, wrong_weights
 from dimo_cli.data.shards import INDEX, mismatch, read_index, read_shard
 from dimo_cli.errors import DimoError, MissingError, SpecError
+from dimo_cli.files.reading import MOST_DOCUMENT, read_bytes
 from dimo_cli.files.untrusted import parse_json
 from dimo_cli.hub.access import dimo_cache, download_cache
 from dimo_cli.run_folder.checkpoints import DamagedCheckpoint, read_contents
 from dimo_cli.run_folder.identity import check_owner, identity_of
 from dimo_cli.run_folder.naming import CHECKPOINTS, CONTENTS, steps_in
+from dimo_cli.run_folder.snapshots import LIST, SNAPSHOTS, read_list
 from dimo_cli.run_folder.state import is_refinement
 from dimo_cli.run_folder.verifying import check_file
 from dimo_cli.specs.checkpoint import FileFacts, Owner
@@ -60,13 +62,39 @@ def what_is_in(target: str) -> Contained:
 
 
 def run_checks(run: Path) -> Iterator[Check]:
-    """The spec, every checkpoint and the student of a run."""
+    """The spec, every checkpoint and snapshot, and the students of a run."""
     yield Check("run.yaml", run / "run.yaml", partial(wrong_spec, run))
     root, owner = run / CHECKPOINTS, Owner(run=identity_of(run))
     for step in steps_in(root):
         yield from checkpoint_checks(root / f"step-{step}", f"{CHECKPOINTS}/step-{step}/", owner)
-    if (run / "student").is_dir():
-        yield from student_checks(run / "student", "student/")
+    yield from snapshot_checks(run)
+    for folder in (run / "student", *sorted(run.glob("student-ema-*"))):
+        if folder.is_dir():
+            yield from student_checks(folder, f"{folder.name}/")
+
+
+def snapshot_checks(run: Path) -> Iterator[Check]:
+    """The list of a run's snapshots, and every file on it."""
+    root = run / SNAPSHOTS
+    if not root.is_dir():
+        return
+    yield Check(f"{SNAPSHOTS}/{LIST}", root / LIST, partial(wrong_list, run))
+    try:
+        files = read_list(run).files
+    except DimoError:
+        files = {}
+    for file, facts in files.items():
+        yield Check(f"{SNAPSHOTS}/{file}", root / file, partial(wrong_file, root, file, facts))
+
+
+def wrong_list(run: Path) -> str | None:
+    """Whether the list of snapshots is of its run, and lists every one."""
+    listed = read_list(run)
+    if listed.run != identity_of(run):
+        return "is of another run"
+    known = {path.name for path in (run / SNAPSHOTS).glob("step-*.safetensors")}
+    unlisted = sorted(known - listed.files.keys())
+    return f"does not list {', '.join(unlisted)}" if unlisted else None
 
 
 def wrong_spec(run: Path) -> str | None:
@@ -207,7 +235,7 @@ def repository_checks(repository: Path, root: Path) -> Iterator[Check]:
 def wrong_json(path: Path) -> str | None:
     """Whether a file is JSON."""
     try:
-        parse_json(path.read_bytes())
+        parse_json(read_bytes(path, MOST_DOCUMENT))
     except ValueError:
         return "cannot be read"
     return None

@@ -10,9 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from dimo_cli.commands.frame import command
-from dimo_cli.commands.plan import size
 from dimo_cli.console.output import out
 from dimo_cli.console.progress import counting
+from dimo_cli.errors import size
 from dimo_cli.specs.check import CheckSpec
 from dimo_cli.specs.flags import Given
 

@@ -23,7 +23,6 @@ from dimo_cli.commands.options import (
     check_png,
 )
 from dimo_cli.commands.parameters import Fields
-from dimo_cli.commands.sample import chosen_conditions
 from dimo_cli.console import next_steps
 from dimo_cli.console.output import out
 from dimo_cli.console.progress import counting
@@ -109,6 +108,7 @@ def draw_rows(
 ) -> list[Row]:
     """Draw all sides; each name is loaded once, and one at a time."""
     from dimo_cli.sampling.comparing import draw_row
+    from dimo_cli.sampling.samplers import chosen_conditions
     from dimo_cli.students.target import check_target
 
     by_name: dict[str, list[int]] = {}

@@ -13,11 +13,11 @@ from dimo_cli.commands.options import LOOP, RunOptions
 from dimo_cli.commands.running import (
     carry_out_run,
     continued_folder,
-    free_folder,
     show_run,
 )
 from dimo_cli.console.output import out
 from dimo_cli.errors import SpecError
+from dimo_cli.run_folder.naming import free_folder
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.flags import Given
 from dimo_cli.specs.launch import LaunchSpec

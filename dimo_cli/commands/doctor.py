@@ -13,9 +13,8 @@ from rich.text import Text
 from dimo_cli.commands import completing
 from dimo_cli.commands.frame import command
 from dimo_cli.commands.options import LocalDirOption, SetOption, spec_of_preset
-from dimo_cli.commands.plan import size
 from dimo_cli.console.output import out
-from dimo_cli.errors import counted
+from dimo_cli.errors import counted, size
 from dimo_cli.planning.health import Check, run_checks
 
 if TYPE_CHECKING:
@@ -86,6 +85,8 @@ def checks_table(checks: list[Check]) -> Table:
 
 def requirements_view(needed: Requirements) -> RenderableType:
     """The files of a preset, and whether disk and memory are enough."""
+    from dimo_cli.planning.hours import cost_words
+
     files = Table(box=None, header_style="bold")
     for title in ("file", "size", "state"):
         files.add_column(title, overflow="fold")
@@ -103,6 +104,7 @@ def requirements_view(needed: Requirements) -> RenderableType:
     rows.add_row(
         "to distill", f"about {size(distilling)}: {fits(distilling, there, needed.advice)}"
     )
+    rows.add_row("on one H100", cost_words(needed.on_h100))
     return Group(files if needed.files else Text("Ships inside dimo."), rows)
 
 

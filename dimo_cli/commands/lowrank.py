@@ -39,9 +39,10 @@ def merge(
     """Add a student's adapters to its teacher's weights: a plain student that draws the same."""
     spec = asked.spec()
     check_free(folder)
-    from dimo_cli.students.lowrank import merge_student, write_student
+    from dimo_cli.students.folder import write_student
+    from dimo_cli.students.lowrank import merge_student
 
-    written = write_student(merge_student(opened(spec.student, local_dir)), folder)
+    written = write_student(folder, merge_student(opened(spec.student, local_dir)))
     size = (folder / written.manifest.weights_file).stat().st_size
     document = {
         "student": str(folder),
@@ -62,10 +63,11 @@ def extract(
     """Make adapters of what a student changed of its teacher's weights, and say what is lost."""
     spec = asked.spec()
     check_free(folder)
-    from dimo_cli.students.lowrank import extract_student, write_student
+    from dimo_cli.students.folder import write_student
+    from dimo_cli.students.lowrank import extract_student
 
     student, loss = extract_student(opened(spec.student, local_dir), spec)
-    written = write_student(student, folder)
+    written = write_student(folder, student)
     size = (folder / written.manifest.weights_file).stat().st_size
     worst, least = loss.worst
     document: dict[str, Any] = {

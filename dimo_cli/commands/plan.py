@@ -8,9 +8,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from dimo_cli.errors import size
 from dimo_cli.specs.render import commented_yaml
 
 if TYPE_CHECKING:
+    from dimo_cli.planning.hours import Hours
     from dimo_cli.planning.plan import Forecast
 
 
@@ -24,15 +26,6 @@ def origins_table(changed: list[tuple[str, str, str]]) -> RenderableType:
     return table
 
 
-def size(count: float) -> str:
-    """Bytes in words."""
-    for unit in ("B", "KiB", "MiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}"
-        count /= 1024
-    return f"{count:.2f} GiB"
-
-
 def flops(count: float) -> str:
     """Floating-point operations in words."""
     for unit in ("MFLOP", "GFLOP"):
@@ -42,7 +35,27 @@ def flops(count: float) -> str:
     return f"{count / 1e6:.1f} TFLOP"
 
 
-def forecast_view(forecast: Forecast, full: bool = False) -> RenderableType:
+def here(hours: Hours) -> str:
+    """How long a run takes on this machine."""
+    from dimo_cli.planning.hours import words
+
+    if hours.training is None:
+        return hours.how
+    table = f", then {words(hours.table)} for the closing table" if hours.table else ""
+    return f"about {words(hours.training)}{table} ({hours.how})"
+
+
+def on_card(forecast: Forecast, hours: Hours) -> str:
+    """How long a run takes on one H100, and what that costs."""
+    from dimo_cli.planning.hours import cost_words
+
+    of_it = ", for its Di[M]O part alone" if forecast.is_refinement else ""
+    return f"{cost_words(hours.on_h100)}{of_it}"
+
+
+def forecast_view(
+    forecast: Forecast, full: bool = False, hours: Hours | None = None
+) -> RenderableType:
     """What each step does and needs, and what is not the default; `full`: the whole spec too."""
     spec, launch = forecast.plan.spec, forecast.launch
     share, room = forecast.share, forecast.room
@@ -53,6 +66,9 @@ def forecast_view(forecast: Forecast, full: bool = False) -> RenderableType:
         "each step",
         f"{forecast.forwards:g} forward passes of the backbone, about {flops(forecast.flops)}",
     )
+    if hours is not None:
+        table.add_row("time here", here(hours))
+        table.add_row("on one H100", on_card(forecast, hours))
     each = ""
     if launch.total > 1:
         kind = "GPUs" if launch.gpus else "CPU processes"
@@ -67,6 +83,8 @@ def forecast_view(forecast: Forecast, full: bool = False) -> RenderableType:
     table.add_row("memory", f"about {size(room.needed.total)}{each}: {', '.join(sizes)}")
     there = f"{size(room.available)}, {room.place}" if room.available else room.place
     table.add_row("available", there)
+    if forecast.snapshots:
+        table.add_row("snapshots", f"{size(forecast.snapshots)} on disk, for `dimo ema`")
     table.add_row("writes to", str(forecast.folder))
     parts: list[RenderableType] = [
         Text("Plan", style="bold"),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -16,6 +17,14 @@ from dimo_cli.commands.usage import Commands
 from dimo_cli.console import next_steps
 from dimo_cli.console.output import out
 from dimo_cli.errors import SpecError
+from dimo_cli.files.writing import write_whole_text
+from dimo_cli.planning.hours import (
+    DOLLARS_AN_HOUR,
+    cost_document,
+    counted_costs,
+    dollars,
+    seconds_on_h100,
+)
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.refine import RefineSpec
 from dimo_cli.specs.render import commented_yaml, scalar
@@ -27,6 +36,9 @@ from dimo_cli.specs.resolve import (
     resolve_spec,
 )
 from dimo_cli.students.names import builtin_students
+
+if TYPE_CHECKING:
+    from dimo_cli.metrics.measured import Known
 
 app = typer.Typer(cls=Commands, no_args_is_help=True, help="List, show, compare and copy presets.")
 NameArgument = Annotated[
@@ -46,22 +58,54 @@ SpecArgument = Annotated[
 def list_presets() -> None:
     """List all presets."""
     kinds = {"distill": preset_names(), "refine": refine_preset_names()}
-    table = Table("preset", "for", "what it is", box=None, header_style="bold")
+    table = Table(
+        "preset", "for", "H100 hours", "cost", "what it is", box=None, header_style="bold"
+    )
+    summaries, costs = {}, {}
     for kind, names in kinds.items():
         for name in names:
-            table.add_row(name, f"dimo {kind}", preset_summary(name))
-    summaries = {name: preset_summary(name) for name in [*kinds["distill"], *kinds["refine"]]}
-    out.result({"presets": summaries, "refine": kinds["refine"]}, table)
+            seconds = h100_seconds(name)
+            hours, dollars = ("< 1", "") if seconds is None else in_cells(seconds)
+            summaries[name], costs[name] = preset_summary(name), cost_document(seconds)
+            table.add_row(name, f"dimo {kind}", hours, dollars, preset_summary(name))
+    table.columns[2].justify = table.columns[3].justify = "right"
+    table.columns[2].no_wrap = table.columns[3].no_wrap = True
+    about = Text(
+        f"Hours of one H100, estimated from arithmetic; cost at ${DOLLARS_AN_HOUR:.2f} an hour. "
+        "For `dimo refine` they are those of its Di[M]O part alone.",
+        style="dim",
+    )
+    document = {"presets": summaries, "refine": kinds["refine"], "costs": costs}
+    out.result(document, Group(table, Text(""), about))
+
+
+def spec_of(name: str) -> DistillSpec:
+    """The spec of a preset of either kind, whatever the environment says."""
+    model = RefineSpec if name in refine_preset_names() else DistillSpec
+    return resolve_spec(model, preset=name, environment={}).spec
+
+
+def h100_seconds(name: str) -> float | None:
+    """All steps of a preset on one H100, from what was counted of it."""
+    counted = counted_costs()[name]
+    steps = spec_of(name).train.steps
+    return seconds_on_h100(counted["family"], counted["flops_per_step"], steps)
+
+
+def in_cells(seconds: float) -> tuple[str, str]:
+    """Hours and dollars for two columns."""
+    return f"{max(1, round(seconds / 3600)):,}", f"${dollars(seconds):,.0f}"
 
 
 @command(app, "show", "dimo presets show digits")
 def show(name: NameArgument) -> None:
     """Print a preset as resolved YAML, with a comment per field."""
-    model = RefineSpec if name in refine_preset_names() else DistillSpec
-    spec = resolve_spec(model, preset=name, environment={}).spec
-    needs = costs(spec)
+    spec = spec_of(name)
+    needs, known = costs(spec), known_numbers(spec)
     if out.as_json:
-        out.result({"preset": name, "spec": spec.model_dump(mode="json"), **needs})
+        numbers = [one.document() for one in known]
+        document = {"preset": name, "spec": spec.model_dump(mode="json"), **needs}
+        out.result({**document, "numbers": numbers})
         return
     batch = spec.train.batch_size
     part = " for its Di[M]O part" if name in refine_preset_names() else ""
@@ -69,7 +113,27 @@ def show(name: NameArgument) -> None:
         f"about {size(needs['memory_bytes'])} of GPU memory at batch size {batch}, "
         f"{flops(needs['flops_per_step'])} per step{part}"
     )
-    out.text(f"# {name}: {preset_summary(name)}\n# {cost}\n{commented_yaml(spec)}")
+    told = "".join(f"# {line}\n" for line in numbers_lines(known))
+    out.text(f"# {name}: {preset_summary(name)}\n# {cost}\n{told}{commented_yaml(spec)}")
+
+
+def known_numbers(spec: DistillSpec) -> list[Known]:
+    """What papers and dimo itself measured of the teacher and its students."""
+    from dimo_cli.metrics.measured import known_of
+
+    return known_of(spec.teacher.name)
+
+
+def numbers_lines(known: list[Known]) -> list[str]:
+    """The table of these numbers in even columns, which stay comments of the YAML."""
+    from dimo_cli.metrics.measured import HEAD
+
+    rows = [HEAD, *(one.cells() for one in known)] if known else []
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
 
 
 def costs(spec: DistillSpec) -> dict[str, float]:
@@ -115,7 +179,7 @@ def copy(
     source = preset_path(name)
     if file.exists() and not force:
         raise SpecError(f"`{file}` exists already.", "Add `--force` to overwrite it.")
-    file.write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
+    write_whole_text(file, source.read_text(encoding="utf-8"))
     of_student = name in refine_preset_names()
     run = next_steps.command("distill", "--spec", next_steps.from_here(file))
     if of_student:

@@ -14,10 +14,10 @@ from rich.text import Text
 
 from dimo_cli.commands.frame import command
 from dimo_cli.commands.options import LocalDirOption
-from dimo_cli.commands.plan import size
 from dimo_cli.console import next_steps
 from dimo_cli.console.output import out
 from dimo_cli.console.plain import one_line
+from dimo_cli.errors import size
 from dimo_cli.specs.flags import Given
 from dimo_cli.specs.push import PushSpec
 

@@ -14,16 +14,15 @@ from dimo_cli.commands.parameters import Fields
 from dimo_cli.commands.running import (
     carry_out_run,
     continued_folder,
-    free_folder,
     show_run,
 )
 from dimo_cli.errors import SpecError
 from dimo_cli.rewards.registry import check_reward
+from dimo_cli.run_folder.naming import free_folder
 from dimo_cli.specs.flags import Given
 from dimo_cli.specs.launch import LaunchSpec
 from dimo_cli.specs.refine import RefineSpec, reward_names
-from dimo_cli.specs.resolve import Plan, refine_preset_names, resolve_spec
-from dimo_cli.students.names import pinned
+from dimo_cli.specs.resolve import Plan, resolve_spec
 
 app = typer.Typer()
 EXAMPLES = """
@@ -58,7 +57,7 @@ def new_run(
     terms: Given[RefineSpec], run: RunOptions, loop: Given[RefineSpec]
 ) -> tuple[Plan[RefineSpec], Path]:
     """The plan of a new run: preset, then what the student brings along, then flags."""
-    from dimo_cli.students.published import look_at_student
+    from dimo_cli.runs.plans import begin_refinement
 
     student, gan, rewards = (terms.get(path) for path in TERMS.only)
     if student is None:
@@ -66,35 +65,19 @@ def new_run(
             "Say which student to refine: a run folder, a student folder or a Hub id.",
             "For example `dimo refine runs/digits --gan`.",
         )
-    if not (gan or rewards or run.preset or run.spec):
-        raise SpecError(
-            "Say how to refine: `--gan`, `--reward NAME=WEIGHT`, or a preset.",
-            f"Presets: {', '.join(refine_preset_names())}.",
-        )
-    student = pinned(student)  # of a run that goes on, `best` may mean another one tomorrow
-    manifest = look_at_student(student)
-    teacher = manifest.teacher.name
-    preset = run.preset
-    if preset is None and run.spec is None:
-        wanted = f"{teacher}-{'reward' if rewards and not gan else 'gan'}"
-        preset = wanted if wanted in refine_preset_names() else teacher
-    brought = {
-        "teacher": {"name": teacher, "architecture": dict(manifest.teacher.architecture)},
-        "init": manifest.init.model_dump(),
-        "student": {"temperature": manifest.temperature},
-    }
+    found = begin_refinement(student, run.preset, bool(run.spec), bool(gan), bool(rewards))
     named = {"reward.terms": read_weights(rewards)} if rewards else {}
     plan = resolve_spec(
         RefineSpec,
-        preset=preset,
+        preset=found.preset,
         file=run.spec,
         sets=run.settings,
-        base=(f"student {student}", brought),
-        flags={**terms.layers({"start": student, **named}), **loop.layers()},
+        base=found.base,
+        flags={**terms.layers({"start": found.student, **named}), **loop.layers()},
     )
     for name in reward_names(plan.spec):
         check_reward(name)  # wherever it was named
-    return plan, run.folder or free_folder(Path("runs"), preset or "refined")
+    return plan, run.folder or free_folder(Path("runs"), found.preset or "refined")
 
 
 def continued_run(

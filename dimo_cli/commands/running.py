@@ -13,18 +13,17 @@ from rich.text import Text
 
 from dimo_cli.commands.launching import check_launch, in_processes, start_processes
 from dimo_cli.commands.options import RunOptions
-from dimo_cli.commands.plan import forecast_view, size
+from dimo_cli.commands.plan import forecast_view
 from dimo_cli.console import next_steps
 from dimo_cli.console.output import out
 from dimo_cli.errors import MissingError, SpecError
-from dimo_cli.run_folder.state import finished_as, is_refinement
-from dimo_cli.runs.tables import comparison_sentence, comparison_table
+from dimo_cli.run_folder.state import check_resumable, finished_as, is_refinement
+from dimo_cli.runs.tables import best_sentence, comparison_sentence, comparison_table
 from dimo_cli.specs.launch import LaunchSpec
 from dimo_cli.specs.resolve import Plan
 
 if TYPE_CHECKING:
     from dimo_cli.console.live import View
-    from dimo_cli.planning.plan import Room
     from dimo_cli.runs.distill import RunResult
 
 SAMPLED = 40  # images of the command that draws with a new student
@@ -48,39 +47,27 @@ def carry_out_run(
         say_finished(folder, plan.spec.train.steps, summary)
         return
     if not run.force and "RANK" not in os.environ:  # whoever started this process has looked
-        refuse_without_memory(plan, launch)
+        from dimo_cli.planning.plan import refuse_without_memory
+
+        refuse_without_memory(plan.spec, launch, "`--force`")
     if not start_processes(launch):
         work(plan, folder, run.resume is not None)
-
-
-def refuse_without_memory(plan: Plan[Any], launch: LaunchSpec) -> None:
-    """Refuse a run that the system would end for want of memory, before anything is loaded."""
-    from dimo_cli.planning.plan import lacking
-
-    room = lacking(plan.spec, launch)
-    if room is not None:
-        raise MissingError(sentence_of(room), f"{room.advice} Or start it anyway with `--force`.")
-
-
-def sentence_of(room: Room) -> str:
-    """What is needed and what is there."""
-    return (
-        f"This run needs about {size(room.needed.total)} of memory, and there are "
-        f"{size(room.available or 0)}."
-    )
 
 
 def show_plan(plan: Plan[Any], folder: Path, launch: LaunchSpec, full: bool = False) -> None:
     """Plan, estimates and spec of a run; refused if it does not fit the machine."""
     from dimo_cli.planning.plan import forecast
     from dimo_cli.runs.inputs import check_inputs
+    from dimo_cli.runs.trial import hours_of
 
     check_inputs(plan.spec)
     found = forecast(plan, folder, launch)
-    out.result(found.document(), forecast_view(found, full))
+    hours = hours_of(found)
+    document = {**found.document(), "hours": hours.document()}
+    out.result(document, forecast_view(found, full, hours))
     room = found.room
     if room.available is not None and room.advice is not None:
-        out.note(sentence_of(room))
+        out.note(room.sentence)
         out.hint(room.advice)
         raise typer.Exit(MissingError.exit_code)
 
@@ -89,11 +76,7 @@ def continued_folder(run: RunOptions, *, is_refinement_wanted: bool) -> Path:
     """The folder of a run that goes on; refused where it holds none, or one of another kind."""
     folder = run.resume
     assert folder is not None
-    if not (folder / "run.yaml").is_file():
-        raise MissingError(
-            f"`{folder}` holds no run to resume: it has no run.yaml.",
-            "Start one with `dimo distill --preset digits`.",
-        )
+    check_resumable(folder)
     found = is_refinement(folder)
     if found != is_refinement_wanted:
         kind = "refinement of a student" if found else "distillation of a teacher"
@@ -111,14 +94,6 @@ def say_finished(folder: Path, steps: int, summary: dict[str, Any]) -> None:
         folder, is_refinement=is_refinement(folder), sets=[f"train.steps={2 * steps}"]
     )
     out.hint(f"Give it more steps with {longer}.")
-
-
-def free_folder(parent: Path, name: str) -> Path:
-    """runs/NAME, or runs/NAME-2 and so on where that is taken."""
-    folder, number = parent / name, 2
-    while folder.exists():
-        folder, number = parent / f"{name}-{number}", number + 1
-    return folder
 
 
 def show_run(start: str, folder: Path, work: Callable[[View], RunResult | None]) -> None:
@@ -151,7 +126,9 @@ def show_run(start: str, folder: Path, work: Callable[[View], RunResult | None])
         saved.append(f"\n{alarm}", "bad")
     shown: RenderableType = saved
     if result.rows:
-        table = comparison_table(result.rows)
+        table = comparison_table(result.rows, result.best)
+        if result.best and (told := best_sentence(result.rows[-1], result.best, folder)):
+            saved.append(f"\n{told}")
         shown = Group(table, Text(""), comparison_sentence(result.rows), saved)
     out.result(result.summary(), shown)
     drawn = next_steps.sample(str(folder), prompt_for(result), SAMPLED)

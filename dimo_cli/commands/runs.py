@@ -13,11 +13,10 @@ from rich.text import Text
 
 from dimo_cli.commands import completing
 from dimo_cli.commands.frame import command
-from dimo_cli.commands.plan import size
 from dimo_cli.commands.usage import Commands
 from dimo_cli.console import next_steps
 from dimo_cli.console.output import out
-from dimo_cli.errors import SpecError, counted
+from dimo_cli.errors import SpecError, counted, size
 from dimo_cli.run_folder.naming import checkpoint_names, read_json
 from dimo_cli.specs.flags import Given
 from dimo_cli.specs.metrics import TITLES

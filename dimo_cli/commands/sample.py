@@ -28,13 +28,12 @@ from dimo_cli.console.progress import counting
 from dimo_cli.errors import SpecError, counted
 from dimo_cli.specs.flags import Given
 from dimo_cli.specs.sample import SampleSpec
-from dimo_cli.teachers.classes import find_class, short_name
+from dimo_cli.teachers.classes import short_name
 
 if TYPE_CHECKING:
     import numpy as np
 
     from dimo_cli.students.target import Target
-    from dimo_cli.teachers.protocol import Teacher
 
 SHOWN = 40  # images drawn in the terminal at most; the PNG has all
 
@@ -183,7 +182,7 @@ def drawn_images(spec: SampleSpec, target: Target) -> Drawn:
 
     target, about_input = started_from(target, spec)
     strip = interpolating.plan_strip(target, spec) if spec.interpolate else None
-    wanted = strip.wanted if strip else chosen_conditions(target.teacher, spec)
+    wanted = strip.wanted if strip else samplers.chosen_conditions(target.teacher, spec)
     started = time.perf_counter()
     with counting(out, "sample", len(wanted)) as advance:
         if strip:
@@ -236,16 +235,3 @@ def started_from(target: Target, spec: SampleSpec) -> tuple[Target, dict[str, An
 def fitting_columns(count: int, side: int) -> int:
     """Ten small images in a row; large ones in a square."""
     return 10 if side < 128 else math.ceil(math.sqrt(count))
-
-
-def chosen_conditions(teacher: Teacher, spec: SampleSpec) -> list[int] | list[str]:
-    """The class or prompt of each image: the chosen ones in turn, or all classes."""
-    if teacher.takes_prompts:
-        if not spec.prompts:
-            raise SpecError(f"`{teacher.name}` draws from prompts.", 'Add `--prompt "..."`.')
-        return [spec.prompts[index % len(spec.prompts)] for index in range(spec.count)]
-    if spec.prompts:
-        raise SpecError(f"`{teacher.name}` takes classes, not prompts.", "Use `--class`.")
-    chosen = [find_class(word, teacher) for word in spec.classes]
-    chosen = chosen or list(range(len(teacher.class_names)))
-    return [chosen[index % len(chosen)] for index in range(spec.count)]

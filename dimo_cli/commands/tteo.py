@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,6 +22,7 @@ from dimo_cli.console.output import out
 from dimo_cli.console.progress import counting
 from dimo_cli.errors import SpecError, did_you_mean
 from dimo_cli.files.locking import locked, refuse_if_locked
+from dimo_cli.files.writing import writing_to
 from dimo_cli.rewards.registry import load_rewards
 from dimo_cli.specs.flags import Given
 from dimo_cli.specs.tteo import TteoSpec
@@ -111,9 +111,8 @@ def optimize_and_save(
     import numpy as np
 
     from dimo_cli.console import terminal
-    from dimo_cli.files.writing import writing_to
     from dimo_cli.hub.store import HubStore
-    from dimo_cli.sampling.tteo import folder_name, is_finished, keep, optimize_prompt, settled
+    from dimo_cli.sampling.tteo import folder_name, keep, optimize_prompt, read_outcome, settled
     from dimo_cli.students.published import open_student
     from dimo_cli.students.student import LoadOptions
 
@@ -134,16 +133,15 @@ def optimize_and_save(
     ):
         for prompt in prompts:
             target = folder / folder_name(prompt, student, spec)
-            if is_finished(target):
+            if found := read_outcome(target):
                 out.note(f"Finished already: {target}")
             else:
                 outcome = optimize_prompt(student, rewards, prompt, spec, lambda _: advance(1))
                 advance(spec.iterations + 1 - len(outcome.found.trace))
-                keep(outcome, student, spec, target, origins)
+                found = keep(outcome, student, spec, target, origins)
                 if out.data.is_terminal:
                     pair = np.stack([outcome.before, outcome.after])
                     views += [Text(prompt), *terminal.shown(pair, 2, out.data.width)]
-            found = json.loads((target / "outcome.json").read_text(encoding="utf-8"))
             documents.append({"folder": str(target), **found})
             views.append(Text(summary(found, spec)))
     out.result({"tteo": spec.model_dump(), "outcomes": documents}, Group(*views))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol
 
 from rich.console import Console, Group, RenderableType
@@ -34,6 +35,7 @@ SHOWN = {
         for name, title in TITLES.items()
     },
 }
+WORDS = "what the words mean: dimo spec words"
 ALARMED = "what to do is said above and in notes.txt"
 
 
@@ -47,10 +49,16 @@ class View(Protocol):
         """A step is done."""
 
     def log(self, record: dict[str, Any]) -> None:
-        """New numbers, and under `alarms` what is wrong."""
+        """New numbers, and under `alarms` what is wrong, by name."""
 
     def preview(self, step: int, pixels: Pixels) -> None:
         """A new sample grid."""
+
+    def checkpoint(self, step: int, folder: Path) -> None:
+        """A checkpoint was written."""
+
+    def is_leaving(self) -> bool:
+        """Whether whoever watches wants the run to end here, to go on another time."""
 
     def note(self, message: str) -> None:
         """A sentence to the user."""
@@ -105,6 +113,12 @@ class LiveView:
         speed = f"{record['images_per_second']:.0f} images/s"
         self.progress.update(self.task, completed=record["step"], speed=speed)
 
+    def checkpoint(self, step: int, folder: Path) -> None:
+        return
+
+    def is_leaving(self) -> bool:
+        return False
+
     def preview(self, step: int, pixels: Pixels) -> None:
         if image_protocol() != "none":  # within a panel that moves, only text stays in place
             self.picture = half_blocks(pixels, self.console.width - 4)
@@ -136,7 +150,13 @@ class LiveView:
         parts: list[RenderableType] = [self.progress, numbers]
         if self.picture is not None:
             parts.append(self.picture)
-        return Panel(Group(*parts), title=Text(self.title), title_align="left")
+        return Panel(
+            Group(*parts),
+            title=Text(self.title),
+            title_align="left",
+            subtitle=Text(WORDS, style="dim"),
+            subtitle_align="right",
+        )
 
 
 class PlainView:
@@ -181,6 +201,12 @@ class PlainView:
 
     def preview(self, step: int, pixels: Pixels) -> None:
         return
+
+    def checkpoint(self, step: int, folder: Path) -> None:
+        return
+
+    def is_leaving(self) -> bool:
+        return False
 
     def note(self, message: str) -> None:
         self.write(message)

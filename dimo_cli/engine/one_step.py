@@ -191,9 +191,14 @@ def sample_student(
         check=True,
     )
     if not drawn.is_sound:
-        raise NotFinite(
-            "What this student computes is not finite: there is nothing to draw from.",
-            "Its weights are too large, as after a training that diverged. Where only half "
-            "precision overflows, `--precision fp32` helps.",
-        )
+        raise nothing_to_draw_from()
     return drawn.tokens.clamp(max=space.codes - 1)
+
+
+def nothing_to_draw_from() -> NotFinite:
+    """The sentence for a student whose logits are not finite."""
+    return NotFinite(
+        "What this student computes is not finite: there is nothing to draw from.",
+        "Its weights are too large, as after a training that diverged. Where only half "
+        "precision overflows, `--precision fp32` helps.",
+    )

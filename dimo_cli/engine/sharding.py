@@ -41,6 +41,11 @@ def check_shardable(spec: DistillSpec) -> None:
             "`student.ema.offload` cannot be combined with sharding: the average is sharded, too.",
             "Leave out one of `--shard` and `student.ema.offload`.",
         )
+    if spec.student.ema.post_hoc.every is not None:
+        raise SpecError(
+            "`student.ema.post_hoc` cannot be combined with sharding: its averages are whole.",
+            "Leave out one of `--shard` and `student.ema.post_hoc.every`.",
+        )
 
 
 def sharding_plugin(spec: DistillSpec) -> FullyShardedDataParallelPlugin | None:

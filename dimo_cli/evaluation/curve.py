@@ -8,6 +8,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from dimo_cli.errors import MissingError
+from dimo_cli.files.writing import whole_file
 from dimo_cli.reporting.charts import Axis, number, round_steps, tick
 
 Point = tuple[float, float]
@@ -43,7 +44,8 @@ def draw_curve(
     mark_best(pen, best, (x_axis(best[0]), y_axis(best[1])), small)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(path)
+        with whole_file(path) as temporary:
+            picture.save(temporary, "PNG")
     except OSError as error:
         raise MissingError(
             f"Cannot write `{path}`: {error.strerror or error}.", "Choose another `--plot`."

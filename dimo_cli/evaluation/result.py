@@ -12,19 +12,38 @@ from dimo_cli.metrics.protocol import Result
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The numbers of a target, each with its protocol."""
+    """The numbers of a target: `results` has each with its protocol.
+
+    `subject` says who made the images and how, `notes` what is to be known of the numbers, and
+    `cached` whether they were measured before.
+    """
 
     results: list[Result]
     subject: dict[str, Any]
     notes: list[str] = field(default_factory=list)
     cached: bool = False
 
+    @property
+    def values(self) -> dict[str, float]:
+        """Every number by its name, such as `fid5k`."""
+        return {result.metric: result.value for result in self.results}
+
+    def __getitem__(self, name: str) -> float:
+        """The number whose name is this one, or begins with it: `fid`."""
+        values = self.values
+        if name in values:
+            return values[name]
+        for known, value in values.items():
+            if known.startswith(name):
+                return value
+        raise KeyError(f"{name!r} was not measured, only {', '.join(values)}")
+
     def document(self) -> dict[str, Any]:
         """All of it as one JSON document."""
         return {
             "dimo": __version__,
             "subject": self.subject,
-            "values": {result.metric: result.value for result in self.results},
+            "values": self.values,
             "results": [asdict(result) for result in self.results],
             "notes": self.notes,
             "cached": self.cached,

@@ -12,8 +12,9 @@ from torch import Tensor
 from dimo_cli.data.folders import open_images
 from dimo_cli.data.pictures import Fit
 from dimo_cli.engine.fidelity import Fidelity, measure_fidelity
-from dimo_cli.engine.one_step import student_hidden, student_input
+from dimo_cli.engine.one_step import nothing_to_draw_from, student_hidden, student_input
 from dimo_cli.errors import SpecError
+from dimo_cli.files.sound import is_finite
 from dimo_cli.sampling.samplers import condition
 from dimo_cli.students.student import Student
 from dimo_cli.teachers.conditioning import PromptConditioner
@@ -63,6 +64,8 @@ def measure_softness(
         logits = student.backbone.head(
             student_hidden(student.backbone, tokens, cond, init.embed_noise.sigma, generator)
         )
+        if not is_finite(logits):
+            raise nothing_to_draw_from()
         real = None if images is None else images[start : start + AT_ONCE].to(device)
         sizes.append(len(cond))
         before = generator.get_state()

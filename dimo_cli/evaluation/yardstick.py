@@ -20,6 +20,7 @@ from dimo_cli.evaluation.cache import content_at, row_file, tensors_hash
 from dimo_cli.evaluation.evaluate import OWN_PROMPTS, prompts_for, read
 from dimo_cli.evaluation.readers import SUITED, Say, build_readers
 from dimo_cli.evaluation.subjects import Subject, chosen_prompts
+from dimo_cli.files.reading import MOST_DOCUMENT, read_text
 from dimo_cli.files.untrusted import parse_json
 from dimo_cli.files.writing import write_whole_text
 from dimo_cli.hub.store import HubStore
@@ -183,7 +184,7 @@ class Yardstick:
             details=result.details,
         )
 
-    def measure_teacher(
+    def measure_once(
         self,
         sampler: Sampler,
         *,
@@ -191,9 +192,9 @@ class Yardstick:
         protocol: dict[str, Any],
         progress: Callable[[int], None] = lambda count: None,
     ) -> Measurement:
-        """As `measure`, but a number that is known from an earlier run is not found again.
+        """As `measure`, but a number that is known from earlier is not found again.
 
-        How fast the teacher is depends on the moment: that is measured anew, on one batch.
+        How fast a sampler is depends on the moment: that is measured anew, on one batch.
         """
         path = row_file(self.facts(images, protocol))
         if (known := read_row(path)) is not None:
@@ -202,6 +203,10 @@ class Yardstick:
         found = self.measure(sampler, images=images, protocol=protocol, progress=progress)
         write_row(path, found)
         return found
+
+    def knows(self, images: int, protocol: dict[str, Any]) -> bool:
+        """Whether a row of the teacher is kept from an earlier run."""
+        return read_row(row_file(self.facts(images, protocol))) is not None
 
     def time(self, sampler: Sampler, images: int) -> float:
         """Seconds for each image of a whole batch."""
@@ -213,7 +218,7 @@ class Yardstick:
         return stream.seconds / count
 
     def facts(self, images: int, protocol: dict[str, Any]) -> dict[str, Any]:
-        """All that decides the number of the teacher by a sampler."""
+        """All that decides the number of a sampler, which names a student by its weights."""
         teacher, wanted = self.teacher, self.wanted(images)
         networks = [network_facts(network) for network, _ in self.readers if network is not None]
         parts = {"backbone": teacher.backbone, "tokenizer": teacher.tokenizer}
@@ -286,8 +291,8 @@ class Yardstick:
 def read_row(path: Path) -> Measurement | None:
     """A measurement that was kept; None where there is none, or a damaged one."""
     try:
-        row = Measurement(**parse_json(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        row = Measurement(**parse_json(read_text(path, MOST_DOCUMENT)))
+    except (OSError, ValueError, TypeError, SpecError):
         return None
     numbers = (row.value, row.seconds_per_image)
     is_whole = isinstance(row.metric, str) and isinstance(row.sampler, dict)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import stat
 from pathlib import Path
 from typing import IO
 
@@ -13,6 +14,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "PPM")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm")
 MOST_PIXELS = 2**26  # more than any sample has; a few kilobytes can claim far more
+MOST_BYTES = 2**29  # as many as so many pixels have at most, with 16 bits in four channels
 
 # Modes that are converted to RGB with a note, and those that need none.
 NOTED = {"L": "grayscale", "LA": "grayscale", "1": "black and white", "CMYK": "CMYK"}
@@ -48,11 +50,22 @@ def is_picture(name: str, suffixes: tuple[str, ...] = SUFFIXES) -> bool:
 
 def open_picture(file: Path | IO[bytes], most_pixels: int = MOST_PIXELS) -> Image.Image:
     """A picture whose header is read; its pixels are decoded when they are asked for."""
+    if isinstance(file, Path):
+        check_file(file)
     image = Image.open(file, formats=FORMATS)
     if image.size[0] * image.size[1] > most_pixels:
         image.close()
         raise TooManyPixels(f"it has {image.size[0]} x {image.size[1]} pixels")
     return image
+
+
+def check_file(path: Path) -> None:
+    """Refuse what would keep a decoder waiting, such as a pipe, and what it would read whole."""
+    about = path.stat()
+    if not stat.S_ISREG(about.st_mode):
+        raise Unfit("it is no file")
+    if about.st_size > MOST_BYTES:
+        raise Unfit(f"it has {about.st_size:,} bytes")
 
 
 def true_color(image: Image.Image) -> Image.Image:

@@ -12,6 +12,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from dimo_cli.errors import MissingError
+from dimo_cli.files.writing import whole_file
 
 Pixels = NDArray[np.uint8]
 
@@ -47,10 +48,11 @@ def png_bytes(pixels: Pixels, provenance: Mapping[str, str]) -> bytes:
 
 
 def save_png(pixels: Pixels, path: Path, provenance: Mapping[str, str]) -> None:
-    """Write a PNG whose text chunks say what made it."""
+    """Write a PNG whose text chunks say what made it, whole or not at all."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(png_bytes(pixels, provenance))
+        with whole_file(path) as temporary:
+            temporary.write_bytes(png_bytes(pixels, provenance))
     except OSError as error:
         raise MissingError(
             f"Cannot write `{path}`: {error.strerror or error}.",

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError
-from torch import Tensor, nn
 
 from dimo_cli.errors import MissingError
 from dimo_cli.files.reading import check_regular
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
     from typing_extensions import Buffer
 
 CHUNK = 2**20

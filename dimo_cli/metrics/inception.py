@@ -24,6 +24,7 @@ from torchvision.models.inception import Inception3  # type: ignore[import-untyp
 
 from dimo_cli.errors import MissingError
 from dimo_cli.files.reading import check_regular
+from dimo_cli.files.untrusted import ARCHIVE_ERRORS
 from dimo_cli.files.writing import file_sha256, whole_file
 from dimo_cli.hub.access import dimo_cache, is_offline
 from dimo_cli.hub.loading import fill, on_meta
@@ -170,7 +171,7 @@ def load_inception(
         else:
             network = fill_state_dict(found)
             trunk, classes = network.trunk(), network.fc.weight
-    except (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile) as error:
+    except (pickle.UnpicklingError, *ARCHIVE_ERRORS) as error:
         reason = re.sub(r"\s+", " ", str(error))[:160]
         raise MissingError(
             f"`{found}` is no Inception network of the FID, or is truncated ({reason}).",

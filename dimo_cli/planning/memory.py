@@ -126,14 +126,14 @@ def estimate_memory(
         on_gpu = torch.cuda.is_available() and spec.train.device != "cpu"
     spec = spec.model_copy(update={"train": local_train(spec.train, divide(spec.train))})
     half = spec.train.is_half(on_gpu)
-    has_average = not (on_gpu and spec.student.ema.offload)
+    averages = 0 if on_gpu and spec.student.ema.offload else averages_of(spec)
     spec = with_chunks(teacher, spec, on_gpu)
     most = MOST_CHUNKS * chunk_rows(spec)
     batch, small = spec.train.batch_size, max(1, most // teacher.space.length // 2)
     make = partial(make_method, rewards=rewards)
 
     def at(size: int) -> MemoryEstimate:
-        return at_batch(teacher, spec, make, size, half, has_average)
+        return at_batch(teacher, spec, make, size, half, averages)
 
     if batch <= 2 * small:
         return at(batch)
@@ -142,6 +142,23 @@ def estimate_memory(
     share = (batch - small) / small
     grown = {name: round(part + share * (two[name] - part)) for name, part in one.items()}
     return MemoryEstimate(**grown)
+
+
+def averages_of(spec: DistillSpec) -> int:
+    """How many running averages a run keeps of its student."""
+    return 1 + (len(spec.student.ema.post_hoc.lengths) if spec.student.ema.post_hoc.every else 0)
+
+
+def snapshot_bytes(teacher: Teacher, spec: DistillSpec) -> int:
+    """What a run's snapshots of further averages take on disk: trained weights, in float32."""
+    every, steps = spec.student.ema.post_hoc.every, spec.train.steps
+    if every is None:
+        return 0
+    backbone = teacher.backbone
+    frozen = backbone.embedding_parameters() if spec.student.freeze_embeddings else []
+    weights = sum(p.numel() for p in backbone.parameters()) - sum(p.numel() for p in frozen)
+    count = -(-steps // every)  # one more at the last step, where it is not one of them
+    return 4 * len(spec.student.ema.post_hoc.lengths) * weights * count
 
 
 def with_chunks(teacher: Teacher, spec: DistillSpec, on_gpu: bool) -> DistillSpec:
@@ -163,14 +180,14 @@ def at_batch(
     make: Callable[..., Distillation],
     batch: int,
     half: bool,
-    has_average: bool,
+    averages: int,
 ) -> MemoryEstimate:
     """The estimate at a batch that is rehearsed as it is; further passes add what each keeps."""
     own = {"batch_size": batch, "accumulate": 1, "micro_batch": "auto"}
     train = spec.train.model_copy(update=own)
     build = partial(make, spec.model_copy(update={"train": train}))
     most_rows = 2 * chunk_rows(spec)
-    found = rehearse(teacher, build, half, most_rows, has_average)
+    found = rehearse(teacher, build, half, most_rows, averages)
     return MemoryEstimate(**found.of_passes(spec.train.accumulate))
 
 

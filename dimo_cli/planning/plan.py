@@ -12,21 +12,25 @@ import torch
 from dimo_cli.engine.divergence import build_divergence
 from dimo_cli.engine.masking import check_control
 from dimo_cli.engine.share import Share, divide, local_train
+from dimo_cli.errors import MissingError, size
 from dimo_cli.hub.access import dimo_cache, download_cache
 from dimo_cli.planning.downloads import TO_DOWNLOAD, Need, bytes_of, needs_of
 from dimo_cli.planning.fitting import Fit, fit_passes, is_left_open
 from dimo_cli.planning.flops import flops_per_step
 from dimo_cli.planning.health import existing_parent
+from dimo_cli.planning.hours import cost_document, seconds_on_h100
 from dimo_cli.planning.memory import (
     MemoryEstimate,
     advice_to_fit,
     blank_rewards,
     estimate_memory,
     sharded_estimate,
+    snapshot_bytes,
     surely_fits,
 )
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.launch import LaunchSpec
+from dimo_cli.specs.refine import RefineSpec
 from dimo_cli.specs.render import changed_values
 from dimo_cli.specs.resolve import Plan
 from dimo_cli.teachers.protocol import Teacher
@@ -45,6 +49,14 @@ class Room:
     advice: str | None = None
     """What to change, where it does not fit."""
 
+    @property
+    def sentence(self) -> str:
+        """What is needed and what is there."""
+        return (
+            f"This run needs about {size(self.needed.total)} of memory, and there are "
+            f"{size(self.available or 0)}."
+        )
+
     def parts(self) -> dict[str, int]:
         """Bytes by purpose, and their total."""
         return {**self.needed.parts, "total": self.needed.total}
@@ -58,6 +70,7 @@ class Forecast:
     folder: Path
     launch: LaunchSpec
     teacher: str
+    family: str
     parameters: int
     """Of the teacher's backbone."""
     share: Share
@@ -69,6 +82,13 @@ class Forecast:
     flops: float
     """Of one step."""
     room: Room
+    snapshots: int = 0
+    """Bytes on disk of the snapshots that `dimo ema` makes other averages of."""
+
+    @property
+    def is_refinement(self) -> bool:
+        """Whether there are losses beside Di[M]O's, whose arithmetic is not counted."""
+        return isinstance(self.plan.spec, RefineSpec)
 
     @property
     def samples(self) -> int:
@@ -96,6 +116,7 @@ class Forecast:
                 "processes": self.launch.total,
                 "samples_per_pass": self.share.batch,
                 "passes_per_process": self.share.passes,
+                "snapshot_bytes": self.snapshots,
                 "run_folder": str(self.folder),
             },
             "memory_bytes": self.room.parts(),
@@ -121,12 +142,14 @@ def forecast(plan: Plan[Any], folder: Path, launch: LaunchSpec | None = None) ->
         folder,
         launch,
         teacher.name,
+        teacher.family,
         sum(p.numel() for p in teacher.backbone.parameters()),
         share,
         fit,
         forwards_per_step(spec),
         flops_per_step(teacher, spec),
         room_of_each(teacher, own, launch),
+        snapshot_bytes(teacher, spec),
     )
 
 
@@ -152,6 +175,15 @@ def lacking(spec: DistillSpec, launch: LaunchSpec) -> Room | None:
     check_settings(teacher, spec)
     room = room_of_each(teacher, own, launch)
     return room if room.advice is not None else None
+
+
+def refuse_without_memory(spec: DistillSpec, launch: LaunchSpec, force: str) -> None:
+    """Refuse a run that the system would end for want of memory, before anything is loaded.
+
+    `force` is how to start it all the same.
+    """
+    if (room := lacking(spec, launch)) is not None:
+        raise MissingError(room.sentence, f"{room.advice} Or start it anyway with {force}.")
 
 
 def fit_here(teacher: Teacher, spec: DistillSpec, launch: LaunchSpec) -> Fit | None:
@@ -202,6 +234,8 @@ class Requirements:
     """Memory at that place."""
     advice: str | None
     """What to change, where distilling does not fit."""
+    on_h100: float | None
+    """Seconds of all steps on one H100, estimated."""
 
     @property
     def to_fetch(self) -> int:
@@ -234,6 +268,7 @@ class Requirements:
             "memory_bytes": self.to_distill,
             "available_bytes": self.available,
             "advice": self.advice,
+            "cost": cost_document(self.on_h100),
             "problems": self.problems,
         }
 
@@ -254,4 +289,5 @@ def requirements(spec: DistillSpec, ask_hub: bool = True) -> Requirements:
         place,
         available,
         advice_to_fit(teacher, spec, memory, available),
+        seconds_on_h100(teacher.family, flops_per_step(teacher, spec), spec.train.steps),
     )

@@ -220,17 +220,17 @@ class Rehearsed:
 
 
 def rehearse(
-    teacher: Teacher, build: Build, half: bool, most_rows: int, has_average: bool = True
+    teacher: Teacher, build: Build, half: bool, most_rows: int, averages: int = 1
 ) -> Rehearsed:
     """A step of what `build` makes out of a teacher; `half`: under bf16 autocast.
 
-    Without `has_average` the running average is in another memory than everything else.
+    `averages` are the running ones that are in the same memory as everything else.
     """
     ledger = Ledger(teacher.space.vocab, most_rows)
     with ledger, Fence():
         with ledger.counting_as(WEIGHTS):
             method = build(without_weights(teacher), torch.Generator(), autocast(half))
-            ema = Ema(own_copy(method.student), method.student) if has_average else None
+            kept = [Ema(own_copy(method.student), method.student) for _ in range(averages)]
             if half:
                 for parameter in matrices(method.teacher.backbone):
                     parameter.data = parameter.data.bfloat16()
@@ -244,7 +244,7 @@ def rehearse(
         before = ledger.live.copy()
         after = watch_end_of_passes(method, ledger)
         method.step(1)
-        if ema is not None:
+        for ema in kept:
             ema.update(0.9)
     peak = {name: ledger.peak[name] for name in PURPOSES}
     return Rehearsed(peak, {name: after[name] - before[name] for name in PURPOSES})

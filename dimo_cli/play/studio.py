@@ -40,7 +40,7 @@ from dimo_cli.specs.play import (
 )
 from dimo_cli.specs.sample import SamplerSpec
 from dimo_cli.specs.tteo import TteoSpec
-from dimo_cli.students.student import Student, teacher_source
+from dimo_cli.students.student import LoadOptions, Student, teacher_source
 from dimo_cli.students.target import Target
 from dimo_cli.teachers.classes import find_class, short_name
 from dimo_cli.teachers.conditioning import PromptConditioner
@@ -82,8 +82,8 @@ class Studio:
     @cached_property
     def teacher(self) -> Teacher:
         """The teacher with its own backbone, which students do without."""
-        place = str(self.local_dir) if self.local_dir else None
-        loaded = load_teacher(teacher_source(self.student.manifest, place), self.note)
+        options = LoadOptions(local_dir=str(self.local_dir) if self.local_dir else None)
+        loaded = load_teacher(teacher_source(self.student.manifest, options), self.note)
         device = next(self.student.backbone.parameters()).device
         return replace(self.student.teacher, backbone=loaded.backbone.to(device))
 

@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 
 from dimo_cli.errors import SpecError
 from dimo_cli.files.pictures import open_picture
+from dimo_cli.files.reading import MOST_DOCUMENT, read_bytes, read_text
 from dimo_cli.files.untrusted import parse_json
 from dimo_cli.redacting import without_secrets
 from dimo_cli.specs.manifest import StudentManifest
@@ -63,12 +64,12 @@ def carried(path: Path) -> tuple[str, ...]:
                     picture.load()
                     return tuple(sorted(map(str, picture.info)))
             case ".json":
-                return tuple(parse_json(path.read_bytes()))
+                return tuple(parse_json(read_bytes(path, MOST_DOCUMENT)))
             case ".safetensors":
                 return tuple(weights_metadata(path))
             case ".md":
-                return tuple(yaml.safe_load(path.read_text(encoding="utf-8").split("---\n")[1]))
-    except (OSError, ValueError, TypeError, IndexError, yaml.YAMLError):
+                return tuple(yaml.safe_load(read_text(path, MOST_DOCUMENT).split("---\n")[1]))
+    except Exception:  # of whichever decoder or parser
         return ("cannot be read",)
     return ()
 

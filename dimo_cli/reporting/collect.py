@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from dimo_cli.errors import DimoError, MissingError, SpecError
 from dimo_cli.files.reading import MOST_DOCUMENT, MOST_LOG, MOST_SPEC, read_tail, read_text
-from dimo_cli.files.untrusted import parse_json
+from dimo_cli.files.untrusted import as_list, parse_json
 from dimo_cli.hub.access import dimo_cache
 from dimo_cli.reporting.inside import own_file, own_files
 from dimo_cli.reporting.pictures import Picture, embed
@@ -67,6 +67,8 @@ class RunRecord:
     comparison: list[Picture] = field(default_factory=list)
     rows: list[dict[str, Any]] = field(default_factory=list)
     """The closing table: the teacher's rows, then the student's."""
+    best: dict[str, Any] | None = None
+    """What the student was at the best checkpoint, measured as the closing table is."""
     manifest: dict[str, Any] | None = None
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
@@ -203,8 +205,11 @@ def read_comparison(folder: Path, run: RunRecord) -> None:
     summary = read_json(folder, "summary.json", run)
     if summary is None:
         return
-    rows = summary.get("table") or []
+    rows = as_list(summary.get("table"))
     run.rows = [row for row in rows if is_score(row)]
+    best = summary.get("best_checkpoint")
+    if isinstance(best, dict) and is_score(best) and type(best.get("step")) is int:
+        run.best = best
     if len(run.rows) < len(rows):
         run.damaged.append("summary.json: rows of the closing table cannot be read.")
     if not run.rows:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
-from typing import Literal
+from typing import Any, Literal
 
 from dimo_cli.console import next_steps
 from dimo_cli.reporting.charts import number
 from dimo_cli.reporting.collect import RunRecord
 from dimo_cli.reporting.curves import points_of
 from dimo_cli.run_folder.alarms import REMEDIES, Alarms
-from dimo_cli.specs.metrics import TITLES, WHOLE_SETS, is_better
+from dimo_cli.specs.metrics import TITLES, WHOLE_SETS, is_better, title_of
 
 COLLAPSED_SHARE, EARLY_STEPS = 0.05, 500
 GAP_FACTOR, GAP_NATS = 1.5, 0.25
@@ -115,7 +115,9 @@ def auxiliary_left_behind(run: RunRecord) -> str | None:
 
 
 def metric_worsened(run: RunRecord) -> str | None:
-    """A student that was better before."""
+    """A student that was better before, by as many images as its closing table has if known."""
+    if run.best is not None and run.rows:
+        return best_was_better(run, run.rows[-1], run.best)
     metric = run.spec.monitor.metric if run.spec else "fid"
     values = curve(run, metric)
     if not values:
@@ -125,7 +127,7 @@ def metric_worsened(run: RunRecord) -> str | None:
         if is_better(metric, value, best):
             step, best = later, value
     last = values[-1][1]
-    if abs(last - best) <= max(WORSE_SHARE * abs(best), WORSE_POINTS):
+    if not is_much(last, best):
         return None
     monitor = run.spec.monitor if run.spec else None
     counted = monitor is not None and metric not in WHOLE_SETS
@@ -135,3 +137,20 @@ def metric_worsened(run: RunRecord) -> str | None:
         f"at step {number(step)}: that checkpoint is kept in "
         f"checkpoints/step-{number(step).replace(',', '')}."
     )
+
+
+def best_was_better(run: RunRecord, last: dict[str, Any], best: dict[str, Any]) -> str | None:
+    """A best checkpoint that is far better than the student, by as many images."""
+    metric, value, other = last["metric"], float(last["value"]), float(best["value"])
+    if not is_better(metric, other, value) or not is_much(value, other):
+        return None
+    place = f"`{next_steps.from_here(run.folder)}@best`"
+    return (
+        f"The student's {title_of(metric)} is {number(value)}, but it was {number(other)} at step "
+        f"{best['step']:,}, of {best['images']:,} images each: that checkpoint is {place}."
+    )
+
+
+def is_much(last: float, best: float) -> bool:
+    """Whether two values of a metric are further apart than chance puts them."""
+    return abs(last - best) > max(WORSE_SHARE * abs(best), WORSE_POINTS)

@@ -10,6 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from dimo_cli.files.pictures import open_picture
+from dimo_cli.files.reading import read_bytes
 from dimo_cli.files.untrusted import parse_json
 
 KEPT_BYTES = 150_000  # a PNG up to this size is embedded as it is
@@ -35,8 +36,9 @@ def embed(path: Path, title: str, alt: str) -> Picture | None:
         with open_picture(path) as image:
             image.load()
             conditions = image.info.get("dimo.conditions", "[]")
-            data, kind = path.read_bytes(), "png"
-            if image.format != "PNG" or len(data) > KEPT_BYTES:
+            if image.format == "PNG" and path.stat().st_size <= KEPT_BYTES:
+                data, kind = read_bytes(path, KEPT_BYTES), "png"
+            else:
                 data, kind = smaller(image), "jpeg"
             names = tuple(str(name) for name in parse_json(conditions))
     except Exception:  # of whichever decoder

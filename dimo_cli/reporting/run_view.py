@@ -27,6 +27,7 @@ SECTIONS = (
     ("metrics", "Metrics"),
     ("next", "What next"),
     ("spec", "What was run"),
+    ("words", "The words"),
 )
 
 
@@ -48,7 +49,7 @@ def run_view(folder: Path) -> dict[str, Any]:
         "findings": diagnose(run),
         "slides": slides,
         "slides_left_out": max(0, len(run.samples) - MOST_SLIDES),
-        "closing": closing_table(run.rows),
+        "closing": closing_table(run.rows, run.best),
         "comparison": run.comparison,
         "plots": plots,
         "metrics": [*closing_metrics(run.rows), *map(metric_view, run.evaluations)],
@@ -188,21 +189,23 @@ def best_row(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return pick(rows, key=lambda row: float(row["value"]))
 
 
-def closing_table(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The teacher at several step counts, and the student at one."""
+def closing_table(
+    rows: list[dict[str, Any]], at_best: dict[str, Any] | None = None
+) -> dict[str, Any] | None:
+    """The teacher at several step counts, and the student at one, which is the last row.
+
+    Above it stands what the student was at the best checkpoint, where that is not the last one.
+    """
     if len(rows) < 2:
         return None
     student, best = rows[-1], best_row(rows[:-1])
     has_accuracy = any(isinstance(row.get("accuracy"), float) for row in rows)
     cells = []
-    for row in rows:
-        steps = row["sampler"].get("steps")
-        who = "student" if row is student else "teacher"
-        name = f"{who}, {steps} step{'s' * (steps != 1)}{' (best)' if row is best else ''}"
+    for row in [*rows[:-1], *([at_best] if at_best else []), student]:
         accuracy = row.get("accuracy")
         cells.append(
             [
-                name,
+                sampler_name(row, student, at_best) + (" (best)" if row is best else ""),
                 f"{row['value']:.3f}",
                 *([f"{accuracy:.1%}" if isinstance(accuracy, float) else ""] * has_accuracy),
                 f"{1000 * row['seconds_per_image']:.2f}",
@@ -223,6 +226,16 @@ def closing_table(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
         "sentence": f"The student in one step has {beside(student, best)}, at "
         f"{speed:.1f} times its speed.",
     }
+
+
+def sampler_name(
+    row: dict[str, Any], student: dict[str, Any], at_best: dict[str, Any] | None
+) -> str:
+    """Who drew the images of a row of the closing table."""
+    if row is at_best:
+        return f"student at step {row['step']:,}, the best on the way"
+    steps = row["sampler"].get("steps")
+    return f"{'student' if row is student else 'teacher'}, {steps} step{'s' * (steps != 1)}"
 
 
 def held_against(row: dict[str, Any]) -> str:

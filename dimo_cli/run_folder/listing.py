@@ -11,9 +11,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from dimo_cli.errors import DimoError, MissingError
+from dimo_cli.errors import DimoError, MissingError, SpecError
 from dimo_cli.files.locking import is_locked
+from dimo_cli.files.reading import MOST_LOG, read_tail
 from dimo_cli.files.untrusted import parse_json
+from dimo_cli.files.writing import write_whole_text
 from dimo_cli.run_folder.naming import newest_facts, read_json
 from dimo_cli.run_folder.state import DIVERGED, SUMMARY
 from dimo_cli.specs.metrics import TITLES
@@ -140,10 +142,10 @@ def log_records(run: Path) -> list[dict[str, Any]]:
     """The lines of the log that can be read."""
     found = []
     try:
-        lines = (run / LOG).read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
+        text, _ = read_tail(run / LOG, MOST_LOG)
+    except (OSError, SpecError):
         return []
-    for line in lines:
+    for line in text.splitlines():
         try:
             record = parse_json(line)
         except ValueError:
@@ -194,4 +196,4 @@ def age_of(run: Path) -> float:
 
 def keep_divergence(run: Path, reason: str) -> None:
     """Write down that a run could not be recovered, and why."""
-    (run / DIVERGED).write_text(json.dumps({"reason": reason}, indent=2) + "\n", encoding="utf-8")
+    write_whole_text(run / DIVERGED, json.dumps({"reason": reason}, indent=2) + "\n")

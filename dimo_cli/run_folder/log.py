@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dimo_cli.files.writing import write_whole_text
+from dimo_cli.errors import SpecError
+from dimo_cli.files.reading import MIB, MOST_LOG, check_regular, read_tail
+from dimo_cli.files.writing import whole_file
+
+MOST = 16 * MOST_LOG  # bytes of any log, which is read line by line
+LONGEST_LINE = MIB
 
 
 class RunLog:
@@ -24,17 +30,36 @@ class RunLog:
     def truncate(self, step: int) -> None:
         """Drop the lines of steps after `step`: they will be written again."""
         if self.path.exists():
-            lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
-            kept = [line for line in lines if step_of(line) <= step]
-            write_whole_text(self.path, "".join(f"{line}\n" for line in kept))
+            with whole_file(self.path) as temporary, temporary.open("w", encoding="utf-8") as kept:
+                kept.writelines(
+                    f"{line}\n" for line in lines_in(self.path) if step_of(line) <= step
+                )
+
+
+def lines_in(path: Path) -> Iterator[str]:
+    """The lines of a log one by one, however many; what is too long for a step is passed over."""
+    check_regular(path)
+    if path.stat().st_size > MOST:
+        raise SpecError(
+            f"`{path}` is too large: no log has more than {MOST // MIB:,} MiB.",
+            "Move it out of the run folder: the run goes on without it, and begins a new one.",
+        )
+    with path.open("rb") as file:
+        is_begin = True
+        while part := file.readline(LONGEST_LINE):
+            is_end = part.endswith(b"\n")
+            if is_begin and (is_end or len(part) < LONGEST_LINE):
+                yield from part.decode("utf-8", "replace").splitlines()
+            is_begin = is_end
 
 
 def records_of(path: Path) -> list[dict[str, Any]]:
-    """The lines of a log; none where there is none, and without those that were cut short."""
+    """The lines of a log, of a very long one its end; none where there is none, and without those
+    that were cut short."""
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    return [json.loads(line) for line in lines if math.isfinite(step_of(line))]
+    text, _ = read_tail(path, MOST_LOG)
+    return [json.loads(line) for line in text.splitlines() if math.isfinite(step_of(line))]
 
 
 def step_of(line: str) -> float:

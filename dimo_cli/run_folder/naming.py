@@ -1,4 +1,4 @@
-"""Checkpoints by name, as a command line and its completion know them. Imports no specs."""
+"""Runs and checkpoints by name, as a command line and its completion know them. No specs here."""
 
 from __future__ import annotations
 
@@ -14,6 +14,14 @@ CHECKPOINTS = "checkpoints"  # in a run folder
 STEP_FOLDER = re.compile(r"step-(\d+)$")
 CONTENTS = "contents.json"
 BEST, LAST = "best", "last"
+
+
+def free_folder(parent: Path, name: str) -> Path:
+    """runs/NAME, or runs/NAME-2 and so on where that is taken."""
+    folder, number = parent / name, 2
+    while folder.exists():
+        folder, number = parent / f"{name}-{number}", number + 1
+    return folder
 
 
 def steps_in(root: Path) -> list[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from dimo_cli.errors import DimoError
+from dimo_cli.errors import DimoError, MissingError
 from dimo_cli.run_folder.naming import newest_facts, read_json
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.resolve import load_yaml, resolve_spec
@@ -13,6 +13,15 @@ from dimo_cli.specs.resolve import load_yaml, resolve_spec
 SUMMARY = "summary.json"  # the last thing that a run writes
 DIVERGED = "diverged.json"  # why a run could not be recovered; gone once it is continued
 INTERVALS = ("log_every", "checkpoint_every", "keep_checkpoints")  # mean nothing once it is over
+
+
+def check_resumable(run: Path) -> None:
+    """Refuse a folder that nothing can go on in."""
+    if not (run / "run.yaml").is_file():
+        raise MissingError(
+            f"`{run}` holds no run to resume: it has no run.yaml.",
+            "Start one with `dimo distill --preset digits`.",
+        )
 
 
 def is_refinement(run: Path) -> bool:

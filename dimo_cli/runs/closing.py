@@ -2,16 +2,41 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dimo_cli.console import next_steps
 from dimo_cli.console.live import View
+from dimo_cli.errors import DimoError
 from dimo_cli.evaluation.yardstick import Measurement, Yardstick
 from dimo_cli.sampling.samplers import student_sampler, teacher_sampler
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.refine import RefineSpec
 from dimo_cli.specs.sample import SamplerSpec
+from dimo_cli.students.checkpoints import at_best
 from dimo_cli.students.student import Student
+
+
+@dataclass(frozen=True)
+class AtBest:
+    """What the run's student was at its best checkpoint, measured as the closing table is."""
+
+    step: int
+    measured: Measurement
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {"step": self.step, **self.measured.as_dict()}
+
+
+@dataclass(frozen=True)
+class Closing:
+    """The closing table: the teacher at several step counts, then the student at one."""
+
+    rows: list[Measurement]
+    best: AtBest | None = None
+    """None where the last checkpoint is the best, or none was measured on the way."""
 
 
 def comparison(
@@ -20,13 +45,13 @@ def comparison(
     yardstick: Yardstick,
     folder: Path,
     view: View,
-) -> list[Measurement]:
-    """The closing table: the teacher at several step counts, then the student at one.
+) -> Closing:
+    """Measure the closing table, and the best checkpoint where that is not the last one.
 
     The student is saved by then: who has no time for the table may have it later.
     """
     try:
-        return measured_rows(student, spec, yardstick, view)
+        return closing(student, best_checkpoint(folder, student, view), spec, yardstick, view)
     except KeyboardInterrupt:
         later = next_steps.resume(folder, is_refinement=isinstance(spec, RefineSpec))
         view.note(
@@ -36,26 +61,37 @@ def comparison(
         raise
 
 
-def measured_rows(
-    student: Student, spec: DistillSpec, yardstick: Yardstick, view: View
-) -> list[Measurement]:
-    """One row after another; the teacher's are known where an earlier run measured the same."""
+def best_checkpoint(folder: Path, student: Student, view: View) -> Student | None:
+    """The student of the best checkpoint; where that cannot be read, it is only said."""
+    try:
+        return at_best(folder, student)
+    except DimoError as problem:
+        view.note(f"The best checkpoint is not measured again. {problem.message}")
+        return None
+
+
+def closing(
+    student: Student, best: Student | None, spec: DistillSpec, yardstick: Yardstick, view: View
+) -> Closing:
+    """One row after another; what was measured before under the same conditions is known."""
     samplers = [
         teacher_sampler(student.teacher, SamplerSpec(teacher=True, steps=steps))
         for steps in spec.monitor.teacher_steps
     ]
     images = spec.monitor.table_samples
-    total = yardstick.count(images) * (len(samplers) + 1)
+    total = yardstick.count(images) * (len(samplers) + 1 + (best is not None))
     advance = view.stage("measure teacher and student", total)
     rows = [
-        yardstick.measure_teacher(sampler, images=images, protocol=protocol, progress=advance)
+        yardstick.measure_once(sampler, images=images, protocol=protocol, progress=advance)
         for sampler, protocol in samplers
     ]
     sampler, protocol = student_sampler(student)
-    return [
-        *rows,
-        yardstick.measure(sampler, images=images, protocol=protocol, progress=advance),
-    ]
+    rows.append(yardstick.measure(sampler, images=images, protocol=protocol, progress=advance))
+    if best is None:
+        return Closing(rows)
+    sampler, protocol = student_sampler(best)
+    again = yardstick.measure_once(sampler, images=images, protocol=protocol, progress=advance)
+    return Closing(rows, AtBest(best.manifest.training.steps or 0, again))
 
 
 def leave_report(folder: Path, view: View) -> Path | None:

@@ -33,13 +33,13 @@ from dimo_cli.run_folder.listing import keep_divergence
 from dimo_cli.run_folder.naming import CHECKPOINTS
 from dimo_cli.run_folder.origins import keep_origins
 from dimo_cli.run_folder.state import DIVERGED, SUMMARY, is_refinement
-from dimo_cli.runs.closing import comparison, leave_report
+from dimo_cli.runs.closing import AtBest, Closing, comparison, leave_report
 from dimo_cli.runs.tables import best_teacher, ratio
 from dimo_cli.runs.watcher import RunWatcher
 from dimo_cli.sampling.previews import draw_comparison
 from dimo_cli.specs.checkpoint import Owner, fixed_settings
 from dimo_cli.specs.distill import DistillSpec
-from dimo_cli.specs.manifest import TeacherFacts
+from dimo_cli.specs.manifest import Choice, TeacherFacts
 from dimo_cli.specs.refine import RefineSpec
 from dimo_cli.specs.render import to_yaml
 from dimo_cli.specs.resolve import resolve_spec
@@ -69,6 +69,8 @@ class RunResult:
     rows: list[Measurement]
     alarms: tuple[str, ...] = ()
     """What was wrong when it ended, with the remedies."""
+    best: AtBest | None = None
+    """Its best checkpoint, measured as the rows are, where that is not the last one."""
 
     def summary(self) -> dict[str, Any]:
         """The result as one JSON document."""
@@ -88,6 +90,8 @@ class RunResult:
                 "speed_up_over_teacher_best": best.seconds_per_image / student.seconds_per_image,
                 "table": [score.as_dict() for score in self.rows],
             }
+        if self.best is not None:
+            document["best_checkpoint"] = self.best.as_dict()
         return document
 
 
@@ -301,18 +305,17 @@ def train_and_measure(
             backbone = train_with_all(trainer, resume)
         refuse_stopped(watcher, trainer)
         preview = last_preview(watcher, backbone)
-        student = save_student(folder / "student", spec, teacher, backbone, trainer.progress.step)
+        step = trainer.progress.step
+        chosen = Choice(rule="last", step=step)
+        student = save_student(folder / "student", spec, teacher, backbone, step, chosen)
         save_png(
             enlarge(preview, 320),
             folder / "student" / "preview.png",
             {**watcher.about_preview(), "dimo.student": student.short_id},
         )
-        rows = (
-            comparison(student, spec, watcher.yardstick, folder, view)
-            if spec.monitor.table_samples and watcher.yardstick
-            else []
-        )
-        if rows:
+        closing = Closing([])
+        if spec.monitor.table_samples and watcher.yardstick:
+            closing = comparison(student, spec, watcher.yardstick, folder, view)
             draw_comparison(student, spec.monitor.teacher_steps, watcher.conditions(), folder)
     except DivergedError as problem:
         keep_divergence(folder, problem.message)
@@ -320,7 +323,8 @@ def train_and_measure(
     finally:
         view.stop()
     alarms = tuple(told(name, problem) for name, problem in watcher.alarms.active.items())
-    result = RunResult(folder, student, spec.monitor.metric, rows, alarms)
+    metric = spec.monitor.metric
+    result = RunResult(folder, student, metric, closing.rows, alarms, closing.best)
     write_whole_text(folder / SUMMARY, json.dumps(result.summary(), indent=2) + "\n")
     leave_report(folder, view)
     return result

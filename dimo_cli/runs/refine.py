@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -163,6 +163,18 @@ def refine(
     with first_ahead():
         student = starting_student(spec, view, device)
     teacher = configured(student.teacher, spec.teacher)
+    watcher, method = refining(spec, teacher, student.backbone, folder, view)
+    return run_method(spec, teacher, folder, watcher, resume, origins, method)
+
+
+def refining(
+    spec: RefineSpec, teacher: Teacher, start: Backbone, folder: Path, view: View
+) -> tuple[RefineWatcher, Callable[..., Refinement]]:
+    """Who looks on while a student is refined, and what is trained; the teacher gets its prompts.
+
+    `start` has the student's weights.
+    """
+    device = make_accelerator(spec.train).device
     data = real_tokens(spec, teacher)
     if data is None or not data.dataset.has_captions:
         attach_prompts(teacher, spec)
@@ -178,10 +190,11 @@ def refine(
         name: (scored(models[name]), weight) for name, weight in spec.reward.terms.items()
     }
     watcher = RefineWatcher(spec, teacher, folder, view, models[held_out] if held_out else None)
-    start = student.backbone.to("cpu")  # its weights are copied once, and not needed again
+    start = start.to("cpu")  # its weights are copied once, and not needed again
     auxiliary = starting_auxiliary(spec)
-    method = partial(Refinement, start=start, data=data, rewards=rewards, auxiliary=auxiliary)
-    return run_method(spec, teacher, folder, watcher, resume, origins, method)
+    return watcher, partial(
+        Refinement, start=start, data=data, rewards=rewards, auxiliary=auxiliary
+    )
 
 
 def check_refinable(spec: RefineSpec) -> None:
@@ -244,7 +257,11 @@ def told_of(lora: LoraSpec) -> str:
 def starting_student(spec: RefineSpec, view: View, device: torch.device) -> Student:
     """The student to refine, with its teacher's backbone beside it."""
     options = LoadOptions(
-        with_teacher=True, local_dir=spec.teacher.local_dir, say=view.note, device=device
+        with_teacher=True,
+        local_dir=spec.teacher.local_dir,
+        say=view.note,
+        device=device,
+        revision=spec.teacher.revision,
     )
     student = open_student(str(spec.start), options)
     facts, wanted = student.manifest.teacher, spec.teacher

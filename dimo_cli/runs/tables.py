@@ -3,37 +3,63 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.table import Table
 from rich.text import Text
 
+from dimo_cli.console import next_steps
 from dimo_cli.specs.metrics import is_better, title_of
 
 if TYPE_CHECKING:
     from dimo_cli.evaluation.yardstick import Measurement
+    from dimo_cli.runs.closing import AtBest
 
 
-def comparison_table(rows: Sequence[Measurement]) -> Table:
-    """The teacher at several step counts against the one-step student, which is the last row."""
+def comparison_table(rows: Sequence[Measurement], at_best: AtBest | None = None) -> Table:
+    """The teacher at several step counts against the one-step student, which is the last row.
+
+    Above it, what the student was at the best checkpoint, where that is not the last one.
+    """
     student, best = rows[-1], best_teacher(rows)
     table = Table(box=None, header_style="bold")
     table.add_column("sampler")
     titles = ("accuracy",) if student.accuracy is not None else ()
     for title in (student.metric.upper(), *titles, "ms per image", "speed-up"):
         table.add_column(title, justify="right")
-    for row in rows:
+    for row in rows[:-1]:
         steps = row.sampler["steps"]
-        name = "student, 1 step" if row is student else f"teacher, {steps} step{'s' * (steps > 1)}"
-        table.add_row(
-            name + (" (best)" if row is best else "") + (", cached" if row.cached else ""),
-            f"{row.value:.3f}",
-            *(() if row.accuracy is None else (f"{row.accuracy:.1%}",)),
-            f"{1000 * row.seconds_per_image:.2f}",
-            f"{best.seconds_per_image / row.seconds_per_image:.1f}x",
-            style="good" if row is student else None,
-        )
+        name = f"teacher, {steps} step{'s' * (steps > 1)}{' (best)' if row is best else ''}"
+        table.add_row(*cells_of(name, row, best))
+    if at_best is not None:
+        name = f"student at step {at_best.step:,}, the best on the way"
+        table.add_row(*cells_of(name, at_best.measured, best))
+    table.add_row(*cells_of("student, 1 step", student, best), style="good")
     return table
+
+
+def cells_of(name: str, row: Measurement, best: Measurement) -> tuple[str, ...]:
+    """One sampler in the closing table; its speed is held against the teacher's best."""
+    return (
+        name + (", cached" if row.cached else ""),
+        f"{row.value:.3f}",
+        *(() if row.accuracy is None else (f"{row.accuracy:.1%}",)),
+        f"{1000 * row.seconds_per_image:.2f}",
+        f"{best.seconds_per_image / row.seconds_per_image:.1f}x",
+    )
+
+
+def best_sentence(student: Measurement, at_best: AtBest, run: Path) -> str | None:
+    """What to do where the best checkpoint is better by as many images as the table has."""
+    again = at_best.measured
+    if not is_better(again.metric, again.value, student.value):
+        return None
+    return (
+        f"At step {at_best.step:,} the student was better: {title_of(again.metric)} "
+        f"{again.value:.3f} beside {student.value:.3f}, of {again.images:,} images each. It is "
+        f"`{next_steps.from_here(run)}@best` wherever a student is named."
+    )
 
 
 def comparison_sentence(rows: Sequence[Measurement]) -> Text:

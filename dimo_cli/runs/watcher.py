@@ -52,7 +52,13 @@ class RunWatcher(Idle):
     def on_log(self, record: dict[str, Any]) -> None:
         for name in self.alarms.see(record):
             self.on_note(told(name, self.alarms.active[name]))
-        self.view.log({**record, "alarms": list(self.alarms.active)})
+        self.view.log({**record, "alarms": dict(self.alarms.active)})
+
+    def on_checkpoint(self, step: int, folder: Path) -> None:
+        self.view.checkpoint(step, folder)
+
+    def should_pause(self) -> bool:
+        return self.view.is_leaving()
 
     def should_stop(self) -> str | None:
         if (name := self.stopped_on()) is None:

@@ -14,10 +14,12 @@ from torch import Tensor
 
 from dimo_cli import __version__
 from dimo_cli.engine.many_steps import sample_by_plan, sample_theta_trapezoidal
+from dimo_cli.errors import SpecError
 from dimo_cli.files.png import Pixels
-from dimo_cli.specs.sample import SamplerSpec
+from dimo_cli.specs.sample import SamplerSpec, SampleSpec
 from dimo_cli.students.student import Student, at_r_init
 from dimo_cli.students.target import Target
+from dimo_cli.teachers.classes import find_class
 from dimo_cli.teachers.compiling import compile_blocks
 from dimo_cli.teachers.decoding import compile_decoder, decode, half_on_cuda
 from dimo_cli.teachers.plans import heuristic_plan
@@ -158,6 +160,19 @@ def condition(teacher: Teacher, wanted: Sequence[int | str]) -> Cond:
     if teacher.takes_prompts:
         return teacher.conditioner.prompts([str(prompt) for prompt in wanted])
     return teacher.conditioner.labels(torch.tensor([int(label) for label in wanted]))
+
+
+def chosen_conditions(teacher: Teacher, spec: SampleSpec) -> list[int] | list[str]:
+    """The class or prompt of each image: the chosen ones in turn, or all classes."""
+    if teacher.takes_prompts:
+        if not spec.prompts:
+            raise SpecError(f"`{teacher.name}` draws from prompts.", 'Add `--prompt "..."`.')
+        return [spec.prompts[index % len(spec.prompts)] for index in range(spec.count)]
+    if spec.prompts:
+        raise SpecError(f"`{teacher.name}` takes classes, not prompts.", "Use `--class`.")
+    chosen = [find_class(word, teacher) for word in spec.classes]
+    chosen = chosen or list(range(len(teacher.class_names)))
+    return [chosen[index % len(chosen)] for index in range(spec.count)]
 
 
 def sample_images(

@@ -18,7 +18,9 @@ from dimo_cli import __version__
 from dimo_cli.engine.tteo import Optimized, optimize_embeddings, render, start_embeddings
 from dimo_cli.errors import NotFinite, SpecError
 from dimo_cli.files.png import Pixels, save_png
-from dimo_cli.files.writing import write_whole_text
+from dimo_cli.files.reading import MOST_DOCUMENT, read_text
+from dimo_cli.files.untrusted import parse_json
+from dimo_cli.files.writing import whole_file, write_whole_text
 from dimo_cli.rewards.protocol import Reward
 from dimo_cli.run_folder.effort import rate
 from dimo_cli.sampling.samplers import clock, to_pixels
@@ -27,12 +29,9 @@ from dimo_cli.students.student import Student
 from dimo_cli.teachers.decoding import check_images
 from dimo_cli.teachers.protocol import Cond
 
-# What a summary of an outcome reads.
-SUMMARIZED = {
-    "prompt",
-    *("score_before", "score_best_of_n", "score_after"),
-    *("seconds", "times_a_plain_sample"),
-}
+OUTCOME = "outcome.json"
+# The numbers of an outcome that its summary tells.
+NUMBERS = ("score_before", "score_best_of_n", "score_after", "seconds", "times_a_plain_sample")
 
 
 @dataclass(frozen=True)
@@ -183,10 +182,11 @@ def keep(
     spec: TteoSpec,
     folder: Path,
     origins: Mapping[str, str] | None = None,
-) -> None:
+) -> dict[str, Any]:
     """Write pictures, trace and the embeddings that make the picture again in one pass.
 
-    `origins` says who set which value of the spec; the report shows it.
+    `origins` says who set which value of the spec; the report shows it. Returns what a later call
+    will read.
     """
     folder.mkdir(parents=True, exist_ok=True)
     facts = provenance(outcome.prompt, student, spec)
@@ -194,16 +194,22 @@ def keep(
     save_png(outcome.after, folder / "after.png", facts)
     best = outcome.found.best
     chosen = outcome.found.embeddings[best : best + 1].contiguous().cpu()
-    save_file({"embeddings": chosen}, folder / "embeddings.safetensors", facts)
+    with whole_file(folder / "embeddings.safetensors") as temporary:
+        save_file({"embeddings": chosen}, temporary, facts)
     told = {} if origins is None else {"origins": dict(origins)}
-    text = json.dumps({**outcome.document(), **told}, indent=2)
-    write_whole_text(folder / "outcome.json", text + "\n")  # last: what has it is finished
+    document = {**outcome.document(), **told}
+    text = json.dumps(document, indent=2)
+    write_whole_text(folder / OUTCOME, text + "\n")  # last: what has it is finished
+    return document
 
 
-def is_finished(folder: Path) -> bool:
-    """Whether a prompt's folder is complete, and its outcome can be read."""
+def read_outcome(folder: Path) -> dict[str, Any] | None:
+    """The outcome in a prompt's folder; None where it is not complete, or cannot be read."""
     try:
-        found = json.loads((folder / "outcome.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(found, dict) and found.keys() >= SUMMARIZED
+        found = parse_json(read_text(folder / OUTCOME, MOST_DOCUMENT))
+    except (OSError, ValueError, SpecError):
+        return None
+    if not isinstance(found, dict) or not isinstance(found.get("prompt"), str):
+        return None
+    is_whole = all(type(found.get(name)) in (int, float) for name in NUMBERS)
+    return found if is_whole else None

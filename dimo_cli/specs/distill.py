@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from dimo_cli.specs.averaging import EmaSpec
 from dimo_cli.specs.base import AutoBool, Int, Real, Spec, or_auto, shorthand
 from dimo_cli.specs.divergences import AdaptiveWeight, ConstantWeight, Divergence, ForwardKL
 from dimo_cli.specs.lora import AuxiliaryLoraSpec, LoraSpec
@@ -249,16 +250,6 @@ class OptimizerSpec(Spec):
         return self
 
 
-class EmaSpec(Spec):
-    """The average of the student's weights that becomes the generator."""
-
-    decay: Real = Field(0.9999, ge=0, lt=1, description="Decay per step")
-    warmup: bool = Field(True, description="Start with the smaller decay (1 + k)/(10 + k)")
-    offload: bool = Field(
-        False, description="Keep the average in the CPU's memory, and 4 bytes per weight off a GPU"
-    )
-
-
 class StudentSpec(Spec):
     """The one-step generator (theta)."""
 
@@ -287,6 +278,11 @@ class StudentSpec(Spec):
             raise ValueError(
                 "ema.offload has nothing to save with lora: the average is of the adapters alone; "
                 "leave it out"
+            )
+        if self.lora.rank and self.ema.post_hoc.every is not None:
+            raise ValueError(
+                "ema.post_hoc keeps averages of whole weights, and lora trains adapters alone; use "
+                "one of them"
             )
         return self
 
@@ -457,6 +453,16 @@ class DistillSpec(Spec):
         if self.auxiliary.share_x_tilde and self.masking.student != self.masking.auxiliary:
             raise ValueError(
                 "auxiliary.share_x_tilde needs masking.student and masking.auxiliary to be equal"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _run_is_long_enough_for_snapshots(self) -> DistillSpec:
+        every, steps = self.student.ema.post_hoc.every, self.train.steps
+        if every is not None and 2 * every > steps:
+            raise ValueError(
+                f"student.ema.post_hoc.every ({every}) must be at most half of train.steps "
+                f"({steps}): other averages are put together from several snapshots"
             )
         return self
 

@@ -35,6 +35,28 @@ IN_WORDS = {
     **dict.fromkeys(("tuple_type", "list_type"), "a list"),
 }
 
+# What other programs call a setting, where no letters lead there.
+ALIASES = {
+    **dict.fromkeys(("lr", "learningrate"), "student.optimizer.learning_rate"),
+    **dict.fromkeys(("bs", "batch", "batchsize"), "train.batch_size"),
+    **dict.fromkeys(("steps", "iters", "iterations", "max_steps", "num_steps"), "train.steps"),
+    **dict.fromkeys(
+        ("grad_accum", "gradient_accumulation", "gradient_accumulation_steps"), "train.accumulate"
+    ),
+    **dict.fromkeys(("cfg", "cfg_scale", "guidance_scale"), "teacher.guidance.scale"),
+    **dict.fromkeys(("wandb", "tensorboard", "trackio", "logger"), "monitor.tracker"),
+    **dict.fromkeys(("bf16", "fp16", "mixed_precision", "dtype"), "train.precision"),
+}
+NOT_THERE = {
+    **dict.fromkeys(
+        ("epochs", "epoch", "num_epochs"),
+        "A run has steps and no epochs, as its samples are the student's own: set `train.steps`.",
+    ),
+    **dict.fromkeys(
+        ("gpus", "num_gpus", "n_gpu"), "How many processes there are is no setting: use `--gpus N`."
+    ),
+}
+
 
 def spec_types(annotation: Any) -> list[type[Spec]]:
     """The spec classes an annotation allows: itself, or the members of a union."""
@@ -96,7 +118,10 @@ def explain(
     where = f" (from {origin})" if origin else ""
     kind, context = problem["type"], problem.get("ctx", {})
     if kind == "extra_forbidden":
-        guess = _nearest_path(path, known_paths(model))
+        last = path.rpartition(".")[2].lower()
+        if last in NOT_THERE:
+            return f"Unknown key `{path}`{where}. {NOT_THERE[last]}"
+        guess = ALIASES.get(last) or _nearest_path(path, known_paths(model))
         return f"Unknown key `{path}`{where}." + (f" Did you mean `{guess}`?" if guess else "")
     if kind == "missing":
         return f"`{path}` is missing{where}: it has no default."
@@ -162,7 +187,7 @@ def _nearest_path(path: str, choices: list[str]) -> str | None:
     siblings = {p.rpartition(".")[2]: p for p in choices if p.rpartition(".")[0] == group}
     if guess := nearest(last, siblings):
         return siblings[guess]
-    elsewhere = {p.rpartition(".")[2]: p for p in choices}
+    elsewhere = {p.rpartition(".")[2]: p for p in reversed(choices)}  # of several the first
     if guess := nearest(last, elsewhere):
         return elsewhere[guess]
     return nearest(path, choices)

@@ -25,7 +25,7 @@ class Facts(Spec):
     @model_serializer(mode="wrap")
     def _without_nothing(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         values: dict[str, Any] = handler(self)
-        for name in ("lora", "fingerprint"):
+        for name in ("chosen", "fingerprint", "lora"):
             if name in values and values[name] is None:
                 del values[name]
         return values
@@ -53,6 +53,27 @@ class TrainingFacts(Spec):
     divergence: Divergence | None = None
 
 
+class Choice(Spec):
+    """Which of a run's weights a student has, and by what rule; what is not known is left out."""
+
+    rule: Literal["last", "best", "step", "average"]
+    """The last step of the run; the best by its metric; one that a person named; or an average of
+    another length, made afterwards."""
+    step: int
+    length: float | None = None
+    """Of such an average: sigma_rel."""
+    snapshots: int | None = None
+    """How many it was made from."""
+    metric: str | None = None
+    """What it was the best by, with the value and the count of images."""
+    value: float | None = None
+    images: int | None = None
+
+    @model_serializer(mode="wrap")
+    def _only_what_is_known(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in handler(self).items() if value is not None}
+
+
 class LoraFacts(Spec):
     """The adapters of a student that is its teacher with adapters."""
 
@@ -70,6 +91,8 @@ class StudentManifest(Facts):
     temperature: float = Field(1.0, gt=0)
     training: TrainingFacts
     weights_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    chosen: Choice | None = None
+    """None: not recorded, and not written."""
     lora: LoraFacts | None = None
 
     @property

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -38,6 +39,7 @@ from dimo_cli.specs.manifest import (
     FORMAT,
     MANIFEST,
     WEIGHTS,
+    Choice,
     LoraFacts,
     StudentManifest,
     TeacherFacts,
@@ -76,6 +78,7 @@ def describe_run(
     teacher: Teacher | TeacherFacts,
     weights_sha256: str,
     steps: int | None = None,
+    chosen: Choice | None = None,
 ) -> StudentManifest:
     """The manifest of the student that a run made in so many steps (None: all of the spec's)."""
     steps = spec.train.steps if steps is None else steps
@@ -95,6 +98,7 @@ def describe_run(
             divergence=spec.loss.divergence,
         ),
         weights_sha256=weights_sha256,
+        chosen=chosen,
         lora=LoraFacts(rank=lora.rank, alpha=lora.alpha or lora.rank) if lora.rank else None,
     )
 
@@ -105,16 +109,22 @@ def save_student(
     teacher: Teacher,
     backbone: Backbone,
     steps: int | None = None,
+    chosen: Choice | None = None,
 ) -> Student:
-    """Write manifest, weights and card, all or nothing; the preview is for whoever can draw."""
+    """Write the student that a run made, all or nothing; the preview is for whoever can draw."""
+    manifest = describe_run(spec, teacher, "0" * 64, steps, chosen)
+    return write_student(folder, Student(manifest, teacher, backbone.eval()))
+
+
+def write_student(folder: Path, student: Student) -> Student:
+    """Write manifest, weights and card, all or nothing; returns it with the hash of its weights."""
     beside = folder.with_name(f".tmp-{folder.name}")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
-    facts = facts_of_teacher(spec, teacher)
-    digest = write_network(backbone, beside, facts)
-    manifest = describe_run(spec, facts, digest, steps)
+    digest = write_network(student.backbone, beside, student.manifest.teacher)
+    manifest = student.manifest.model_copy(update={"weights_sha256": digest})
     (beside / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    student = Student(manifest, teacher, backbone.eval())
+    student = replace(student, manifest=manifest)
     card = student_card(describe_student(student))
     (beside / CARD).write_text(card, encoding="utf-8")
     replace_folder(beside, folder)

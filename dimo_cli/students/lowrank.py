@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from dimo_cli.cards.card import student_card
 from dimo_cli.engine.lora import (
     chosen_targets,
     fingerprint,
@@ -20,11 +17,9 @@ from dimo_cli.engine.lora import (
     with_adapters,
 )
 from dimo_cli.errors import SpecError
-from dimo_cli.files.writing import replace_folder
 from dimo_cli.specs.lora import LoraSpec
 from dimo_cli.specs.lowrank import ExtractSpec
-from dimo_cli.specs.manifest import CARD, MANIFEST, LoraFacts
-from dimo_cli.students.folder import describe_student, write_network
+from dimo_cli.specs.manifest import LoraFacts
 from dimo_cli.students.student import Student
 from dimo_cli.teachers.protocol import Backbone
 
@@ -148,18 +143,3 @@ def all_squares(own: Backbone, base: Backbone) -> float:
     """The squared difference of all weights of two networks."""
     pairs = zip(own.parameters(), base.parameters(), strict=True)
     return sum(squares(now.detach().float() - then.detach().float()) for now, then in pairs)
-
-
-def write_student(student: Student, folder: Path) -> Student:
-    """Write a student folder, all or nothing; the student as it is there."""
-    beside = folder.with_name(f".tmp-{folder.name}")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
-    manifest = student.manifest
-    digest = write_network(student.backbone, beside, manifest.teacher)
-    manifest = manifest.model_copy(update={"weights_sha256": digest})
-    (beside / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    written = replace(student, manifest=manifest)
-    (beside / CARD).write_text(student_card(describe_student(written)), encoding="utf-8")
-    replace_folder(beside, folder)
-    return written

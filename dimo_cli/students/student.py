@@ -15,7 +15,7 @@ from dimo_cli.engine.one_step import sample_student
 from dimo_cli.errors import MissingError
 from dimo_cli.hub.loading import fill
 from dimo_cli.hub.published import StateDict
-from dimo_cli.specs.distill import FixedRatio
+from dimo_cli.specs.distill import FixedRatio, TeacherSource
 from dimo_cli.specs.manifest import StudentManifest
 from dimo_cli.students.adapters import adapted_network
 from dimo_cli.teachers.decoding import Precision, decode, half_on_cuda
@@ -39,6 +39,8 @@ class LoadOptions:
     say: Callable[[str], None] = lambda line: None
     device: torch.device | str | None = None
     """Where its networks go; None: the GPU if there is one."""
+    revision: str | None = None
+    """What the user himself says of the teacher's revision; not what a student says of it."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ def assemble_student(
             f"which dimo {__version__} does not know.",
             "Upgrade dimo.",
         )
-    source = teacher_source(manifest, options.local_dir)
+    source = teacher_source(manifest, options)
     with_teacher = options.with_teacher or manifest.lora is not None
     teacher = load_teacher(source, options.say, with_backbone=with_teacher)
     device = options.device or best_device()
@@ -138,15 +140,13 @@ def assemble_student(
     return Student(manifest, teacher, backbone)
 
 
-def teacher_source(manifest: StudentManifest, local_dir: str | None) -> ManifestSource:
+def teacher_source(manifest: StudentManifest, options: LoadOptions) -> TeacherSource:
     """Where the teacher that a manifest names comes from."""
     facts = manifest.teacher
-    pinned = facts.revision if re.fullmatch(r"[0-9a-f]{40}", facts.revision) else None
     if facts.name in EMBEDDED:
         return ManifestSource(name=facts.name)
-    return ManifestSource(
-        name=facts.name,
-        revision=pinned,
-        local_dir=local_dir,
-        architecture=facts.architecture,
-    )
+    place = {"local_dir": options.local_dir, "architecture": facts.architecture}
+    if options.revision is not None:
+        return TeacherSource(name=facts.name, revision=options.revision, **place)
+    pinned = facts.revision if re.fullmatch(r"[0-9a-f]{40}", facts.revision) else None
+    return ManifestSource(name=facts.name, revision=pinned, **place)

@@ -21,5 +21,6 @@ def names_of_unsound(networks: Mapping[str, nn.Module]) -> list[str]:
 
 def optimizer_path(network: str) -> str:
     """Where a network's optimizer is in the spec."""
-    paths = {"discriminator": "gan.optimizer", "ema": "student.optimizer"}
+    averages = dict.fromkeys(("ema", "short_average", "long_average"), "student.optimizer")
+    paths = {"discriminator": "gan.optimizer", **averages}
     return paths.get(network, f"{network}.optimizer")

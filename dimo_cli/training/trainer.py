@@ -37,6 +37,7 @@ from dimo_cli.teachers.compiling import compile_blocks
 from dimo_cli.teachers.protocol import Backbone, Teacher
 from dimo_cli.training.accelerator import make_accelerator, peak_memory
 from dimo_cli.training.checkpoint import CheckpointFolder, random_state, restore_random_state
+from dimo_cli.training.power_averages import PowerAverages
 from dimo_cli.training.precision import store_in_bf16, tf32
 from dimo_cli.training.progress import Progress
 from dimo_cli.training.soundness import names_of_unsound, optimizer_path
@@ -54,11 +55,11 @@ COMPILING = (
 
 
 class Interrupted(Exception):
-    """The run was asked to stop by a signal; its checkpoint is written."""
+    """The run was asked to stop, by a signal (else 0) or its watcher; its checkpoint is written."""
 
     def __init__(self, signal_number: int, step: int, checkpoint: Path) -> None:
         super().__init__(f"Interrupted at step {step}")
-        self.exit_code = 128 + signal_number
+        self.signal_number, self.exit_code = signal_number, 128 + signal_number
         self.step, self.checkpoint = step, checkpoint
 
 
@@ -101,6 +102,7 @@ class Trainer:
             self.shard(average, plugin)
         home = "cpu" if spec.student.ema.offload else None
         self.ema = Ema(average, self.distillation.student, home)
+        self.power = PowerAverages(spec.student.ema, self.distillation.student, folder)
         self.is_sharded = plugin is not None
         self.restore_teacher = lambda: None
         if self.accelerator.mixed_precision == "bf16":
@@ -145,7 +147,8 @@ class Trainer:
 
     def networks(self) -> dict[str, nn.Module]:
         """The networks whose weights change, as far as they do."""
-        return {**self.distillation.networks(), "ema": trained_part(self.ema.network)}
+        averages = {"ema": trained_part(self.ema.network), **self.power.networks()}
+        return {**self.distillation.networks(), **averages}
 
     def frozen(self) -> dict[str, nn.Module]:
         """The networks whose weights stay as they were loaded."""
@@ -194,8 +197,11 @@ class Trainer:
                 while self.progress.step < self.spec.train.steps:
                     self.train_one_step()
                     reason = self.watcher.should_stop()
-                    number, is_over = largest(self.asked_to_stop(), int(reason is not None))
-                    if number:
+                    pauses = self.watcher.should_pause()
+                    number, is_paused, is_over = largest(
+                        self.asked_to_stop(), int(pauses), int(reason is not None)
+                    )
+                    if number or is_paused:
                         announce_last_checkpoint()
                         self.save_sound()
                         step = self.checkpoints.steps()[-1]
@@ -237,6 +243,7 @@ class Trainer:
             self.ema.update(
                 ema_decay(progress.step, self.spec.student.ema.decay, self.spec.student.ema.warmup)
             )
+        self.power.update(done)
         waits = waits or done % self.spec.recovery.max_skipped == 0
         if waits and self.note_skipped_on_card():
             return
@@ -245,8 +252,9 @@ class Trainer:
         self.busy = self.busy[0] + 1, self.busy[1] + time.perf_counter() - started
         values = mean_values(report.values)
         draws = preview_due or metric_due or look_due
-        if draws and not self.is_sound():
+        if (draws or self.power.is_due(done, last)) and not self.is_sound():
             return
+        self.power.keep(done, last)
         shown = self.averaged if draws else self.distillation.student
         if metric_due:
             value = as_first_says(self.watcher.measure_metric(done, shown))
@@ -333,7 +341,7 @@ class Trainer:
         """Save, if every weight is finite; else roll back and return False."""
         if not self.is_sound():
             return False
-        self.save()
+        self.watcher.on_checkpoint(self.progress.step, self.save())
         return True
 
     def is_sound(self) -> bool:
@@ -421,6 +429,7 @@ class Trainer:
         self.restore_random(state)
         if is_first():
             self.run_log.truncate(self.progress.step)
+            self.power.forget_after(self.progress.step)
 
     def random_state(self) -> dict[str, Any]:
         """The state of all that this rank draws from."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any, Protocol
 
 from dimo_cli.files.png import Pixels
@@ -35,6 +36,12 @@ class Watcher(Protocol):
 
     def should_stop(self) -> str | None:
         """Why to end the run, if there is a reason to."""
+
+    def should_pause(self) -> bool:
+        """Whether to leave the run here as Ctrl-C does: with a checkpoint, to be continued."""
+
+    def on_checkpoint(self, step: int, folder: Path) -> None:
+        """A checkpoint of a step that was just taken is written."""
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint is to keep of the watcher."""
@@ -72,6 +79,12 @@ class Idle:
 
     def should_stop(self) -> str | None:
         return None
+
+    def should_pause(self) -> bool:
+        return False
+
+    def on_checkpoint(self, step: int, folder: Path) -> None:
+        return
 
     def state(self) -> dict[str, Any]:
         return {}

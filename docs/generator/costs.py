@@ -1,4 +1,4 @@
-"""What the presets cost: counted without weights, which takes a while, and kept in costs.json."""
+"""What the presets cost: counted without weights, which takes a while, and kept beside them."""
 
 from __future__ import annotations
 
@@ -7,20 +7,21 @@ from functools import cache
 from typing import TypedDict
 
 from dimo_cli.planning.flops import flops_per_step
+from dimo_cli.planning.hours import COSTS
 from dimo_cli.planning.memory import advice_to_fit, blank_rewards, estimate_memory
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.refine import RefineSpec
-from dimo_cli.specs.resolve import preset_names, refine_preset_names, resolve_spec
+from dimo_cli.specs.resolve import preset_names, presets_folder, refine_preset_names, resolve_spec
 from dimo_cli.teachers.registry import EMBEDDED, load_skeleton
-from docs.generator.markdown import HERE
 
-FILE = HERE / "costs.json"
+FILE = presets_folder() / COSTS
 SMALLER_GPUS = (24, 40, 80)
 
 
 class Cost(TypedDict):
     """Of a training step as the preset has it, and of its teacher."""
 
+    family: str
     parameters: int
     tokenizer_parameters: int
     memory: dict[str, int]
@@ -43,6 +44,7 @@ def cost_of(name: str) -> Cost:
     on_gpu = spec.teacher.name not in EMBEDDED  # whose page speaks of minutes on a laptop
     memory = estimate_memory(teacher, spec, blank_rewards, on_gpu)
     return {
+        "family": teacher.family,
         "parameters": sum(weight.numel() for weight in teacher.backbone.parameters()),
         "tokenizer_parameters": sum(weight.numel() for weight in teacher.tokenizer.parameters()),
         "memory": {

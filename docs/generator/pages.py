@@ -14,6 +14,7 @@ from docs.generator.command_pages import command_names, command_pages
 from docs.generator.healthy import healthy_files
 from docs.generator.markdown import fill, table
 from docs.generator.presets import preset_pages
+from docs.generator.python_page import python_page
 
 DOCS = Path(__file__).parent.parent
 
@@ -22,6 +23,7 @@ def pages() -> dict[str, str]:
     """The text of every generated file by its path below docs/."""
     return {
         "README.md": fill("README.md", commands=commands_table(), presets=presets_tables()),
+        "python.md": python_page(),
         **dict(command_pages()),
         **dict(preset_pages()),
         "glossary.md": fill("glossary.md", words=glossary_table()),

@@ -7,7 +7,7 @@ from typing import Any
 
 from dimo_cli.commands.plan import flops, size
 from dimo_cli.hub.published import HubFile
-from dimo_cli.metrics.expected import PUBLISHED
+from dimo_cli.metrics.measured import HEAD, known_of
 from dimo_cli.specs.distill import TeacherSource
 from dimo_cli.specs.render import commented_yaml
 from dimo_cli.specs.resolve import preset_names, preset_path, preset_summary, refine_preset_names
@@ -43,7 +43,7 @@ def about(name: str, cost: Cost) -> dict[str, Any]:
         "embedded": embedded,
         "facts": teacher_table(facts, cost),
         "files": [] if embedded else hub_files(facts),
-        "published": published_table(teacher),
+        "numbers": numbers_table(teacher),
         "recipe": recipe(name, spec, facts.takes_prompts, embedded),
         "cost": cost_table(cost),
         "flops": flops(cost["flops_per_step"]),
@@ -90,16 +90,10 @@ def hub_files(blueprint: Any) -> list[HubFile]:
     return [blueprint.backbone.files[0], blueprint.tokenizer.files[0], *blueprint.other_files]
 
 
-def published_table(teacher: str) -> str:
-    """The papers' numbers of a teacher and its students; nothing where there are none."""
-    known = PUBLISHED.get(teacher, {})
-    metrics = list(dict.fromkeys(e.metric for found in known.values() for e in found))
-    rows = []
-    for who, found in known.items():
-        values = {e.metric: f"{e.value:g}" for e in found}
-        label = f"teacher, {who} steps" if who.isdecimal() else f"{who} student, 1 step"
-        rows.append([label, *(values.get(metric, "") for metric in metrics), found[0].source])
-    return table(("sampler", *metrics, "source"), rows) if rows else ""
+def numbers_table(teacher: str) -> str:
+    """The papers' numbers of a teacher and its students beside dimo's; nothing without any."""
+    rows = [known.cells() for known in known_of(teacher)]
+    return table(HEAD, rows) if rows else ""
 
 
 def cost_table(cost: Cost) -> str:

@@ -22,10 +22,12 @@ OWN = {
     *("base64", "binascii", "logging", "string", "urllib", "urllib.parse", "ipaddress"),
 }
 # The specs that a help page is made of, by the first words of the command.
-RUN_SPECS = {"distill", "divergences", "launch", "lora", "metrics", "monitor", "render", "resolve"}
+RUN_SPECS = {"distill", "averaging", "divergences", "launch", "lora", "metrics", "monitor"}
+RUN_SPECS |= {"render", "resolve"}
 SPECS = {
     "distill": RUN_SPECS,
     "sweep": RUN_SPECS | {"sweep"},
+    "ema": {"averages", "metrics"},
     "refine": RUN_SPECS | {"refine"},
     "tteo": {"tteo"},
     "play": {"tteo"},
@@ -41,7 +43,7 @@ SPECS = {
     "check": {"check", "launch", "render"},
     "presets": RUN_SPECS | {"refine"},
     "runs": {"runs", "launch", "render", "metrics"},
-    "spec": RUN_SPECS | {"refine"},
+    "spec": RUN_SPECS | {"refine", "glossary"},
 }
 SHARED = {"base", "explain", "flags"}
 HEAVY = {"torch", "numpy", "PIL", "transformers", "diffusers", "accelerate", "jinja2", "scipy"}

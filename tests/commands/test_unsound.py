@@ -9,6 +9,8 @@ import torch
 from dimo_cli import OneStepPipeline
 from dimo_cli.errors import MissingError, NotFinite, SpecError
 from dimo_cli.exporting import write
+from dimo_cli.metrics import prompts
+from dimo_cli.metrics.geneval_requests import TAGS
 from dimo_cli.play.studio import Studio
 from dimo_cli.specs.export import ExportSpec
 from dimo_cli.specs.play import DrawAsk
@@ -44,12 +46,29 @@ COMMANDS = {
         ("sample", "--student", "STUDENT", "--interpolate", "three", "eight", "--grid", "new.png"),
     ),
     "compare": ("digits", ("compare", "STUDENT", "digits", "--class", 7, "--grid", "new.png")),
-    "eval": ("digits", ("eval", "fid", "STUDENT", "-n", 50, "--no-cache")),
     "tteo": ("shapes", ("tteo", "STUDENT", *PROMPT, "--reward", "shapes_clip=1", "--out", "new")),
     "export": ("digits", ("export", "STUDENT", "--out", "new.pt2")),
     "push": ("digits", ("push", "STUDENT", "you/digits", "--dry-run")),
 }
+# Each metric in the networks that are in the package, and all else below `dimo eval` that draws.
+MEASURING = {
+    **{
+        f"eval {name}": ("digits", ("eval", name, "STUDENT")) for name in ("fid", "is", "pr", "kid")
+    },
+    **{f"eval {name}": ("shapes", ("eval", name, "STUDENT")) for name in ("clip", "image-reward")},
+    "eval geneval": ("shapes", ("eval", "geneval", "STUDENT")),
+    "eval all": ("digits", ("eval", "all", "STUDENT")),
+    "eval fid --sweep": ("digits", ("eval", "fid", "STUDENT", "--sweep", "temperature=1,2")),
+}
+COMMANDS |= {
+    name: (of, (*words, "-n", 50, "--no-cache")) for name, (of, words) in MEASURING.items()
+}
+COMMANDS["eval fidelity"] = ("digits", ("eval", "fidelity", "STUDENT"))
 LOADING = {
+    # Their networks are downloaded: the student is looked at before.
+    "eval fdd": ("digits", ("eval", "fdd", "STUDENT", "--ref", "digits", "-n", 50)),
+    "eval hps": ("shapes", ("eval", "hps", "STUDENT", "-n", 50)),
+    "eval pickscore": ("shapes", ("eval", "pickscore", "STUDENT", "--prompts", "shapes")),
     "play": ("digits", ("play", "STUDENT", "--port", 0, "--no-open")),
     "refine": ("digits", ("refine", "STUDENT", "--gan", "--out", "new")),
 }
@@ -80,6 +99,16 @@ def test_numbers_that_overflow_are_no_images(dimo, students, tmp_path, command):
     name, arguments = COMMANDS[command]
     assert "not finite" in refused(dimo, students[name, overflow], arguments)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize("change", [one_nan, overflow])
+def test_no_image_for_geneval_is_drawn_with_it(dimo, students, tmp_path, monkeypatch, change):
+    monkeypatch.setattr(prompts, "GENEVAL_COUNTS", dict.fromkeys(TAGS, 1))
+    asked = {"include": [{"class": "dog", "count": 1}], "prompt": "a red circle"}
+    (tmp_path / "asked").write_text("".join(json.dumps({"tag": t, **asked}) + "\n" for t in TAGS))
+    call = ("eval", "geneval-export", "STUDENT", "new", "--metadata", "asked")
+    assert "not finite" in refused(dimo, students["shapes", change], call)
+    assert list(tmp_path.rglob("*.png")) == []
 
 
 def test_images_that_overflow_are_no_images(dimo, tmp_path, monkeypatch):

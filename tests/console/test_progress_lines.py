@@ -2,9 +2,11 @@
 
 from rich.console import Console
 
-from dimo_cli.console import pace
+from dimo_cli.console import pace, progress
 from dimo_cli.console.live import LiveView, PlainView
+from dimo_cli.console.output import Output
 from dimo_cli.console.pace import Pace, plain_progress
+from dimo_cli.console.progress import counting, tracking
 
 
 def ticking(monkeypatch, seconds):
@@ -54,3 +56,38 @@ def test_the_bar_moves_with_every_step_and_the_panel_names_alarms():
     view.stop()
     assert "4/20" in capture.get()
     assert "alarm: collapse" in capture.get()
+
+
+def test_what_counts_in_a_terminal_writes_lines_with_the_time_left_in_a_pipe(monkeypatch, capsys):
+    ticking(monkeypatch, 1)
+    monkeypatch.setattr(progress, "SECONDS", 0.0)
+    with counting(Output(), "sample", 300) as advance:
+        for _ in range(3):
+            advance(100)
+    with tracking(Output(), "measure") as reach:
+        for done in (10, 20, 30):
+            reach(done, 30)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split("  ")[:2] for line in lines] == [["sample", "200/300"], ["measure", "20/30"]]
+    assert all(line.endswith("left") for line in lines)
+
+
+def test_a_quiet_command_writes_no_lines(monkeypatch, capsys):
+    ticking(monkeypatch, 1)
+    monkeypatch.setattr(progress, "SECONDS", 0.0)
+    out = Output()
+    out.start(quiet=True)
+    with counting(out, "sample", 3) as advance:
+        for _ in range(3):
+            advance(1)
+    assert capsys.readouterr().err == ""
+
+
+def test_work_that_begins_anew_is_timed_anew(monkeypatch, capsys):
+    ticking(monkeypatch, 1)
+    monkeypatch.setattr(progress, "SECONDS", 0.0)
+    with tracking(Output(), "measure") as reach:
+        for done, total in ((1, 3), (2, 3), (1, 9), (2, 9)):
+            reach(done, total)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split("  ")[1] for line in lines] == ["2/3", "2/9"]

@@ -22,6 +22,7 @@ FAMILIES = {
     "maskgen-l": published.publish_maskgen,
     "amused-256": published.publish_amused,
     "halton-tiny": published.publish_halton,
+    "showo": published.publish_showo,
 }
 
 

@@ -17,7 +17,7 @@ from torch.distributed.run import get_args_parser
 
 from docs.generator.commands import commands
 from tests.docs.kinds import Kind, kind_of
-from tests.docs.running import check, run
+from tests.docs.running import QUICK, check, run
 from tests.docs.shown import (
     FENCE,
     OTHERS,
@@ -52,11 +52,14 @@ def items_of(page):
         yield from commands_of(block) or [block]
 
 
-def take(block, names):
-    """Run the Python of a page, and write a file whose name a block begins with."""
+def take(block, names, monkeypatch):
+    """Run the Python of a page in miniature, and write a file whose name a block begins with."""
     name = re.match(r"# (\S+\.yaml)$", block.body, flags=re.MULTILINE)
     if block.language == "python":
-        exec(compile(block.body, f"{block.page}:{block.line}", "exec"), names)
+        with monkeypatch.context() as patch:
+            for variable, value in {**QUICK, "DIMO_MONITOR__TABLE_SAMPLES": "100"}.items():
+                patch.setenv(variable, value)
+            exec(compile(block.body, f"{block.page}:{block.line}", "exec"), names)
     elif name:
         Path(name[1]).write_text(block.body)
 
@@ -69,7 +72,7 @@ def test_what_a_page_shows_works_in_its_order(page, machine, monkeypatch):
     names = {}
     for item in items_of(page):
         if isinstance(item, Block):
-            take(item, names)
+            take(item, names, monkeypatch)
         elif kind_of(item) in IN_PROCESS:
             check(item, run(item, monkeypatch))
 

@@ -174,5 +174,5 @@ def test_notes_are_of_commands():
 def test_the_pages_of_presets_hold_the_published_numbers():
     page = dict(preset_pages())["presets/maskbit.md"]
     assert "| Di[M]O student, 1 step | 2.89 |" in page
-    assert "40 GiB: Use `--set train.batch_size=32" in page
+    assert "40 GiB: Use `--set train.micro_batch=32" in page
     assert json.loads(Path(costs.FILE).read_text())["maskbit"]["parameters"] == 304_929_024

@@ -11,7 +11,7 @@ from dimo_cli.data.shards import builtin_dataset
 from dimo_cli.engine.distill import Distillation
 from dimo_cli.engine.optimizer import Ema
 from dimo_cli.engine.refine import Refinement
-from dimo_cli.planning.memory import blank_rewards, estimate_memory
+from dimo_cli.planning.memory import blank_rewards, estimate_memory, snapshot_bytes
 from dimo_cli.rewards.shapes import load as load_shapes_reward
 from dimo_cli.runs.refine import LabeledTokens
 from dimo_cli.specs.refine import RefineSpec
@@ -142,3 +142,15 @@ def test_on_a_gpu_an_average_may_wait_elsewhere(teacher):
 def test_estimating_allocates_nothing_large(teacher):
     huge = small_spec(train={"batch_size": 100_000})
     assert estimate_memory(teacher, huge).activations > 50 * 2**30
+
+
+def test_averages_for_other_lengths_are_counted_in_memory_and_on_disk(teacher):
+    plain = small_spec()
+    post_hoc = {"post_hoc": {"every": 2}}
+    spec = small_spec(student={"ema": post_hoc})
+    weights = sum(parameter.numel() for parameter in teacher.backbone.parameters())
+    trained = weights - sum(p.numel() for p in teacher.backbone.embedding_parameters())
+    more = estimate_memory(teacher, spec).weights - estimate_memory(teacher, plain).weights
+    assert more == pytest.approx(2 * 4 * weights, rel=0.02)
+    assert snapshot_bytes(teacher, plain) == 0
+    assert snapshot_bytes(teacher, spec) == 3 * 2 * 4 * trained  # after steps 2, 4 and 6

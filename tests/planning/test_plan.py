@@ -120,3 +120,10 @@ def test_what_stands_in_the_way_of_a_preset_is_named():
     assert {need.file.path for need in lost} <= set(replace(needed, files=lost).problems)
     here = [replace(need, state=HERE) for need in needed.files]
     assert replace(needed, files=here).to_fetch == 0
+
+
+def test_a_plan_says_what_snapshots_take_on_disk():
+    found = forecast(digits("student.ema.post_hoc.every=100"), Path("runs/x"))
+    assert "on disk, for `dimo ema`" in shown(found)
+    assert found.document()["plan"]["snapshot_bytes"] == found.snapshots > 0
+    assert "dimo ema" not in shown(forecast(digits(), Path("runs/x")))

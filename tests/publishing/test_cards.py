@@ -17,6 +17,7 @@ from dimo_cli.errors import SpecError
 from dimo_cli.publishing.package import facts_to_publish, public_settings
 from dimo_cli.run_folder.effort import Effort, effort_of
 from dimo_cli.runs.distill import distill
+from dimo_cli.specs.manifest import Choice
 from dimo_cli.specs.push import Footprint, PushSpec
 from dimo_cli.students.folder import BUILTIN, describe_student, load_student, teacher_repository
 from dimo_cli.teachers.registry import FAMILIES, blueprint_of, load_skeleton
@@ -66,6 +67,7 @@ def card_of(facts):
         ("amused-512", "text-to-image", "openrail++", '("a fox")'),
         ("maskgit", "unconditional-image-generation", "mit", "(class_labels=[207])"),
         ("halton-base", "unconditional-image-generation", "mit", "(class_labels=[207])"),
+        ("showo", "text-to-image", "mit", '("a fox")'),
     ],
 )
 def test_the_front_matter_says_what_the_hub_sorts_by(digits, name, task, license, call):
@@ -106,7 +108,7 @@ def test_a_teacher_of_ones_own_architecture_is_no_base_model(digits):
 def test_every_family_is_cited_with_both_papers(digits):
     families = {load_skeleton(name).family for name in FAMILIES}
     assert families <= set(TEACHERS)
-    for name in ("maskgit", "meissonic", "titok-s128", "halton-tiny"):
+    for name in ("maskgit", "meissonic", "titok-s128", "halton-tiny", "showo"):
         facts = of_teacher(digits, name)
         text = card_of(facts).text
         assert "2503.15457" in text
@@ -328,3 +330,30 @@ def test_prompts_of_the_user_are_not_on_the_card():
     text = student_card(describe_student(student))
     assert "secret" not in text
     assert load_skeleton("shapes").conditioner.dataset[0] in text
+
+
+@pytest.mark.parametrize(
+    ("chosen", "said"),
+    [
+        ({"rule": "last", "step": 1100}, "the average at the run's last step, 1,100"),
+        (
+            {"rule": "best", "step": 750, "metric": "fid", "value": 1.234, "images": 1000},
+            "the average at step 750, the best checkpoint of the run by FID: 1.234 of 1,000 images",
+        ),
+        ({"rule": "step", "step": 500}, "the average at step 500, which was named by hand"),
+        (
+            {"rule": "average", "step": 1100, "length": 0.15, "snapshots": 11},
+            "the average of length 0.15 (sigma_rel) up to step 1,100, put together from 11 "
+            "snapshots after the run",
+        ),
+    ],
+)
+def test_a_card_says_by_which_rule_its_weights_were_chosen(digits, chosen, said):
+    manifest = digits.manifest.model_copy(update={"chosen": Choice(**chosen)})
+    card = student_card(replace(digits, manifest=manifest))
+    plain = card.replace("\\", "")
+    assert f"| weights | {said} |" in plain
+
+
+def test_a_card_of_unrecorded_weights_says_nothing_of_the_rule(digits):
+    assert "| weights |" not in student_card(digits)

@@ -11,6 +11,7 @@ from dimo_cli.engine.lora import LoraSpec, merged, new_adapters, trained_part
 from dimo_cli.errors import MissingError
 from dimo_cli.specs.manifest import TeacherFacts
 from dimo_cli.students.adapters import our_names, peft_names, write_adapters
+from dimo_cli.students.checkpoints import at_best
 from dimo_cli.students.folder import load_student
 from dimo_cli.students.published import open_student
 from dimo_cli.teachers.registry import load_teacher
@@ -30,7 +31,7 @@ def lora_run(tmp_path_factory):
         "ema": {"decay": 0.5},
         "lora": {"rank": RANK, "alpha": 6},
     }
-    distilled(folder, student=student)
+    distilled(folder, student=student, fids=(1.0, 3.0, 2.0))
     return folder
 
 
@@ -72,6 +73,16 @@ def test_a_checkpoint_is_the_student_that_it_becomes(lora_run):
     last = open_student(f"{lora_run}@last")
     assert last.manifest.weights_sha256 == load_student(lora_run).manifest.weights_sha256
     assert open_student(f"{lora_run}@step-3").short_id != last.short_id
+
+
+def test_the_best_checkpoint_is_loaded_beside_the_last(lora_run):
+    student = load_student(lora_run)
+    best = at_best(lora_run, student)
+    assert best.manifest.weights_sha256 == open_student(f"{lora_run}@best").manifest.weights_sha256
+    found, last = (trained_part(s.backbone).state_dict() for s in (best, student))
+    expected = load_file(lora_run / "checkpoints" / "step-2" / "ema.safetensors")
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert not all(torch.equal(found[name], last[name]) for name in last)
 
 
 def test_students_without_adapters_say_nothing_of_them(finished_run):

@@ -10,8 +10,8 @@ from dimo_cli.errors import SpecError
 from dimo_cli.specs.lowrank import ExtractSpec
 from dimo_cli.specs.manifest import LoraFacts
 from dimo_cli.students import lowrank
-from dimo_cli.students.folder import load_student
-from dimo_cli.students.lowrank import extract_student, factors, merge_student, write_student
+from dimo_cli.students.folder import load_student, write_student
+from dimo_cli.students.lowrank import extract_student, factors, merge_student
 from dimo_cli.students.published import open_student
 from dimo_cli.students.student import LoadOptions, Student
 from dimo_cli.teachers.registry import load_teacher
@@ -40,7 +40,7 @@ def logits(student, generator):
 
 
 def test_a_merged_student_computes_what_the_adapted_one_does(adapted, generator, tmp_path):
-    write_student(merge_student(adapted), tmp_path / "merged")
+    write_student(tmp_path / "merged", merge_student(adapted))
     student = load_student(tmp_path / "merged")
     assert not has_adapters(student.backbone)
     assert student.manifest.format == 1
@@ -70,7 +70,7 @@ def test_adapters_are_found_again_in_what_they_were_merged_into(adapted, generat
     found, loss = extract_student(merged, ExtractSpec(student="-", rank=2))
     assert loss.error < 1e-5
     assert loss.elsewhere < 1e-6
-    write_student(found, tmp_path / "extracted")
+    write_student(tmp_path / "extracted", found)
     again = load_student(tmp_path / "extracted")
     assert has_adapters(again.backbone)
     expected = logits(adapted, generator)

@@ -3,11 +3,15 @@
 import json
 
 import pytest
+import torch
 
+from dimo_cli.console.live import PlainView
 from dimo_cli.errors import MissingError
 from dimo_cli.hub.access import dimo_cache
 from dimo_cli.hub.hashes import ACCEPTED
+from dimo_cli.runs.refine import starting_student
 from dimo_cli.specs.distill import TeacherSource
+from dimo_cli.specs.refine import RefineSpec
 from dimo_cli.students import published
 from dimo_cli.students.folder import BUILTIN, load_student
 from dimo_cli.students.student import LoadOptions
@@ -49,6 +53,21 @@ def test_nor_does_it_in_a_folder_that_the_user_names(stranger, fake_hub, tmp_pat
     words = {"local_dir": place, "architecture": architecture}
     load_teacher(TeacherSource(name="maskgit", **words), with_backbone=False)
     load_student(stranger, LoadOptions(local_dir=place))
+
+
+def test_a_refinement_takes_the_users_word_for_the_teacher_and_not_the_students(stranger):
+    architecture = json.loads((stranger / "dimo.json").read_text())["teacher"]["architecture"]
+
+    def start_of(**words):
+        teacher = {"name": "maskgit", "architecture": architecture, **words}
+        gan = {"enabled": True, "data": "tokens"}
+        spec = RefineSpec.model_validate({"teacher": teacher, "start": str(stranger), "gan": gan})
+        return starting_student(spec, PlainView(lambda line: None), torch.device("cpu"))
+
+    with pytest.raises(MissingError, match="is not the file that dimo knows"):
+        start_of()
+    assert start_of(revision=COMMIT).manifest.teacher.revision == COMMIT
+    start_of()  # it was accepted once
 
 
 def test_a_user_may_take_any_file_of_a_folder_or_of_a_commit(tmp_path):

@@ -29,6 +29,7 @@ from dimo_cli.teachers.shapes.network import (
     WORDS,
     ShapesBackbone,
     ShapesText,
+    words_of,
     words_to_ids,
 )
 from dimo_cli.teachers.shapes.tokenizer import CODES, ShapesTokenizer
@@ -123,6 +124,36 @@ def test_captions_vary_use_known_words_and_fit(rng):
         assert set(words.split()) <= set(world.vocabulary())
     assert len(captions) > 300
     assert int((words_to_ids(list(captions)) > 0).sum(1).max()) <= WORDS
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("A Red CIRCLE!", "a red circle"),
+        ("two  red circles.", "two red circles"),
+        ("  a red circle, and a blue square?!  ", "a red circle and a blue square"),
+        ("a circle on a grey background", "a circle on a gray background"),
+        ("a orange square", "an orange square"),
+        ("an red square above a orange circle", "a red square above an orange circle"),
+        ("3 small triangles", "three small triangles"),
+        ('"one red circle"', "one red circle"),
+    ],
+)
+def test_a_prompt_may_be_written_as_people_write(typed, meant):
+    assert words_to_ids([typed]).equal(words_to_ids([meant]))
+
+
+def test_captions_are_read_as_they_are(rng):
+    """So that no picture of a caption changes."""
+    for _ in range(500):
+        words = world.caption(world.random_scene(rng), rng)
+        assert words_of(words) == words.split()
+
+
+def test_a_strange_word_is_refused_with_the_nearest_one():
+    with pytest.raises(SpecError, match="does not know the word `traingle`") as caught:
+        words_to_ids(["a red traingle"])
+    assert caught.value.hint.startswith("Did you mean `triangle`? It knows: ")
 
 
 def test_a_word_that_the_world_does_not_have_is_refused_by_name():

@@ -34,7 +34,7 @@ def _watch(event, arguments):
         if not (writes or (isinstance(mode, str) and set(mode) & set("wax+"))):
             return
     elif event in WRITING:
-        path = arguments[0]
+        path = arguments[1 if event == "os.symlink" else 0]  # which stands behind what it leads to
     elif event in RUNNING:
         _offenses.append(f"{event} {arguments[:1]}")
         return

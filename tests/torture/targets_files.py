@@ -5,6 +5,7 @@ import json
 import pickle
 import tempfile
 import zipfile
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from dimo_cli.data.folders import open_images
 from dimo_cli.data.images import open_source
 from dimo_cli.data.job import is_finished
 from dimo_cli.data.shards import TokenDataset, write_json, write_shard
-from dimo_cli.errors import MissingError
+from dimo_cli.errors import DimoError, MissingError
 from dimo_cli.files.writing import file_sha256
 from dimo_cli.hub.weights import read_pickle, state_dict_in
 from dimo_cli.metrics.references import build_reference, read_reference, write_reference
@@ -83,17 +84,35 @@ def checkpoints(data, folder):
     step, state, _ = kept.load_newest(loaded)
     assert step in (1, 2)
     assert state is not None
+    if step == 1:
+        raise DimoError("the newest was passed over")
+
+
+@cache
+def checkpoint_of_a_run():
+    """A whole checkpoint of a run of a step, as files by name."""
+    with tempfile.TemporaryDirectory() as name:
+        spec = small_spec(train={"steps": 1, "batch_size": 8})
+        Trainer(spec, DIGITS, Path(name), Silent()).run()
+        files = (Path(name) / "checkpoints" / "step-1").iterdir()
+        return {path.name: path.read_bytes() for path in files}
 
 
 def run_folders(data, folder):
     """Logs and leftovers of other times in a run folder: what is there is tidied, or refused."""
     trainer = Trainer(small_spec(), DIGITS, folder, Silent())
-    trainer.checkpoints.save(1, network(), {})
+    newest = folder / "checkpoints" / "step-1"
+    newest.mkdir(parents=True)
+    files = checkpoint_of_a_run()
+    damaged = data.draw(st.sampled_from([*files, *3 * [None]]))
+    for name, content in files.items():
+        (newest / name).write_bytes(data.draw(broken(content)) if name == damaged else content)
     (folder / "log.jsonl").write_bytes(
         data.draw(broken(b'{"step": 1, "fid": 3}\n{"step": 2}\n{"step": 3, "fid": null}\n'))
     )
     for name in data.draw(st.lists(st.sampled_from(
-        [".tmp-step-2-9", ".old-step-1", ".old-step-9", "step-x", "step-2.damaged", "step-3"]
+        [".tmp-step-2-9", ".old-step-1", ".old-step-9", "step-x", "step-2.damaged", "step-3",
+         "step-1.damaged"]
     ), unique=True)):  # fmt: skip
         (folder / "checkpoints" / name).mkdir()
     trainer.checkpoints.tidy()
@@ -158,7 +177,8 @@ def references(data, folder):
 
 
 def npz_images(data, folder):
-    (folder / "images.npz").write_bytes(data.draw(npz_files()))
+    kinds = st.one_of(npz_files(), npz_files(), broken(IMAGES), st.just(IMAGES))
+    (folder / "images.npz").write_bytes(data.draw(kinds))
     for batch in open_images(folder / "images.npz", mixed_sizes=True, least=1).batches(4):
         assert batch.images.dtype == torch.uint8
 
@@ -222,7 +242,8 @@ TORCH = [torch_bytes(WEIGHTS, new) for new in (True, False)]
 def torch_files(data, folder):
     """Files of torch in both formats; the error is turned into a sentence by the caller."""
     path = folder / "weights.pt"
-    path.write_bytes(data.draw(st.one_of([broken(sound) for sound in TORCH])))
+    sound = data.draw(st.sampled_from(TORCH))
+    path.write_bytes(data.draw(st.one_of(broken(sound), broken(sound), st.just(sound))))
     try:
         found = state_dict_in(read_pickle(path), data.draw(st.sampled_from([None, "a", "model"])))
         assert sum(t.numel() for t in found.values()) * 4 <= 10 * path.stat().st_size
@@ -236,7 +257,7 @@ def torch_programs(data, folder):
     with zipfile.ZipFile(io.BytesIO(sound)) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
     name = next(name for name in members if name.endswith("data.pkl"))
-    members[name] = data.draw(broken(members[name]))
+    members[name] = data.draw(st.one_of(broken(members[name]), st.just(members[name])))
     (folder / "weights.pt").write_bytes(zipped(members.items(), zipfile.ZIP_STORED))
     try:
         read_pickle(folder / "weights.pt")

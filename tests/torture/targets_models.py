@@ -1,25 +1,32 @@
 """What is fuzzed of published models: their configurations, their sizes, their weights."""
 
 import copy
+import hashlib
 import json
+import tempfile
+from functools import cache
+from pathlib import Path
 
 import torch
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 
 from dimo_cli.errors import SpecError
 from dimo_cli.hub.published import HubFile, Published
 from dimo_cli.hub.store import HubStore
 from dimo_cli.metrics import dinov2, geneval_detector
 from dimo_cli.rewards import aesthetic, clip
-from dimo_cli.specs.distill import TeacherSource
-from dimo_cli.students.folder import BUILTIN, load_student
+from dimo_cli.specs.distill import DistillSpec, TeacherSource
+from dimo_cli.students.folder import BUILTIN, load_student, save_student
 from dimo_cli.students.student import LoadOptions
 from dimo_cli.teachers.hub_text import load_text_encoder
 from dimo_cli.teachers.maskgit import VQGAN_CONFIG
-from dimo_cli.teachers.registry import blueprint_of, load_skeleton
-from tests.torture.inputs import HUGE, broken, lying_json, lying_safetensors
+from dimo_cli.teachers.registry import blueprint_of, load_skeleton, load_teacher
+from tests.conftest import GOLDEN
+from tests.helpers.fake_hub import FakeHub
+from tests.helpers.published import publish_maskbit
+from tests.torture.inputs import HUGE, broken, lying_json, lying_safetensors, text_of
 from tests.torture.targets_files import TORCH, WEIGHTS
 from tests.torture.targets_runs import damaged
 
@@ -32,6 +39,7 @@ SMALL = {
     "meissonic": {"num_layers": 1, "num_single_layers": 1},
     "amused-256": {"num_hidden_layers": 1, "num_res_blocks": 1},
     "halton-tiny": {"depth": 1, "ch_mult": [1, 1], "num_res_blocks": 1},
+    "showo": {"num_hidden_layers": 1, "intermediate_size": 64},
 }
 
 
@@ -139,8 +147,58 @@ def published_weights(data, folder):
 FOREIGN = json.loads((BUILTIN["digits"] / "dimo.json").read_text())
 
 
+def golden(name):
+    """What a golden file holds."""
+    path = GOLDEN / name
+    return json.loads(path.read_text()) if path.suffix == ".json" else load_file(path)
+
+
+@cache
+def small_maskbit():
+    """Published files by place, their architecture, and a student of them: manifest, weights."""
+    hub = FakeHub()
+    architecture = publish_maskbit(hub, golden)
+    files = {f"{repo}/{path}": content for (repo, path), content in hub.files.items()}
+    with tempfile.TemporaryDirectory() as name:
+        teacher = load_teacher(source_in(Path(name), files, architecture))
+        settings = {"name": "maskbit", "architecture": architecture}
+        spec = DistillSpec.model_validate({"teacher": settings})
+        student = save_student(Path(name) / "student", spec, teacher, teacher.backbone)
+        weights = (Path(name) / "student" / "model.safetensors").read_bytes()
+    return files, architecture, student.manifest.model_dump(mode="json"), weights
+
+
+def source_in(folder, files, architecture):
+    """A folder with published files, as a user names it."""
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return TeacherSource(name="maskbit", local_dir=str(folder), architecture=architecture)
+
+
+def students_of_a_small_teacher(data, folder):
+    """A student of a published teacher whose files are there, and that was used before."""
+    files, architecture, manifest, weights = small_maskbit()
+    load_teacher(source_in(folder / "files", files, architecture))  # by its user, who accepts them
+    manifest = copy.deepcopy(manifest)
+    match data.draw(st.sampled_from(["sound", "sizes", "manifest", "header"])):
+        case "sizes":
+            manifest["teacher"]["architecture"] = data.draw(sizes(architecture))
+        case "manifest":
+            manifest = data.draw(lying_json(manifest))
+        case "header":
+            weights = data.draw(lying_safetensors(weights))
+            manifest["weights_sha256"] = hashlib.sha256(weights).hexdigest()
+    (folder / "dimo.json").write_text(text_of(manifest))
+    (folder / "model.safetensors").write_bytes(weights)
+    load_student(folder, LoadOptions(local_dir=str(folder / "files")))
+
+
 def students_of_other_teachers(data, folder):
     """A student that says it is of a published teacher, of whatever size it claims."""
+    if data.draw(st.booleans()):
+        students_of_a_small_teacher(data, folder)
+        return
     name = data.draw(st.sampled_from(sorted(SMALL)))
     manifest = copy.deepcopy(FOREIGN)
     manifest["teacher"] |= {"name": name, "revision": "local"}

@@ -12,7 +12,7 @@ from dimo_cli.publishing import measured
 from dimo_cli.publishing.package import public_settings
 from dimo_cli.reporting.page import write_report
 from dimo_cli.run_folder.effort import effort_of
-from dimo_cli.sampling.tteo import SUMMARIZED, is_finished
+from dimo_cli.sampling.tteo import NUMBERS, read_outcome
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.resolve import preset_names, preset_path, resolve_spec
 from tests.conftest import small_spec
@@ -36,7 +36,7 @@ LINES = {
     "effort.jsonl": [{"first_step": 0, "last_step": 3, "seconds": 1.5, "hardware": "a CPU"}],
 }
 OUTCOME = {"prompt": "a circle", "start": 0, "trace": [[1.0, 2.0], [3.0, 4.0]],
-           **{key: 1.0 for key in SUMMARIZED if key != "prompt"}}  # fmt: skip
+           **dict.fromkeys(NUMBERS, 1.0)}  # fmt: skip
 
 
 def damaged(document):
@@ -82,7 +82,7 @@ def reports_of_tteo(data, folder):
         (folder / name / "after.png").write_bytes(
             data.draw(st.one_of(st.just(PICTURE), broken(PICTURE)))
         )
-        is_finished(folder / name)
+        read_outcome(folder / name)
     page = write_report(folder, folder / "report.html").read_text(encoding="utf-8")
     assert page.rstrip().endswith("</html>")
 

@@ -38,10 +38,17 @@ def is_the_same_after_a_round_trip(plan, model, folder):
     assert resolve_spec(model, file=path, environment={}).spec == plan.spec
 
 
+# What may well stand in a spec, so that some lists of settings are taken.
+SOUND_SETS = st.sampled_from(
+    ["train.steps=7", "train.seed=3", "loss.divergence=jeffreys", "init.mask_ratio=0.5",
+     "monitor.preview_every=9", "student.temperature=0.9", "train.log_every=2"]
+)  # fmt: skip
+
+
 def set_strings(data, folder):
     model = data.draw(MODELS)
     known = st.tuples(st.sampled_from(PATHS[model]), VALUES).map("=".join)
-    sets = data.draw(st.lists(st.one_of(known, known, known, TEXT), max_size=4))
+    sets = data.draw(st.lists(st.one_of(known, known, SOUND_SETS, SOUND_SETS, TEXT), max_size=4))
     plan = resolve_spec(model, preset="digits", sets=sets, environment={})
     is_the_same_after_a_round_trip(plan, model, folder)
 
@@ -50,7 +57,8 @@ def environments(data, folder):
     model = data.draw(MODELS)
     names = st.one_of(st.sampled_from(PATHS[model]), TEXT)
     names = names.map(lambda path: "DIMO_" + path.upper().replace(".", "__"))
-    environment = data.draw(st.dictionaries(names, VALUES, max_size=3))
+    values = data.draw(st.sampled_from([VALUES, st.sampled_from(["1", "0.5", "3", "true"])]))
+    environment = data.draw(st.dictionaries(names, values, max_size=3))
     plan = resolve_spec(model, preset="digits", environment=environment)
     is_the_same_after_a_round_trip(plan, model, folder)
 
@@ -80,10 +88,13 @@ FLAGS = {
 }
 
 
+SOUND_FLAGS = {SampleSpec: {"count": 4}, EvalSpec: {"target": "digits"}, TteoSpec: {"starts": 2}}
+
+
 def flags(data, folder):
     model = data.draw(st.sampled_from(list(FLAGS)))
     values = data.draw(st.dictionaries(st.sampled_from(FLAGS[model]), JSON, max_size=3))
-    spec_from_flags(model, values)
+    spec_from_flags(model, {**SOUND_FLAGS[model], **values})
 
 
 def small_languages(data, folder):

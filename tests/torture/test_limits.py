@@ -5,14 +5,23 @@ import os
 
 import pytest
 
+from dimo_cli.checking.files import carried_out
+from dimo_cli.checking.folders import what_is_in
 from dimo_cli.data.shards import INDEX, read_index
 from dimo_cli.errors import DimoError, SpecError
 from dimo_cli.evaluation.cache import read_cache
+from dimo_cli.files.pictures import Unfit, open_picture
 from dimo_cli.files.reading import MOST_DOCUMENT, MOST_LOG, read_tail
 from dimo_cli.publishing import measured
+from dimo_cli.publishing.contents import carried
+from dimo_cli.publishing.preview import read_preview
 from dimo_cli.reporting.collect import collect
+from dimo_cli.reporting.pictures import embed
 from dimo_cli.run_folder.effort import EFFORT, effort_of
+from dimo_cli.run_folder.listing import log_records
+from dimo_cli.run_folder.log import LONGEST_LINE, RunLog, records_of
 from dimo_cli.run_folder.origins import ORIGINS, read_origins
+from dimo_cli.sampling.tteo import NUMBERS, OUTCOME, read_outcome
 from dimo_cli.specs.distill import TeacherSource
 from dimo_cli.teachers.registry import load_skeleton
 from tests.torture.guards import in_little_memory, in_time
@@ -91,3 +100,82 @@ def test_a_network_of_a_million_blocks_within_a_setting_is_refused_unbuilt(setti
     source = TeacherSource(name="titok-l32", architecture={setting: size})
     with in_time(), pytest.raises(SpecError, match=rf"{setting}.layers` is 1000000: at most 1,000"):
         load_skeleton(source)
+
+
+def pipe(path):
+    os.mkfifo(path)
+    return path
+
+
+def test_of_a_log_of_any_length_the_steps_that_were_undone_are_dropped(tmp_path):
+    path = tmp_path / "log.jsonl"
+    lines = [json.dumps({"step": step}) for step in range(1, 9)]
+    path.write_text("\n".join([*lines[:4], "x" * 3 * LONGEST_LINE, *lines[4:], '{"step": 9']))
+    with in_little_memory(100):
+        RunLog(path).truncate(6)
+    assert path.read_text().splitlines() == lines[:6]
+
+
+def test_a_log_that_never_ends_is_refused_and_keeps_nobody_waiting(tmp_path):
+    path = of_nothing(tmp_path / "log.jsonl", 2**40)
+    with in_time(), in_little_memory(300):
+        with pytest.raises(SpecError, match="too large: no log has more"):
+            RunLog(path).truncate(3)
+        path.unlink()
+        with pytest.raises(SpecError, match="is a pipe"):
+            RunLog(pipe(path)).truncate(3)
+        with pytest.raises(SpecError, match="is a pipe"):
+            records_of(path)
+        assert log_records(tmp_path) == []
+
+
+def test_an_outcome_of_a_terabyte_or_of_words_is_none(tmp_path):
+    path, sound = tmp_path / OUTCOME, {"prompt": "a fox", **dict.fromkeys(NUMBERS, 1.0)}
+    path.write_text(json.dumps(sound))
+    assert read_outcome(tmp_path) == sound
+    for broken in ({"seconds": "1"}, {"prompt": 3}, {"score_after": None}):
+        path.write_text(json.dumps(sound | broken))
+        assert read_outcome(tmp_path) is None
+    with in_time(), in_little_memory(300):
+        of_nothing(path, 2**40)
+        assert read_outcome(tmp_path) is None
+        path.unlink()
+        pipe(path)
+        assert read_outcome(tmp_path) is None
+
+
+def test_a_cache_with_files_of_terabytes_and_pipes_is_read_again_to_its_end(tmp_path):
+    cache = tmp_path / "dimo"
+    (cache / "weights").mkdir(parents=True)
+    blobs = tmp_path / "hub" / "models--a--b" / "blobs"
+    blobs.mkdir(parents=True)
+    of_nothing(cache / "a.json", 2**40)
+    pipe(cache / "b.json")
+    pipe(cache / "weights" / "c.safetensors")
+    pipe(blobs / ("a" * 40))
+    with in_time(), in_little_memory(300):
+        found = {
+            check.name: carried_out(check).problem for check in what_is_in(str(tmp_path)).checks
+        }
+    assert "too large" in found.pop("dimo/a.json")
+    assert len(found) == 3
+    assert all("is a pipe" in problem for problem in found.values())
+
+
+def test_what_a_file_of_a_push_carries_is_not_read_without_end(tmp_path):
+    names = ("dimo.json", "README.md", "preview.png", "model.safetensors")
+    with in_time(), in_little_memory(300):
+        for name in names:
+            assert carried(of_nothing(tmp_path / name, 2**40)) == ("cannot be read",)
+        for name in names[:3]:
+            (tmp_path / name).unlink()
+            assert carried(pipe(tmp_path / name)) == ("cannot be read",)
+
+
+def test_a_picture_that_is_a_pipe_or_a_terabyte_is_none(tmp_path):
+    with in_time(), in_little_memory(300):
+        for path in (pipe(tmp_path / "a.png"), of_nothing(tmp_path / "b.png", 2**40)):
+            assert embed(path, "a title", "what it shows") is None
+            assert read_preview(path) is None
+            with pytest.raises(Unfit):
+                open_picture(path)

@@ -11,10 +11,10 @@ from dimo_cli.engine.field import TeacherLogits
 from dimo_cli.engine.refine import Refinement
 from dimo_cli.errors import DivergedError, MissingError, NotFinite
 from dimo_cli.runs.distill import distill
-from dimo_cli.runs.refine import LabeledTokens
+from dimo_cli.runs.refine import LabeledTokens, refine
 from dimo_cli.runs.watcher import RunWatcher
 from dimo_cli.specs.refine import RefineSpec
-from dimo_cli.students.folder import save_student
+from dimo_cli.students.folder import BUILTIN, save_student
 from dimo_cli.teachers.registry import load_teacher
 from dimo_cli.training.trainer import Trainer
 from tests.conftest import Silent, small_spec
@@ -245,13 +245,42 @@ def test_images_that_are_not_finite_are_a_note_and_training_goes_on(tmp_path, mo
     assert ("Not measured at step 4: Nothing to draw from." in notes) == metric
 
 
-def test_a_student_that_draws_nothing_in_the_end_is_not_saved(tmp_path, monkeypatch):
+def distilled(folder):
+    distill(small_spec(train=SHORT), folder, PlainView(lambda line: None))
+
+
+def refined(folder):
+    spec = small_spec(train={**SHORT, "steps": 2}).model_dump()
+    spec |= {"gan": GAN, "start": str(BUILTIN["digits"])}
+    refine(RefineSpec.model_validate(spec), folder, PlainView(lambda line: None))
+
+
+@pytest.mark.parametrize("trained", [distilled, refined])
+def test_a_student_that_draws_nothing_in_the_end_is_not_saved(tmp_path, monkeypatch, trained):
     def not_finite(*args, **kwargs):
         raise NotFinite("Nothing to draw from.")
 
     monkeypatch.setattr("dimo_cli.students.student.sample_student", not_finite)
     with pytest.raises(DivergedError, match="No student was saved"):
-        distill(small_spec(), tmp_path / "r", PlainView(lambda line: None))
+        trained(tmp_path / "r")
+    assert not (tmp_path / "r" / "student").exists()
+
+
+@pytest.mark.parametrize("trained", [distilled, refined])
+def test_a_student_whose_weights_turn_to_nan_in_the_end_is_not_saved(
+    tmp_path, monkeypatch, trained
+):
+    """After the last look at them: the file itself is asked."""
+    run = Trainer.run
+
+    def spoiled(trainer, *args):
+        backbone = run(trainer, *args)
+        poison(backbone)
+        return backbone
+
+    monkeypatch.setattr(Trainer, "run", spoiled)
+    with pytest.raises((NotFinite, DivergedError)):
+        trained(tmp_path / "r")
     assert not (tmp_path / "r" / "student").exists()
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from dimo_cli.errors import SpecError
+from dimo_cli.errors import SpecError, nearest
 from dimo_cli.teachers.blocks import Block, EmbeddedBackbone
 from dimo_cli.teachers.conditioning import TextTower
 from dimo_cli.teachers.protocol import Cond
@@ -21,17 +23,46 @@ SUMMARY = 2
 WIDTH = 128
 
 
+# What people write for words of the world.
+SAID_AS = {
+    "grey": "gray",
+    "photo": "picture",
+    "1": "one",
+    "2": "two",
+    "3": "three",
+    "4": "four",
+    "tiny": "small",
+    "huge": "large",
+    "violet": "purple",
+    "discs": "circles",
+    "disc": "circle",
+    "&": "and",
+}
+
+
+def words_of(prompt: str) -> list[str]:
+    """The words of a prompt as captions have them, whatever its case, marks and articles are."""
+    spaced = re.sub(r"[^\w&]|_", " ", prompt.lower())
+    words = [SAID_AS.get(word, word) for word in spaced.split()]
+    for place, (word, follower) in enumerate(pairwise(words)):
+        if word in ("a", "an") and follower != "one":
+            words[place] = "an" if follower[0] in "aeiou" else "a"
+    return words
+
+
 def words_to_ids(prompts: Sequence[str]) -> Tensor:
     """Prompts as word numbers [B, 22]; a word that the world does not have is refused."""
     known = {word: number for number, word in enumerate(vocabulary())}
     ids = torch.zeros(len(prompts), WORDS, dtype=torch.long)
     for row, prompt in enumerate(prompts):
-        words = prompt.lower().replace(",", " ").replace(".", " ").split()
+        words = words_of(prompt)
         strange = [word for word in words if word not in known]
         if strange:
+            guess = nearest(strange[0], known)
             raise SpecError(
                 f"`shapes` does not know the word `{strange[0]}`.",
-                f"It knows: {', '.join(vocabulary()[1:])}.",
+                (f"Did you mean `{guess}`? " if guess else "")
+                + f"It knows: {', '.join(vocabulary()[1:])}.",
             )
         if len(words) > WORDS:
             raise SpecError(

@@ -1,0 +1,1 @@
+"""dimo for people who write Python: the commands as functions, and runs as objects."""

@@ -1,0 +1,50 @@
+"""What a run is to be: from a student that is to be refined to the values it brings along."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from dimo_cli.errors import SpecError
+from dimo_cli.specs.resolve import refine_preset_names
+from dimo_cli.students.names import pinned
+from dimo_cli.students.published import look_at_student
+
+
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """What a refinement starts from."""
+
+    student: str
+    """Its name, with a step in place of `best` and `last`."""
+    preset: str | None
+    brought: dict[str, Any]
+    """Values of the spec that the student says."""
+
+    @property
+    def base(self) -> tuple[str, dict[str, Any]]:
+        """Those values with their origin."""
+        return f"student {self.student}", self.brought
+
+
+def begin_refinement(
+    student: str, preset: str | None, has_file: bool, gan: bool, reward: bool
+) -> Beginning:
+    """Look at a student, and choose the preset where neither one nor a spec file is given."""
+    if not (gan or reward or preset or has_file):
+        raise SpecError(
+            "Say how to refine: `--gan`, `--reward NAME=WEIGHT`, or a preset.",
+            f"Presets: {', '.join(refine_preset_names())}.",
+        )
+    student = pinned(student)  # of a run that goes on, `best` may mean another one tomorrow
+    manifest = look_at_student(student)
+    teacher = manifest.teacher.name
+    if preset is None and not has_file:
+        wanted = f"{teacher}-{'reward' if reward and not gan else 'gan'}"
+        preset = wanted if wanted in refine_preset_names() else teacher
+    brought = {
+        "teacher": {"name": teacher, "architecture": dict(manifest.teacher.architecture)},
+        "init": manifest.init.model_dump(),
+        "student": {"temperature": manifest.temperature},
+    }
+    return Beginning(student, preset, brought)
