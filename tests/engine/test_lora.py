@@ -198,8 +198,9 @@ def test_gradients_are_the_same_with_activations_computed_again(name):
 def test_gradients_are_the_same_compiled(teacher):
     expected = gradients_of_a_step(teacher, False)
     found = gradients_of_a_step(teacher, False, compiled=True)
+    scale = max(gradient.abs().max().item() for gradient in expected.values())
     for name in expected:
-        torch.testing.assert_close(found[name], expected[name], atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(found[name], expected[name], atol=1e-6 * scale, rtol=1e-5)
 
 
 def test_a_student_has_adapters_beside_an_auxiliary_of_its_own_weights(teacher):
