@@ -44,6 +44,8 @@ class Published:
     """Published names to ours. What it drops it names, with the reason beside it."""
     copies: int = 1
     """How many numbers a file holds for each of the network's: three with both moments of Adam."""
+    dropped: int = 0
+    """Bytes of a file that `convert` drops, which are downloaded all the same."""
 
 
 class Store(Protocol):

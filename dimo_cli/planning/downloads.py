@@ -64,7 +64,8 @@ def needs_of(source: TeacherSource, teacher: Teacher, ask_hub: bool = True) -> l
         else:
             need = first_need(files, store, ask_hub)
         if need.size is None and network is not None:
-            need = replace(need, size=published.copies * bytes_of(network), is_exact=False)
+            size = published.copies * bytes_of(network) + published.dropped
+            need = replace(need, size=size, is_exact=False)
         needs.append(need)
     return needs
 

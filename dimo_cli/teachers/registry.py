@@ -37,6 +37,8 @@ FAMILIES: dict[str, str] = {
     "titok-l32": "titok",
     "meissonic": "meissonic",
     "monetico": "meissonic",
+    "muddit": "muddit",
+    "muddit-1024": "muddit",
     "amused-256": "amused",
     "amused-512": "amused",
     "halton-tiny": "halton",
