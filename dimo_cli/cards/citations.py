@@ -171,6 +171,27 @@ TEACHERS: Mapping[str, tuple[Work, ...]] = {
             arxiv="2410.08261",
         ),
     ),
+    "muddit": (
+        Work(
+            "shi2025muddit",
+            "Muddit: Liberating Generation Beyond Text-to-Image with a Unified Discrete "
+            "Diffusion Model",
+            (
+                "Qingyu Shi",
+                "Jinbin Bai",
+                "Zhuoran Zhao",
+                "Wenhao Chai",
+                "Kaidong Yu",
+                "Jianzong Wu",
+                "Yunhai Tong",
+                "Xiangtai Li",
+                "Xuelong Li",
+                "Shuicheng Yan",
+            ),
+            2025,
+            arxiv="2505.23606",
+        ),
+    ),
     "amused": (
         Work(
             "patil2024amused",

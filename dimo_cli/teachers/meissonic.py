@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -125,14 +125,34 @@ VARIANTS: dict[str, Variant] = {
 }
 
 
-@lru_cache(maxsize=16)
+Place = tuple[tuple[int, int, int], tuple[int, int], int, torch.device]
+"""Widths of the axes, grid, length of the text, and device of a rotary table."""
+ROTARY_TABLES: dict[Place, Tensor] = {}
+MOST_TABLES = 16
+
+
 def rotary_table(
     axes: tuple[int, int, int], grid: tuple[int, int], text_length: int, device: torch.device
 ) -> Tensor:
     """Cosines and sines [2, T + h w, head width] of every position, text first.
 
-    Text has no position. Pixels have their row and column; the first axis is unused.
+    They are kept, unless they are the stand-ins of a rehearsal, in which there are no numbers.
     """
+    place = (axes, grid, text_length, device)
+    if place in ROTARY_TABLES:
+        return ROTARY_TABLES[place]
+    table = build_rotary_table(*place)
+    if type(table) is Tensor:
+        if len(ROTARY_TABLES) == MOST_TABLES:
+            ROTARY_TABLES.pop(next(iter(ROTARY_TABLES)))
+        ROTARY_TABLES[place] = table
+    return table
+
+
+def build_rotary_table(
+    axes: tuple[int, int, int], grid: tuple[int, int], text_length: int, device: torch.device
+) -> Tensor:
+    """Text has no position. Pixels have their row and column; the first axis is unused."""
     # A table that is first needed while sampling must still serve a backward pass later.
     with torch.inference_mode(False), torch.no_grad():
         rows, columns = (torch.arange(size, device=device) for size in grid)

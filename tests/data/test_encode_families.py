@@ -21,6 +21,7 @@ FAMILIES = {
     "maskbit": published.publish_maskbit,
     "maskgen-l": published.publish_maskgen,
     "amused-256": published.publish_amused,
+    "muddit": published.publish_muddit,
     "halton-tiny": published.publish_halton,
 }
 

@@ -26,7 +26,7 @@ from tests.helpers.students import OTHER_NETWORKS, PROMPTS, PUBLISH, golden_stud
 
 LIMIT = 1e-4
 EXAMPLES = Path(__file__).parents[2] / "examples"
-SLOW = ("meissonic", "amused-256", "amused-512", "monetico", "maskgen-l", "titok-s128")
+SLOW = ("meissonic", "amused-256", "amused-512", "monetico", "muddit", "maskgen-l", "titok-s128")
 ONNX = pytest.importorskip("onnxscript", reason="extra `onnx`")
 
 # dimo can be imported by nobody in this process, and neither can what it brings along.

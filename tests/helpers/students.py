@@ -56,13 +56,14 @@ PUBLISH = {
     "meissonic": published.publish_meissonic,
     "amused-256": published.publish_amused,
     "halton-tiny": published.publish_halton,
+    "muddit": published.publish_muddit,
 }
 OTHER_NETWORKS = {
     "titok-s128": publish_titok_s128,
     "amused-512": publish_amused_512,
     "monetico": publish_monetico,
 }
-TEXT = ("maskgen-l", "meissonic", "amused-256", "amused-512", "monetico")
+TEXT = ("maskgen-l", "meissonic", "amused-256", "amused-512", "monetico", "muddit")
 PROMPTS = ("a red fox", "two boats at sea", "an old door")
 
 

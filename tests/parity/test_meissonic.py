@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing import assert_close
 
 from dimo_cli.errors import MissingError, SpecError
 from dimo_cli.hub.loading import fill
 from dimo_cli.teachers import meissonic
 from dimo_cli.teachers.blueprint import skeleton
-from dimo_cli.teachers.meissonic import MeissonicBackbone, rotary_table
+from dimo_cli.teachers.meissonic import ROTARY_TABLES, MeissonicBackbone, rotary_table
 from dimo_cli.teachers.plans import SCHEDULES
 from dimo_cli.teachers.protocol import Cond
 from tests.helpers import amused_style as checks
@@ -125,11 +126,21 @@ def test_taps_are_image_tokens_behind_double_blocks_then_single_blocks(case):
 
 
 def test_a_rotary_table_of_sampling_still_serves_training(case):
-    rotary_table.cache_clear()
+    ROTARY_TABLES.clear()
     with torch.inference_mode():
         case.backbone(case.tokens, case.cond())
     backbone = copy.deepcopy(case.backbone).requires_grad_(True)
     backbone(case.tokens, case.cond()).mean().backward()
+
+
+def test_a_rotary_table_of_a_rehearsal_is_none_for_a_run(case):
+    ROTARY_TABLES.clear()
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        rotary_table(case.backbone.axes, case.backbone.inner_grid, 3, torch.device("cpu"))
+    table = rotary_table(case.backbone.axes, case.backbone.inner_grid, 3, torch.device("cpu"))
+    assert table.isfinite().all().item()
+    again = rotary_table(case.backbone.axes, case.backbone.inner_grid, 3, torch.device("cpu"))
+    assert again is table
 
 
 def test_the_recipe_freezes_token_embedding_and_head(case):

@@ -66,6 +66,7 @@ def card_of(facts):
         ("maskbit", "unconditional-image-generation", "apache-2.0", "(class_labels=[207])"),
         ("amused-512", "text-to-image", "openrail++", '("a fox")'),
         ("maskgit", "unconditional-image-generation", "mit", "(class_labels=[207])"),
+        ("muddit", "text-to-image", "apache-2.0", '("a fox")'),
         ("halton-base", "unconditional-image-generation", "mit", "(class_labels=[207])"),
     ],
 )
@@ -107,7 +108,7 @@ def test_a_teacher_of_ones_own_architecture_is_no_base_model(digits):
 def test_every_family_is_cited_with_both_papers(digits):
     families = {load_skeleton(name).family for name in FAMILIES}
     assert families <= set(TEACHERS)
-    for name in ("maskgit", "meissonic", "titok-s128", "halton-tiny"):
+    for name in ("maskgit", "meissonic", "titok-s128", "halton-tiny", "muddit"):
         facts = of_teacher(digits, name)
         text = card_of(facts).text
         assert "2503.15457" in text

@@ -9,7 +9,8 @@ from torch import nn
 
 from dimo_cli.rewards.protocol import Reward, RewardText
 from tests.helpers import published
-from tests.teachers.test_families import PROMPTS, SHORT_RUN, flags, succeed
+from tests.helpers.students import PUBLISH, golden_student
+from tests.teachers.test_families import PROMPTS, SHORT_RUN, accept_teacher, flags, succeed
 
 pytestmark = pytest.mark.usefixtures("room_enough")
 
@@ -146,6 +147,18 @@ def test_tteo_keeps_pictures_trace_and_embeddings_and_goes_on_where_it_stopped(
     assert (other / "after.png").stat().st_mtime_ns == kept
     first, second = found["outcomes"][0]["trace"], again["outcomes"][0]["trace"]
     torch.testing.assert_close(torch.tensor(first), torch.tensor(second))
+
+
+@pytest.mark.parametrize("name", ["muddit"])
+def test_tteo_optimizes_the_students_of_other_text_teachers(
+    dimo, fake_hub, golden, toy_reward, tmp_path, name
+):
+    student = golden_student(name, fake_hub, golden, tmp_path / "student")
+    accept_teacher(name, PUBLISH[name](fake_hub, golden))
+    asked = ("--prompt", PROMPTS[0], "--budget", "4x2", "--reward", "clip=1", "--rate", 50)
+    (found,) = succeed(dimo("tteo", student, *asked, "--json"))["outcomes"]
+    assert found["score_after"] >= found["score_best_of_n"] >= found["score_before"]
+    assert len(found["trace"]) == 3
 
 
 def test_tteo_stops_where_a_prompt_scores_enough(dimo, text_student, toy_reward):

@@ -13,7 +13,7 @@ from dimo_cli.specs.distill import DistillSpec, TeacherSource
 from dimo_cli.specs.resolve import preset_names, preset_path, preset_summary, resolve_spec
 from dimo_cli.teachers.registry import load_skeleton, register_teacher, teacher_names
 from tests.conftest import small_spec
-from tests.helpers.students import PUBLISH
+from tests.helpers.students import PUBLISH, TEXT
 
 
 def spec_of(name):
@@ -150,7 +150,10 @@ def test_a_registered_teacher_cannot_take_a_known_name(teacher):
         register_teacher("maskbit", lambda: teacher)
 
 
-@pytest.mark.parametrize(("name", "license"), [("maskbit", "Apache-2.0"), ("halton-tiny", "MIT")])
+@pytest.mark.parametrize(
+    ("name", "license"),
+    [("maskbit", "Apache-2.0"), ("halton-tiny", "MIT"), ("muddit", "Apache-2.0")],
+)
 def test_doctor_lists_files_bytes_license_and_place(dimo, fake_hub, golden, name, license):
     architecture = PUBLISH[name](fake_hub, golden)
     flags = ("--preset", name, "--set", f"teacher.architecture={json.dumps(architecture)}")
@@ -163,7 +166,8 @@ def test_doctor_lists_files_bytes_license_and_place(dimo, fake_hub, golden, name
     assert facts["license"] == license
     assert facts["download_folder"].endswith("hub")
     assert fake_hub.downloads() == []
-    drawn = dimo("sample", *flags, "--teacher", "--steps", "2", "--class", "1", "-n", "1")
+    asked = ("--prompt", "a red fox") if name in TEXT else ("--class", "1")
+    drawn = dimo("sample", *flags, "--teacher", "--steps", "2", *asked, "-n", "1")
     assert drawn.exit_code == 0, drawn.stderr
     facts = json.loads(dimo("doctor", *flags, "--json").stdout)["preset"]
     assert {f["state"] for f in facts["files"]} == {"here"}
@@ -208,6 +212,8 @@ BORROWED = {
         "maskgit",
         {"teacher.guidance.scale", "train.batch_size", "train.accumulate"},
     ),
+    "muddit": ("meissonic", {"train.batch_size", "train.accumulate"}),
+    "muddit-1024": ("meissonic", set()),
 }
 
 
@@ -217,7 +223,8 @@ def test_a_borrowed_recipe_says_that_it_was_not_run_and_where_each_line_is_from(
     spec, lent = spec_of(name), spec_of(lender)
     found = {one.path for one in differences(lent, spec)}
     assert found == {"teacher.name", *departures}
-    assert spec.train.batch_size * spec.train.accumulate == 256
+    samples, lent_samples = (one.train.batch_size * one.train.accumulate for one in (spec, lent))
+    assert samples == lent_samples
     assert "Not run" in preset_summary(name)
     assert f"`{lender}`" in preset_summary(name)
     lines = preset_path(name).read_text().splitlines()
