@@ -170,7 +170,7 @@ def publish_transformer(hub, golden, name, repo, suffix="", folder="transformer"
 
 
 def publish_vqvae(hub, golden, repo, codes):
-    """The VQ model, which is aMUSEd's and Meissonic's; returns what offline is to be known of it."""
+    """The VQ model of aMUSEd and Meissonic; returns what offline is to be known of it."""
     vqvae = golden("amused/config_vqvae.json") | {"num_vq_embeddings": codes}
     weights, table = golden("amused/vqvae.safetensors"), "quantize.embedding.weight"
     # The golden transformer of Meissonic may have another number of codes than this codebook.
