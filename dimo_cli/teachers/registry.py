@@ -39,6 +39,7 @@ FAMILIES: dict[str, str] = {
     "monetico": "meissonic",
     "muddit": "muddit",
     "muddit-1024": "muddit",
+    "lumina-dimoo": "dimoo",
     "amused-256": "amused",
     "amused-512": "amused",
     "halton-tiny": "halton",

@@ -22,6 +22,7 @@ FAMILIES = {
     "maskgen-l": published.publish_maskgen,
     "amused-256": published.publish_amused,
     "muddit": published.publish_muddit,
+    "lumina-dimoo": published.publish_dimoo,
     "halton-tiny": published.publish_halton,
 }
 

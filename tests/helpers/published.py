@@ -10,6 +10,7 @@ from safetensors.torch import save
 
 from dimo_cli.teachers import vq_model
 from dimo_cli.teachers.amused_parts import settings
+from dimo_cli.teachers.dimoo.architecture import Architecture as DimooArchitecture
 from dimo_cli.teachers.meissonic import UNUSED_SETTINGS
 
 
@@ -217,6 +218,35 @@ def publish_muddit(hub, golden):
         "vqvae": settings(vqvae, vq_model.UNUSED_SETTINGS),
         **known,
     }
+
+
+IDS = ("newline", "begin_image", "end_image", "begin_answer", "end_answer")
+
+
+def dimoo_architecture(golden):
+    """What differs between the golden network of Lumina-DiMOO and the published one."""
+    config, vqvae = golden("dimoo/config.json"), golden("dimoo/vqvae/config.json")
+    facts = config["golden"]
+    texts = [facts["template"].format(prompt=prompt) for prompt in facts["prompts"]]
+    return {
+        **{name: config[name] for name in DimooArchitecture.model_fields if name in config},
+        **{f"{name}_token_id": facts["ids"][name] for name in IDS},
+        "vqvae": settings(vqvae, vq_model.UNUSED_SETTINGS),
+        "text_length": max(map(len, texts)),  # in letters, of which no token has none
+        "image_size": 4 * facts["vq_factor"],
+    }
+
+
+def publish_dimoo(hub, golden):
+    """The repository of Lumina-DiMOO: an index, its files, and two other libraries' own."""
+    repo, index = "Alpha-VLLM/Lumina-DiMOO", golden("dimoo/model.safetensors.index.json")
+    texts = ("config.json", "vqvae/config.json", "tokenizer.json", "model.safetensors.index.json")
+    for path in texts:
+        hub.add(repo, path, json.dumps(golden(f"dimoo/{path}")).encode())
+    shards = sorted(set(index["weight_map"].values()))
+    for path in (*shards, "vqvae/diffusion_pytorch_model.safetensors"):
+        hub.add(repo, path, save(golden(f"dimoo/{path}")))
+    return dimoo_architecture(golden)
 
 
 def publish_amused(hub, golden):

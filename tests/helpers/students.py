@@ -57,13 +57,15 @@ PUBLISH = {
     "amused-256": published.publish_amused,
     "halton-tiny": published.publish_halton,
     "muddit": published.publish_muddit,
+    "lumina-dimoo": published.publish_dimoo,
 }
 OTHER_NETWORKS = {
     "titok-s128": publish_titok_s128,
     "amused-512": publish_amused_512,
     "monetico": publish_monetico,
 }
-TEXT = ("maskgen-l", "meissonic", "amused-256", "amused-512", "monetico", "muddit")
+TEXT = ("maskgen-l", "meissonic", "amused-256", "amused-512", "monetico", "muddit",
+        "lumina-dimoo")  # fmt: skip
 PROMPTS = ("a red fox", "two boats at sea", "an old door")
 
 

@@ -108,7 +108,7 @@ def test_a_teacher_of_ones_own_architecture_is_no_base_model(digits):
 def test_every_family_is_cited_with_both_papers(digits):
     families = {load_skeleton(name).family for name in FAMILIES}
     assert families <= set(TEACHERS)
-    for name in ("maskgit", "meissonic", "titok-s128", "halton-tiny", "muddit"):
+    for name in ("maskgit", "meissonic", "titok-s128", "halton-tiny", "muddit", "lumina-dimoo"):
         facts = of_teacher(digits, name)
         text = card_of(facts).text
         assert "2503.15457" in text

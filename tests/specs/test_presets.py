@@ -214,6 +214,15 @@ BORROWED = {
     ),
     "muddit": ("meissonic", {"train.batch_size", "train.accumulate"}),
     "muddit-1024": ("meissonic", set()),
+    "lumina-dimoo": (
+        "meissonic",
+        {
+            "init.embed_noise.sigma",
+            "train.batch_size",
+            "train.accumulate",
+            "train.gradient_checkpointing",
+        },
+    ),
 }
 
 

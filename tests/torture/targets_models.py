@@ -39,6 +39,7 @@ SMALL = {
     "meissonic": {"num_layers": 1, "num_single_layers": 1},
     "amused-256": {"num_hidden_layers": 1, "num_res_blocks": 1},
     "muddit": {"num_layers": 1, "num_single_layers": 1},
+    "lumina-dimoo": {"n_layers": 1},
     "halton-tiny": {"depth": 1, "ch_mult": [1, 1], "num_res_blocks": 1},
 }
 
