@@ -318,10 +318,7 @@ def export_golden(name, suffix, fake_hub, golden, tmp_path, monkeypatch):
 # The largest networks take as long to trace as all others.
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=pytest.mark.slow if name in SLOW else ())
-        for name in EXPORTED
-    ],
+    [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in EXPORTED],
 )
 def test_a_student_of_every_family_is_exported(fake_hub, golden, tmp_path, monkeypatch, name):
     exported = export_golden(name, ".pt2", fake_hub, golden, tmp_path, monkeypatch)
@@ -333,8 +330,7 @@ def test_a_student_of_every_family_is_exported(fake_hub, golden, tmp_path, monke
 def test_a_student_whose_network_reads_the_prompt_itself_is_not_exported(
     fake_hub, golden, tmp_path
 ):
-    folder = golden_student("lumina-dimoo", fake_hub, golden, tmp_path / "student")
-    student = load_student(folder, user_source("lumina-dimoo", fake_hub, golden))
+    student = load_student(golden_student("lumina-dimoo", fake_hub, golden, tmp_path / "student"))
     with pytest.raises(SpecError, match="cannot be exported: it is no network behind token ids"):
         program_of(student, ExportSpec())
 

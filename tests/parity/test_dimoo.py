@@ -13,7 +13,7 @@ from dimo_cli.hub.loading import fill, on_meta
 from dimo_cli.teachers.dimoo import HEAD, PREFIX, blueprint
 from dimo_cli.teachers.dimoo.architecture import Architecture
 from dimo_cli.teachers.dimoo.network import DimooBackbone, rotary_table, rotated
-from dimo_cli.teachers.dimoo.prompts import PADDING, PromptIds
+from dimo_cli.teachers.dimoo.prompts import PADDING, UNCONDITION, IdsConditioner, PromptIds
 from dimo_cli.teachers.protocol import Cond
 from dimo_cli.teachers.vq_model import VQTokenizer, as_rows
 from tests.conftest import GOLDEN
@@ -282,8 +282,17 @@ def test_prompts_are_cut_into_the_official_ids(tokenizer, facts, io, arch):
     for row, expected in zip(found, texts_of(io), strict=True):
         assert torch.equal(row[row != PADDING], expected)
         assert (row[: len(row) - len(expected)] == PADDING).all()
-    null = encoder.ids("<uncondition>")
+    (null,) = encoder.encode(["<uncondition>"])["text"]
     assert torch.equal(null[null != PADDING], io["null_ids"])
+
+
+def test_null_is_the_word_for_no_prompt_unless_another_is_asked_for(tokenizer, arch):
+    encoder, shapes = PromptIds(tokenizer, arch.text_length), {"text": (arch.text_length,)}
+    for negative, wanted in ((UNCONDITION, UNCONDITION), ("", ""), ("blurry", "blurry")):
+        conditioner = IdsConditioner(shapes, lambda: encoder, "ids", negative_prompt=negative)
+        null = conditioner.null(2).tensors["text"]
+        assert null.dtype == conditioner.blank(1).tensors["text"].dtype == torch.long
+        assert torch.equal(null, encoder.ids(wanted).expand(2, -1))
 
 
 @pytest.mark.parametrize("mark", ["<|mdm_mask|>", "<uncondition>", "</user>", "<IMAGE>"])

@@ -37,9 +37,12 @@ class PromptIds(TextEncoder):
         return {"text": torch.stack([self.ids(prompt) for prompt in prompts])}
 
     def check(self, prompt: str) -> None:
-        """Refuse what would not be read as words: a mask, say, which the sampler would fill."""
+        """Refuse what would not be read as words: a mask, say, which is a place to be filled.
+
+        What stands for no prompt at all may be asked for, alone.
+        """
         for mark in sorted(self.marks):
-            if mark in prompt:
+            if mark in prompt and prompt != UNCONDITION:
                 raise SpecError(
                     f"The prompt {prompt!r} contains `{mark}`, which is no text to this teacher.",
                     "Leave it out.",
@@ -72,13 +75,6 @@ def load_encoder(tokenizer: HubFile, length: int, store: Store) -> PromptIds:
 
 class IdsConditioner(PromptConditioner):
     """Token ids, which are whole numbers and quickly found: none are kept on the disk."""
-
-    def null(self, count: int) -> Cond:
-        if self._null is None and self.negative_prompt == UNCONDITION:
-            encoder = self.encoder()
-            assert isinstance(encoder, PromptIds)
-            self._null = {"text": encoder.ids(UNCONDITION)[None].to(self.device)}
-        return super().null(count)
 
     def blank(self, count: int) -> Cond:
         return self._complete(
