@@ -166,4 +166,4 @@ class DimooBackbone(Backbone):
 
     def embedding_parameters(self) -> list[nn.Parameter]:
         """The table and the head."""
-        return [self.wte.weight, self.ff_out.weight]
+        return [*self.wte.parameters(), *self.ff_out.parameters()]
