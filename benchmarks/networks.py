@@ -35,6 +35,9 @@ MEISSONIC_SMALL: dict[str, Any] = {
 PROMPTS = [f"picture number {number}" for number in range(64)]
 
 
+TOKEN_IDS = "ids"  # a feature by this name is whole numbers, those of any text
+
+
 class RandomText(TextEncoder):
     """Features of the right shapes, from no text."""
 
@@ -42,7 +45,12 @@ class RandomText(TextEncoder):
         self.shapes = shapes
 
     def encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        return {name: torch.randn(len(prompts), *shape) for name, shape in self.shapes.items()}
+        return {
+            name: torch.randint(8, (len(prompts), *shape))
+            if name == TOKEN_IDS
+            else torch.randn(len(prompts), *shape)
+            for name, shape in self.shapes.items()
+        }
 
     def to(self, device: torch.device | str) -> None:
         pass

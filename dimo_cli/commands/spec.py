@@ -7,13 +7,17 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.table import Table
+from rich.text import Text
 
 from dimo_cli.commands.frame import command, foot, framing
 from dimo_cli.commands.options import PresetOption, SetOption
 from dimo_cli.commands.plan import origins_table
 from dimo_cli.commands.usage import Commands
 from dimo_cli.console.output import out
+from dimo_cli.errors import SpecError, did_you_mean
 from dimo_cli.specs.distill import DistillSpec
+from dimo_cli.specs.glossary import GLOSSARY
 from dimo_cli.specs.refine import RefineSpec
 from dimo_cli.specs.render import changed_values
 from dimo_cli.specs.resolve import resolve_spec
@@ -44,6 +48,20 @@ def check(
     }
     out.result(document, origins_table(changed))
     out.hint(f"`{file}` is valid.")
+
+
+@command(app, "words", "dimo spec words", "dimo spec words auxiliary")
+def words(
+    word: Annotated[str | None, typer.Argument(help="One of them; default: all.")] = None,
+) -> None:
+    """Say what the words mean that panels, reports and settings use."""
+    found = {w: text for w, text in GLOSSARY.items() if word in (None, w)}
+    if not found:
+        raise SpecError(f"There is no word `{word}`.", did_you_mean(str(word), list(GLOSSARY)))
+    rows = Table.grid(padding=(0, 2))
+    for name, meaning in found.items():
+        rows.add_row(Text(name, style="bold"), Text(meaning.replace("`", "")))
+    out.result(found, rows)
 
 
 @app.command("schema", epilog=foot("dimo spec schema > dimo.schema.json"))

@@ -35,6 +35,7 @@ SHOWN = {
         for name, title in TITLES.items()
     },
 }
+WORDS = "what the words mean: dimo spec words"
 ALARMED = "what to do is said above and in notes.txt"
 
 
@@ -149,7 +150,13 @@ class LiveView:
         parts: list[RenderableType] = [self.progress, numbers]
         if self.picture is not None:
             parts.append(self.picture)
-        return Panel(Group(*parts), title=Text(self.title), title_align="left")
+        return Panel(
+            Group(*parts),
+            title=Text(self.title),
+            title_align="left",
+            subtitle=Text(WORDS, style="dim"),
+            subtitle_align="right",
+        )
 
 
 class PlainView:

@@ -496,7 +496,8 @@ class Distillation:
         if guidance.needs_null:
             scale = moved(guidance_scale(guidance, mask_ratio), embeds.device)
             null = self.null_conditions(len(cond), embeds.device)
-            embeds, cond = torch.cat([embeds, embeds]), Cond.cat([cond, null])
+            embeds = torch.cat([embeds, embeds])
+            cond = Cond.cat([backbone.prepared(cond), null])
         flat = self.hidden(backbone, embeds, cond).flatten(0, 1)
 
         @torch.no_grad()
@@ -513,9 +514,9 @@ class Distillation:
     def null_conditions(self, count: int, device: torch.device) -> Cond:
         """The unconditional half of guidance, brought to the device once."""
         if self.null is None:
-            self.null = self.teacher.conditioner.null(1).to(device)
-        rows = {name: t.expand(count, *t.shape[1:]) for name, t in self.null.tensors.items()}
-        return Cond(rows, self.null.texts * count)
+            null = self.teacher.conditioner.null(1).to(device)
+            self.null = self.teacher.backbone.prepared(null)
+        return self.null.times(count)
 
     def sample_weights(
         self,

@@ -171,7 +171,7 @@ class Discriminator(nn.Module):
 
     def forward(self, embeds: Tensor, cond: Cond, generator: Source | None = None) -> Tensor:
         """Logits [B] of embeddings [B, L, D]; `generator` draws the feature noise of training."""
-        _, tapped = self.backbone.hidden(embeds, cond, self.taps)
+        _, tapped = self.backbone.hidden(embeds, self.backbone.prepared(cond), self.taps)
         # Layers differ in scale by far: heads and noise are to find the same in all of them.
         features = [F.layer_norm(tap, tap.shape[-1:]) for tap in tapped]
         if self.training and self.noise:

@@ -47,6 +47,12 @@ def guided_head(
     return project
 
 
+def both_conditions(teacher: Teacher, cond: Cond, device: torch.device) -> tuple[Cond, Cond]:
+    """A condition and the null one as often, with what all steps see of them alike."""
+    null = teacher.backbone.prepared(teacher.conditioner.null(1).to(device))
+    return teacher.backbone.prepared(cond), null.times(len(cond))
+
+
 def draw_with_scores(
     logits: Tensor, step: Step, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
@@ -148,7 +154,7 @@ def sample_by_plan(
     """Fill an all-mask sequence step by step; returns tokens [B, L, G], ready to decode."""
     space, batch = teacher.space, len(cond)
     slots = space.length * space.groups
-    null = teacher.conditioner.null(batch).to(generator.device)
+    cond, null = both_conditions(teacher, cond, generator.device)
     tokens = torch.full((batch, slots), space.mask_id, device=generator.device)
     masked = torch.ones_like(tokens, dtype=torch.bool)
     rolls = draw_rolls(plan, batch, space.length, generator)
@@ -192,7 +198,7 @@ def sample_theta_trapezoidal(
     """
     check_steps(steps, teacher.space.length * teacher.space.groups)
     space, batch = teacher.space, len(cond)
-    null = teacher.conditioner.null(batch).to(generator.device)
+    cond, null = both_conditions(teacher, cond, generator.device)
     tokens = torch.full((batch, space.length, space.groups), space.mask_id, device=generator.device)
     masked = torch.ones_like(tokens, dtype=torch.bool)
     ratios = [*SCHEDULES[schedule](mask_progress(schedule, steps)).tolist()[:-1], 0.0]

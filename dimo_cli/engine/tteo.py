@@ -73,7 +73,7 @@ def optimize_embeddings(
     on_iterate: Callable[[Tensor], None] = lambda scores: None,
 ) -> Optimized:
     """Ascend the score of the softly decoded image from every start [N, L, D] at once."""
-    embeddings, velocity = start, torch.zeros_like(start)
+    embeddings, velocity, cond = start, torch.zeros_like(start), backbone.prepared(cond)
     kept: Iterates | None = None
     trace = []
     for iterate in range(spec.iterations + 1):

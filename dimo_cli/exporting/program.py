@@ -20,7 +20,7 @@ from dimo_cli.errors import SpecError
 from dimo_cli.exporting import noise
 from dimo_cli.specs.export import ExportSpec
 from dimo_cli.students.student import Student
-from dimo_cli.teachers.conditioning import PromptConditioner, TextTower
+from dimo_cli.teachers.conditioning import PromptConditioner, TextTower, halved, widened
 from dimo_cli.teachers.protocol import Cond, Teacher
 
 TRACED_BATCH, MOST_IMAGES = 2, 4096
@@ -127,7 +127,7 @@ class PromptProgram(Program):
     def cond(self, wanted: Tensor) -> Cond:
         """The condition of token ids [B, T]; in half precision on the way, as students know it."""
         states = self.tower.states(wanted)
-        tensors = {name: value.half().float() for name, value in states.items()}
+        tensors = {name: widened(halved(value)) for name, value in states.items()}
         for name in self.constants:
             value = self.get_buffer(f"constant_{name}")
             tensors[name] = value.expand(wanted.shape[0], *value.shape)

@@ -25,6 +25,7 @@ SECTIONS = (
     ("differences", "What differs"),
     ("curves", "Curves"),
     ("samples", "Samples"),
+    ("words", "The words"),
 )
 ABSENT = "–"
 

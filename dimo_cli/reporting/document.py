@@ -17,6 +17,7 @@ from dimo_cli.console.plain import visible
 from dimo_cli.errors import MissingError
 from dimo_cli.files.writing import write_whole_text
 from dimo_cli.redacting import without_secrets
+from dimo_cli.specs.glossary import GLOSSARY
 
 TEMPLATES = "templates"
 NO_BREAK_HYPHEN = "\u2011"
@@ -47,6 +48,7 @@ def document(
     script = "".join(map(own_text, [*SCRIPTS, *scripts]))
     ours: dict[str, Any] = {
         "version": __version__,
+        "words": GLOSSARY,
         "style": Markup(style),
         "script": Markup(script),
         "style_hash": policy_hash(style),

@@ -27,6 +27,7 @@ SECTIONS = (
     ("metrics", "Metrics"),
     ("next", "What next"),
     ("spec", "What was run"),
+    ("words", "The words"),
 )
 
 

@@ -14,7 +14,12 @@ from dimo_cli.reporting.pictures import Picture
 from dimo_cli.reporting.views import Card, plot_of
 
 MOST_SHOWN, MOST_ROWS, MOST_BUDGETS = 40, 1000, 3
-SECTIONS = (("health", "Health"), ("prompts", "Prompts"), ("spec", "What was run"))
+SECTIONS = (
+    ("health", "Health"),
+    ("prompts", "Prompts"),
+    ("spec", "What was run"),
+    ("words", "The words"),
+)
 
 
 def tteo_view(folder: Path) -> dict[str, Any]:

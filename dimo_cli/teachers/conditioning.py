@@ -79,6 +79,16 @@ class TextTower(TextEncoder):
         self.device = device
 
 
+def halved(feature: Tensor) -> Tensor:
+    """A feature as it is cached: in half precision, but for token ids."""
+    return feature.half() if feature.is_floating_point() else feature
+
+
+def widened(feature: Tensor) -> Tensor:
+    """A cached feature as networks are given it."""
+    return feature.float() if feature.is_floating_point() else feature
+
+
 class PromptConditioner(Conditioner):
     """Prompts through a text encoder that sees each prompt once, ever.
 
@@ -169,9 +179,9 @@ class PromptConditioner(Conditioner):
         rows = []
         for index, prompt in enumerate(prompts):
             # Half precision on disk; what a run sees is the same whether it was cached or not.
-            row = {name: features[name][index].half().cpu().clone() for name in self.shapes}
+            row = {name: halved(features[name][index]).cpu().clone() for name in self.shapes}
             self._remember(prompt, row)
-            rows.append({name: tensor.float() for name, tensor in row.items()})
+            rows.append({name: widened(tensor) for name, tensor in row.items()})
         return rows
 
     def _known(self, prompt: str) -> dict[str, Tensor] | None:
@@ -203,7 +213,7 @@ class PromptConditioner(Conditioner):
             return None
         if any(name not in row or row[name].shape != shape for name, shape in self.shapes.items()):
             return None
-        return {name: row[name].float() for name in self.shapes}
+        return {name: widened(row[name]) for name in self.shapes}
 
     def _remember(self, prompt: str, row: dict[str, Tensor]) -> None:
         path = self._path(prompt)

@@ -82,6 +82,11 @@ class Cond:
         times = torch.full((len(self),), time, dtype=torch.float32, device=first.device)
         return Cond({**self.tensors, "time": times}, self.texts)
 
+    def times(self, count: int) -> Cond:
+        """A condition of one sample, `count` times, without a copy."""
+        tensors = {name: t.expand(count, *t.shape[1:]) for name, t in self.tensors.items()}
+        return Cond(tensors, self.texts * count)
+
     @staticmethod
     def cat(conds: Sequence[Cond]) -> Cond:
         """Stack several conditions along the batch."""
@@ -143,6 +148,14 @@ class Backbone(nn.Module, ABC):
 
         Where `mask` [B, L, G] is true the slot is embedded as the mask token instead.
         """
+
+    def prepared(self, cond: Cond) -> Cond:
+        """The condition with all that a frozen network makes of it before it sees an image.
+
+        It is for this network alone, and for its weights as they are: passes that share a condition
+        share that work. Most networks mix image and condition at once, and prepare nothing.
+        """
+        return cond
 
     @abstractmethod
     def hidden(

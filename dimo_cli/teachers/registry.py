@@ -48,6 +48,8 @@ FAMILIES: dict[str, str] = {
     "halton-small-384": "halton",
     "halton-base-384": "halton",
     "halton-large-384": "halton",
+    "showo": "showo",
+    "showo-512": "showo",
 }
 
 

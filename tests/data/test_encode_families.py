@@ -24,6 +24,7 @@ FAMILIES = {
     "muddit": published.publish_muddit,
     "lumina-dimoo": published.publish_dimoo,
     "halton-tiny": published.publish_halton,
+    "showo": published.publish_showo,
 }
 
 

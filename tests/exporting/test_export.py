@@ -26,7 +26,8 @@ from tests.helpers.students import OTHER_NETWORKS, PROMPTS, PUBLISH, golden_stud
 
 LIMIT = 1e-4
 EXAMPLES = Path(__file__).parents[2] / "examples"
-SLOW = ("meissonic", "amused-256", "amused-512", "monetico", "muddit", "maskgen-l", "titok-s128")
+SLOW = ("meissonic", "amused-256", "amused-512", "monetico", "muddit", "maskgen-l", "titok-s128",
+        "showo")  # fmt: skip
 # All but one whose prompts go into a template, which no tokenizer of an exported file knows.
 EXPORTED = [name for name in (*PUBLISH, *OTHER_NETWORKS) if name != "lumina-dimoo"]
 ONNX = pytest.importorskip("onnxscript", reason="extra `onnx`")

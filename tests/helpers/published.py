@@ -281,3 +281,43 @@ def publish_maskgen(hub, golden):
         "text_layers": config["golden"]["clip_text"]["layers"],
         "text_heads": config["golden"]["clip_text"]["heads"],
     }
+
+
+def showo_architecture(config):
+    """What differs between the golden networks of Show-o and the published ones."""
+    of_phi = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
+              "partial_rotary_factor", "rope_theta", "layer_norm_eps")  # fmt: skip
+    sizes = ("ch", "ch_mult", "num_res_blocks")
+    halves = {half: config["magvitv2"][half] for half in ("encoder", "decoder")}
+    return {
+        **{name: config[name] for name in ("codebook_size", "llm_vocab_size", "num_vq_tokens")},
+        **{name: config["phi"][name] for name in of_phi},
+        "max_seq_length": config["golden"]["max_seq_length"],
+        "magvitv2": {half: {n: settings[n] for n in sizes} for half, settings in halves.items()},
+    }
+
+
+def showo_words(config):
+    """A tokenizer of letters and spaces, with as many ids as the golden one and its end of text."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    count, end = config["llm_vocab_size"], config["golden"]["eos_token_id"]
+    known = [*"abcdefghijklmnopqrstuvwxyz", "Ġ", *(f"word{index}" for index in range(count))]
+    words = [*known[:end], "<|endoftext|>", *known[end : count - 1]]
+    tokenizer = Tokenizer(models.BPE({word: number for number, word in enumerate(words)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.add_special_tokens(["<|endoftext|>"])
+    return tokenizer
+
+
+def publish_showo(hub, golden):
+    """The three repositories of Show-o; of phi-1.5, sizes and tokenizer alone."""
+    config, path = golden("showo/config.json"), "pytorch_model.safetensors"
+    own = {name: value for name, value in config.items()
+           if name not in ("phi", "magvitv2", "golden")}  # fmt: skip
+    hub.add("showlab/show-o", "config.json", json.dumps(own).encode())
+    hub.add("showlab/show-o", path, save(golden("showo/showo.safetensors")))
+    hub.add("showlab/magvitv2", path, save(golden("showo/magvitv2.safetensors")))
+    hub.add("microsoft/phi-1_5", "config.json", json.dumps(config["phi"]).encode())
+    hub.add("microsoft/phi-1_5", "tokenizer.json", showo_words(config).to_str().encode())
+    return showo_architecture(config)

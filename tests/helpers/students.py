@@ -58,13 +58,14 @@ PUBLISH = {
     "halton-tiny": published.publish_halton,
     "muddit": published.publish_muddit,
     "lumina-dimoo": published.publish_dimoo,
+    "showo": published.publish_showo,
 }
 OTHER_NETWORKS = {
     "titok-s128": publish_titok_s128,
     "amused-512": publish_amused_512,
     "monetico": publish_monetico,
 }
-TEXT = ("maskgen-l", "meissonic", "amused-256", "amused-512", "monetico", "muddit",
+TEXT = ("maskgen-l", "meissonic", "amused-256", "amused-512", "monetico", "showo", "muddit",
         "lumina-dimoo")  # fmt: skip
 PROMPTS = ("a red fox", "two boats at sea", "an old door")
 

@@ -60,6 +60,20 @@ ARCHITECTURES = {
         "ch_mult": (1, 1),
         "num_res_blocks": 1,
     },
+    "showo": {
+        "num_vq_tokens": 16,
+        "codebook_size": 32,
+        "llm_vocab_size": 8,
+        "max_seq_length": 6,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "magvitv2": {
+            "encoder": {"ch": 32, "ch_mult": (1, 1), "num_res_blocks": (1, 1)},
+            "decoder": {"ch": 32, "ch_mult": (1, 1), "num_res_blocks": (1, 1)},
+        },
+    },
     "maskbit": {
         "bits": 4,
         "img_size": 8,

@@ -68,6 +68,7 @@ def card_of(facts):
         ("maskgit", "unconditional-image-generation", "mit", "(class_labels=[207])"),
         ("muddit", "text-to-image", "apache-2.0", '("a fox")'),
         ("halton-base", "unconditional-image-generation", "mit", "(class_labels=[207])"),
+        ("showo", "text-to-image", "mit", '("a fox")'),
     ],
 )
 def test_the_front_matter_says_what_the_hub_sorts_by(digits, name, task, license, call):
@@ -108,7 +109,8 @@ def test_a_teacher_of_ones_own_architecture_is_no_base_model(digits):
 def test_every_family_is_cited_with_both_papers(digits):
     families = {load_skeleton(name).family for name in FAMILIES}
     assert families <= set(TEACHERS)
-    for name in ("maskgit", "meissonic", "titok-s128", "halton-tiny", "muddit", "lumina-dimoo"):
+    names = ("maskgit", "meissonic", "titok-s128", "halton-tiny", "showo", "muddit", "lumina-dimoo")
+    for name in names:
         facts = of_teacher(digits, name)
         text = card_of(facts).text
         assert "2503.15457" in text

@@ -241,7 +241,7 @@ def test_a_damaged_part_is_named_and_the_rest_is_shown(tmp_path, name, content, 
     (folder / name).write_text(content)
     page = page_of(folder)
     assert words in page.words
-    assert page.count("section") == 7
+    assert page.count("section") == 8
 
 
 def test_nothing_in_a_run_folder_becomes_markup(tmp_path):

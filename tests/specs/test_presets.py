@@ -155,7 +155,12 @@ INDEX = "model.safetensors.index.json"
 
 @pytest.mark.parametrize(
     ("name", "license"),
-    [("maskbit", "Apache-2.0"), ("halton-tiny", "MIT"), ("muddit", "Apache-2.0")],
+    [
+        ("maskbit", "Apache-2.0"),
+        ("halton-tiny", "MIT"),
+        ("showo", "MIT"),
+        ("muddit", "Apache-2.0"),
+    ],
 )
 def test_doctor_lists_files_bytes_license_and_place(dimo, fake_hub, golden, name, license):
     architecture = PUBLISH[name](fake_hub, golden)
@@ -245,6 +250,8 @@ BORROWED = {
             "train.gradient_checkpointing",
         },
     ),
+    "showo": ("meissonic", {"teacher.guidance.scale"}),
+    "showo-512": ("meissonic", {"teacher.guidance.scale"}),
 }
 
 

@@ -14,8 +14,8 @@ from dimo_cli.teachers.compiling import Compiled, compile_blocks
 from tests.conftest import small_spec
 from tests.helpers.tiny import ARCHITECTURES, FAMILIES, tiny_teacher
 
-# Kinds of blocks: the others have one.
-KINDS = {"titok-s128": 2, "maskgen-l": 2, "meissonic": 2, "amused-512": 3}
+# Kinds of blocks: the others have one. Show-o's teacher reads prompts apart, by the same block.
+KINDS = {"titok-s128": 2, "maskgen-l": 2, "meissonic": 2, "amused-512": 3, "showo": 2}
 # Ways in which a step uses a block: the teacher's (on conditions and null conditions), the
 # student's and the auxiliary's with gradients, and the auxiliary's and the student's without.
 MOST_WAYS = 4

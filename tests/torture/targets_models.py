@@ -41,6 +41,7 @@ SMALL = {
     "muddit": {"num_layers": 1, "num_single_layers": 1},
     "lumina-dimoo": {"n_layers": 1},
     "halton-tiny": {"depth": 1, "ch_mult": [1, 1], "num_res_blocks": 1},
+    "showo": {"num_hidden_layers": 1, "intermediate_size": 64},
 }
 
 

@@ -1,0 +1,83 @@
+"""Draw the pictures of the README and the tutorial from a run of `digits`, and from what ships.
+
+dimo distill --preset digits --out runs/digits
+python examples/draw_readme_pictures.py runs/digits docs/pictures
+
+The shots of pages need the extra `browser` and a Chromium; without them they are left out.
+"""
+
+import io
+import json
+import shutil
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from PIL import Image
+from rich.console import Console
+
+from dimo_cli import sample
+from dimo_cli.console.images import half_blocks
+from dimo_cli.console.live import LiveView
+from dimo_cli.console.panels import Panel, matrix
+from dimo_cli.files.png import save_png
+
+PROMPTS = (
+    "two red circles above a blue square",
+    "a green triangle",
+    "three yellow squares",
+    "a purple circle on black",
+    "a small orange triangle to the left of a large blue circle",
+)
+
+
+def draw_text_world(file: Path) -> None:
+    """The teacher of shapes at 1 and 16 steps above its student at one."""
+    rows = {
+        "teacher, 1 step": {"teacher": True, "steps": 1},
+        "teacher, 16 steps": {"teacher": True, "steps": 16},
+        "student, 1 step": {},
+    }
+    panels = []
+    for title, how in rows.items():
+        images = [sample("shapes", prompts=[p], seed=1, **how)[0] for p in PROMPTS]
+        panels.append(Panel(title, np.stack([np.asarray(image) for image in images])))
+    save_png(matrix(panels, list(PROMPTS), 32, ""), file, {})
+
+
+def draw_panel(run: Path, file: Path) -> None:
+    """What a terminal shows when a run is two thirds through."""
+    records = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    records = records[: max(1, len(records) * 2 // 3)]
+    console = Console(record=True, width=96, file=io.StringIO(), force_terminal=True)
+    view = LiveView(console, f"dimo distill: {run.name}")
+    view.task = view.progress.add_task("distill", total=records[-1]["step"] * 3 // 2, speed="")
+    for record in records:
+        view.log(record)
+    grid = np.asarray(Image.open(sorted((run / "samples").glob("*.png"))[-1]).convert("RGB"))
+    view.picture = half_blocks(grid, console.width - 4)
+    console.print(view.render())
+    file.write_text(console.export_svg(title="dimo"), encoding="utf-8")
+
+
+def photograph(page: Path, file: Path, part: str) -> None:
+    """A part of a page, as a browser shows it."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as api:
+        found = shutil.which("chromium") or api.chromium.executable_path
+        browser = api.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        tab = browser.new_page(viewport={"width": 1000, "height": 700})
+        tab.goto(page.resolve().as_uri())
+        tab.locator(part).first.screenshot(path=str(file))
+        browser.close()
+
+
+if __name__ == "__main__":
+    run, folder = Path(sys.argv[1]), Path(sys.argv[2])
+    draw_text_world(folder / "shapes.png")
+    with TemporaryDirectory() as place:
+        draw_panel(run, panel := Path(place) / "panel.svg")
+        photograph(panel, folder / "panel.png", "svg")
+    photograph(run / "report.html", folder / "report.png", "#curves")
