@@ -41,7 +41,7 @@ SPECS = {
     "check": {"check", "launch", "render"},
     "presets": RUN_SPECS | {"refine"},
     "runs": {"runs", "launch", "render", "metrics"},
-    "spec": RUN_SPECS | {"refine"},
+    "spec": RUN_SPECS | {"refine", "glossary"},
 }
 SHARED = {"base", "explain", "flags"}
 HEAVY = {"torch", "numpy", "PIL", "transformers", "diffusers", "accelerate", "jinja2", "scipy"}
