@@ -114,26 +114,36 @@ def test_every_run_is_sampled_from_its_recorded_draws(case, golden, runs, genera
         assert [step.time for step in plan] == [pytest.approx(time) for time in run["times"]]
         noises = [step.choice_noise for step in plan]
         assert noises == [pytest.approx(noise, abs=1e-6) for noise in run["temperatures"]]
-        draws = recorded_draws(run, case.blueprint.space)
-        monkeypatch.setattr(many_steps, "gumbel", lambda shape, _, draws=draws: next(draws))
-        tokens = sample_by_plan(teacher, cond_of(case, run, "cond"), plan, generator)
+        rows = []
+        for row, cond in enumerate(each(cond_of(case, run, "cond"))):
+            draws = recorded_draws(run, row, case.blueprint.space)
+            monkeypatch.setattr(many_steps, "gumbel", lambda shape, _, draws=draws: next(draws))
+            null = each(cond_of(case, run, "uncond"))[row]
+            teacher.conditioner.null = lambda count, null=null: null
+            rows.append(sample_by_plan(teacher, cond, plan, generator))
+        tokens = torch.cat(rows)
         assert torch.equal(tokens.squeeze(-1), run["states"][-1])
         with torch.inference_mode():
             image = (teacher.tokenizer.decode(tokens) + 1) / 2
         assert_close(image.clamp(0, 1), run["image"], **TOLERANCE)
 
 
-def recorded_draws(run, space):
-    """Noise for the masked positions of each step: what makes the recorded token win, then that on
+def each(cond):
+    """The conditions of a batch one by one: recorded null conditions differ, a teacher's do not."""
+    return [cond[index : index + 1] for index in range(len(cond))]
+
+
+def recorded_draws(run, row, space):
+    """Noise for the masked positions of a sample: what makes the recorded token win, then that on
     the choice. The published pipeline adds none in the last step, where all stay.
     """
-    for index, state in enumerate(run["states"][:-1]):
+    for index, state in enumerate(run["states"][:-1, row]):
         masked = state == space.mask_id
-        won = torch.nn.functional.one_hot(run["drawn"][index][masked], space.vocab)
+        won = torch.nn.functional.one_hot(run["drawn"][index, row][masked], space.vocab)
         yield 1e9 * won[:, None].float()
         is_last = index == len(run["u_confidence"])
         if not is_last:
-            yield gumbel_of(run["u_confidence"][index][masked])[:, None]
+            yield gumbel_of(run["u_confidence"][index, row][masked])[:, None]
         elif ends_of(run["temperature_arg"])[1]:
             yield torch.zeros(int(masked.sum()), 1)
 
