@@ -26,6 +26,7 @@ from dimo_cli.hub.hashes import accept, accepted, hash_of
 from dimo_cli.hub.network import answers
 from dimo_cli.hub.problems import another_file, explain, unreachable
 from dimo_cli.hub.published import HubFile, Published, StateDict
+from dimo_cli.hub.shards import is_index, read_shards
 from dimo_cli.hub.transfer import WEIGHT_SUFFIXES, bounded
 from dimo_cli.hub.weights import read_published
 
@@ -121,6 +122,11 @@ class HubStore:
         """The weights under our names, memory-mapped where possible."""
         file, located = self.first(published)
         local = self.local_dir is not None
+        if is_index(file):
+            parts = read_shards(
+                file, self.config(file), lambda part: self.weights(Published((part,)))
+            )
+            return published.convert(parts)
         return read_published(published, file, located, local=local, forget=self.forget)
 
     def first(self, published: Published) -> tuple[HubFile, Located]:

@@ -149,7 +149,7 @@ def test_tteo_keeps_pictures_trace_and_embeddings_and_goes_on_where_it_stopped(
     torch.testing.assert_close(torch.tensor(first), torch.tensor(second))
 
 
-@pytest.mark.parametrize("name", ["showo"])
+@pytest.mark.parametrize("name", ["showo", "muddit", "lumina-dimoo"])
 def test_tteo_optimizes_the_students_of_other_text_teachers(
     dimo, fake_hub, golden, toy_reward, tmp_path, name
 ):
