@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
-from benchmarks.soft_dimo import gan, report, rewards, steps, tteo
+from benchmarks.soft_dimo import gan, report, rewards, shapes, steps, tteo
 from benchmarks.soft_dimo.__main__ import asked_for
 from benchmarks.soft_dimo.claims import Claim
 from benchmarks.soft_dimo.evidence import Measured, over_seeds
@@ -60,6 +61,11 @@ def test_equal_verdicts_have_no_gain():
 def test_mcnemar_counts_prompts_that_only_one_gets_right():
     assert mcnemar([1, 1, 0], [1, 1, 0]) == 1.0
     assert mcnemar([1] * 10, [0] * 10) == pytest.approx(2 / 2**10)
+
+
+def test_a_judge_that_judged_can_still_give_a_gradient():
+    shapes.judged(torch.zeros(1, 3, 32, 32), ["a red circle"], shapes.STRONG)
+    assert not any(weight.is_inference() for weight in shapes.judge(shapes.STRONG).parameters())
 
 
 def test_a_result_is_kept_and_measured_again_when_its_settings_change(tmp_path, monkeypatch):
