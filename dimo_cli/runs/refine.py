@@ -26,14 +26,14 @@ from dimo_cli.runs.distill import RunResult, attach_prompts, check_measurable_ru
 from dimo_cli.runs.watcher import RunWatcher
 from dimo_cli.sampling.previews import preview_conditions
 from dimo_cli.sampling.samplers import condition, draw_images
-from dimo_cli.specs.refine import RefineSpec, reward_names
+from dimo_cli.specs.refine import FROM_TEACHER, RefineSpec, reward_names
 from dimo_cli.specs.sample import SamplerSpec
 from dimo_cli.students.published import open_student
 from dimo_cli.students.student import LoadOptions, Student
 from dimo_cli.students.target import Target
 from dimo_cli.teachers.conditioning import PromptConditioner
 from dimo_cli.teachers.protocol import Backbone, Cond, Teacher
-from dimo_cli.teachers.registry import configured, load_skeleton
+from dimo_cli.teachers.registry import configured, load_skeleton, load_teacher
 from dimo_cli.training.accelerator import make_accelerator
 from dimo_cli.training.checkpoint import CheckpointFolder
 from dimo_cli.training.guard import Guard
@@ -158,9 +158,8 @@ def refine(
         refuse_if_locked(folder)
     device = make_accelerator(spec.train).device
     with first_ahead():
-        student = starting_student(spec, view, device)
-    teacher = configured(student.teacher, spec.teacher)
-    watcher, method = refining(spec, teacher, student.backbone, folder, view)
+        teacher, start = starting_networks(spec, view, device)
+    watcher, method = refining(spec, teacher, start, folder, view)
     return run_method(spec, teacher, folder, watcher, resume, origins, method)
 
 
@@ -227,6 +226,17 @@ def starting_auxiliary(spec: RefineSpec) -> StateDict | None:
             "Start from a run folder, or set `auxiliary.start=teacher`.",
         )
     return load_file(path)
+
+
+def starting_networks(
+    spec: RefineSpec, view: View, device: torch.device
+) -> tuple[Teacher, Backbone]:
+    """The teacher, and the backbone whose weights the student starts from."""
+    if spec.start == FROM_TEACHER:
+        teacher = load_teacher(spec.teacher, view.note)
+        return teacher, teacher.backbone
+    student = starting_student(spec, view, device)
+    return configured(student.teacher, spec.teacher), student.backbone
 
 
 def starting_student(spec: RefineSpec, view: View, device: torch.device) -> Student:
