@@ -156,3 +156,8 @@ def test_what_is_kept_of_digits_is_evidence_as_it_is():
 def test_the_report_that_is_kept_is_of_the_results_that_are_kept():
     kept = Path(report.__file__).parents[2] / "examples" / "results" / "soft-dimo.md"
     assert kept.read_text(encoding="utf-8") == report.report(asked_for([]))
+
+
+def test_the_readme_has_the_claims_that_were_tried():
+    readme = Path(report.__file__).parents[2] / "README.md"
+    assert report.short_table(report.kept(asked_for([]))).strip() in readme.read_text()
