@@ -10,7 +10,7 @@ from dimo_cli.commands.options import reward_weight
 from dimo_cli.evaluation.comparing import compare_documents
 from dimo_cli.evaluation.gates import read_limits
 from dimo_cli.metrics.prompts import load_prompts, read_lines
-from dimo_cli.runs.distill import attach_prompts
+from dimo_cli.runs.prompts import attach_prompts
 from dimo_cli.sampling.tteo import slug
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.evaluate import EvalSpec
