@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 from urllib.parse import quote
 
-from dimo_cli.errors import MissingError, SpecError, did_you_mean, size
+from dimo_cli.errors import MissingError, SpecError, did_you_mean
 from dimo_cli.files.reading import MOST_DOCUMENT, read_text
 from dimo_cli.files.tables import SUFFIXES, needs_pyarrow, no_pyarrow
 from dimo_cli.files.untrusted import parse_json
@@ -255,31 +255,34 @@ def fetched(dataset: Dataset, file: DataFile, say: Callable[[str], None]) -> Pat
 
 
 def choose_column(
-    reference: Reference, kinds: dict[str, str], wanted: str, usual: tuple[str, ...]
+    reference: Reference, kinds: dict[str, str], wanted: tuple[str, ...], usual: tuple[str, ...]
 ) -> str:
     """The column that is named, or the one that can only be meant; its values are of a kind."""
-    fitting = [name for name, kind in kinds.items() if kind == wanted]
-    name = reference.column
-    if not name:
+    what, repo = " or ".join(NAMES[kind] for kind in wanted), reference.repo
+    fitting = [name for name, kind in kinds.items() if kind in wanted]
+    if not reference.column:
         likely = [column for column in usual if column in fitting] or fitting
         if len(likely) == 1:
             return likely[0]
-        if not fitting:
+        if not likely:
             raise SpecError(
-                f"`{reference.repo}` has no column of {NAMES[wanted]}: it has {described(kinds)}.",
+                f"`{repo}` has no column of {what}: it has {described(kinds)}.",
                 "Choose another dataset or another part of it.",
             )
         example = replace(reference, column=likely[0])
         raise SpecError(
-            f"`{reference.repo}` has several columns of {NAMES[wanted]}: {listed(likely)}.",
+            f"`{repo}` has several columns of {what}: {listed(likely)}.",
             f"Say which one: `{example}`.",
         )
-    if name not in kinds:
-        raise SpecError(
-            f"`{reference.repo}` has no column `{name}`: it has {described(kinds)}.",
-            did_you_mean(name, fitting) if fitting else None,
+    if reference.column not in fitting:
+        problem = (
+            f"The column `{reference.column}` of `{repo}` holds no {what}"
+            if reference.column in kinds
+            else f"`{repo}` has no column `{reference.column}`"
         )
-    return name
+        hint = did_you_mean(reference.column, fitting) if fitting else "Choose another dataset."
+        raise SpecError(f"{problem}: it has {described(kinds)}.", hint)
+    return reference.column
 
 
 NAMES = {"text": "texts", "picture": "pictures", "number": "numbers", "lists": "lists"}
@@ -299,8 +302,3 @@ def not_here(about: HubFile) -> MissingError:
         "HF_HUB_OFFLINE is set.",
         "Run the same command once while online.",
     )
-
-
-def announced(dataset: Dataset) -> str:
-    """What a download of a dataset takes, in words."""
-    return f"{size(dataset.bytes)} of `{dataset.reference.repo}`"

@@ -18,7 +18,6 @@ from dimo_cli.files.writing import whole_file
 from dimo_cli.hub.datasets import (
     Dataset,
     choose_column,
-    described,
     fetched,
     find_dataset,
     folder_of,
@@ -66,15 +65,9 @@ def pinned_prompts(text: str | None, say: Say = lambda line: None) -> str | None
 
 
 def with_column(dataset: Dataset, kinds: dict[str, str]) -> Dataset:
-    """The dataset with the column of its prompts; one of other values is refused."""
-    reference = dataset.reference
-    name = choose_column(reference, kinds, "text", USUAL)
-    if kinds[name] != "text":
-        raise SpecError(
-            f"The column `{name}` of `{reference.repo}` holds no texts: it has {described(kinds)}.",
-            "Prompts are texts: name another column.",
-        )
-    return replace(dataset, reference=replace(reference, column=name))
+    """The dataset with the column of its prompts."""
+    name = choose_column(dataset.reference, kinds, ("text",), USUAL)
+    return replace(dataset, reference=replace(dataset.reference, column=name))
 
 
 def kept_at(dataset: Dataset) -> Path:
