@@ -24,7 +24,7 @@ from dimo_cli.files.untrusted import parse_json
 from dimo_cli.files.writing import write_whole_text
 from dimo_cli.hub.access import ACCESS, dimo_cache, endpoint, is_offline
 from dimo_cli.hub.network import answers
-from dimo_cli.hub.problems import explain, unreachable
+from dimo_cli.hub.problems import Unreachable, explain
 from dimo_cli.hub.published import HubFile
 from dimo_cli.hub.store import HubStore, cached_path
 from dimo_cli.hub.transfer import bounded
@@ -181,7 +181,7 @@ def listing(reference: Reference) -> tuple[str, list[DataFile]]:
     about = HubFile(repo, "*", revision, repo_type="dataset")
     if is_offline() or not answers(endpoint()):
         if known is None:
-            raise not_here(about) if is_offline() else unreachable(about)
+            raise not_here(about) if is_offline() else not_reached(about)
         return known
     found = asked(about)
     for name in {revision, found[0]}:
@@ -293,6 +293,14 @@ def described(kinds: dict[str, str]) -> str:
     names = [f"`{name}` ({NAMES.get(kind, 'other values')})" for name, kind in kinds.items()]
     more = f" and {len(names) - MOST_CHOICES} more" if len(names) > MOST_CHOICES else ""
     return ", ".join(names[:MOST_CHOICES]) + more
+
+
+def not_reached(about: HubFile) -> MissingError:
+    """The sentence for a dataset that was never looked up, without a network."""
+    return Unreachable(
+        f"Cannot reach {endpoint()} for the dataset `{about.repo}`.",
+        "Check network and proxy, or set HF_ENDPOINT to a mirror.",
+    )
 
 
 def not_here(about: HubFile) -> MissingError:

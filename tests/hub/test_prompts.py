@@ -93,6 +93,12 @@ def test_offline_without_a_first_time_is_a_sentence(hub, monkeypatch):
     assert "online" in caught.value.hint
 
 
+def test_a_hub_that_does_not_answer_is_a_sentence_about_the_dataset(hub, monkeypatch):
+    monkeypatch.setattr("dimo_cli.hub.datasets.answers", lambda url: False)
+    with pytest.raises(MissingError, match=r"Cannot reach .* for the dataset `owner/words`"):
+        prompt_file("hub:owner/words")
+
+
 def test_what_is_pinned_stays_though_the_dataset_changes(hub):
     name = prompt_file("hub:owner/words:prompt")[1]
     changed = {"data/train-00000-of-00001.jsonl": as_lines([{"prompt": "another"}])}
