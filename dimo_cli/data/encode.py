@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from dimo_cli import __version__
-from dimo_cli.data.images import Source
 from dimo_cli.data.job import Job, facts_of, make_job, mended, unfinished
 from dimo_cli.data.shards import (
     INDEX,
@@ -24,6 +23,7 @@ from dimo_cli.data.shards import (
     write_json,
     write_shard,
 )
+from dimo_cli.data.source import Source
 from dimo_cli.distributed.orphans import end_with_parent
 from dimo_cli.distributed.ranks import are_joined, from_all, is_first, own_rank
 from dimo_cli.errors import DimoError, MissingError, SpecError

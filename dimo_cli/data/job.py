@@ -13,8 +13,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from dimo_cli.data.images import RESIZE, Source, class_labels
+from dimo_cli.data.images import class_labels
 from dimo_cli.data.shards import FACTS, shard_path
+from dimo_cli.data.source import RESIZE, Source
 from dimo_cli.errors import SpecError
 from dimo_cli.specs.data import EncodeSpec, Recipe
 from dimo_cli.teachers.protocol import Teacher

@@ -22,7 +22,8 @@ from dimo_cli.hub.store import HubStore
 from dimo_cli.rewards.protocol import Reward
 from dimo_cli.rewards.registry import check_reward, load_rewards
 from dimo_cli.run_folder.alarms import told
-from dimo_cli.runs.distill import RunResult, attach_prompts, check_measurable_run, run_method
+from dimo_cli.runs.distill import RunResult, check_measurable_run, run_method
+from dimo_cli.runs.prompts import attach_prompts, with_commits
 from dimo_cli.runs.watcher import RunWatcher
 from dimo_cli.sampling.previews import preview_conditions
 from dimo_cli.sampling.samplers import condition, draw_images
@@ -159,6 +160,7 @@ def refine(
     device = make_accelerator(spec.train).device
     with first_ahead():
         teacher, start = starting_networks(spec, view, device)
+        spec = with_commits(spec, view.note)
     watcher, method = refining(spec, teacher, start, folder, view)
     return run_method(spec, teacher, folder, watcher, resume, origins, method)
 

@@ -62,7 +62,8 @@ class EncodeSpec(Spec):
         ...,
         min_length=1,
         description="Folder with a subfolder per class, or with captions (name.txt or "
-        "captions.jsonl); .tar files; or a dataset of the Hub",
+        "captions.jsonl); .tar files; or a dataset of the Hub: hub:OWNER/NAME:COLUMN, "
+        "where COLUMN has the classes or captions",
     )
     batch: Int = Field(32, ge=1, le=65_536, description="Images encoded at once")
     shard_size: Int = Field(10_000, ge=1, le=10_000_000, description="Images per shard")

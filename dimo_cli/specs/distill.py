@@ -175,7 +175,8 @@ class ConditionSpec(Spec):
     prompts: str | None = Field(
         None,
         min_length=1,
-        description="Text file with one prompt per line; needed by, and only for, text teachers",
+        description="Text file with one prompt per line, or "
+        "hub:OWNER/NAME:COLUMN for a dataset of the Hub; needed by, and only for, text teachers",
     )
 
 
