@@ -22,6 +22,7 @@ from shapes_judges_data import read as read_picture
 from train_shapes import as_images
 from train_shapes_judges import within_prompt_auc
 
+from dimo_cli.files.writing import file_sha256
 from dimo_cli.hub.store import HubStore
 from dimo_cli.rewards.registry import load_reward
 from dimo_cli.sampling.samplers import sample_images, to_pixels
@@ -29,6 +30,7 @@ from dimo_cli.specs.sample import SamplerSpec
 from dimo_cli.students.published import open_student
 from dimo_cli.students.student import LoadOptions
 from dimo_cli.students.target import Target
+from dimo_cli.teachers.builtin import builtin_path
 from dimo_cli.teachers.shapes import world
 
 PROMPTS, SEED = 150, SEEDS["held out"] + 900_000
@@ -156,6 +158,9 @@ def main():
     document = {
         "command": f"python {' '.join(sys.argv)}",
         "captions": len(said),
+        "weights": {
+            name: file_sha256(Path(builtin_path(f"{name}.safetensors"))) for name in REWARDS
+        },
         "true": {name: round(float((part > 0).float().mean()), 4) for name, part in worths.items()},
         "judges": found,
     }

@@ -234,7 +234,7 @@ PROCESS_WIDE = re.compile(
     r"|\bsys\.std(in|out|err) = "
     r"|\.reconfigure\(|\bset_(num_threads|rng_state|verbosity\w*|start_method|default_\w+)\("
     r"|\b(backends|_dynamo\.config)\.[\w.]+ = |\b(simplefilter|filterwarnings)\("
-    r"|\bsetLogRecordFactory\(|\bset_client_factory\("
+    r"|\bsetLogRecordFactory\(|\bsetrlimit\(|\bset_client_factory\("
     r"|\.setLevel\(|\bsys\.(excepthook|path|unraisablehook)\b|\bos\.(umask|chdir)\(|\bunittest\b"
 )
 

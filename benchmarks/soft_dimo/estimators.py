@@ -24,7 +24,8 @@ from dimo_cli.teachers.protocol import Cond
 from dimo_cli.training.accelerator import make_accelerator
 
 SHARPNESS = (0.5, 1.0, 2.0, 4.0, 8.0)  # factors of the logits
-TRAINED, SAMPLES, DRAWS, REFERENCE = 100, 4, 512, 100_000
+TRAINED, SAMPLES, DRAWS, REFERENCE = 100, 2, 512, 100_000
+KEPT_EVERY = 5_000  # draws, after which a trial that was stopped goes on
 KINDS: dict[str, tuple[Estimator, float]] = {
     "soft": ("soft", 1.0),
     "gumbel_st": ("gumbel_st", 1.0),
@@ -38,6 +39,7 @@ def trials() -> list[Trial]:
     for seen in ("soft", "gumbel_st"):
         for factor in SHARPNESS:
             settings = {"discriminator saw": seen, "factor": factor, "reference": REFERENCE}
+            settings["samples"] = SAMPLES
             run = partial(by_drawing, seen, factor)
             found.append(Trial("estimators", f"{seen}-{factor}", settings, run, FILES))
     return found
@@ -49,6 +51,7 @@ def trained(seen: str) -> Refinement:
     spec = resolve_spec(RefineSpec, preset="digits-gan", sets=sets, environment={}).spec
     start = open_student("digits", LoadOptions(with_teacher=True))
     accelerator = make_accelerator(spec.train)
+    torch.manual_seed(0)  # of the discriminator's first weights
     method = Refinement(
         start.teacher,
         spec,
@@ -79,7 +82,7 @@ def by_drawing(seen: str, factor: float, folder: Path) -> dict[str, Any]:
         return F.softplus(-method.discriminator(embeds, Cond.cat([cond] * times)))
 
     generator = torch.Generator().manual_seed(1)
-    reference, noise = by_score(logits, objective, generator)
+    reference, noise = by_score(logits, objective, folder)
     found: dict[str, Any] = {
         "entropy": float(torch.distributions.Categorical(logits=logits).entropy().mean()),
         "reference_norm": float(reference.norm()),
@@ -106,12 +109,17 @@ def by_drawing(seen: str, factor: float, folder: Path) -> dict[str, Any]:
 
 @torch.no_grad()
 def by_score(
-    logits: Tensor, objective: Any, generator: torch.Generator, at_once: int = 100
+    logits: Tensor, objective: Any, folder: Path, at_once: int = 100
 ) -> tuple[Tensor, float]:
     """The score function's mean of 1e5 draws, unbiased, and its own error over its norm."""
+    generator, kept = torch.Generator().manual_seed(1), folder / "reference.pt"
     probs, baseline = logits.softmax(-1), objective(logits.softmax(-1))
-    total, squares = torch.zeros_like(logits, dtype=torch.float64), 0.0
-    for _ in range(REFERENCE // at_once):
+    first, total, squares = 0, torch.zeros_like(logits, dtype=torch.float64), 0.0
+    if kept.is_file():
+        state = torch.load(kept, weights_only=True)
+        first, total, squares = state["done"], state["total"], state["squares"]
+        generator.set_state(state["generator"])
+    for done in range(first, REFERENCE, at_once):
         tokens = draw_tokens(logits.repeat(at_once, 1, 1, 1), generator)
         drawn = one_hots(tokens, logits)
         values = objective(drawn) - baseline.repeat(at_once)
@@ -119,6 +127,9 @@ def by_score(
         each = each.view(at_once, *logits.shape).double()
         total += each.sum(0)
         squares += float(each.square().sum())
+        if (done + at_once) % KEPT_EVERY == 0:
+            state = {"done": done + at_once, "total": total, "squares": squares}
+            torch.save({**state, "generator": generator.get_state()}, kept)
     mean = total / REFERENCE
     variance = squares / REFERENCE - float(mean.square().sum())
     return mean.float(), (variance / REFERENCE) ** 0.5 / float(mean.norm())

@@ -94,7 +94,7 @@ def real_digits(work: Path) -> tuple[Path, Path, Path]:
     for path, rows in ((seen_at, order[:TRAINED_ON]), (held_at, order[TRAINED_ON:])):
         path.mkdir(parents=True, exist_ok=True)
         for number, pixels in enumerate(to_pixels(teacher.tokenizer.decode(tokens[rows]))):
-            save_png(pixels, path / f"{number:04d}.png")
+            save_png(pixels, path / f"{number:04d}.png", {})
     tokens_at.mkdir(exist_ok=True)
     path, rows = shard_path(tokens_at, 0), order[:TRAINED_ON]
     write_shard(path, tokens[rows].to(torch.uint8), labels[rows], {})

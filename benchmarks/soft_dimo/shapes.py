@@ -65,7 +65,7 @@ def verdicts_of(target: Target, prompts: list[Task], spec: SamplerSpec) -> dict[
     }
 
 
-@torch.inference_mode()
+@torch.no_grad()  # a judge that is loaded in inference mode could give no gradient to TTEO
 def judged(images: torch.Tensor, said: list[str], name: str) -> float:
     """The mean of a judge."""
     reward, scores = judge(name), []

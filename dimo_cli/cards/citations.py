@@ -215,6 +215,62 @@ TEACHERS: Mapping[str, tuple[Work, ...]] = {
             arxiv="2410.08261",
         ),
     ),
+    "muddit": (
+        Work(
+            "shi2025muddit",
+            "Muddit: Liberating Generation Beyond Text-to-Image with a Unified Discrete "
+            "Diffusion Model",
+            (
+                "Qingyu Shi",
+                "Jinbin Bai",
+                "Zhuoran Zhao",
+                "Wenhao Chai",
+                "Kaidong Yu",
+                "Jianzong Wu",
+                "Yunhai Tong",
+                "Xiangtai Li",
+                "Xuelong Li",
+                "Shuicheng Yan",
+            ),
+            2025,
+            arxiv="2505.23606",
+        ),
+    ),
+    "dimoo": (
+        Work(
+            "xin2025lumina",
+            "Lumina-DiMOO: An Omni Diffusion Large Language Model for Multi-Modal Generation and "
+            "Understanding",
+            (
+                *("Yi Xin", "Qi Qin", "Siqi Luo", "Kaiwen Zhu", "Juncheng Yan", "Yan Tai"),
+                *("Jiayi Lei", "Yuewen Cao", "Keqi Wang", "Yibin Wang", "Jinbin Bai", "Qian Yu"),
+                *("Dengyang Jiang", "Yuandong Pu", "Haoxing Chen", "Le Zhuo", "Junjun He"),
+                *("Gen Luo", "Tianbin Li", "Ming Hu", "Jin Ye", "Shenglong Ye", "Bo Zhang"),
+                *("Chang Xu", "Wenhai Wang", "Hongsheng Li", "Guangtao Zhai", "Tianfan Xue"),
+                *("Bin Fu", "Xiaohong Liu", "Yu Qiao", "Yihao Liu"),
+            ),
+            2025,
+            arxiv="2510.06308",
+        ),
+        Work(
+            "nie2025llada",
+            "Large Language Diffusion Models",
+            (
+                "Shen Nie",
+                "Fengqi Zhu",
+                "Zebin You",
+                "Xiaolu Zhang",
+                "Jingyang Ou",
+                "Jun Hu",
+                "Jun Zhou",
+                "Yankai Lin",
+                "Ji-Rong Wen",
+                "Chongxuan Li",
+            ),
+            2025,
+            arxiv="2502.09992",
+        ),
+    ),
     "amused": (
         Work(
             "patil2024amused",

@@ -26,6 +26,7 @@ NAMES_SHOWN = 3
 EXAMPLES = """
 dimo data encode imagenet/train --preset maskgit --out data/imagenet-maskgit
 dimo data encode photos --preset maskgen-l --out data/photos --processes 4
+dimo data encode hub:you/photos:caption --preset maskgen-l --out data/photos
 dimo data encode shards/ --preset maskbit --out data/maskbit --local-dir weights
 """
 
@@ -65,7 +66,8 @@ def encode(
     from dimo_cli.distributed.ranks import can_meet, is_first, joined_ranks
     from dimo_cli.teachers.registry import load_skeleton, load_teacher
 
-    images = open_source(spec.source, load_skeleton(teacher_source).takes_prompts)
+    images = open_source(spec.source, load_skeleton(teacher_source).takes_prompts, out.note)
+    spec = spec.model_copy(update={"source": images.named(spec.source)})
     teacher = load_teacher(teacher_source, out.note, with_backbone=False)
     if can_meet() and not is_first():
         out.silence()

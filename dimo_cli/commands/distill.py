@@ -29,6 +29,7 @@ dimo distill --preset digits
 dimo distill --preset digits --steps 3000 --out runs/long
 dimo distill --resume runs/long --steps 5000
 dimo distill --preset maskbit --gpus 8
+dimo distill --preset meissonic --set condition.prompts=hub:you/prompts:text
 """
 
 

@@ -11,6 +11,7 @@ import typer
 
 from dimo_cli.commands import completing
 from dimo_cli.commands.parameters import Fields
+from dimo_cli.console.output import out
 from dimo_cli.errors import SpecError
 from dimo_cli.files.lines import decoded, lines_of
 from dimo_cli.files.reading import MOST_PROMPTS, read_bytes
@@ -52,7 +53,11 @@ AnimateOption = Annotated[
     typer.Option("--animate", help="GIF file: the teachers' steps, beside a student's one."),
 ]
 PromptsFileOption = Annotated[
-    Path | None, typer.Option("--prompts-file", help="Text file with one prompt per line.")
+    Path | None,
+    typer.Option(
+        "--prompts-file",
+        help="Text file with one prompt per line, or hub:OWNER/NAME:COLUMN for a dataset.",
+    ),
 ]
 StudentArgument = Annotated[
     str,
@@ -127,9 +132,14 @@ def spec_of_preset(preset: str, sets: list[str] | None, local_dir: Path | None) 
 
 
 def read_prompts(file: Path | None) -> list[str]:
-    """The prompts of a file, one a line."""
+    """The prompts of a file, one a line, or of a dataset of the Hub."""
     if file is None:
         return []
+    if str(file).startswith("hub:"):
+        from dimo_cli.hub.prompts import prompt_file
+
+        file, name = prompt_file(str(file), out.note)
+        out.note(f"Prompts: {name}")
     try:
         lines = lines_of(decoded(read_bytes(file, MOST_PROMPTS)))
     except UnicodeDecodeError:

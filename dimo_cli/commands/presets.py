@@ -17,7 +17,7 @@ from dimo_cli.commands.usage import Commands
 from dimo_cli.console import next_steps
 from dimo_cli.console.output import out
 from dimo_cli.errors import SpecError
-from dimo_cli.files.writing import write_whole_text
+from dimo_cli.files.writing import write_whole_text, writing_to
 from dimo_cli.planning.hours import (
     DOLLARS_AN_HOUR,
     cost_document,
@@ -179,7 +179,9 @@ def copy(
     source = preset_path(name)
     if file.exists() and not force:
         raise SpecError(f"`{file}` exists already.", "Add `--force` to overwrite it.")
-    write_whole_text(file, source.read_text(encoding="utf-8"))
+    with writing_to(file.parent, "Choose another place for the copy."):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_whole_text(file, source.read_text(encoding="utf-8"))
     of_student = name in refine_preset_names()
     run = next_steps.command("distill", "--spec", next_steps.from_here(file))
     if of_student:

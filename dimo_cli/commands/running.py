@@ -60,7 +60,8 @@ def show_plan(plan: Plan[Any], folder: Path, launch: LaunchSpec, full: bool = Fa
     from dimo_cli.runs.inputs import check_inputs
     from dimo_cli.runs.trial import hours_of
 
-    check_inputs(plan.spec)
+    for line in check_inputs(plan.spec):
+        out.note(line)
     found = forecast(plan, folder, launch)
     hours = hours_of(found)
     document = {**found.document(), "hours": hours.document()}

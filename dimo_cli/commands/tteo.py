@@ -42,6 +42,7 @@ app = typer.Typer()
 EXAMPLES = """
 dimo tteo you/maskgen-1step --prompt "two red circles above a blue square"
 dimo tteo runs/meissonic --prompts-file prompts.txt --budget 4x2 --out optimized
+dimo tteo runs/meissonic --prompts-file hub:you/prompts:text --budget 4x2 --out optimized
 dimo tteo runs/meissonic --prompt "a red fox" --budget bon16 --reward clip=1
 """
 FIELDS = Fields(

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from dimo_cli import __version__
-from dimo_cli.data.images import Source
 from dimo_cli.data.job import Job, facts_of, make_job, mended, unfinished
 from dimo_cli.data.shards import (
     INDEX,
@@ -24,6 +23,7 @@ from dimo_cli.data.shards import (
     write_json,
     write_shard,
 )
+from dimo_cli.data.source import Source
 from dimo_cli.distributed.orphans import end_with_parent
 from dimo_cli.distributed.ranks import are_joined, from_all, is_first, own_rank
 from dimo_cli.errors import DimoError, MissingError, SpecError
@@ -64,7 +64,8 @@ def encode_shard(
         skipped |= {row: why for row, why in found.items() if isinstance(why, str)}
         images = [image for image in found.values() if isinstance(image, Tensor)]
         if images:
-            parts.append(teacher.tokenizer.encode(torch.stack(images).to(device)).cpu())
+            seen = with_mirrors(torch.stack(images)) if job.recipe.flips else torch.stack(images)
+            parts.append(teacher.tokenizer.encode(seen.to(device)).cpu())
         advance(len(batch))
     nothing = torch.zeros(0, job.recipe.length, job.recipe.groups, dtype=torch.long)
     tokens = torch.cat(parts or [nothing]).to(token_dtype(job.recipe.codes))
@@ -72,6 +73,11 @@ def encode_shard(
     listed = [(job.images.names[row], why) for row, why in skipped.items()]
     facts = {**job.facts(rows), **({"skipped": listed} if listed else {})}
     write_shard(shard_path(job.out, number), tokens, condition, facts)
+
+
+def with_mirrors(images: Tensor) -> Tensor:
+    """Each image [B, 3, H, W], and its mirror image after it."""
+    return torch.stack([images, images.flip(-1)], 1).flatten(0, 1)
 
 
 def write_index(
@@ -87,7 +93,8 @@ def write_index(
         lost = facts_of(path)["skipped"]
         skipped += lost
         if len(lost) < len(rows):
-            entries.append(entry_of(path, len(rows) - len(lost), job.recipe))
+            images = (len(rows) - len(lost)) * job.copies
+            entries.append(entry_of(path, images, job.recipe))
     if not entries:
         name, why = skipped[0]
         raise SpecError(

@@ -1,92 +1,29 @@
-"""Images of a folder, of .tar files or of a Hub dataset, at the size a tokenizer takes."""
+"""Images of a folder, of .tar files or of a Hub dataset, each with its class or its caption."""
 
 from __future__ import annotations
 
-import errno
 import io
 import os
 import re
 import tarfile
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
-from importlib import import_module
-from importlib.util import find_spec
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
-from dimo_cli.data.pictures import check_shape
+from dimo_cli.data.hub_pictures import list_hub
+from dimo_cli.data.source import CAPTION_COLUMNS, Source
 from dimo_cli.errors import DimoError, MissingError, SpecError
 from dimo_cli.files.lines import decoded, lines_of
-from dimo_cli.files.pictures import SUFFIXES, is_picture, open_picture, reason, true_color
+from dimo_cli.files.pictures import SUFFIXES, is_picture, open_picture
 from dimo_cli.files.reading import MOST_PROMPTS, read_bytes
 from dimo_cli.files.untrusted import parse_json
+from dimo_cli.hub.datasets import PREFIX, is_reference
 from dimo_cli.teachers.classes import find_class
 from dimo_cli.teachers.protocol import Teacher
 
 HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 LONGEST_NUMBER = 10  # digits of a class
-RESIZE = (
-    "turned as EXIF says, shorter side by PIL bicubic with antialiasing, center crop, "
-    "RGB in [-1, 1]"
-)
-# What can be wrong with the file of one picture; other errors are those of a disk or a machine.
-OF_ONE_FILE = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ELOOP)
-CAPTION_COLUMNS = ("caption", "text", "prompt")
-
-
-def prepare(image: Image.Image, size: int) -> Tensor:
-    """The recipe RESIZE: a picture of any size to [3, size, size]; `Unfit` where it hides some."""
-    check_shape(image.size)
-    image = true_color(image)
-    shorter = min(image.size)
-    width, height = (max(size, round(side * size / shorter)) for side in image.size)
-    if image.size != (width, height):
-        image = image.resize((width, height), Image.Resampling.BICUBIC)
-    left, top = (width - size) // 2, (height - size) // 2
-    image = image.crop((left, top, left + size, top + size))
-    pixels = torch.from_numpy(np.array(image, dtype=np.float32))
-    return pixels.permute(2, 0, 1) / 127.5 - 1
-
-
-class Source(ABC):
-    """Images in a fixed order, each with a name and the word or caption that belongs to it."""
-
-    def __init__(self, names: Sequence[str], words: Sequence[str], others: int = 0) -> None:
-        """`others` counts files that are no images and were left out."""
-        self.names, self.words, self.others = list(names), list(words), others
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    @abstractmethod
-    def open(self, index: int) -> Image.Image:
-        """An image as it is stored."""
-
-    def image(self, index: int, size: int) -> Tensor:
-        """An image at the size the tokenizer takes; one that is not taken is refused by name."""
-        found = self.image_or_reason(index, size)
-        if isinstance(found, str):
-            raise SpecError(
-                f"`{self.names[index]}` cannot be encoded: {found}.",
-                "Repair or remove it and run the same command again; finished shards are kept.",
-            )
-        return found
-
-    def image_or_reason(self, index: int, size: int) -> Tensor | str:
-        """An image at the size the tokenizer takes, or why it is not taken."""
-        try:
-            return prepare(self.open(index), size)
-        except MemoryError:
-            raise
-        except Exception as error:  # of whichever decoder
-            if isinstance(error, OSError) and error.errno not in (None, *OF_ONE_FILE):
-                raise
-            return reason(error)
 
 
 class FolderSource(Source):
@@ -121,26 +58,18 @@ class TarSource(Source):
             return open_picture(io.BytesIO(file.read(size)))
 
 
-class HubSource(Source):
-    """A dataset of the Hub, through the package `datasets`."""
-
-    def __init__(self, rows: Any, names: Sequence[str], words: Sequence[str]) -> None:
-        super().__init__(names, words)
-        self.rows = rows
-
-    def open(self, index: int) -> Image.Image:
-        stored = self.rows[index]["image"]
-        content, path = stored.get("bytes"), stored.get("path")
-        return open_picture(io.BytesIO(content) if content is not None else Path(path))
-
-
-def open_source(source: str, captions: bool) -> Source:
+def open_source(
+    source: str, captions: bool, say: Callable[[str], None] = lambda line: None
+) -> Source:
     """List the images of a source, each with its class word, or with its caption."""
+    found: Source
     path = Path(source).expanduser()
-    if path.is_dir():
+    if is_reference(source):
+        found = list_hub(source, captions, say)
+    elif path.is_dir():
         archives = sorted(path.glob("*.tar"))
         if archives:
-            found: Source = list_archives(archives, captions)
+            found = list_archives(archives, captions)
         else:
             found = list_captioned(path) if captions else list_classes(path)
     elif path.is_file():
@@ -150,9 +79,12 @@ def open_source(source: str, captions: bool) -> Source:
             )
         found = list_archives([path], captions)
     elif HUB_ID.match(source):
-        found = list_hub(source, captions)
+        found = list_hub(f"{PREFIX}{source}", captions, say)
     else:
-        raise MissingError(f"There is no folder or file `{source}`.")
+        raise MissingError(
+            f"There is no folder or file `{source}`.",
+            "A dataset of the Hub is named hub:OWNER/NAME:COLUMN.",
+        )
     if not found:
         raise SpecError(
             f"`{source}` has no images.", f"Images are files that end in {', '.join(SUFFIXES)}."
@@ -302,33 +234,6 @@ def word_in_archive(
             else f"`{what}` has no class: neither .cls nor .json has one."
         )
     return word
-
-
-def list_hub(source: str, captions: bool) -> Source:
-    """The training split of a dataset on the Hub, if the package `datasets` is installed."""
-    if find_spec("datasets") is None:
-        raise MissingError(
-            f"`{source}` is no folder here, and to read it as a dataset of the Hub the package "
-            "`datasets` is missing.",
-            "pip install datasets",
-        )
-    try:
-        datasets = import_module("datasets")
-        rows = datasets.load_dataset(source, split="train")
-        if "image" in rows.column_names:  # as files: the package itself would open every format
-            rows = rows.cast_column("image", datasets.Image(decode=False))
-    except Exception as error:  # of whichever library is below
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise MissingError(f"The dataset `{source}` cannot be read: {reason}") from error
-    wanted = CAPTION_COLUMNS if captions else ("label",)
-    column = next((name for name in wanted if name in rows.column_names), None)
-    if column is None or "image" not in rows.column_names:
-        raise SpecError(
-            f"`{source}` has the columns {', '.join(rows.column_names)}: `image` and "
-            f"{' or '.join(f'`{name}`' for name in wanted)} are needed."
-        )
-    words = [str(word) for word in rows[column]]
-    return HubSource(rows, [f"{source}:{index}" for index in range(len(words))], words)
 
 
 def class_labels(words: Sequence[str], teacher: Teacher) -> dict[str, int]:

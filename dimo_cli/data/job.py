@@ -13,8 +13,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from dimo_cli.data.images import RESIZE, Source, class_labels
+from dimo_cli.data.images import class_labels
 from dimo_cli.data.shards import FACTS, shard_path
+from dimo_cli.data.source import RESIZE, Source
 from dimo_cli.errors import SpecError
 from dimo_cli.specs.data import EncodeSpec, Recipe
 from dimo_cli.teachers.protocol import Teacher
@@ -54,10 +55,16 @@ class Job:
         return self.images.image_or_reason(row, self.recipe.image_size)
 
     def condition_of(self, rows: Sequence[int]) -> Tensor | list[str]:
-        """The labels or captions of some images."""
+        """The labels or captions of some images, and of their mirror images beside them."""
+        rows = [row for row in rows for _ in range(self.copies)]
         if isinstance(self.conditions, Tensor):
-            return self.conditions[list(rows)]
+            return self.conditions[rows]
         return [self.conditions[row] for row in rows]
+
+    @property
+    def copies(self) -> int:
+        """How often each image is there."""
+        return 2 if self.recipe.flips else 1
 
 
 def make_job(
@@ -77,6 +84,7 @@ def make_job(
         codes=space.codes,
         condition="captions" if captions else "labels",
         shard_size=spec.shard_size,
+        flips=spec.flips,
     )
     labels = torch.tensor([classes.get(word, 0) for word in images.words], dtype=torch.int32)
     conditions = images.words if captions else labels

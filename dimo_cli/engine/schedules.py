@@ -27,7 +27,7 @@ def guidance_scale(spec: TeacherGuidance, mask_ratio: Tensor) -> Tensor:
         progress = mask_ratio
     else:
         progress = (1 - torch.cos(math.pi * mask_ratio)) / 2
-    start = spec.scale if spec.kind == "constant" else 1.0
+    start = spec.scale if spec.kind == "constant" else spec.start
     return start + (spec.scale - start) * progress
 
 

@@ -176,4 +176,5 @@ def with_protocol(result: Result, subject: Subject) -> Result:
 def save_images(folder: Path, images: torch.Tensor, first: int) -> None:
     """Keep images as PNG files, named by their numbers."""
     for number, image in enumerate(images.cpu().permute(0, 2, 3, 1).numpy(), start=first):
-        save_png(image, folder / f"{number:06d}.png", {})
+        name = f"{number:06d}.png"
+        save_png(image, folder / name, {}, "Choose another folder with `--save-images`.")

@@ -17,6 +17,8 @@ from dimo_cli.data.pictures import Fit
 from dimo_cli.errors import SpecError
 from dimo_cli.evaluation.generated import GeneratedImages
 from dimo_cli.files.writing import file_sha256
+from dimo_cli.hub.datasets import is_reference
+from dimo_cli.hub.prompts import prompt_file
 from dimo_cli.hub.store import HubStore
 from dimo_cli.metrics.prompts import PROMPT_SETS, PromptSet, load_prompts, read_lines
 from dimo_cli.sampling.samplers import images_at_once
@@ -78,9 +80,12 @@ def is_images(path: Path) -> bool:
 
 
 def chosen_prompts(text: str | None, store: HubStore) -> PromptSet | None:
-    """The prompts of `--prompts`: NAME, NAME=FILE, or a plain text file."""
+    """The prompts of `--prompts`: NAME, NAME=FILE, a plain text file, or a dataset of the Hub."""
     if text is None:
         return None
+    if is_reference(text):
+        path, pinned = prompt_file(text, store.say)
+        return PromptSet(pinned, tuple(read_lines(path)))
     name, _, file = text.partition("=")
     if name in PROMPT_SETS:
         return load_prompts(name, store, Path(file).expanduser() if file else None)

@@ -23,6 +23,7 @@ from dimo_cli.evaluation.subjects import Subject, chosen_prompts
 from dimo_cli.files.reading import MOST_DOCUMENT, read_text
 from dimo_cli.files.untrusted import parse_json
 from dimo_cli.files.writing import write_whole_text
+from dimo_cli.hub.datasets import is_reference
 from dimo_cli.hub.store import HubStore
 from dimo_cli.metrics.accuracy import Accuracy
 from dimo_cli.metrics.inception import VARIABLE
@@ -283,7 +284,8 @@ class Yardstick:
         if self.prompts is not None:
             return {key: short(value) for key, value in self.prompts.protocol().items()}
         if self.own_prompts is not None:
-            return {"prompts": Path(self.own_prompts).stem}
+            own = self.own_prompts
+            return {"prompts": own if is_reference(own) else Path(own).stem}
         embedded = self.teacher.name in EMBEDDED
         return {"prompts": f"captions of {self.teacher.name}" if embedded else "those of the run"}
 

@@ -47,7 +47,12 @@ def png_bytes(pixels: Pixels, provenance: Mapping[str, str]) -> bytes:
     return file.getvalue()
 
 
-def save_png(pixels: Pixels, path: Path, provenance: Mapping[str, str]) -> None:
+def save_png(
+    pixels: Pixels,
+    path: Path,
+    provenance: Mapping[str, str],
+    hint: str = "Choose another place with `--grid` or `--out`.",
+) -> None:
     """Write a PNG whose text chunks say what made it, whole or not at all."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -56,5 +61,5 @@ def save_png(pixels: Pixels, path: Path, provenance: Mapping[str, str]) -> None:
     except OSError as error:
         raise MissingError(
             f"Cannot write `{path}`: {error.strerror or error}.",
-            "Choose another place with `--grid` or `--out`.",
+            hint,
         ) from None

@@ -25,7 +25,8 @@ def explain(error: Exception, file: HubFile) -> MissingError:
     ):
         error = error.__cause__  # the Hub did answer; the client looked in its cache after that
     repo, where = f"`{file.repo}`", endpoint()
-    kind, folder = ("dataset", "datasets/") if file.repo_type == "dataset" else ("repository", "")
+    is_dataset = file.repo_type == "dataset"
+    kind, folder = ("dataset", "datasets/") if is_dataset else ("repository", "")
     status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(error, errors.GatedRepoError):
         return MissingError(
@@ -39,7 +40,8 @@ def explain(error: Exception, file: HubFile) -> MissingError:
         )
     if isinstance(error, errors.RevisionNotFoundError):
         return MissingError(
-            f"{repo} has no revision `{file.revision}`.", "Change `teacher.revision`."
+            f"{repo} has no revision `{file.revision}`.",
+            "Change what follows the `@`." if is_dataset else "Change `teacher.revision`.",
         )
     if isinstance(error, errors.RemoteEntryNotFoundError):
         return NotThere(f"{repo} has no file `{file.path}` at revision `{file.revision}`.")
@@ -49,7 +51,10 @@ def explain(error: Exception, file: HubFile) -> MissingError:
             why = "`local_files_only` is asked for" if asked else "HF_HUB_OFFLINE is set"
             return NotThere(
                 f"`{file}` is not in the cache {download_cache()}, and {why}.",
-                "Download it once while online, or name a folder that has it with `--local-dir`.",
+                "Run the same command once while online."
+                if is_dataset
+                else "Download it once while online, or name a folder that has it with "
+                "`--local-dir`.",
             )
         return unreachable(file)
     if any(cls.__name__ in NETWORK_ERRORS for cls in type(error).__mro__):

@@ -37,13 +37,20 @@ class Published:
     """The published weights of one network."""
 
     files: tuple[HubFile, ...]
-    """The same weights in several places or formats: the first that is there is used."""
+    """The same weights in several places or formats: the first that is there is used.
+
+    One that ends in `.safetensors.index.json` stands for the files that it names.
+    """
     inside: str | None = None
     """Key of the state dict within the file, where it is not the whole file."""
     convert: Callable[[StateDict], StateDict] = unchanged
     """Published names to ours. What it drops it names, with the reason beside it."""
     copies: int = 1
     """How many numbers a file holds for each of the network's: three with both moments of Adam."""
+    number_bytes: int = 4
+    """Bytes of a published number: two where weights are in half precision."""
+    dropped: int = 0
+    """Bytes of a file that `convert` drops, which are downloaded all the same."""
 
 
 class Store(Protocol):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from dimo_cli.errors import MissingError, NotThere
+from dimo_cli.errors import MissingError, NotThere, size
 from dimo_cli.files.reading import MOST_DOCUMENT, read_text
 from dimo_cli.files.untrusted import check_sizes, parse_json
 from dimo_cli.files.yaml_text import parse_yaml
@@ -26,7 +26,8 @@ from dimo_cli.hub.hashes import accept, accepted, hash_of
 from dimo_cli.hub.network import answers
 from dimo_cli.hub.problems import another_file, explain, unreachable
 from dimo_cli.hub.published import HubFile, Published, StateDict
-from dimo_cli.hub.transfer import WEIGHT_SUFFIXES, bounded
+from dimo_cli.hub.shards import is_index, read_shards
+from dimo_cli.hub.transfer import LARGE_SUFFIXES, bounded
 from dimo_cli.hub.weights import read_published
 
 if TYPE_CHECKING:
@@ -121,6 +122,11 @@ class HubStore:
         """The weights under our names, memory-mapped where possible."""
         file, located = self.first(published)
         local = self.local_dir is not None
+        if is_index(file):
+            parts = read_shards(
+                file, self.config(file), lambda part: self.weights(Published((part,)))
+            )
+            return published.convert(parts)
         return read_published(published, file, located, local=local, forget=self.forget)
 
     def first(self, published: Published) -> tuple[HubFile, Located]:
@@ -239,9 +245,9 @@ class HubStore:
             announced = metadata_of(file).etag
             if announced and SHA256.match(announced):
                 self.check_hash(file, announced)
-        if file.path.endswith(WEIGHT_SUFFIXES):
-            size = f" ({file.size / 2**20:,.0f} MiB)" if file.size else ""
-            self.say(f"Downloading {file}{size} ...")
+        if file.path.endswith(LARGE_SUFFIXES):
+            much = f" ({size(file.size)})" if file.size else ""
+            self.say(f"Downloading {file}{much} ...")
 
     def _verified(self, file: HubFile, path: Path) -> Located:
         """A file of the cache with its commit and its hash, both of which its place there tells."""

@@ -26,9 +26,9 @@ PERIOD = 60.0  # seconds over which a speed is taken
 SLOWEST = 1_000  # bytes a second
 LONGEST_WAIT = 600  # seconds that a busy server may ask for
 MOST_TALK = 8 * 2**20  # bytes of an answer that is no file, such as the page of an error
-MOST_TEXT = 64 * 2**20  # bytes of a file that holds no weights, or whose size is not announced
+MOST_TEXT = 64 * 2**20  # bytes of a file without weights or rows, or of no announced size
 TIMES = 4  # as often as a file may be sent before it is whole: connections break
-WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+LARGE_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".parquet", ".jsonl")
 OWN_HOSTS = ("huggingface.co", "hf.co")  # the Hub's own, whose faster protocol is used as well
 # Those of an answer to HEAD become names in the cache: nothing in them may lead out of it.
 NAMING_HEADERS = ("ETag", "X-Linked-Etag", "X-Repo-Commit")
@@ -87,8 +87,8 @@ class Transfer:
 
     def check_size(self, size: int | None) -> None:
         """Refuse a size that is not the file's, or that no file of its kind has."""
-        is_weights = self.file.path.endswith(WEIGHT_SUFFIXES)
-        most = self.file.size if self.file.size is not None else None if is_weights else MOST_TEXT
+        is_large = self.file.path.endswith(LARGE_SUFFIXES)
+        most = self.file.size if self.file.size is not None else None if is_large else MOST_TEXT
         if size is not None and most is not None and size > most:
             raise too_much(self.file, f"announces {size:,} bytes", most)
 

@@ -97,6 +97,8 @@ PUBLISHED: Mapping[str, Mapping[str, tuple[Expected, ...]]] = {
         DIMO: text(38.45, 0.322, 0.43, 28.59),
         REWARD_ALONE: text(28.33, 0.319, 0.53, 32.35),
     },
+    "muddit": {"64": (Expected("geneval", 0.61, 0.02, "Muddit, Table 1", 2212),)},
+    "lumina-dimoo": {"64": (Expected("geneval", 0.88, 0.05, "Lumina-DiMOO, GenEval", 2212),)},
     "halton-tiny": halton(10.2, 185),
     "halton-small": halton(6.40, 255),
     "halton-base": halton(4.17, 263),

@@ -12,11 +12,13 @@ from dimo_cli.hub.access import endpoint, is_offline
 from dimo_cli.hub.network import answers
 from dimo_cli.hub.problems import Unreachable, explain
 from dimo_cli.hub.published import HubFile, Published
+from dimo_cli.hub.shards import is_index, shards_of
 from dimo_cli.hub.store import HubStore, cached_path, metadata_of
 from dimo_cli.specs.distill import TeacherSource
 from dimo_cli.teachers.protocol import Teacher
 from dimo_cli.teachers.registry import EMBEDDED, blueprint_of, store_for
 
+FLOAT32_BYTES = 4
 HERE, TO_DOWNLOAD, UNREACHABLE = "here", "to download", "the Hub cannot be reached"
 
 
@@ -62,11 +64,32 @@ def needs_of(source: TeacherSource, teacher: Teacher, ask_hub: bool = True) -> l
         if needs and needs[-1].state == UNREACHABLE:  # so is every other file
             need = replace(needs[-1], file=files[0], size=files[0].size, is_exact=True)
         else:
-            need = first_need(files, store, ask_hub)
+            need, *parts = needs_of_weights(files, store, ask_hub)
+            needs += parts
         if need.size is None and network is not None:
-            need = replace(need, size=published.copies * bytes_of(network), is_exact=False)
+            need = replace(need, size=counted_bytes(published, network), is_exact=False)
         needs.append(need)
     return needs
+
+
+def counted_bytes(published: Published, network: nn.Module) -> int:
+    """Bytes of published weights by the network that they are for."""
+    here = published.copies * bytes_of(network) * published.number_bytes // FLOAT32_BYTES
+    return here + published.dropped
+
+
+def needs_of_weights(files: tuple[HubFile, ...], store: HubStore, ask_hub: bool) -> list[Need]:
+    """The first source of weights that can be had; of an index that is here also what it names.
+
+    Of one that is not here yet, the size is left open: that is told by the network.
+    """
+    need = first_need(files, store, ask_hub)
+    if not is_index(need.file):
+        return [need]
+    if need.state != HERE:
+        return [replace(need, size=None)]
+    parts = shards_of(need.file, store.config(need.file))
+    return [need, *(look_up(part, store, ask_hub) for part in parts)]
 
 
 def bytes_of(network: nn.Module) -> int:

@@ -14,7 +14,7 @@ from dimo_cli.files.png import enlarge, save_png
 from dimo_cli.files.writing import writing_to
 from dimo_cli.run_folder.listing import RUN_SPEC, check_run
 from dimo_cli.run_folder.state import is_refinement
-from dimo_cli.runs.distill import attach_prompts
+from dimo_cli.runs.prompts import attach_prompts
 from dimo_cli.sampling.previews import preview_conditions, preview_grid
 from dimo_cli.sampling.samplers import student_sampler
 from dimo_cli.specs.averages import AveragesSpec

@@ -17,12 +17,10 @@ from dimo_cli.console.live import View
 from dimo_cli.distributed.ranks import first_ahead, is_first, joined_ranks, part, wait_for_all
 from dimo_cli.engine.distill import Distillation
 from dimo_cli.engine.schedules import noise_over_spread
-from dimo_cli.errors import DivergedError, MissingError, NotFinite, SpecError
+from dimo_cli.errors import DivergedError, NotFinite, SpecError
 from dimo_cli.evaluation.yardstick import Measurement, check_measurable
-from dimo_cli.files.lines import decoded, lines_of
 from dimo_cli.files.locking import locked, refuse_if_locked
 from dimo_cli.files.png import Pixels, enlarge, save_png
-from dimo_cli.files.reading import MOST_PROMPTS, read_bytes
 from dimo_cli.files.writing import tidy, write_whole_text, writing_to
 from dimo_cli.planning.fitting import fitted
 from dimo_cli.run_folder.alarms import REMEDIES, told
@@ -34,6 +32,7 @@ from dimo_cli.run_folder.naming import CHECKPOINTS
 from dimo_cli.run_folder.origins import keep_origins
 from dimo_cli.run_folder.state import DIVERGED, SUMMARY, is_refinement
 from dimo_cli.runs.closing import AtBest, Closing, comparison, leave_report
+from dimo_cli.runs.prompts import attach_prompts, with_commits
 from dimo_cli.runs.tables import best_teacher, ratio
 from dimo_cli.runs.watcher import RunWatcher
 from dimo_cli.sampling.previews import draw_comparison
@@ -45,7 +44,6 @@ from dimo_cli.specs.render import to_yaml
 from dimo_cli.specs.resolve import resolve_spec
 from dimo_cli.students.folder import facts_of_teacher, save_student
 from dimo_cli.students.student import Student
-from dimo_cli.teachers.conditioning import PromptConditioner
 from dimo_cli.teachers.protocol import Backbone, Teacher
 from dimo_cli.teachers.registry import check_teacher, load_teacher
 from dimo_cli.training.tracking import check_tracker
@@ -159,36 +157,6 @@ def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return leaves
 
 
-def attach_prompts(teacher: Teacher, spec: DistillSpec) -> None:
-    """Give a text teacher the prompts that the run trains on."""
-    name = spec.condition.prompts
-    if not isinstance(teacher.conditioner, PromptConditioner):
-        if name is not None:
-            raise SpecError(
-                f"`condition.prompts` is set, but `{teacher.name}` takes classes.", "Leave it out."
-            )
-        return
-    if name is None and teacher.conditioner.dataset:
-        return  # the teacher brings prompts along
-    if name is None:
-        raise SpecError(
-            f"`{teacher.name}` is conditioned on prompts, and the run has none.",
-            "Give a text file with one prompt per line: `--set condition.prompts=FILE`.",
-        )
-    try:
-        lines = lines_of(decoded(read_bytes(Path(name), MOST_PROMPTS)))
-    except OSError as error:
-        raise MissingError(
-            f"`condition.prompts` is `{name}`, which cannot be read: {error.strerror}."
-        ) from None
-    except UnicodeDecodeError:
-        raise SpecError(f"`condition.prompts` is `{name}`, which is no UTF-8 text.") from None
-    prompts = [line.strip() for line in lines if line.strip()]
-    if not prompts:
-        raise SpecError(f"`condition.prompts` is `{name}`, which holds no prompts.")
-    teacher.conditioner.dataset = prompts
-
-
 @joined_ranks()
 def distill(
     spec: DistillSpec,
@@ -207,6 +175,7 @@ def distill(
         refuse_if_locked(folder)
     with first_ahead():
         teacher = load_teacher(spec.teacher, view.note)
+        spec = with_commits(spec, view.note)
     attach_prompts(teacher, spec)
     watcher = RunWatcher(spec, teacher, folder, view)
     return run_method(spec, teacher, folder, watcher, resume, origins)

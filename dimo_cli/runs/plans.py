@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dimo_cli.errors import SpecError
+from dimo_cli.specs.refine import FROM_TEACHER
 from dimo_cli.specs.resolve import refine_preset_names
 from dimo_cli.students.names import pinned
 from dimo_cli.students.published import look_at_student
@@ -37,6 +38,8 @@ def begin_refinement(
             f"Presets: {', '.join(refine_preset_names())}.",
         )
     student = pinned(student)  # of a run that goes on, `best` may mean another one tomorrow
+    if student == FROM_TEACHER:
+        return without_student(preset, has_file)
     manifest = look_at_student(student)
     teacher = manifest.teacher.name
     if preset is None and not has_file:
@@ -48,3 +51,13 @@ def begin_refinement(
         "student": {"temperature": manifest.temperature},
     }
     return Beginning(student, preset, brought)
+
+
+def without_student(preset: str | None, has_file: bool) -> Beginning:
+    """A refinement of the teacher itself, which a preset or a spec file has to name."""
+    if preset is None and not has_file:
+        raise SpecError(
+            "A refinement that starts from the teacher has to know which one.",
+            f"Add `--preset NAME`: {', '.join(refine_preset_names())}.",
+        )
+    return Beginning(FROM_TEACHER, preset, {})

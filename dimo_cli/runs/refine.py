@@ -23,20 +23,21 @@ from dimo_cli.rewards.protocol import Reward
 from dimo_cli.rewards.registry import check_reward, load_rewards
 from dimo_cli.run_folder.alarms import told
 from dimo_cli.run_folder.checkpoints import read_contents, spec_of
-from dimo_cli.runs.distill import RunResult, attach_prompts, check_measurable_run, run_method
+from dimo_cli.runs.distill import RunResult, check_measurable_run, run_method
+from dimo_cli.runs.prompts import attach_prompts, with_commits
 from dimo_cli.runs.watcher import RunWatcher
 from dimo_cli.sampling.previews import preview_conditions
 from dimo_cli.sampling.samplers import condition, draw_images
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.lora import LoraSpec
-from dimo_cli.specs.refine import RefineSpec, reward_names
+from dimo_cli.specs.refine import FROM_TEACHER, RefineSpec, reward_names
 from dimo_cli.specs.sample import SamplerSpec
 from dimo_cli.students.published import open_student
 from dimo_cli.students.student import LoadOptions, Student
 from dimo_cli.students.target import Target
 from dimo_cli.teachers.conditioning import PromptConditioner
 from dimo_cli.teachers.protocol import Backbone, Cond, Teacher
-from dimo_cli.teachers.registry import configured, load_skeleton
+from dimo_cli.teachers.registry import configured, load_skeleton, load_teacher
 from dimo_cli.training.accelerator import make_accelerator
 from dimo_cli.training.checkpoint import CheckpointFolder
 from dimo_cli.training.guard import Guard
@@ -161,9 +162,9 @@ def refine(
         refuse_if_locked(folder)
     device = make_accelerator(spec.train).device
     with first_ahead():
-        student = starting_student(spec, view, device)
-    teacher = configured(student.teacher, spec.teacher)
-    watcher, method = refining(spec, teacher, student.backbone, folder, view)
+        teacher, start = starting_networks(spec, view, device)
+        spec = with_commits(spec, view.note)
+    watcher, method = refining(spec, teacher, start, folder, view)
     return run_method(spec, teacher, folder, watcher, resume, origins, method)
 
 
@@ -252,6 +253,17 @@ def told_of(lora: LoraSpec) -> str:
     if not lora.rank:
         return "no adapters"
     return f"adapters of rank {lora.rank} (scale {lora.scale:g}) at {', '.join(lora.targets)}"
+
+
+def starting_networks(
+    spec: RefineSpec, view: View, device: torch.device
+) -> tuple[Teacher, Backbone]:
+    """The teacher, and the backbone whose weights the student starts from."""
+    if spec.start == FROM_TEACHER:
+        teacher = load_teacher(spec.teacher, view.note)
+        return teacher, teacher.backbone
+    student = starting_student(spec, view, device)
+    return configured(student.teacher, spec.teacher), student.backbone
 
 
 def starting_student(spec: RefineSpec, view: View, device: torch.device) -> Student:

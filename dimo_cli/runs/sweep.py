@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from dimo_cli.reporting.sweep_picture import Dot, picture
 from dimo_cli.run_folder.alarms import Alarms
 from dimo_cli.run_folder.log import records_of
 from dimo_cli.runs.distill import distill, flat
+from dimo_cli.runs.prompts import with_commits
 from dimo_cli.specs.checkpoint import fixed_settings
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.explain import leaves
@@ -91,6 +92,7 @@ class SweepResult:
 
 def run_sweep(sweep: Sweep, begin: Callable[[int, Trial], View]) -> SweepResult:
     """Carry out all runs that are not finished; `begin` makes the view of each that is run."""
+    sweep = replace(sweep, trials=tuple(map(with_its_commits, sweep.trials)))
     for trial in sweep.trials:
         refuse_other_run(trial)
     for index, trial in enumerate(sweep.trials):
@@ -109,6 +111,11 @@ def run_sweep(sweep: Sweep, begin: Callable[[int, Trial], View]) -> SweepResult:
             finally:
                 view.stop()
     return SweepResult(sweep, tuple(map(outcome_of, sweep.trials)))
+
+
+def with_its_commits(trial: Trial) -> Trial:
+    """A trial whose prompts are those of one commit, also when the sweep goes on another day."""
+    return replace(trial, plan=replace(trial.plan, spec=with_commits(trial.plan.spec)))
 
 
 def refuse_other_run(trial: Trial) -> None:

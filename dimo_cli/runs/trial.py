@@ -20,7 +20,7 @@ from dimo_cli.evaluation.evaluate import read
 from dimo_cli.evaluation.yardstick import Stream, Yardstick
 from dimo_cli.planning.hours import H100_PEAK, Hours, seconds_on_h100, share_of_peak
 from dimo_cli.planning.plan import Forecast
-from dimo_cli.runs.distill import attach_prompts
+from dimo_cli.runs.prompts import attach_prompts, without_datasets
 from dimo_cli.runs.refine import refining
 from dimo_cli.runs.watcher import RunWatcher
 from dimo_cli.sampling.previews import MOST_IMAGES
@@ -90,6 +90,7 @@ def timed(device: torch.device, work: Callable[[], object]) -> float:
 
 def tried(spec: DistillSpec) -> tuple[float, float]:
     """Seconds of all steps with what is between them, and of the closing table."""
+    spec = without_datasets(spec)
     teacher, silent = load_teacher(spec.teacher), PlainView(lambda line: None)
     with TemporaryDirectory() as name:
         folder = Path(name)

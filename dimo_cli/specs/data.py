@@ -26,6 +26,7 @@ class Recipe(Spec):
     codes: Int = Field(..., ge=1, description="Ids go from 0 to codes - 1")
     condition: Literal["labels", "captions"] = Field(..., description="What belongs to each image")
     shard_size: Int = Field(..., ge=1, description="Images of a shard")
+    flips: bool = Field(False, description="Whether each image is there mirrored as well")
 
 
 class ShardEntry(Spec):
@@ -61,10 +62,16 @@ class EncodeSpec(Spec):
         ...,
         min_length=1,
         description="Folder with a subfolder per class, or with captions (name.txt or "
-        "captions.jsonl); .tar files; or a dataset of the Hub",
+        "captions.jsonl); .tar files; or a dataset of the Hub: hub:OWNER/NAME:COLUMN, "
+        "where COLUMN has the classes or captions",
     )
     batch: Int = Field(32, ge=1, le=65_536, description="Images encoded at once")
     shard_size: Int = Field(10_000, ge=1, le=10_000_000, description="Images per shard")
+    flips: bool = Field(
+        False,
+        description="Also encode each image mirrored, left to right: twice as much to train on. "
+        "Not where captions tell sides, or images show letters",
+    )
     strict: bool = Field(
         False, description="Stop at the first image that cannot be encoded; otherwise skip it"
     )

@@ -20,10 +20,19 @@ class TeacherGuidance(Spec):
 
     kind: Literal["constant", "linear", "cosine"] = Field(
         "constant",
-        description="How s depends on the mask ratio m: always `scale`, or from 1 at m = 0 to "
-        "`scale` at m = 1 along a line or a half cosine",
+        description="How s depends on the mask ratio m: always `scale`, or from `start` at m = 0 "
+        "to `scale` at m = 1 along a line or a half cosine",
     )
     scale: Real = Field(1.0, ge=0, le=100, description="Guidance s; 1 needs no null forward")
+    start: Real = Field(
+        1.0, ge=0, le=100, description="Guidance at m = 0 of a kind that is not constant"
+    )
+
+    @model_validator(mode="after")
+    def _start_needs_a_way(self) -> TeacherGuidance:
+        if self.kind == "constant" and self.start != 1.0:
+            raise ValueError(f"start ({self.start:g}) needs kind linear or cosine, not constant")
+        return self
 
     @property
     def needs_null(self) -> bool:
@@ -167,7 +176,8 @@ class ConditionSpec(Spec):
     prompts: str | None = Field(
         None,
         min_length=1,
-        description="Text file with one prompt per line; needed by, and only for, text teachers",
+        description="Text file with one prompt per line, or "
+        "hub:OWNER/NAME:COLUMN for a dataset of the Hub; needed by, and only for, text teachers",
     )
 
 

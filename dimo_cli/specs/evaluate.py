@@ -64,8 +64,8 @@ class EvalSpec(Spec):
     prompts: str | None = Field(
         None,
         min_length=1,
-        description="Prompts to draw: coco-30k=FILE, mjhq-30k, hpsv2, geneval=FILE, shapes, or a "
-        "text file with one prompt per line",
+        description="Prompts to draw: coco-30k=FILE, mjhq-30k, hpsv2, geneval=FILE, shapes, a text "
+        "file with one prompt per line, or a dataset's column: hub:OWNER/NAME:COLUMN",
     )
     crop: Int | None = Field(
         None,

@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from dimo_cli.specs.base import Flag, Int, Real, Spec, or_auto
 from dimo_cli.specs.distill import AuxiliarySpec, DistillSpec, OptimizerSpec
 
+FROM_TEACHER = "teacher"  # a start without any student
 WARM_UP = 100  # steps of a discriminator whose weight is automatic
 
 
@@ -135,7 +136,8 @@ class RefineSpec(DistillSpec):
         None,
         min_length=1,
         description="Student to start from: run folder (RUN@best, RUN@last, RUN@step-N: a "
-        "checkpoint of it), student folder, Hub id",
+        "checkpoint of it), student folder, Hub id; `teacher`: none, but the teacher's own weights "
+        "(Fig. 10)",
     )
     distill_weight: Annotated[Real, BeforeValidator(_weight_or_off)] = Field(
         1.0, ge=0, description="Weight of the Di[M]O loss; 0 switches it and the auxiliary off"

@@ -179,6 +179,6 @@ def blueprint(
         build_backbone=partial(AmusedBackbone, arch, arch.grid),
         text_widths=(arch.encoder_hidden_size, arch.cond_embed_dim),
         guidance=GUIDANCE,
-        tells_time=False,
+        told=None,
         negative_prompt="",
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -180,24 +180,33 @@ class AmusedStyleBackbone(Backbone):
         return self.cond_embed(features.to(self.dtype))
 
 
-def amused_plan(tells_time: bool) -> Plan:
-    """The plan of aMUSEd's scheduler: cosine counts, and noise on the choice that fades to none.
+Told = Literal["index", "share"]
+"""What a network with a time input is told: the number of steps that are left after this one, or
+their share of all."""
 
-    With `tells_time` the network is told the number of steps that are left after this one.
-    """
-    return partial(_amused_steps, tells_time)
+
+def amused_plan(told: Told | None) -> Plan:
+    """The plan of aMUSEd's scheduler: cosine counts, and noise on the choice that fades to none."""
+    return partial(_amused_steps, told)
 
 
 def _amused_steps(
-    tells_time: bool, steps: int, slots: int, guidance: float, choice_noise: float
+    told: Told | None, steps: int, slots: int, guidance: float, choice_noise: float
 ) -> list[Step]:
     # In float32, as the scheduler: a count floors a product that is a whole number at some steps.
     counts = masked_counts(SCHEDULES["cosine"](torch.arange(1, steps + 1) / steps), slots)
     noises = torch.linspace(choice_noise, 0, steps).tolist()
     return [
-        Step(count, guidance, choice_noise=noise, time=float(left) if tells_time else None)
+        Step(count, guidance, choice_noise=noise, time=time_to_tell(told, left, steps))
         for count, noise, left in zip(counts, noises, reversed(range(steps)), strict=True)
     ]
+
+
+def time_to_tell(told: Told | None, left: int, steps: int) -> float | None:
+    """The time that a network is told when so many steps are left after this one."""
+    if told is None:
+        return None
+    return left / steps if told == "share" else float(left)
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +220,15 @@ class Variant:
     resamples: bool
     """Whether the transformer sees a grid of half the size."""
     steps: int
+    folder: str = "transformer"
+    """Where the transformer is."""
+    tokenizers_repo: str | None = None
+    """Where image tokenizer and text encoder are, if in another repository."""
+
+    @property
+    def others(self) -> str:
+        """The repository of everything but the transformer."""
+        return self.tokenizers_repo or self.repo
 
 
 def read_networks(
@@ -225,12 +243,13 @@ def read_networks(
 
     `unused` names the entries of the transformer's config file that change nothing.
     """
-    repo, vqvae = facts.repo, dict(vq_model.PUBLISHED)
+    transformer_file, vqvae_file = config_files(facts)
+    vqvae = dict(vq_model.PUBLISHED)
     resamples = {"downsample": facts.resamples, "upsample": facts.resamples}
     transformer = {**published, **resamples, "image_size": facts.image_size}
     if read_config is not None:
-        transformer |= settings(read_config(HubFile(repo, "transformer/config.json")), unused)
-        vqvae |= settings(read_config(HubFile(repo, "vqvae/config.json")), vq_model.UNUSED_SETTINGS)
+        transformer |= settings(read_config(transformer_file), unused)
+        vqvae |= settings(read_config(vqvae_file), vq_model.UNUSED_SETTINGS)
     overrides = dict(architecture)
     if isinstance(overrides.get("vqvae"), Mapping):
         overrides["vqvae"] = {**vqvae, **overrides["vqvae"]}
@@ -240,6 +259,14 @@ def read_networks(
 def settings(config: Mapping[str, Any], unused: tuple[str, ...]) -> dict[str, Any]:
     """The entries of a config file that are settings: not diffusers' notes, not the unused."""
     return {k: v for k, v in config.items() if not k.startswith("_") and k not in unused}
+
+
+def config_files(facts: Variant) -> tuple[HubFile, HubFile]:
+    """The config files of the transformer and of the image tokenizer."""
+    return (
+        HubFile(facts.repo, f"{facts.folder}/config.json"),
+        HubFile(facts.others, "vqvae/config.json"),
+    )
 
 
 def network_files(repo: str, network: str) -> Published:
@@ -257,7 +284,7 @@ def build_blueprint(
     build_backbone: Callable[[], Backbone],
     text_widths: tuple[int, int],
     guidance: float,
-    tells_time: bool,
+    told: Told | None,
     negative_prompt: str,
 ) -> Blueprint:
     """The blueprint of a variant; `text_widths` are of the text states and the pooled text."""
@@ -267,21 +294,20 @@ def build_blueprint(
     def build_conditioner(store: Store | None) -> Conditioner:
         def load_encoder() -> TextEncoder:
             assert store is not None, "a blank conditioner encodes no prompts"
-            return load_text_encoder(facts.repo, store)
+            return load_text_encoder(facts.others, store)
 
-        weights = text_weights(facts.repo)
+        weights = text_weights(facts.others)
         known = f"{store.revision_of(weights)} from {store.origin()}" if store else "nowhere"
         return PromptConditioner(
             shapes,
             load_encoder,
-            key=f"{facts.repo}/text_encoder@{known}",
+            key=f"{facts.others}/text_encoder@{known}",
             cache=store.prompt_cache() if store else None,
             # Original width and height, crop from the left and the top, aesthetic score.
             constants={"micro": torch.tensor([size, size, 0.0, 0.0, AESTHETIC_SCORE])},
             negative_prompt=negative_prompt,
         )
 
-    configs = tuple(HubFile(facts.repo, f"{part}/config.json") for part in ("transformer", "vqvae"))
     return Blueprint(
         name=name,
         family=family,
@@ -297,14 +323,14 @@ def build_blueprint(
             grid=arch.grid,
         ),
         sampler=SamplerDefaults(
-            facts.steps, guidance, amused_plan(tells_time), CHOICE_NOISE, schedule="cosine"
+            facts.steps, guidance, amused_plan(told), CHOICE_NOISE, schedule="cosine"
         ),
         build_backbone=build_backbone,
         build_tokenizer=partial(VQTokenizer, arch.vqvae, arch.grid),
         build_conditioner=build_conditioner,
-        backbone=network_files(facts.repo, "transformer"),
-        tokenizer=network_files(facts.repo, "vqvae"),
-        other_files=(*configs, *text_files(facts.repo)),
+        backbone=network_files(facts.repo, facts.folder),
+        tokenizer=network_files(facts.others, "vqvae"),
+        other_files=(*config_files(facts), *text_files(facts.others)),
         architecture=arch.model_dump(),
         takes_prompts=True,
     )

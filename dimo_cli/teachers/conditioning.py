@@ -137,7 +137,8 @@ class PromptConditioner(Conditioner):
         if not self.dataset:
             raise SpecError(
                 "This teacher is conditioned on prompts, and the run has none.",
-                "Give a text file with one prompt per line: `--set condition.prompts=FILE`.",
+                "Give a text file with one prompt per line: `--set condition.prompts=FILE`, or a "
+                "dataset of the Hub: `--set condition.prompts=hub:OWNER/NAME:COLUMN`.",
             )
         size = (count,)
         chosen = torch.randint(

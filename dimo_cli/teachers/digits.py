@@ -17,6 +17,7 @@ from dimo_cli.teachers.blocks import Block, EmbeddedBackbone
 from dimo_cli.teachers.builtin import builtin_path
 from dimo_cli.teachers.classes import DIGITS as CLASS_NAMES
 from dimo_cli.teachers.conditioning import ClassConditioner
+from dimo_cli.teachers.expectation import expected
 from dimo_cli.teachers.plans import heuristic_plan
 from dimo_cli.teachers.protocol import Cond, SamplerDefaults, Teacher, Tokenizer, TokenSpace
 
@@ -70,7 +71,7 @@ class DigitsTokenizer(Tokenizer):
 
     def decode_probs(self, probs: Tensor, cond: Cond | None = None) -> Tensor:
         levels = torch.arange(LEVELS, dtype=probs.dtype, device=probs.device)
-        return self._paint(probs.squeeze(-2) @ levels)
+        return self._paint(expected(probs.squeeze(-2), levels))
 
     def _paint(self, levels: Tensor) -> Tensor:
         grey = levels.view(-1, 1, SIDE, SIDE) * (2 / (LEVELS - 1)) - 1

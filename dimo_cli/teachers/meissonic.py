@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -50,8 +50,8 @@ NEGATIVE_PROMPT = (
 )
 
 
-class Architecture(SharedArchitecture):
-    """The settings of the transformer, under the names of its config file."""
+class NetworkArchitecture(SharedArchitecture):
+    """The settings of the transformer, under the names of its config file, as Muddit has them."""
 
     num_layers: Int = Field(gt=0, description="Blocks with text and image apart")
     num_single_layers: Int = Field(gt=0, description="Blocks with both as one sequence")
@@ -63,15 +63,6 @@ class Architecture(SharedArchitecture):
         description="Width of the rotary embedding for a constant, the row and the column"
     )
     guidance_embeds: Literal[False] = Field(False, description="Guidance as an input: not trained")
-
-    @field_validator("pooled_projection_dim")
-    @classmethod
-    def _is_the_width(cls, width: int, info: ValidationInfo) -> int:
-        # The condition vector, as wide as the model, goes into a layer declared for pooled text.
-        heads, each = info.data.get("num_attention_heads"), info.data.get("attention_head_dim")
-        if heads and each and width != heads * each:
-            raise ValueError(f"must be as wide as all attention heads ({heads * each})")
-        return width
 
     @field_validator("axes_dims_rope")
     @classmethod
@@ -85,6 +76,19 @@ class Architecture(SharedArchitecture):
     def width(self) -> int:
         """Width D of the model."""
         return self.attention_head_dim * self.num_attention_heads
+
+
+class Architecture(NetworkArchitecture):
+    """The settings of Meissonic's own transformer."""
+
+    @field_validator("pooled_projection_dim")
+    @classmethod
+    def _is_the_width(cls, width: int, info: ValidationInfo) -> int:
+        # The condition vector, as wide as the model, goes into a layer declared for pooled text.
+        heads, each = info.data.get("num_attention_heads"), info.data.get("attention_head_dim")
+        if heads and each and width != heads * each:
+            raise ValueError(f"must be as wide as all attention heads ({heads * each})")
+        return width
 
 
 PUBLISHED: dict[str, Any] = {
@@ -121,14 +125,34 @@ VARIANTS: dict[str, Variant] = {
 }
 
 
-@lru_cache(maxsize=16)
+Place = tuple[tuple[int, int, int], tuple[int, int], int, torch.device]
+"""Widths of the axes, grid, length of the text, and device of a rotary table."""
+ROTARY_TABLES: dict[Place, Tensor] = {}
+MOST_TABLES = 16
+
+
 def rotary_table(
     axes: tuple[int, int, int], grid: tuple[int, int], text_length: int, device: torch.device
 ) -> Tensor:
     """Cosines and sines [2, T + h w, head width] of every position, text first.
 
-    Text has no position. Pixels have their row and column; the first axis is unused.
+    They are kept, unless they are the stand-ins of a rehearsal, in which there are no numbers.
     """
+    place = (axes, grid, text_length, device)
+    if place in ROTARY_TABLES:
+        return ROTARY_TABLES[place]
+    table = build_rotary_table(*place)
+    if type(table) is Tensor:
+        if len(ROTARY_TABLES) == MOST_TABLES:
+            ROTARY_TABLES.pop(next(iter(ROTARY_TABLES)))
+        ROTARY_TABLES[place] = table
+    return table
+
+
+def build_rotary_table(
+    axes: tuple[int, int, int], grid: tuple[int, int], text_length: int, device: torch.device
+) -> Tensor:
+    """Text has no position. Pixels have their row and column; the first axis is unused."""
     # A table that is first needed while sampling must still serve a backward pass later.
     with torch.inference_mode(False), torch.no_grad():
         rows, columns = (torch.arange(size, device=device) for size in grid)
@@ -174,7 +198,7 @@ def up_block(width: int) -> nn.Sequential:
 class MeissonicBackbone(AmusedStyleBackbone):
     """The transformer of Meissonic.
 
-    Conditions are `text` [B, T, C], `pooled` [B, D], `micro` [B, 5] and, while a teacher samples,
+    Conditions are `text` [B, T, C], `pooled` [B, P], `micro` [B, 5] and, while a teacher samples,
     `time` [B]: the number of steps left. Without it the time is 0, as in Di[M]O.
 
     Taps count the double blocks first, then the single ones. They are of image tokens at the
@@ -183,7 +207,7 @@ class MeissonicBackbone(AmusedStyleBackbone):
 
     micro_width = MICRO_WIDTH
 
-    def __init__(self, arch: Architecture, grid: tuple[int, int]) -> None:
+    def __init__(self, arch: NetworkArchitecture, grid: tuple[int, int]) -> None:
         super().__init__()
         width, heads = arch.width, (arch.num_attention_heads, arch.attention_head_dim)
         self.axes, self.grid = arch.axes_dims_rope, grid
@@ -198,7 +222,7 @@ class MeissonicBackbone(AmusedStyleBackbone):
             width,
             sample_proj_bias=False,
         )
-        self.time_text_embed = CombinedTimestepTextProjEmbeddings(width, arch.pooled_projection_dim)
+        self.time_text_embed = CombinedTimestepTextProjEmbeddings(width, width)
         self.context_embedder = nn.Linear(arch.joint_attention_dim, width)
         self.encoder_proj_layer_norm = RMSNorm(width, EPS)
         self.down_block = down_block(width) if arch.downsample else nn.Sequential()
@@ -255,6 +279,6 @@ def blueprint(
         build_backbone=partial(MeissonicBackbone, arch, arch.grid),
         text_widths=(arch.joint_attention_dim, arch.pooled_projection_dim),
         guidance=GUIDANCE,
-        tells_time=True,
+        told="index",
         negative_prompt=NEGATIVE_PROMPT,
     )

@@ -1,11 +1,15 @@
 """The trials compare like with like, and the report says how sure a difference is."""
 
 import json
+from pathlib import Path
 
 import pytest
+import torch
 
-from benchmarks.soft_dimo import gan, report, rewards, steps, tteo
+from benchmarks.soft_dimo import gan, report, rewards, shapes, steps, tteo
 from benchmarks.soft_dimo.__main__ import asked_for
+from benchmarks.soft_dimo.claims import Claim
+from benchmarks.soft_dimo.evidence import Measured, over_seeds
 from benchmarks.soft_dimo.intervals import mcnemar, paired_gain
 from benchmarks.soft_dimo.trials import Trial, packed, unpacked
 from dimo_cli.specs.refine import RefineSpec
@@ -59,6 +63,11 @@ def test_mcnemar_counts_prompts_that_only_one_gets_right():
     assert mcnemar([1] * 10, [0] * 10) == pytest.approx(2 / 2**10)
 
 
+def test_a_judge_that_judged_can_still_give_a_gradient():
+    shapes.judged(torch.zeros(1, 3, 32, 32), ["a red circle"], shapes.STRONG)
+    assert not any(weight.is_inference() for weight in shapes.judge(shapes.STRONG).parameters())
+
+
 def test_a_result_is_kept_and_measured_again_when_its_settings_change(tmp_path, monkeypatch):
     monkeypatch.setattr("benchmarks.soft_dimo.trials.RESULTS", tmp_path / "results")
     calls = []
@@ -82,3 +91,73 @@ def test_every_arm_that_is_asked_for_is_there():
     assert {arm["ratio"] for arm in arms} == {0.3, 1.0, 5.0}
     names = {f"{trial.part}/{trial.name}" for trial in asked_for(["tteo/base-soft"])}
     assert names == {f"tteo/base-soft-{name}" for name in tteo.BUDGETS}
+
+
+def test_every_claim_has_its_row_and_what_is_not_run_says_so():
+    assert len(report.CLAIMS) >= 18
+    text = report.claims({})
+    for claim in report.CLAIMS:
+        assert f"| {claim.text} | {claim.where} | {claim.said} |" in text
+    assert "| a reward beside Di[M]O makes more pictures true |" in text
+    assert text.count("| not run") >= 20
+
+
+def claim(low=float("-inf"), high=float("inf")):
+    return Claim("text", "where", "said", lambda evidence: None, "what", low, high)
+
+
+@pytest.mark.parametrize(
+    ("interval", "verdict"),
+    [
+        ((0.03, 0.05), "reproduced"),
+        ((0.01, 0.05), "not reproduced"),
+        ((-0.05, 0.01), "refuted here"),
+        ((None, None), "not reproduced"),
+    ],
+)
+def test_a_claim_holds_only_with_its_whole_interval(interval, verdict):
+    assert claim(low=0.02).verdict(Measured(0.03, *interval, "3")) == verdict
+    assert claim(low=0.02).verdict(None) == "not run"
+
+
+def test_to_be_equal_is_to_be_within_both_bounds():
+    equal = claim(low=0.8, high=1.25)
+    assert equal.bar == "0.8 to 1.25"
+    assert equal.verdict(Measured(1.02, 0.85, 1.2, "3")) == "reproduced"
+    assert equal.verdict(Measured(1.5, 1.3, 1.7, "3")) == "refuted here"
+    assert equal.verdict(Measured(1.2, 1.1, 1.3, "3")) == "not reproduced"
+
+
+def test_one_seed_decides_nothing_and_three_have_students_t():
+    assert over_seeds([0.9]).low is None
+    found = over_seeds([0.9, 1.0, 1.1])
+    assert (found.low, found.high) == pytest.approx((1 - 0.2484, 1 + 0.2484), abs=1e-3)
+    assert over_seeds([]) is None
+
+
+def test_a_reward_that_gains_for_every_prompt_is_reproduced():
+    told = {"shapes_witness": 1.0, "diversity": 0.5}
+    start, arm = {"true": "0101" * 50, **told}, {"true": "0111" * 50, **told}
+    before = {f"student-T1.0-{seed}": start for seed in (0, 1, 2)}
+    after = {f"shapes_preference-soft-1.0-dimo-{seed}": arm for seed in (0, 1, 2)}
+    text = report.claims({"steps": before, "rewards": after})
+    line = next(line for line in text.splitlines() if "more pictures true" in line)
+    assert line.endswith("| 3 | above 0.02 | reproduced |")
+
+
+def test_what_is_kept_of_digits_is_evidence_as_it_is():
+    told = {claim.text: claim.measure({}) for claim in report.CLAIMS}
+    fast = told["one step is an order of magnitude faster"]
+    assert fast.seeds == "3"
+    assert fast.low > 10
+    assert told["z_theta taken at x_tilde itself diverges"].seeds == "2 (range)"
+
+
+def test_the_report_that_is_kept_is_of_the_results_that_are_kept():
+    kept = Path(report.__file__).parents[2] / "examples" / "results" / "soft-dimo.md"
+    assert kept.read_text(encoding="utf-8") == report.report(asked_for([]))
+
+
+def test_the_readme_has_the_claims_that_were_tried():
+    readme = Path(report.__file__).parents[2] / "README.md"
+    assert report.short_table(report.kept(asked_for([]))).strip() in readme.read_text()

@@ -329,7 +329,7 @@ def test_a_signal_to_the_real_program_leaves_a_run_that_resumes(tmp_path, number
 
 
 def test_flags_of_refine_beat_a_spec_file_and_set_beats_both(dimo, tmp_path, monkeypatch):
-    monkeypatch.setattr("dimo_cli.runs.inputs.check_inputs", lambda spec: None)  # no data here
+    monkeypatch.setattr("dimo_cli.runs.inputs.check_inputs", lambda spec: [])  # no data here
     (tmp_path / "mine.yaml").write_text(
         "start: other\n"
         "gan: {enabled: false}\n"

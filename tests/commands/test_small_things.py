@@ -68,6 +68,22 @@ def test_a_folder_for_images_is_looked_at_before_they_are_drawn(dimo, tmp_path, 
     assert "`--save-images` is `file/images`" in told.stderr
 
 
+def test_a_folder_that_takes_no_images_is_said_with_the_option_that_named_it(dimo):
+    told = dimo("eval", "fid", "digits", "-n", "4", "--save-images", "/proc/images")
+    assert told.exit_code == 3
+    assert "Cannot write `/proc/images/000000.png`" in told.stderr
+    assert "another folder with `--save-images`" in told.stderr
+
+
+def test_a_preset_is_copied_into_a_folder_that_is_not_there_yet(dimo, tmp_path):
+    assert dimo("presets", "cp", "digits", "my specs/mine.yaml").exit_code == 0
+    assert (tmp_path / "my specs" / "mine.yaml").is_file()
+    told = dimo("presets", "cp", "digits", "/sys/specs/mine.yaml")
+    assert told.exit_code == 3
+    assert "Cannot write to `/sys/specs`" in told.stderr
+    assert ".tmp" not in told.stderr
+
+
 def test_doctor_promises_no_download_of_nothing_while_offline(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     needed = requirements(resolve_spec(DistillSpec, preset="maskgit", environment={}).spec)

@@ -46,6 +46,22 @@ def test_a_folder_of_digits_becomes_their_tokens(dimo, tmp_path, teacher):
     assert [shard["images"] for shard in index["shards"]] == [10, 10, 5]
 
 
+def test_with_flips_each_image_is_followed_by_its_mirror_image(dimo, tmp_path, teacher):
+    order = class_folder(tmp_path / "photos", 25)
+    arguments = ("data", "encode", "photos", *DIGITS, "--shard-size", "10")
+    found = document(dimo(*arguments, "--flips", "--json"))
+    assert [shard["images"] for shard in found["index"]["shards"]] == [20, 20, 10]
+    tokens, labels = TokenDataset.open(tmp_path / "tokens", teacher).rows(torch.arange(50))
+    expected, expected_labels = training_tokens()
+    assert torch.equal(tokens[::2], expected[order])
+    mirrored = expected[order].view(-1, 8, 8).flip(-1).flatten(1)[..., None]
+    assert torch.equal(tokens[1::2], mirrored)
+    assert torch.equal(labels, expected_labels[order].repeat_interleave(2))
+    again = dimo(*arguments)
+    assert again.exit_code == 2
+    assert "`flips` is True there and False now" in again.stderr
+
+
 def test_a_second_call_makes_only_what_is_not_there(dimo, tmp_path):
     class_folder(tmp_path / "photos", 25)
     arguments = ("data", "encode", "photos", *DIGITS, "--shard-size", "10", "--json")

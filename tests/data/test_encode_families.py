@@ -21,6 +21,8 @@ FAMILIES = {
     "maskbit": published.publish_maskbit,
     "maskgen-l": published.publish_maskgen,
     "amused-256": published.publish_amused,
+    "muddit": published.publish_muddit,
+    "lumina-dimoo": published.publish_dimoo,
     "halton-tiny": published.publish_halton,
     "showo": published.publish_showo,
 }

@@ -241,7 +241,7 @@ def test_the_crop_of_adm_halves_by_box_first(tmp_path):
 
 
 def test_the_crop_of_encoding_is_the_same_here():
-    from dimo_cli.data.images import prepare
+    from dimo_cli.data.source import prepare
 
     wide = Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 51, 3), dtype=np.uint8))
     theirs = ((prepare(wide, 16) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()

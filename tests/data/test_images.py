@@ -2,18 +2,17 @@
 
 import errno
 import json
-import sys
-import types
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from dimo_cli.data.images import class_labels, open_source, prepare
+from dimo_cli.data.images import class_labels, open_source
+from dimo_cli.data.source import prepare
 from dimo_cli.errors import MissingError, SpecError
 from dimo_cli.teachers.registry import load_skeleton
-from tests.helpers.pictures import archive, captioned_folder, class_folder, pictures, png
+from tests.helpers.pictures import archive, captioned_folder, class_folder, pictures
 
 
 @pytest.mark.parametrize(("width", "height"), [(64, 64), (100, 64), (64, 101), (300, 170)])
@@ -132,58 +131,6 @@ def test_a_damaged_image_is_refused_by_name(tmp_path):
     source = open_source(str(tmp_path), False)
     with pytest.raises(SpecError, match=r"one/0001.png` cannot be encoded: no readable image"):
         source.image(source.names.index("one/0001.png"), 8)
-
-
-def test_a_dataset_of_the_hub_needs_the_package(monkeypatch):
-    monkeypatch.setattr("dimo_cli.data.images.find_spec", lambda name: None)
-    with pytest.raises(MissingError, match="package `datasets` is missing") as caught:
-        open_source("somebody/pictures", False)
-    assert caught.value.hint == "pip install datasets"
-
-
-class Rows(list):
-    """As much of a Hub dataset as is used."""
-
-    column_names: list[str]
-
-    def __getitem__(self, key):
-        return [row[key] for row in self] if isinstance(key, str) else super().__getitem__(key)
-
-    def cast_column(self, name, feature):
-        assert (name, feature) == ("image", "as files")
-        return self
-
-
-def hub_rows(monkeypatch, rows):
-    """A dataset of the Hub that the package `datasets` would read."""
-    rows.column_names = ["image", "label"]
-    fake = types.SimpleNamespace(
-        load_dataset=lambda name, split: rows,
-        Image=lambda decode: "as decoded pictures" if decode else "as files",
-    )
-    monkeypatch.setitem(sys.modules, "datasets", fake)
-    monkeypatch.setattr("dimo_cli.data.images.find_spec", lambda name: fake)
-
-
-def test_a_dataset_of_the_hub_is_read_by_its_columns(monkeypatch):
-    images, labels = pictures(3)
-    stored = [{"bytes": png(image), "path": None} for image in images]
-    rows = Rows({"image": i, "label": w} for i, w in zip(stored, labels, strict=True))
-    hub_rows(monkeypatch, rows)
-    source = open_source("somebody/pictures", False)
-    assert source.words == ["0", "1", "2"]
-    assert torch.equal(source.image(2, 8), prepare(images[2], 8))
-    with pytest.raises(SpecError, match="`caption` or `text` or `prompt`"):
-        open_source("somebody/pictures", True)
-
-
-def test_pictures_of_the_hub_come_in_by_the_same_door(monkeypatch, tmp_path):
-    (tmp_path / "one.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0")
-    stored = [{"bytes": None, "path": str(tmp_path / "one.png")}, {}, {"bytes": b"", "path": "x"}]
-    hub_rows(monkeypatch, Rows({"image": image, "label": 0} for image in stored))
-    source = open_source("somebody/pictures", False)
-    told = [source.image_or_reason(index, 8) for index in range(3)]
-    assert all(isinstance(why, str) and why.startswith("no readable image") for why in told), told
 
 
 @pytest.mark.parametrize("gap", ["\u2028", "\x0b", "\x0c", "\x85"])

@@ -73,7 +73,8 @@ def needs_something_published(name, words):
     values = [word.partition("=")[0] for word in words]
     rewards = [word for word in values if word in MODULES and word not in EMBEDDED_REWARDS]
     return bool(rewards) or any(
-        word in FAMILIES or is_published_student(word) or HUB_ID.match(word) for word in words
+        word in FAMILIES or is_published_student(word) or HUB_ID.match(word) or "hub:" in word
+        for word in words
     )
 
 

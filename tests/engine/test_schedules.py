@@ -80,6 +80,13 @@ def test_guidance_depends_on_the_mask_ratio_as_named():
     assert guidance_scale(TeacherGuidance(kind="linear", scale=3), m).tolist() == [1, 2, 3]
     cosine = guidance_scale(TeacherGuidance(kind="cosine", scale=3), m)
     torch.testing.assert_close(cosine, torch.tensor([1.0, 2.0, 3.0]))
+    papers = guidance_scale(TeacherGuidance(kind="linear", start=1.5, scale=2), m)
+    assert papers.tolist() == [1.5, 1.75, 2]
+
+
+def test_constant_guidance_starts_nowhere_else():
+    with pytest.raises(ValueError, match=r"start \(1\.5\) needs kind linear or cosine"):
+        TeacherGuidance(start=1.5, scale=2)
 
 
 def test_noise_keeps_the_variance_of_normal_embeddings(generator):

@@ -88,3 +88,12 @@ def test_the_runs_of_healthy_curves_leave_logs_and_samples(tmp_path):
     known = json.loads((tmp_path / "generator" / "logs" / "runs.json").read_text())
     assert len(known) == len(list((tmp_path / "generator" / "logs").glob("*.jsonl"))) == 5
     assert (tmp_path / "pictures" / "healthy-samples.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.slow
+def test_students_of_shapes_are_compared_by_backgrounds_and_by_what_nobody_asked_for():
+    told = run("choose_shapes_student.py", "shapes", "--captions", "12").splitlines()
+    found = json.loads(told[0].removeprefix("shapes "))
+    assert {"clean", "true", "nothing more", "gray if asked", "black if asked"} <= found.keys()
+    assert found["clean"] <= min(found["true"], found["nothing more"])
+    assert told[-1] == "best: shapes"

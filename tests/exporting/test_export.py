@@ -26,7 +26,10 @@ from tests.helpers.students import OTHER_NETWORKS, PROMPTS, PUBLISH, golden_stud
 
 LIMIT = 1e-4
 EXAMPLES = Path(__file__).parents[2] / "examples"
-SLOW = ("meissonic", "amused-256", "amused-512", "monetico", "maskgen-l", "titok-s128", "showo")
+SLOW = ("meissonic", "amused-256", "amused-512", "monetico", "muddit", "maskgen-l", "titok-s128",
+        "showo")  # fmt: skip
+# All but one whose prompts go into a template, which no tokenizer of an exported file knows.
+EXPORTED = [name for name in (*PUBLISH, *OTHER_NETWORKS) if name != "lumina-dimoo"]
 ONNX = pytest.importorskip("onnxscript", reason="extra `onnx`")
 
 # dimo can be imported by nobody in this process, and neither can what it brings along.
@@ -316,10 +319,7 @@ def export_golden(name, suffix, fake_hub, golden, tmp_path, monkeypatch):
 # The largest networks take as long to trace as all others.
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=pytest.mark.slow if name in SLOW else ())
-        for name in (*PUBLISH, *OTHER_NETWORKS)
-    ],
+    [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in EXPORTED],
 )
 def test_a_student_of_every_family_is_exported(fake_hub, golden, tmp_path, monkeypatch, name):
     exported = export_golden(name, ".pt2", fake_hub, golden, tmp_path, monkeypatch)
@@ -328,8 +328,16 @@ def test_a_student_of_every_family_is_exported(fake_hub, golden, tmp_path, monke
     assert not any("tokenizer.encoder" in key for key in weights)
 
 
+def test_a_student_whose_network_reads_the_prompt_itself_is_not_exported(
+    fake_hub, golden, tmp_path
+):
+    student = load_student(golden_student("lumina-dimoo", fake_hub, golden, tmp_path / "student"))
+    with pytest.raises(SpecError, match="cannot be exported: it is no network behind token ids"):
+        program_of(student, ExportSpec())
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*PUBLISH, *OTHER_NETWORKS])
+@pytest.mark.parametrize("name", EXPORTED)
 def test_a_student_of_every_family_fits_into_onnx(fake_hub, golden, tmp_path, monkeypatch, name):
     export_golden(name, ".onnx", fake_hub, golden, tmp_path, monkeypatch)
 

@@ -5,7 +5,7 @@ import pytest
 from dimo_cli.commands.options import read_prompts
 from dimo_cli.files.lines import decoded, lines_of
 from dimo_cli.metrics.prompts import read_lines
-from dimo_cli.runs.distill import attach_prompts
+from dimo_cli.runs.prompts import attach_prompts
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.teachers.registry import load_skeleton
 

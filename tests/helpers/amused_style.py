@@ -1,9 +1,10 @@
-"""What the tests of aMUSEd and Meissonic share: golden networks, and checks that hold for both."""
+"""What the tests of aMUSEd, Meissonic and Muddit share: golden networks, and checks for all."""
 
 import copy
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 import torch
 from diffusers.schedulers.scheduling_amused import AmusedScheduler
 from torch.testing import assert_close
@@ -11,9 +12,10 @@ from torch.testing import assert_close
 from dimo_cli.engine.many_steps import guided_head, reveal, token_scores
 from dimo_cli.hub.loading import fill, on_meta
 from dimo_cli.teachers.blueprint import Blueprint
+from dimo_cli.teachers.meissonic import rotary_table
 from dimo_cli.teachers.plans import SCHEDULES, masked_counts
 from dimo_cli.teachers.protocol import Cond, Step
-from dimo_cli.teachers.vq_model import as_rows
+from dimo_cli.teachers.vq_model import as_pixels, as_rows
 
 TOLERANCE = {"atol": 1e-4, "rtol": 1e-4}
 GUIDED_TOLERANCE = {"atol": 1e-3, "rtol": 1e-4}
@@ -56,15 +58,16 @@ class Case:
         return self.backbone.head(self.backbone.hidden(embeds, cond))
 
 
-def load_case(golden, module, backbone_class, variant, folder, suffix):
+def load_case(golden, module, backbone_class, variant, folder, suffix="", tokenizer="amused"):
     """A golden network, through config files and strict loading like a published one."""
     config = golden(f"{folder}/config{suffix}.json")
-    vqvae = golden("amused/config_vqvae.json") | {"num_vq_embeddings": config["codebook_size"]}
+    codes = {"num_vq_embeddings": config["codebook_size"]}
+    vqvae = golden(f"{tokenizer}/config_vqvae.json") | codes
     factor = 2 ** (len(vqvae["block_out_channels"]) - 1)
     blueprint = module.blueprint(
         variant,
         {"image_size": 8 * factor},
-        lambda file: config if file.path == "transformer/config.json" else vqvae,
+        lambda file: config if file.path.endswith("transformer/config.json") else vqvae,
     )
     arch = module.Architecture.model_validate(blueprint.architecture)
     io = golden(f"{folder}/io{suffix}.safetensors")
@@ -234,13 +237,68 @@ def captured(case, modules, cond):
     return outputs
 
 
+def check_meissonic_activations(case):
+    """Every recorded activation of Meissonic's network, and its rotary table."""
+    last, last_single = case.arch.num_layers - 1, case.arch.num_single_layers - 1
+    blocks = {
+        "mm_block_first": "transformer_blocks.0",
+        "mm_block_last": f"transformer_blocks.{last}",
+        "single_block_first": "single_transformer_blocks.0",
+        "single_block_last": f"single_transformer_blocks.{last_single}",
+    }
+    plain = {
+        "cond_embed": "cond_embed",
+        "temb": "time_text_embed",
+        "context": "encoder_proj_layer_norm",
+        "down_block": "down_block",
+        "project_to_hidden": "project_to_hidden",
+        "project_from_hidden": "project_from_hidden",
+        "up_block": "up_block",
+    }
+    names = [*blocks.values(), *plain.values(), "embed"]
+    seen = captured(case, names, case.cond("cond", "timestep"))
+    found = {name: seen[module] for name, module in plain.items()}
+    found["embed"] = as_pixels(seen["embed"], case.grid)
+    for name, module in blocks.items():
+        text, image = seen[module]
+        if name.startswith("mm"):
+            found |= {f"{name}_txt": text, f"{name}_img": image}
+        else:
+            found[name] = torch.cat([text, image], dim=1)
+    table = rotary_table(
+        case.backbone.axes, case.backbone.inner_grid, len(case.io["txt_ids"]), torch.device("cpu")
+    )
+    found["rope_cos"], found["rope_sin"] = table
+    recorded = {
+        name.removeprefix("mid."): value
+        for name, value in case.io.items()
+        if name.startswith("mid.")
+    }
+    assert found.keys() == recorded.keys()
+    for name, expected in recorded.items():
+        assert_close(found[name], expected, **TOLERANCE, msg=lambda m, name=name: f"{name}: {m}")
+
+
+def check_embedding_noise(case):
+    """Noise that is mixed into what the token embedding puts out."""
+    sigma = case.io["embed_noise_sigma"].item()
+    noise = case.io["embed_noise"].flatten(2).transpose(1, 2)
+    noisy = sigma * noise + (1 - sigma**2) ** 0.5 * case.backbone.embed(case.tokens)
+    assert_close(
+        case.logits(noisy, case.cond()), rows_of(case.io["logits_embed_noise"]), **TOLERANCE
+    )
+
+
 def ends_of(temperature):
     """First and last temperature: of a single number, diffusers makes its own end."""
     return (temperature, 0.01) if isinstance(temperature, int | float) else temperature
 
 
-def check_plan(plan, schedules, tells_time):
-    """Steps against the recorded schedules of the published scheduler, and its counts."""
+def check_plan(plan, schedules, told=None):
+    """Steps against the recorded schedules of the published scheduler, and its counts.
+
+    `told` is where the times are that the network is told, if it is told any.
+    """
     for schedule in schedules["schedules"]:
         steps = schedule["num_inference_steps"]
         ratios = torch.tensor(schedule["mask_ratio"])
@@ -264,8 +322,8 @@ def check_plan(plan, schedules, tells_time):
             assert {step.guidance for step in made} == {7.0}
             noises = end + torch.tensor([step.choice_noise for step in made])
             assert_close(noises, torch.tensor(schedule["temperatures"]), atol=1e-6, rtol=0)
-            times = [float(time) for time in schedule["timesteps"]]
-            assert [step.time for step in made] == (times if tells_time else [None] * steps)
+            times = [step.time for step in made]
+            assert times == ([pytest.approx(t) for t in schedule[told]] if told else [None] * steps)
 
 
 def check_counts_of_diffusers(plan, generator):

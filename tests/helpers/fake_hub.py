@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import json
 import logging
 import sys
 import threading
@@ -14,6 +15,11 @@ from urllib.parse import unquote, urlparse
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TOKEN = "hf_right"
+
+
+def as_pointer(sha256, size):
+    """What the Hub says of a large file."""
+    return {"sha256": sha256, "size": size, "pointerSize": 130}
 
 
 @dataclass
@@ -34,6 +40,8 @@ class FakeHub:
     """What a repository held at earlier commits."""
     headers: dict[str, str] = field(default_factory=dict)
     """Headers in place of the true ones."""
+    descriptions: dict[str, dict] = field(default_factory=dict)
+    """What is told of a dataset in place of the truth."""
     afterwards: dict[str, Callable[[], None]] = field(default_factory=dict)
     """What happens once a file was sent."""
 
@@ -87,8 +95,10 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
     def answer(self, send_body):
-        path = unquote(urlparse(self.path).path).strip("/")
-        parts = path.split("/")
+        path = urlparse(self.path).path.strip("/")
+        parts = [unquote(part) for part in path.split("/")]
+        if parts[:2] == ["api", "datasets"]:
+            return self.describe("/".join(parts[1:4]), [*parts, "main"][5])
         depth = 3 if parts[0] == "datasets" else 2
         if len(parts) < depth + 3 or parts[depth] != "resolve":
             return self.fail(404, "RepoNotFound")
@@ -112,6 +122,36 @@ class Handler(BaseHTTPRequestHandler):
         self.send(files[(repo, name)], fault if send_body else "", send_body, commit)
         if send_body and name in self.hub.afterwards:
             self.hub.afterwards.pop(name)()
+        return None
+
+    def describe(self, repo, revision):
+        """What a dataset has, as the Hub tells it; also of a gated one."""
+        self.hub.requests.append((self.command, f"api/{repo}"))
+        fault = (self.hub.fault_for(f"api/{repo}") or "").removeprefix("always ")
+        if fault.isdigit():
+            return self.fail(int(fault), None)
+        if repo not in {known for known, _ in self.hub.files}:
+            return self.fail(404, "RepoNotFound")
+        found = self.hub.at(repo, revision)
+        if found is None:
+            return self.fail(404, "RevisionNotFound")
+        commit, files = found
+        siblings = [
+            {
+                "rfilename": path,
+                "size": len(content),
+                "blobId": hashlib.sha1(content).hexdigest(),
+                "lfs": as_pointer(hashlib.sha256(content).hexdigest(), len(content)),
+            }
+            for (owner, path), content in files.items()
+            if owner == repo
+        ]
+        about = {"id": repo.removeprefix("datasets/"), "sha": commit, "siblings": siblings}
+        body = json.dumps(about | self.hub.descriptions.get(repo, {})).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
         return None
 
     def fail(self, status, code):

@@ -8,6 +8,11 @@ import torch
 import yaml
 from safetensors.torch import save
 
+from dimo_cli.teachers import vq_model
+from dimo_cli.teachers.amused_parts import settings
+from dimo_cli.teachers.dimoo.architecture import Architecture as DimooArchitecture
+from dimo_cli.teachers.meissonic import UNUSED_SETTINGS
+
 
 def pickled(content):
     """Bytes of a torch file."""
@@ -156,13 +161,17 @@ def publish_text_encoder(hub, repo, text_width, pooled_width):
     hub.add(repo, "tokenizer/tokenizer_config.json", json.dumps(settings).encode())
 
 
-def publish_diffusers(hub, golden, name, repo, suffix=""):
-    """A repository in diffusers' layout; the VQ model is aMUSEd's, which Meissonic shares."""
+def publish_transformer(hub, golden, name, repo, suffix="", folder="transformer"):
+    """A transformer in diffusers' layout; returns its config."""
     config = golden(f"{name}/config{suffix}.json")
     weights = save(golden(f"{name}/transformer{suffix}.safetensors"))
-    hub.add(repo, "transformer/config.json", json.dumps(config).encode())
-    hub.add(repo, "transformer/diffusion_pytorch_model.safetensors", weights)
-    codes = config["codebook_size"]
+    hub.add(repo, f"{folder}/config.json", json.dumps(config).encode())
+    hub.add(repo, f"{folder}/diffusion_pytorch_model.safetensors", weights)
+    return config
+
+
+def publish_vqvae(hub, golden, repo, codes):
+    """The VQ model of aMUSEd and Meissonic; returns what offline is to be known of it."""
     vqvae = golden("amused/config_vqvae.json") | {"num_vq_embeddings": codes}
     weights, table = golden("amused/vqvae.safetensors"), "quantize.embedding.weight"
     # The golden transformer of Meissonic may have another number of codes than this codebook.
@@ -171,7 +180,13 @@ def publish_diffusers(hub, golden, name, repo, suffix=""):
     hub.add(repo, "vqvae/diffusion_pytorch_model.safetensors", save(weights))
     # Whole tokens of this model, and of the published one: that is what is known offline.
     pixels = 2 ** (len(vqvae["block_out_channels"]) - 1)
-    return config, {"image_size": math.lcm(32, 8 * pixels)}
+    return {"image_size": math.lcm(32, 8 * pixels)}
+
+
+def publish_diffusers(hub, golden, name, repo, suffix=""):
+    """A repository in diffusers' layout."""
+    config = publish_transformer(hub, golden, name, repo, suffix)
+    return config, publish_vqvae(hub, golden, repo, config["codebook_size"])
 
 
 def publish_meissonic(hub, golden):
@@ -184,6 +199,54 @@ def publish_meissonic(hub, golden):
         "Yuanzhi/DiMO", f"meissonic/transformer/{path}", hub.files[(repo, f"transformer/{path}")]
     )
     return architecture
+
+
+def publish_muddit(hub, golden):
+    """The transformer of Muddit, and what it borrows from Meissonic's repository.
+
+    All sizes are returned, so that planning, which reads no config file, has a small network too.
+    """
+    folder, lender = "512/transformer", "MeissonFlow/Meissonic"
+    config = publish_transformer(hub, golden, "muddit", "MeissonFlow/Muddit", folder=folder)
+    widths = (config["joint_attention_dim"], config["pooled_projection_dim"])
+    publish_text_encoder(hub, lender, *widths)
+    hub.add(lender, "tokenizer/special_tokens_map.json", b"{}")
+    known = publish_vqvae(hub, golden, lender, config["codebook_size"])
+    vqvae = json.loads(hub.files[(lender, "vqvae/config.json")])
+    return {
+        **settings(config, UNUSED_SETTINGS),
+        "vqvae": settings(vqvae, vq_model.UNUSED_SETTINGS),
+        **known,
+    }
+
+
+IDS = ("newline", "begin_image", "end_image", "begin_answer", "end_answer")
+
+
+def dimoo_architecture(golden):
+    """What differs between the golden network of Lumina-DiMOO and the published one."""
+    config, vqvae = golden("dimoo/config.json"), golden("dimoo/vqvae/config.json")
+    facts = config["golden"]
+    texts = [facts["template"].format(prompt=prompt) for prompt in facts["prompts"]]
+    return {
+        **{name: config[name] for name in DimooArchitecture.model_fields if name in config},
+        **{f"{name}_token_id": facts["ids"][name] for name in IDS},
+        "vqvae": settings(vqvae, vq_model.UNUSED_SETTINGS),
+        "text_length": max(map(len, texts)),  # in letters, of which no token has none
+        "image_size": 4 * facts["vq_factor"],
+    }
+
+
+def publish_dimoo(hub, golden):
+    """The repository of Lumina-DiMOO: an index, its files, and two other libraries' own."""
+    repo, index = "Alpha-VLLM/Lumina-DiMOO", golden("dimoo/model.safetensors.index.json")
+    texts = ("config.json", "vqvae/config.json", "tokenizer.json", "model.safetensors.index.json")
+    for path in texts:
+        hub.add(repo, path, json.dumps(golden(f"dimoo/{path}")).encode())
+    shards = sorted(set(index["weight_map"].values()))
+    for path in (*shards, "vqvae/diffusion_pytorch_model.safetensors"):
+        hub.add(repo, path, save(golden(f"dimoo/{path}")))
+    return dimoo_architecture(golden)
 
 
 def publish_amused(hub, golden):

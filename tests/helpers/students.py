@@ -56,6 +56,8 @@ PUBLISH = {
     "meissonic": published.publish_meissonic,
     "amused-256": published.publish_amused,
     "halton-tiny": published.publish_halton,
+    "muddit": published.publish_muddit,
+    "lumina-dimoo": published.publish_dimoo,
     "showo": published.publish_showo,
 }
 OTHER_NETWORKS = {
@@ -63,7 +65,8 @@ OTHER_NETWORKS = {
     "amused-512": publish_amused_512,
     "monetico": publish_monetico,
 }
-TEXT = ("maskgen-l", "meissonic", "amused-256", "amused-512", "monetico", "showo")
+TEXT = ("maskgen-l", "meissonic", "amused-256", "amused-512", "monetico", "showo", "muddit",
+        "lumina-dimoo")  # fmt: skip
 PROMPTS = ("a red fox", "two boats at sea", "an old door")
 
 

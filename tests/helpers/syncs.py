@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from dimo_cli.teachers.meissonic import rotary_table
+from dimo_cli.teachers.meissonic import ROTARY_TABLES
 
 CARD = torch.device("lazy:0")
 aten = torch.ops.aten
@@ -96,7 +96,7 @@ def pretended_card():
         return card_like(tensor)
 
     mode = PretendedCard()
-    rotary_table.cache_clear()  # a table of another pretended card is none of this one
+    ROTARY_TABLES.clear()  # a table of another pretended card is none of this one
     with (
         mode,
         patch.object(FakeTensor, "__deepcopy__", copied, create=True),
@@ -108,4 +108,4 @@ def pretended_card():
         patch("torch.utils.checkpoint._infer_device_type", lambda *tensors: "cpu"),
     ):
         yield mode
-    rotary_table.cache_clear()
+    ROTARY_TABLES.clear()

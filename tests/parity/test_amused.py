@@ -143,7 +143,7 @@ def test_loading_refuses_missing_and_unknown_keys(case):
 
 
 def test_the_plan_is_the_published_scheduler(case, schedules):
-    checks.check_plan(case.blueprint.sampler.plan, schedules, tells_time=False)
+    checks.check_plan(case.blueprint.sampler.plan, schedules)
 
 
 def test_the_plan_leaves_as_many_masked_as_diffusers(case, generator):

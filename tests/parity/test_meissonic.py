@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing import assert_close
 
 from dimo_cli.errors import MissingError, SpecError
 from dimo_cli.hub.loading import fill
 from dimo_cli.teachers import meissonic
 from dimo_cli.teachers.blueprint import skeleton
-from dimo_cli.teachers.meissonic import MeissonicBackbone, rotary_table
+from dimo_cli.teachers.meissonic import ROTARY_TABLES, MeissonicBackbone, rotary_table
 from dimo_cli.teachers.plans import SCHEDULES
 from dimo_cli.teachers.protocol import Cond
-from dimo_cli.teachers.vq_model import as_pixels
 from tests.helpers import amused_style as checks
 from tests.helpers.amused_style import TOLERANCE, load_case, rows_of
 
@@ -58,45 +58,7 @@ def test_no_time_means_time_zero(case):
 
 @torch.inference_mode()
 def test_intermediate_activations_are_the_official_ones(case):
-    last, last_single = case.arch.num_layers - 1, case.arch.num_single_layers - 1
-    blocks = {
-        "mm_block_first": "transformer_blocks.0",
-        "mm_block_last": f"transformer_blocks.{last}",
-        "single_block_first": "single_transformer_blocks.0",
-        "single_block_last": f"single_transformer_blocks.{last_single}",
-    }
-    plain = {
-        "cond_embed": "cond_embed",
-        "temb": "time_text_embed",
-        "context": "encoder_proj_layer_norm",
-        "down_block": "down_block",
-        "project_to_hidden": "project_to_hidden",
-        "project_from_hidden": "project_from_hidden",
-        "up_block": "up_block",
-    }
-    cond = case.cond("cond", "timestep")
-    names = [*blocks.values(), *plain.values(), "embed"]
-    seen = checks.captured(case, names, cond)
-    found = {name: seen[module] for name, module in plain.items()}
-    found["embed"] = as_pixels(seen["embed"], case.grid)
-    for name, module in blocks.items():
-        text, image = seen[module]
-        if name.startswith("mm"):
-            found |= {f"{name}_txt": text, f"{name}_img": image}
-        else:
-            found[name] = torch.cat([text, image], dim=1)
-    grid = case.backbone.inner_grid
-    text_length = case.io["txt_ids"].shape[0]
-    table = rotary_table(case.backbone.axes, grid, text_length, torch.device("cpu"))
-    found["rope_cos"], found["rope_sin"] = table
-    recorded = {
-        name.removeprefix("mid."): value
-        for name, value in case.io.items()
-        if name.startswith("mid.")
-    }
-    assert found.keys() == recorded.keys()
-    for name, expected in recorded.items():
-        assert_close(found[name], expected, **TOLERANCE, msg=lambda m, name=name: f"{name}: {m}")
+    checks.check_meissonic_activations(case)
 
 
 def test_positions_are_rows_and_columns_of_the_grid_that_the_transformer_sees(case):
@@ -113,12 +75,7 @@ def test_soft_tokens_are_mixed_before_the_norm(case):
 
 @torch.inference_mode()
 def test_embedding_noise_goes_behind_the_token_embedding(case):
-    sigma = case.io["embed_noise_sigma"].item()
-    noise = case.io["embed_noise"].flatten(2).transpose(1, 2)
-    noisy = sigma * noise + (1 - sigma**2) ** 0.5 * case.backbone.embed(case.tokens)
-    assert_close(
-        case.logits(noisy, case.cond()), rows_of(case.io["logits_embed_noise"]), **TOLERANCE
-    )
+    checks.check_embedding_noise(case)
 
 
 @torch.inference_mode()
@@ -169,11 +126,21 @@ def test_taps_are_image_tokens_behind_double_blocks_then_single_blocks(case):
 
 
 def test_a_rotary_table_of_sampling_still_serves_training(case):
-    rotary_table.cache_clear()
+    ROTARY_TABLES.clear()
     with torch.inference_mode():
         case.backbone(case.tokens, case.cond())
     backbone = copy.deepcopy(case.backbone).requires_grad_(True)
     backbone(case.tokens, case.cond()).mean().backward()
+
+
+def test_a_rotary_table_of_a_rehearsal_is_none_for_a_run(case):
+    ROTARY_TABLES.clear()
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        rotary_table(case.backbone.axes, case.backbone.inner_grid, 3, torch.device("cpu"))
+    table = rotary_table(case.backbone.axes, case.backbone.inner_grid, 3, torch.device("cpu"))
+    assert table.isfinite().all().item()
+    again = rotary_table(case.backbone.axes, case.backbone.inner_grid, 3, torch.device("cpu"))
+    assert again is table
 
 
 def test_the_recipe_freezes_token_embedding_and_head(case):
@@ -192,7 +159,7 @@ def test_loading_refuses_missing_and_unknown_keys(case):
 
 
 def test_the_plan_is_the_published_scheduler(case, schedules):
-    checks.check_plan(case.blueprint.sampler.plan, schedules, tells_time=True)
+    checks.check_plan(case.blueprint.sampler.plan, schedules, told="timesteps")
 
 
 def test_the_plan_leaves_as_many_masked_as_diffusers(case, generator):

@@ -66,6 +66,7 @@ def card_of(facts):
         ("maskbit", "unconditional-image-generation", "apache-2.0", "(class_labels=[207])"),
         ("amused-512", "text-to-image", "openrail++", '("a fox")'),
         ("maskgit", "unconditional-image-generation", "mit", "(class_labels=[207])"),
+        ("muddit", "text-to-image", "apache-2.0", '("a fox")'),
         ("halton-base", "unconditional-image-generation", "mit", "(class_labels=[207])"),
         ("showo", "text-to-image", "mit", '("a fox")'),
     ],
@@ -108,7 +109,8 @@ def test_a_teacher_of_ones_own_architecture_is_no_base_model(digits):
 def test_every_family_is_cited_with_both_papers(digits):
     families = {load_skeleton(name).family for name in FAMILIES}
     assert families <= set(TEACHERS)
-    for name in ("maskgit", "meissonic", "titok-s128", "halton-tiny", "showo"):
+    names = ("maskgit", "meissonic", "titok-s128", "halton-tiny", "showo", "muddit", "lumina-dimoo")
+    for name in names:
         facts = of_teacher(digits, name)
         text = card_of(facts).text
         assert "2503.15457" in text
@@ -311,7 +313,7 @@ def test_a_known_license_cannot_be_renamed():
 
 def test_every_teacher_has_a_license_that_is_known_or_asked_for():
     unknown = {name for name in FAMILIES if load_skeleton(name).license.lower() not in KNOWN}
-    assert unknown == {"monetico"}
+    assert unknown == {"monetico", "lumina-dimoo"}
 
 
 # The card in a student folder

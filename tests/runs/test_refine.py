@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from dimo_cli.rewards.protocol import Reward, RewardText
+from dimo_cli.teachers.registry import load_teacher
 from tests.helpers import published
 from tests.helpers.students import PUBLISH, golden_student
 from tests.teachers.test_families import PROMPTS, SHORT_RUN, accept_teacher, flags, succeed
@@ -80,6 +81,15 @@ def test_the_built_in_student_is_refined_against_real_digits(dimo, tmp_path):
     assert again.exit_code == 0, again.stderr
 
 
+def test_a_refinement_may_start_from_the_teacher_itself(dimo, tmp_path):
+    begin = ("refine", "teacher", "--preset", "digits-gan", *QUICK)
+    succeed(dimo(*begin, "--set", "gan.start=0", "--out", "r", "--json"))
+    first = load_file(tmp_path / "r" / "checkpoints" / "step-0" / "student.safetensors")
+    teacher = load_teacher("digits").backbone.state_dict()
+    assert all(torch.equal(tensor, teacher[name]) for name, tensor in first.items())
+    assert "gan_loss" in last_log(tmp_path / "r")
+
+
 def test_the_auxiliary_goes_on_from_the_run_that_the_student_is_from(dimo, tmp_path):
     going_on = ("--gan", *QUICK, "--set", "auxiliary.start=run")
     refused = dimo("refine", "digits", *going_on)
@@ -149,7 +159,7 @@ def test_tteo_keeps_pictures_trace_and_embeddings_and_goes_on_where_it_stopped(
     torch.testing.assert_close(torch.tensor(first), torch.tensor(second))
 
 
-@pytest.mark.parametrize("name", ["showo"])
+@pytest.mark.parametrize("name", ["showo", "muddit", "lumina-dimoo"])
 def test_tteo_optimizes_the_students_of_other_text_teachers(
     dimo, fake_hub, golden, toy_reward, tmp_path, name
 ):
@@ -176,6 +186,7 @@ def test_tteo_stops_where_a_prompt_scores_enough(dimo, text_student, toy_reward)
     [
         (("refine",), 2, "which student"),
         (("refine", "digits"), 2, "--gan"),
+        (("refine", "teacher", "--gan"), 2, "--preset NAME"),
         (("refine", "digits", "--reward", "clip=1"), 2, "takes classes"),
         (("refine", "digits", "--reward", "clip=x"), 2, "NAME=WEIGHT"),
         (("refine", "digits", "--reward", "clp=1"), 2, "Did you mean `clip`"),

@@ -150,9 +150,17 @@ def test_a_registered_teacher_cannot_take_a_known_name(teacher):
         register_teacher("maskbit", lambda: teacher)
 
 
+INDEX = "model.safetensors.index.json"
+
+
 @pytest.mark.parametrize(
     ("name", "license"),
-    [("maskbit", "Apache-2.0"), ("halton-tiny", "MIT"), ("showo", "MIT")],
+    [
+        ("maskbit", "Apache-2.0"),
+        ("halton-tiny", "MIT"),
+        ("showo", "MIT"),
+        ("muddit", "Apache-2.0"),
+    ],
 )
 def test_doctor_lists_files_bytes_license_and_place(dimo, fake_hub, golden, name, license):
     architecture = PUBLISH[name](fake_hub, golden)
@@ -172,6 +180,25 @@ def test_doctor_lists_files_bytes_license_and_place(dimo, fake_hub, golden, name
     facts = json.loads(dimo("doctor", *flags, "--json").stdout)["preset"]
     assert {f["state"] for f in facts["files"]} == {"here"}
     assert facts["download_bytes"] == 0
+
+
+def test_doctor_counts_the_files_of_an_index_once_it_is_here(dimo, fake_hub, golden):
+    architecture = PUBLISH["lumina-dimoo"](fake_hub, golden)
+    described = f"teacher.architecture={json.dumps(architecture)}"
+    flags = ("--preset", "lumina-dimoo", "--set", described)
+    facts = json.loads(dimo("doctor", *flags, "--json").stdout)["preset"]
+    index = facts["files"][0]
+    assert (index["state"], index["exact"]) == ("to download", False)
+    assert index["bytes"] > len(fake_hub.files["Alpha-VLLM/Lumina-DiMOO", INDEX])
+    assert facts["license"] == "other"
+    assert fake_hub.downloads() == []
+    drawn = ("--teacher", "--steps", "2", "--prompt", "a red fox", "-n", "1")
+    result = dimo("sample", *flags, *drawn)
+    assert result.exit_code == 0, result.stderr
+    facts = json.loads(dimo("doctor", *flags, "--json").stdout)["preset"]
+    sizes = {repo + "/" + path: len(data) for (repo, path), data in fake_hub.files.items()}
+    assert {f["file"]: f["bytes"] for f in facts["files"]} == sizes
+    assert {f["state"] for f in facts["files"]} == {"here"}
 
 
 def test_doctor_says_what_cannot_be_had_and_exits_3(dimo, fake_hub, golden, monkeypatch):
@@ -211,6 +238,17 @@ BORROWED = {
     "halton-large-384": (
         "maskgit",
         {"teacher.guidance.scale", "train.batch_size", "train.accumulate"},
+    ),
+    "muddit": ("meissonic", {"train.batch_size", "train.accumulate"}),
+    "muddit-1024": ("meissonic", set()),
+    "lumina-dimoo": (
+        "meissonic",
+        {
+            "init.embed_noise.sigma",
+            "train.batch_size",
+            "train.accumulate",
+            "train.gradient_checkpointing",
+        },
     ),
     "showo": ("meissonic", {"teacher.guidance.scale"}),
     "showo-512": ("meissonic", {"teacher.guidance.scale"}),

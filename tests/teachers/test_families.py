@@ -26,11 +26,19 @@ SHORT_RUN = (
 CLASS_FAMILIES = {name: publish for name, publish in PUBLISH.items() if name not in TEXT}
 TEXT_FAMILIES = {name: publish for name, publish in PUBLISH.items() if name in TEXT}
 # Whose student goes on against real images here; others do so in tests of the losses.
-REFINED = ("halton-tiny", "showo")
+REFINED = ("halton-tiny", "showo", "muddit", "lumina-dimoo")
 # Whose files are damaged on their way here: of each the end of a name, and what it must be told as.
 DAMAGED = {
     "halton-tiny": ("ImageNet_256_tiny.pth", "vq_ds16_c2i.pt"),
     "showo": ("pytorch_model.safetensors",),
+    "muddit": (
+        "512/transformer/diffusion_pytorch_model.safetensors",
+        "vqvae/diffusion_pytorch_model.safetensors",
+    ),
+    "lumina-dimoo": (
+        "model-00002-of-00004.safetensors",
+        "vqvae/diffusion_pytorch_model.safetensors",
+    ),
 }
 
 

@@ -19,7 +19,9 @@ from dimo_cli.data.images import open_source
 from dimo_cli.data.job import is_finished
 from dimo_cli.data.shards import TokenDataset, write_json, write_shard
 from dimo_cli.errors import DimoError, MissingError
+from dimo_cli.files.tables import columns_of, rows_of
 from dimo_cli.files.writing import file_sha256
+from dimo_cli.hub.prompts import cleaned
 from dimo_cli.hub.weights import read_pickle, state_dict_in
 from dimo_cli.metrics.references import build_reference, read_reference, write_reference
 from dimo_cli.run_folder.naming import CONTENTS
@@ -339,7 +341,23 @@ def shards(data, folder):
     assert tokens.max() < 17
 
 
+ROWS = b'{"text": "a red fox", "label": 3}\n{"text": null, "label": "x"}\n'
+
+
+def tables_of_lines(data, folder):
+    """JSON lines of a dataset, and the prompts that are made of its texts."""
+    path = folder / "train.jsonl"
+    lines = st.lists(JSON.map(text_of), max_size=4).map("\n".join).map(str.encode)
+    path.write_bytes(data.draw(st.one_of(broken(ROWS), lines, st.binary(max_size=60))))
+    names = list(columns_of(path)) or ["text"]
+    for row in rows_of(path, names):
+        assert len(row) == len(names)
+        for prompt in map(cleaned, row):
+            assert prompt is None or (prompt.strip() == prompt and len(prompt.splitlines()) == 1)
+
+
 TARGETS = {
+    "tables of JSON lines": tables_of_lines,
     "checkpoints": checkpoints,
     "run folders": run_folders,
     "references": references,

@@ -38,6 +38,8 @@ SMALL = {
     "maskgen-l": {"decoder_depth": 1, "text_layers": 2},
     "meissonic": {"num_layers": 1, "num_single_layers": 1},
     "amused-256": {"num_hidden_layers": 1, "num_res_blocks": 1},
+    "muddit": {"num_layers": 1, "num_single_layers": 1},
+    "lumina-dimoo": {"n_layers": 1},
     "halton-tiny": {"depth": 1, "ch_mult": [1, 1], "num_res_blocks": 1},
     "showo": {"num_hidden_layers": 1, "intermediate_size": 64},
 }

@@ -9,8 +9,9 @@ from dimo_cli.commands.metrics import temperatures
 from dimo_cli.commands.options import reward_weight
 from dimo_cli.evaluation.comparing import compare_documents
 from dimo_cli.evaluation.gates import read_limits
+from dimo_cli.hub.datasets import parsed
 from dimo_cli.metrics.prompts import load_prompts, read_lines
-from dimo_cli.runs.distill import attach_prompts
+from dimo_cli.runs.prompts import attach_prompts
 from dimo_cli.sampling.tteo import slug
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.evaluate import EvalSpec
@@ -98,9 +99,9 @@ def flags(data, folder):
 
 
 def small_languages(data, folder):
-    """--max, --sweep, --reward, and names of classes."""
+    """--max, --sweep, --reward, and names of classes and of datasets."""
     text = data.draw(st.one_of(TEXT, st.tuples(WORD, VALUES).map("=".join), VALUES))
-    match data.draw(st.sampled_from(["limits", "sweep", "reward", "class", "slug"])):
+    match data.draw(st.sampled_from(["limits", "sweep", "reward", "class", "slug", "dataset"])):
         case "limits":
             read_limits([text], data.draw(st.sampled_from([["fid"], ["pr", "is"], []])), "--max")
         case "sweep":
@@ -111,6 +112,9 @@ def small_languages(data, folder):
             find_class(text, DIGITS)
         case "slug":
             assert "/" not in slug(text)
+        case "dataset":
+            found = parsed(f"hub:owner/name{data.draw(st.sampled_from(['', ':', '@', '/']))}{text}")
+            assert parsed(str(found)) == found
 
 
 WORD = st.sampled_from(["fid", "kid", "temperature", "clip", "shapes_clip", "precision", "7"])

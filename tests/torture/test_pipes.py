@@ -20,7 +20,7 @@ from dimo_cli.hub.weights import read_published
 from dimo_cli.metrics.inception import load_inception
 from dimo_cli.metrics.prompts import read_lines
 from dimo_cli.metrics.statistics_pickle import read_statistics_pickle
-from dimo_cli.runs.distill import attach_prompts
+from dimo_cli.runs.prompts import attach_prompts
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.resolve import load_yaml
 from dimo_cli.students.folder import read_manifest, read_weights

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dimo_cli.teachers.expectation import expected
+
 
 def signs_of(tokens: Tensor, bits: int) -> Tensor:
     """The sign bits [..., bits] of tokens [...], as integers."""
@@ -25,4 +27,4 @@ def expected_signs(probs: Tensor, bits: int) -> Tensor:
     Eq. 3 needs, and it needs the groups' marginals alone: V terms a group instead of V^G.
     """
     every_token = torch.arange(probs.shape[-1], device=probs.device)
-    return probs @ signs_of(every_token, bits).to(probs.dtype)
+    return expected(probs, signs_of(every_token, bits).to(probs.dtype))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dimo_cli.errors import SpecError
+from dimo_cli.teachers.expectation import expected
 from dimo_cli.teachers.maskgen.architecture import Architecture
 from dimo_cli.teachers.maskgen.vit import ViTDecoder, ViTEncoder
 from dimo_cli.teachers.protocol import Cond, Tokenizer
@@ -77,9 +78,7 @@ class TATiTok(Tokenizer):
         return self._paint(self.quantize.embedding(tokens.squeeze(-1)), cond)
 
     def decode_probs(self, probs: Tensor, cond: Cond | None = None) -> Tensor:
-        with torch.autocast(probs.device.type, enabled=False):  # 8,192 terms: not in half precision
-            vectors = probs.squeeze(-2) @ self.quantize.embedding.weight
-        return self._paint(vectors, cond)
+        return self._paint(expected(probs.squeeze(-2), self.quantize.embedding.weight), cond)
 
     def _paint(self, latents: Tensor, cond: Cond | None) -> Tensor:
         if cond is None:

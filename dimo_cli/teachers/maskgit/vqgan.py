@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dimo_cli.teachers.expectation import expected
 from dimo_cli.teachers.maskgit.architecture import MaskGitArchitecture
 from dimo_cli.teachers.protocol import Cond, Tokenizer
 
@@ -231,7 +232,8 @@ class VQGAN(Tokenizer):
 
     def decode_probs(self, probs: Tensor, cond: Cond | None = None) -> Tensor:
         ids = torch.arange(probs.shape[-1], device=probs.device)
-        return self._paint(probs.squeeze(-2) @ self.quantize.embedding(self.quantize.clamped(ids)))
+        codes = self.quantize.embedding(self.quantize.clamped(ids))
+        return self._paint(expected(probs.squeeze(-2), codes))
 
     def _paint(self, vectors: Tensor) -> Tensor:
         """Codebook vectors [B, L, C] to images [B, 3, H, W]."""

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dimo_cli.teachers.expectation import expected
 from dimo_cli.teachers.protocol import Cond, Tokenizer
 
 GRID, CODES, CODE_WIDTH = 8, 256, 16
@@ -70,7 +71,7 @@ class ShapesTokenizer(Tokenizer):
         return self.paint(self.codebook(tokens.squeeze(-1)))
 
     def decode_probs(self, probs: Tensor, cond: Cond | None = None) -> Tensor:
-        return self.paint(probs.squeeze(-2) @ self.codebook.weight)
+        return self.paint(expected(probs.squeeze(-2), self.codebook.weight))
 
     def paint(self, vectors: Tensor) -> Tensor:
         """Code vectors [B, L, C] to images."""

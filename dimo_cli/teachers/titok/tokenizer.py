@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dimo_cli.teachers.expectation import expected
 from dimo_cli.teachers.maskgen.vit import ViTDecoder, ViTEncoder
 from dimo_cli.teachers.protocol import Cond, Tokenizer
 from dimo_cli.teachers.titok.architecture import Architecture
@@ -83,7 +84,7 @@ class TiTokTokenizer(Tokenizer):
         return self.paint(self.codes[tokens.squeeze(-1)])
 
     def decode_probs(self, probs: Tensor, cond: Cond | None = None) -> Tensor:
-        return self.paint(probs.squeeze(-2) @ self.codes)
+        return self.paint(expected(probs.squeeze(-2), self.codes))
 
     def paint(self, latents: Tensor) -> Tensor:
         """Map latents [B, L, C] to images in [-1, 1], not clamped."""

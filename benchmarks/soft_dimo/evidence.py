@@ -1,0 +1,124 @@
+"""Numbers that a claim is held against: a mean, its 95 % interval, and the seeds behind it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from scipy.stats import t as student_t
+
+from benchmarks.soft_dimo.intervals import mcnemar, paired_gain
+from benchmarks.soft_dimo.shapes import SEEDS
+from benchmarks.soft_dimo.trials import unpacked
+
+RESULTS = Path(__file__).parent.parent / "results"
+Results = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was found; without an interval nothing is decided."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    seeds: str
+
+    @property
+    def interval(self) -> str:
+        """The interval in brackets, or that there is none."""
+        if self.low is None or self.high is None:
+            return "none"
+        return f"[{self.low:.3g}, {self.high:.3g}]"
+
+
+def seeds_of(found: Results, name: str) -> dict[int, Mapping[str, Any]]:
+    """The results of a trial by seed."""
+    return {seed: found[f"{name}-{seed}"] for seed in SEEDS if f"{name}-{seed}" in found}
+
+
+def over_seeds(values: Sequence[float]) -> Measured | None:
+    """Student's t of three seeds or more; of two their range; of one no interval."""
+    if not values:
+        return None
+    count, middle = len(values), mean(values)
+    if count == 1:
+        return Measured(middle, None, None, "1")
+    if count == 2:
+        return Measured(middle, min(values), max(values), "2 (range)")
+    wide = float(student_t.ppf(0.975, count - 1)) * stdev(values) / math.sqrt(count)
+    return Measured(middle, middle - wide, middle + wide, str(count))
+
+
+def gain(found: Results, name: str, other: Results, base: str) -> Measured | None:
+    """The verifier's paired gain of one trial over another, over the seeds that both have."""
+    after, before = seeds_of(found, name), seeds_of(other, base)
+    both = sorted(after.keys() & before.keys())
+    if not both:
+        return None
+    told = paired_gain(
+        [unpacked(after[seed]["true"]) for seed in both],
+        [unpacked(before[seed]["true"]) for seed in both],
+    )
+    return Measured(told.mean, told.low, told.high, str(len(both)))
+
+
+def gain_of_prompts(found: Results, name: str, base: str) -> Measured | None:
+    """The paired gain of one trial over another where each has one image of a prompt."""
+    if name not in found or base not in found:
+        return None
+    told = paired_gain([unpacked(found[name]["true"])], [unpacked(found[base]["true"])])
+    p = mcnemar(unpacked(found[name]["true"]), unpacked(found[base]["true"]))
+    return Measured(told.mean, told.low, told.high, f"1 (McNemar's p {p:.2g})")
+
+
+def ratio(found: Results, name: str, base: str, key: str, part: str | None) -> Measured | None:
+    """The ratio of two trials' values, seed by seed."""
+    over, under = seeds_of(found, name), seeds_of(found, base)
+    both = sorted(over.keys() & under.keys())
+    return over_seeds([value(over[s], key, part) / value(under[s], key, part) for s in both])
+
+
+def difference(found: Results, name: str, base: str, key: str, part: str | None) -> Measured | None:
+    """The difference of two trials' values, seed by seed."""
+    over, under = seeds_of(found, name), seeds_of(found, base)
+    both = sorted(over.keys() & under.keys())
+    return over_seeds([value(over[s], key, part) - value(under[s], key, part) for s in both])
+
+
+def value(result: Mapping[str, Any], key: str, part: str | None) -> float:
+    """The value whose name begins with `key`, of a part of the result or of all of it."""
+    values = result if part is None else result[part]
+    found = next(number for name, number in values.items() if name.startswith(key))
+    return float(found[-1] if isinstance(found, list) else found)
+
+
+@cache
+def digits() -> list[dict[str, Any]]:
+    """The runs of the preset `digits` with three seeds (`python -m benchmarks digits`)."""
+    text = (RESULTS / "digits.json").read_text(encoding="utf-8")
+    runs: list[dict[str, Any]] = json.loads(text)["runs"]
+    return runs
+
+
+@cache
+def ablations() -> dict[tuple[str, str], list[float]]:
+    """FID by seed of each variant (`python examples/ablations_digits.py`)."""
+    found = {}
+    for line in (RESULTS / "ablations_digits.md").read_text(encoding="utf-8").splitlines()[4:]:
+        what, variant, _, each = (part.strip() for part in line.strip("| ").split("|"))
+        found[what, variant] = [float(part) for part in each.split(",")]
+    return found
+
+
+def ablated(what: str, variant: str, base: tuple[str, str] | None = None) -> Measured | None:
+    """The FID of a variant over that of the preset, or of another variant, seed by seed."""
+    preset = next(key for key in ablations() if key[0] == "preset digits")
+    over, under = ablations()[what, variant], ablations()[base or preset]
+    return over_seeds([a / b for a, b in zip(over, under, strict=True)])
