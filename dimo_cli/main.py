@@ -48,6 +48,14 @@ COMMANDS = {
         "export",
         "Write a student as one file that draws by itself, and check it against the student.",
     ),
+    "merge": Later(
+        "lowrank",
+        "Add a student's adapters to its teacher's weights: a plain student that draws the same.",
+    ),
+    "extract": Later(
+        "lowrank",
+        "Make adapters of what a student changed of its teacher's weights, and say what is lost.",
+    ),
     "push": Later(
         "push",
         "Publish a student on the Hugging Face Hub; a second time only what has changed is sent.",

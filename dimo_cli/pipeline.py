@@ -30,9 +30,9 @@ from dimo_cli.hub.access import Access, hub_access
 from dimo_cli.sampling.interpolating import picture_tokens
 from dimo_cli.sampling.samplers import condition, images_at_once, to_pixels
 from dimo_cli.specs.flags import spec_from_flags
-from dimo_cli.specs.manifest import MANIFEST, WEIGHTS
+from dimo_cli.specs.manifest import MANIFEST
 from dimo_cli.specs.sample import SamplerSpec
-from dimo_cli.students.folder import BUILTIN, write_weights
+from dimo_cli.students.folder import BUILTIN, write_network
 from dimo_cli.students.published import hub_id, open_student
 from dimo_cli.students.student import LoadOptions, Student
 from dimo_cli.teachers.classes import find_class
@@ -105,8 +105,9 @@ class OneStepPipeline(DiffusionPipeline):
             raise SpecError("A student folder has one file of weights, in safetensors.")
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
-        digest = {"weights_sha256": write_weights(self.student.backbone, folder / WEIGHTS)}
-        manifest = self.student.manifest.model_copy(update=digest)
+        manifest = self.student.manifest
+        digest = write_network(self.student.backbone, folder, manifest.teacher)
+        manifest = manifest.model_copy(update={"weights_sha256": digest})
         write_whole_text(folder / MANIFEST, manifest.model_dump_json(indent=2) + "\n")
 
     def push_to_hub(self, *args: Any, **kwargs: Any) -> None:

@@ -33,7 +33,8 @@ def front_matter(facts: CardFacts) -> str:
     manifest, terms = facts.manifest, facts.license
     extra: dict[str, Any] = {}
     if facts.base_model:
-        extra["base_model_relation"] = "finetune"  # all weights start from the teacher's
+        # All weights start from the teacher's, or stay as they are there.
+        extra["base_model_relation"] = "adapter" if manifest.lora else "finetune"
     if facts.emissions is not None and facts.effort is not None:
         extra["co2_eq_emissions"] = {
             "emissions": float(f"{facts.emissions:.3g}"),
@@ -43,6 +44,7 @@ def front_matter(facts: CardFacts) -> str:
         }
     condition = "text-to-image" if facts.takes_prompts else "class-conditional"
     tags = ["dimo", "one-step", "masked-diffusion", "distillation", condition]
+    tags += ["lora", "peft"] if manifest.lora else []
     family = one_line(manifest.teacher.family)
     data = ModelCardData(
         license=terms.id,

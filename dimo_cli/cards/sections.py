@@ -87,6 +87,7 @@ def training(facts: CardFacts) -> str:
         "share of masks in x_init": settings_text(manifest.init.mask_ratio.model_dump()),
         "noise on x_init": settings_text(noise),
         "sampling temperature": f"{manifest.temperature:g}",
+        "adapters": lora_text(facts),
         "hardware": facts.effort and facts.effort.hardware and words(facts.effort.hardware),
         "time": facts.effort and time_text(facts.effort),
         "emissions": emissions_text(facts),
@@ -100,6 +101,14 @@ def training(facts: CardFacts) -> str:
             f"{block(facts.spec_yaml.strip(), 'yaml')}\n\n</details>"
         )
     return text
+
+
+def lora_text(facts: CardFacts) -> str | None:
+    """What of it is its own, where that is adapters alone."""
+    lora = facts.manifest.lora
+    if lora is None:
+        return None
+    return f"LoRA of rank {lora.rank} (alpha {lora.alpha:g}) beside the teacher's weights"
 
 
 def choice_text(chosen: Choice) -> str:

@@ -140,7 +140,16 @@ def wrong_file(folder: Path, name: str, facts: FileFacts) -> str | None:
 def student_checks(folder: Path, name: str = "") -> Iterator[Check]:
     """The manifest of a student, and the weights that it has the hash of."""
     yield Check(f"{name}{MANIFEST}", folder / MANIFEST, partial(wrong_manifest, folder))
-    yield Check(f"{name}{WEIGHTS}", folder / WEIGHTS, partial(wrong_student, folder))
+    weights = weights_of(folder)
+    yield Check(f"{name}{weights.name}", weights, partial(wrong_student, folder, weights))
+
+
+def weights_of(folder: Path) -> Path:
+    """The file of a student's weights; that of most, where no manifest says which it is."""
+    try:
+        return folder / read_manifest(folder / MANIFEST).weights_file
+    except (DimoError, OSError):
+        return folder / WEIGHTS
 
 
 def wrong_manifest(folder: Path) -> str | None:
@@ -151,13 +160,13 @@ def wrong_manifest(folder: Path) -> str | None:
     return None
 
 
-def wrong_student(folder: Path) -> str | None:
+def wrong_student(folder: Path, weights: Path) -> str | None:
     """Whether weights are those of their manifest, and finite."""
     try:
         sha256 = read_manifest(folder / MANIFEST).weights_sha256
     except (DimoError, OSError):
         return "has no manifest to be compared with"
-    return wrong_hash(folder / WEIGHTS, sha256) or wrong_weights(folder / WEIGHTS)
+    return wrong_hash(weights, sha256) or wrong_weights(weights)
 
 
 def shard_checks(folder: Path) -> Iterator[Check]:

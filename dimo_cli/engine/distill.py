@@ -10,6 +10,7 @@ import copy
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,7 @@ from dimo_cli.engine.draws import (
 )
 from dimo_cli.engine.field import TeacherLogits, guided, logit_field
 from dimo_cli.engine.heads import HeadRows, backward_through_head, backward_to_hidden
+from dimo_cli.engine.lora import new_adapters, trained_part
 from dimo_cli.engine.masking import Mask, check_control, draw_mask, draw_ratio, initial_tokens
 from dimo_cli.engine.one_step import draw_from_hidden, rows_at_once, student_hidden
 from dimo_cli.engine.optimizer import NetworkOptimizer
@@ -36,6 +38,11 @@ from dimo_cli.engine.verdict import Verdict
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.divergences import AdaptiveWeight
 from dimo_cli.teachers.protocol import Backbone, Cond, Teacher, moved
+
+Role = Literal["student", "auxiliary"]
+# What the first factors of adapters are drawn from, beside the seed of the run: not the run's own
+# generator, whose draws are then the same with adapters and without.
+ADAPTER_SEEDS: dict[Role, int] = {"student": 0x10_0000_0000, "auxiliary": 0x20_0000_0000}
 
 
 @dataclass(slots=True)
@@ -82,8 +89,19 @@ class StepReport:
     skipped: str | None = None
 
 
+def start_of(teacher: Teacher, spec: DistillSpec, role: Role) -> Backbone:
+    """What theta or psi starts as: the teacher's function, with weights or adapters to train."""
+    lora = spec.student.lora if role == "student" else spec.auxiliary_lora
+    if not lora.rank:
+        return trainable_copy(teacher, spec)
+    seed = ADAPTER_SEEDS[role] + spec.train.seed
+    backbone = new_adapters(teacher.backbone, lora, seed).train(spec.train.dropout)
+    backbone.gradient_checkpointing = spec.train.recomputes
+    return backbone
+
+
 def trainable_copy(teacher: Teacher, spec: DistillSpec) -> Backbone:
-    """A copy of the teacher's backbone to train: the start of theta and of psi."""
+    """A copy of the teacher's backbone, all of which is trained."""
     backbone = copy.deepcopy(teacher.backbone).requires_grad_(True).train(spec.train.dropout)
     backbone.gradient_checkpointing = spec.train.recomputes
     if spec.student.freeze_embeddings:
@@ -117,9 +135,11 @@ class Distillation:
         on_card = generator.device.type != "cpu"
         self.chunk_tokens = spec.loss.chunk_tokens or rows_at_once(teacher.space, on_card)
         teacher.backbone.train(spec.train.dropout)
-        self.student = trainable_copy(teacher, spec)
+        self.student = start_of(teacher, spec, "student")
         # Where nothing needs an auxiliary, none takes up memory: its place is held by the student.
-        self.auxiliary = trainable_copy(teacher, spec) if self.uses_auxiliary else self.student
+        self.auxiliary = self.student
+        if self.uses_auxiliary:
+            self.auxiliary = start_of(teacher, spec, "auxiliary")
         steps = spec.train.steps
         self.student_optimizer = NetworkOptimizer(self.student, spec.student.optimizer, steps)
         if self.uses_auxiliary:
@@ -232,9 +252,9 @@ class Distillation:
         return [self.teacher.backbone, self.student, self.auxiliary]
 
     def networks(self) -> dict[str, nn.Module]:
-        """The networks whose weights change."""
-        auxiliary = {"auxiliary": self.auxiliary} if self.uses_auxiliary else {}
-        return {"student": self.student, **auxiliary}
+        """The networks whose weights change, as far as they do."""
+        auxiliary = {"auxiliary": trained_part(self.auxiliary)} if self.uses_auxiliary else {}
+        return {"student": trained_part(self.student), **auxiliary}
 
     def optimizers(self) -> dict[str, NetworkOptimizer]:
         """Their optimizers."""

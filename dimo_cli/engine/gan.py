@@ -6,7 +6,6 @@ real images. The frozen teacher makes features of them at several depths.
 
 from __future__ import annotations
 
-import copy
 import itertools
 import math
 import sys
@@ -17,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dimo_cli.engine.draws import Source, normal, on_host, uniform
+from dimo_cli.engine.lora import shared_view
 from dimo_cli.engine.masking import exact_mask
 from dimo_cli.errors import SpecError
 from dimo_cli.teachers.protocol import Backbone, Cond, Teacher, TokenSpace, moved
@@ -63,12 +63,6 @@ def even_taps(depth: int, count: int) -> tuple[int, ...]:
     if count > depth:
         raise SpecError(f"`gan.heads` is {count}, but this teacher has {depth} layers to tap.")
     return tuple(math.ceil((index + 1) * depth / count) - 1 for index in range(count))
-
-
-def shared_view(backbone: Backbone) -> Backbone:
-    """The same weights in modules of their own, in eval mode whatever mode the teacher is in."""
-    tensors = [*backbone.parameters(), *backbone.buffers()]
-    return copy.deepcopy(backbone, {id(tensor): tensor for tensor in tensors}).eval()
 
 
 @torch.no_grad()

@@ -25,6 +25,7 @@ from dimo_cli.engine.gan import (
     generator_loss,
     masked_embeds,
 )
+from dimo_cli.engine.lora import begin_with, trained_part
 from dimo_cli.engine.one_step import draw_tokens
 from dimo_cli.engine.optimizer import NetworkOptimizer
 from dimo_cli.engine.relax import estimate, one_hots, relaxed
@@ -92,9 +93,9 @@ class Refinement(Distillation):
         """The student starts from `start`; the auxiliary from the teacher, if it has no weights."""
         self.refine, self.data, self.rewards = spec, data, rewards or {}
         super().__init__(teacher, spec, generator, autocast, share)
-        self.student.load_state_dict(start.state_dict())
+        begin_with(self.student, start)
         if auxiliary is not None:
-            self.auxiliary.load_state_dict(auxiliary)
+            trained_part(self.auxiliary).load_state_dict(auxiliary)
         self.steps_done = 0
         self.norms = {name: RunningNorm() for name in ("distill", "gan", "reward")}
         self.seen: dict[str, Tensor] = {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, TypeGuard
 
 import torch
@@ -72,18 +72,26 @@ def sharding_plugin(spec: DistillSpec) -> FullyShardedDataParallelPlugin | None:
     return plugin
 
 
-def shard_blocks(network: Backbone, plugin: FullyShardedDataParallelPlugin) -> None:
-    """Spread the blocks of a network over all ranks, in place."""
+def shard_blocks(
+    network: Backbone, plugin: FullyShardedDataParallelPlugin, kept: Iterable[nn.Parameter] = ()
+) -> None:
+    """Spread the blocks of a network over all ranks, in place, but for weights that are `kept`."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
     device = next(network.parameters()).device
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
-    blocks = list(blocks_of(network))
+    whole = set(kept)
+    blocks = [block for block in blocks_of(network) if set(block.parameters()) - whole]
     for block in blocks:
-        fully_shard(block, mesh=mesh, reshard_after_forward=plugin.reshard_after_forward)
+        fully_shard(
+            block,
+            mesh=mesh,
+            reshard_after_forward=plugin.reshard_after_forward,
+            ignored_params=whole,
+        )
     inside = {parameter for block in blocks for parameter in block.parameters()}
-    whole = {parameter for parameter in network.parameters() if parameter not in inside}
+    whole |= {parameter for parameter in network.parameters() if parameter not in inside}
     fully_shard(network, mesh=mesh, ignored_params=whole)
     register_fsdp_forward_method(network, "hidden")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from dimo_cli.engine.distill import Distillation
+from dimo_cli.engine.lora import has_adapters, new_adapters, trained_part
 from dimo_cli.engine.one_step import rows_at_once
 from dimo_cli.engine.refine import Refinement, Rewards
 from dimo_cli.engine.sharding import GATHERED, blocks_of
@@ -19,6 +21,7 @@ from dimo_cli.engine.share import divide, largest_divisor, local_train
 from dimo_cli.planning.rehearsal import BlankImages, rehearse, without_content
 from dimo_cli.rewards.registry import blank_reward
 from dimo_cli.specs.distill import DistillSpec
+from dimo_cli.specs.lora import LoraSpec
 from dimo_cli.specs.refine import RefineSpec, reward_names
 from dimo_cli.teachers.protocol import Backbone, Cond, Teacher
 
@@ -217,17 +220,39 @@ def sharded_estimate(
 
     Student, auxiliary and average are; the teacher is whole. A few blocks are gathered at a time.
     """
-    sizes = [sum(p.nbytes for p in block.parameters()) for block in blocks_of(backbone)]
     frozen = backbone.embedding_parameters() if spec.student.freeze_embeddings else []
-    trained = sum(p.nbytes for p in backbone.parameters()) - sum(p.nbytes for p in frozen)
-    networks = 3 if getattr(spec, "distill_weight", 1.0) else 2
+    student = trained_bytes(backbone, spec.student.lora, frozen)
+    auxiliary = trained_bytes(backbone, spec.auxiliary_lora, frozen)
+    roles = [student, auxiliary] if getattr(spec, "distill_weight", 1.0) else [student]
     away = 1 - 1 / processes
-    spread = sum(sizes) / trained
+    in_blocks = sum(sum(blocks) for blocks, _ in roles)
+    spread = in_blocks / sum(whole for _, whole in roles)
+    gathered = GATHERED * max(size for blocks, _ in roles for size in blocks)
+    weights = estimate.weights - (in_blocks + sum(student[0])) * away + gathered
     return replace(
         estimate,
-        weights=round(estimate.weights - networks * sum(sizes) * away + GATHERED * max(sizes)),
+        weights=round(weights),
         gradients_and_optimizers=round(estimate.gradients_and_optimizers * (1 - spread * away)),
     )
+
+
+def trained_bytes(
+    backbone: Backbone, lora: LoraSpec, frozen: Sequence[Tensor]
+) -> tuple[list[int], int]:
+    """Bytes of what is trained of a role: of each of its blocks, and all together."""
+    if not lora.rank:
+        sizes = [sum(p.nbytes for p in block.parameters()) for block in blocks_of(backbone)]
+        whole = sum(p.nbytes for p in backbone.parameters()) - sum(p.nbytes for p in frozen)
+        return sizes, whole
+    network = new_adapters(without_memory(backbone), lora, 0)
+    blocks = [trained_part(block) for block in blocks_of(network) if has_adapters(block)]
+    sizes = [sum(p.nbytes for p in block.parameters()) for block in blocks]
+    return sizes, sum(p.nbytes for p in trained_part(network).parameters())
+
+
+def without_memory(backbone: Backbone) -> Backbone:
+    """A network of the same shapes on the meta device."""
+    return copy.deepcopy(backbone).to("meta")
 
 
 def blank_rewards(spec: RefineSpec) -> Rewards:

@@ -23,6 +23,7 @@ from torch.utils._pytree import tree_map_only
 from torch.utils.weak import WeakIdKeyDictionary
 
 from dimo_cli.engine.distill import Distillation
+from dimo_cli.engine.lora import own_copy
 from dimo_cli.engine.optimizer import Ema, NetworkOptimizer
 from dimo_cli.teachers.protocol import Cond, Conditioner, Teacher
 from dimo_cli.training.precision import matrices
@@ -229,7 +230,7 @@ def rehearse(
     with ledger, Fence():
         with ledger.counting_as(WEIGHTS):
             method = build(without_weights(teacher), torch.Generator(), autocast(half))
-            kept = [Ema(copy.deepcopy(method.student), method.student) for _ in range(averages)]
+            kept = [Ema(own_copy(method.student), method.student) for _ in range(averages)]
             if half:
                 for parameter in matrices(method.teacher.backbone):
                     parameter.data = parameter.data.bfloat16()

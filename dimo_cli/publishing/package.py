@@ -19,7 +19,7 @@ from dimo_cli.publishing.preview import preview_of
 from dimo_cli.publishing.upload import Upload
 from dimo_cli.run_folder.effort import Effort, effort_of
 from dimo_cli.sampling.samplers import draw_images
-from dimo_cli.specs.manifest import CARD, MANIFEST, PREVIEW, WEIGHTS
+from dimo_cli.specs.manifest import CARD, MANIFEST, PREVIEW
 from dimo_cli.specs.push import PushSpec
 from dimo_cli.specs.resolve import load_yaml
 from dimo_cli.specs.sample import SamplerSpec
@@ -59,11 +59,11 @@ def prepare(spec: PushSpec, workplace: Path, options: LoadOptions) -> Package:
     card = student_card(facts)
     (workplace / CARD).write_text(card, encoding="utf-8")
     (workplace / MANIFEST).write_text(public_manifest(student.manifest), encoding="utf-8")
-    check_weights(folder / WEIGHTS)
+    check_weights(folder / student.manifest.weights_file)
     places = {
         CARD: workplace / CARD,
         MANIFEST: workplace / MANIFEST,
-        WEIGHTS: folder / WEIGHTS,
+        **{name: folder / name for name in student.manifest.files},
         PREVIEW: preview_of(student, folder, workplace, options),
     }
     files = [

@@ -38,7 +38,7 @@ from dimo_cli.runs.watcher import RunWatcher
 from dimo_cli.sampling.previews import draw_comparison
 from dimo_cli.specs.checkpoint import Owner, fixed_settings
 from dimo_cli.specs.distill import DistillSpec
-from dimo_cli.specs.manifest import Choice
+from dimo_cli.specs.manifest import Choice, TeacherFacts
 from dimo_cli.specs.refine import RefineSpec
 from dimo_cli.specs.render import to_yaml
 from dimo_cli.specs.resolve import resolve_spec
@@ -121,6 +121,18 @@ def continue_folder(spec: DistillSpec, folder: Path) -> None:
     write_whole_text(path, to_yaml(spec))
 
 
+def check_same_base(folder: Path, teacher: TeacherFacts) -> None:
+    """Refuse to go on with adapters over other weights than those that they were trained over."""
+    newest = newest_contents(folder)
+    before = newest.teacher.fingerprint if newest and newest.teacher else None
+    if before is not None and before != teacher.fingerprint:
+        raise SpecError(
+            f"The weights of `{teacher.name}` are not those that the adapters of `{folder}` were "
+            "trained over.",
+            f"Load the teacher at revision {teacher.revision} as it was when the run began.",
+        )
+
+
 def check_resume(old: DistillSpec, new: DistillSpec) -> None:
     """Refuse to continue a run under settings that would have made another one."""
     before, after = (flat(fixed_settings(spec)) for spec in (old, new))
@@ -195,6 +207,8 @@ def run_method(
         else:
             prepare_folder(spec, folder)
         facts = facts_of_teacher(spec, teacher)
+        if resume:
+            check_same_base(folder, facts)
         trainer.checkpoints.owner = Owner.of(identity_of(folder), spec, facts)
         if origins is not None:
             keep_origins(folder, origins)

@@ -22,11 +22,14 @@ from dimo_cli.hub.store import HubStore
 from dimo_cli.rewards.protocol import Reward
 from dimo_cli.rewards.registry import check_reward, load_rewards
 from dimo_cli.run_folder.alarms import told
+from dimo_cli.run_folder.checkpoints import read_contents, spec_of
 from dimo_cli.runs.distill import RunResult, check_measurable_run, run_method
 from dimo_cli.runs.prompts import attach_prompts, with_commits
 from dimo_cli.runs.watcher import RunWatcher
 from dimo_cli.sampling.previews import preview_conditions
 from dimo_cli.sampling.samplers import condition, draw_images
+from dimo_cli.specs.distill import DistillSpec
+from dimo_cli.specs.lora import LoraSpec
 from dimo_cli.specs.refine import FROM_TEACHER, RefineSpec, reward_names
 from dimo_cli.specs.sample import SamplerSpec
 from dimo_cli.students.published import open_student
@@ -227,7 +230,29 @@ def starting_auxiliary(spec: RefineSpec) -> StateDict | None:
             "of an auxiliary.",
             "Start from a run folder, or set `auxiliary.start=teacher`.",
         )
+    check_same_adapters(spec, path.parent)
     return load_file(path)
+
+
+def check_same_adapters(spec: RefineSpec, checkpoint: Path) -> None:
+    """Refuse an auxiliary with other adapters than those that are to go on from it."""
+    before = spec_of(read_contents(checkpoint), checkpoint)
+    had, wanted = (before or DistillSpec()).auxiliary_lora, spec.auxiliary_lora
+    if had != wanted and (had.rank or wanted.rank):
+        alpha = f" auxiliary.lora.alpha={had.alpha:g}" if had.alpha is not None else ""
+        raise SpecError(
+            f"`auxiliary.start` is run, whose auxiliary has {told_of(had)}, and here it is to have "
+            f"{told_of(wanted)}.",
+            f"Set `auxiliary.lora.rank={had.rank}{alpha}` and the same targets, or "
+            "`auxiliary.start=teacher`.",
+        )
+
+
+def told_of(lora: LoraSpec) -> str:
+    """Adapters in a few words."""
+    if not lora.rank:
+        return "no adapters"
+    return f"adapters of rank {lora.rank} (scale {lora.scale:g}) at {', '.join(lora.targets)}"
 
 
 def starting_networks(

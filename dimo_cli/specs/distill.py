@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from dimo_cli.specs.averaging import EmaSpec
 from dimo_cli.specs.base import AutoBool, Int, Real, Spec, or_auto, shorthand
 from dimo_cli.specs.divergences import AdaptiveWeight, ConstantWeight, Divergence, ForwardKL
+from dimo_cli.specs.lora import AuxiliaryLoraSpec, LoraSpec
 from dimo_cli.specs.monitor import MonitorSpec
 
 MaskSchedule = Literal["linear", "square", "root", "cosine", "arccos", "truncated_normal"]
@@ -272,6 +273,28 @@ class StudentSpec(Spec):
     temperature: Real = Field(
         1.0, gt=0, le=1000, description="Sampling temperature after training, kept in the manifest"
     )
+    lora: LoraSpec = Field(
+        default_factory=LoraSpec, description="Adapters over the teacher's weights"
+    )
+
+    @model_validator(mode="after")
+    def _adapters_leave_the_rest(self) -> StudentSpec:
+        if self.lora.rank and not self.freeze_embeddings:
+            raise ValueError(
+                "freeze_embeddings false trains the token embeddings, and lora trains adapters "
+                "alone; use one of them"
+            )
+        if self.lora.rank and self.ema.offload:
+            raise ValueError(
+                "ema.offload has nothing to save with lora: the average is of the adapters alone; "
+                "leave it out"
+            )
+        if self.lora.rank and self.ema.post_hoc.every is not None:
+            raise ValueError(
+                "ema.post_hoc keeps averages of whole weights, and lora trains adapters alone; use "
+                "one of them"
+            )
+        return self
 
 
 class AuxiliarySpec(Spec):
@@ -300,6 +323,10 @@ class AuxiliarySpec(Spec):
     )
     label_smoothing: Real = Field(
         0.0, ge=0, lt=1, description="Smoothing of the hard target over all ids"
+    )
+
+    lora: AuxiliaryLoraSpec = Field(
+        default_factory=AuxiliaryLoraSpec, description="Adapters over the teacher's weights"
     )
 
     @model_validator(mode="after")
@@ -418,6 +445,18 @@ class DistillSpec(Spec):
     def method(self) -> str:
         """What this way of training is called."""
         return "Di[M]O"
+
+    @property
+    def auxiliary_lora(self) -> LoraSpec:
+        """The auxiliary's adapters; rank 0: none."""
+        return self.auxiliary.lora.beside(self.student.lora)
+
+    @model_validator(mode="after")
+    def _auxiliary_has_a_scale(self) -> DistillSpec:
+        lora = self.auxiliary.lora
+        if lora.alpha is not None and lora.rank == "student" and not self.student.lora.rank:
+            raise ValueError("auxiliary.lora.alpha needs auxiliary.lora.rank above 0")
+        return self
 
     @model_validator(mode="after")
     def _sharing_needs_one_schedule(self) -> DistillSpec:

@@ -16,6 +16,9 @@ class ExportSpec(Spec):
     top_k: Int = Field(0, ge=0, description="Keep the k likeliest tokens; 0: all")
     top_p: Real = Field(0.0, ge=0, le=1, description="Keep the likeliest mass p; 0: all")
     greedy: bool = Field(False, description="Take the likeliest tokens")
+    lora: bool = Field(
+        False, description="Write the adapters of a student that has some, as a folder of peft"
+    )
 
     @model_validator(mode="after")
     def _settings_have_an_effect(self) -> ExportSpec:
@@ -23,5 +26,10 @@ class ExportSpec(Spec):
             raise ValueError(
                 "--greedy takes the likeliest tokens, so --temperature, --top-k and --top-p would "
                 "have no effect"
+            )
+        if self.lora and (self.greedy or self.temperature is not None or self.top_k or self.top_p):
+            raise ValueError(
+                "--lora writes adapters, which draw nothing by themselves, so --temperature, "
+                "--top-k, --top-p and --greedy would have no effect"
             )
         return self

@@ -6,17 +6,32 @@ from typing import Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
-from dimo_cli.specs.base import Spec
+from dimo_cli.specs.base import Int, Real, Spec
 from dimo_cli.specs.distill import InitSpec
 from dimo_cli.specs.divergences import Divergence
+from dimo_cli.specs.lora import HIGHEST_RANK
 
-FORMAT: Literal[1] = 1
+FORMAT = 2
+"""The newest that is read: 2 are adapters over the teacher, which an earlier dimo cannot load."""
 MANIFEST, WEIGHTS = "dimo.json", "model.safetensors"
+ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 CARD, PREVIEW = "README.md", "preview.png"
 
 
-class TeacherFacts(Spec):
+class Facts(Spec):
+    """What is written only where there is something to say: other files stay as they were."""
+
+    @model_serializer(mode="wrap")
+    def _without_nothing(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = handler(self)
+        for name in ("chosen", "fingerprint", "lora"):
+            if name in values and values[name] is None:
+                del values[name]
+        return values
+
+
+class TeacherFacts(Facts):
     """Which teacher a student was distilled from."""
 
     name: str
@@ -24,6 +39,8 @@ class TeacherFacts(Spec):
     revision: str
     license: str
     architecture: dict[str, Any] = Field(default_factory=dict)
+    fingerprint: str | None = None
+    """Of its weights, where a student is nothing without them."""
 
 
 class TrainingFacts(Spec):
@@ -57,10 +74,17 @@ class Choice(Spec):
         return {name: value for name, value in handler(self).items() if value is not None}
 
 
-class StudentManifest(Spec):
-    """dimo.json, version 1."""
+class LoraFacts(Spec):
+    """The adapters of a student that is its teacher with adapters."""
 
-    format: Literal[1] = FORMAT
+    rank: Int = Field(..., ge=1, le=HIGHEST_RANK)
+    alpha: Real = Field(..., gt=0)
+
+
+class StudentManifest(Facts):
+    """dimo.json."""
+
+    format: Literal[1, 2] = 1
     dimo_version: str
     teacher: TeacherFacts
     init: InitSpec
@@ -69,10 +93,15 @@ class StudentManifest(Spec):
     weights_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     chosen: Choice | None = None
     """None: not recorded, and not written."""
+    lora: LoraFacts | None = None
 
-    @model_serializer(mode="wrap")
-    def _only_what_is_recorded(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        document: dict[str, Any] = handler(self)
-        if document.get("chosen") is None:
-            document.pop("chosen", None)
-        return document
+    @property
+    def weights_file(self) -> str:
+        """What has this hash: adapters, or all weights."""
+        return WEIGHTS if self.lora is None else ADAPTER_WEIGHTS
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """All files that it cannot be loaded or used without, the manifest apart."""
+        more = () if self.lora is None else (ADAPTER_CONFIG,)
+        return (self.weights_file, *more)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
+from dimo_cli.engine.lora import own_copy, trained_part
 from dimo_cli.errors import MissingError, SpecError
 from dimo_cli.hub.loading import fill
 from dimo_cli.hub.published import StateDict
@@ -27,8 +27,9 @@ from dimo_cli.run_folder.naming import (
 )
 from dimo_cli.run_folder.verifying import check_contents, is_of
 from dimo_cli.specs.checkpoint import Contents
-from dimo_cli.specs.manifest import MANIFEST, WEIGHTS, Choice, StudentManifest
-from dimo_cli.students.folder import describe_run, write_weights
+from dimo_cli.specs.manifest import MANIFEST, Choice, StudentManifest
+from dimo_cli.students.adapters import adapters_sha256, peft_names
+from dimo_cli.students.folder import describe_run, write_network
 from dimo_cli.students.names import AtCheckpoint
 from dimo_cli.students.student import LoadOptions, Student, assemble_student
 
@@ -42,6 +43,8 @@ def open_checkpoint(name: AtCheckpoint, options: LoadOptions) -> Student:
         contents = check_contents(folder, AVERAGE)
         weights = averaged_weights(folder, contents)
         manifest = manifest_at(name, contents, weights)
+    if manifest.lora is not None:
+        weights = peft_names(weights)
     return assemble_student(manifest, weights, f"`{name}`", options)
 
 
@@ -58,8 +61,9 @@ def at_best(run: Path, student: Student) -> Student | None:
         weights = averaged_weights(name.folder, contents)
         manifest = manifest_at(name, contents, weights)
     device = next(student.backbone.parameters()).device
-    backbone = fill(copy.deepcopy(student.backbone), weights, f"`{name}`").to(device)
-    return replace(student, manifest=manifest, backbone=backbone)
+    backbone = own_copy(student.backbone)
+    fill(trained_part(backbone), weights, f"`{name}`")
+    return replace(student, manifest=manifest, backbone=backbone.to(device).eval())
 
 
 def look_at_checkpoint(name: AtCheckpoint) -> StudentManifest:
@@ -90,7 +94,7 @@ def manifest_at(
             "is.",
             "Go on with the run: its next checkpoints do.",
         )
-    digest = weights_hash(contents, weights)
+    digest = weights_hash(contents, weights, bool(spec.student.lora.rank))
     return describe_run(spec, contents.teacher, digest, contents.step, choice_of(name, contents))
 
 
@@ -112,10 +116,12 @@ def choice_of(name: AtCheckpoint, contents: Contents) -> Choice | None:
     )
 
 
-def weights_hash(contents: Contents, weights: StateDict | None) -> str:
+def weights_hash(contents: Contents, weights: StateDict | None, is_lora: bool) -> str:
     """The hash that the file of these weights has, or would have."""
     if WHOLE not in contents.files:
         raise DamagedCheckpoint(f"it has no {WHOLE}")
+    if is_lora:
+        return adapters_sha256(weights) if weights else "0" * 64
     if not is_sharded(contents):
         return contents.files[WHOLE].sha256
     return hashlib.sha256(save(weights)).hexdigest() if weights else "0" * 64
@@ -141,6 +147,6 @@ def write_checkpoint(name: AtCheckpoint, folder: Path, options: LoadOptions) -> 
     """Write the student of a checkpoint into a folder of its own."""
     student = open_checkpoint(name, options)
     folder.mkdir(parents=True)
-    write_weights(student.backbone, folder / WEIGHTS)
+    write_network(student.backbone, folder, student.manifest.teacher)
     text = student.manifest.model_dump_json(indent=2) + "\n"
     (folder / MANIFEST).write_text(text, encoding="utf-8")

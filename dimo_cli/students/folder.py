@@ -24,6 +24,7 @@ from dimo_cli.cards.card import student_card
 from dimo_cli.cards.facts import CardFacts
 from dimo_cli.cards.licenses import license_of
 from dimo_cli.console import next_steps
+from dimo_cli.engine.lora import fingerprint, has_adapters
 from dimo_cli.errors import MissingError, SpecError, nearest
 from dimo_cli.files.reading import MOST_DOCUMENT, read_text
 from dimo_cli.files.sound import check_finite
@@ -39,11 +40,13 @@ from dimo_cli.specs.manifest import (
     MANIFEST,
     WEIGHTS,
     Choice,
+    LoraFacts,
     StudentManifest,
     TeacherFacts,
     TrainingFacts,
 )
 from dimo_cli.specs.resolve import preset_names
+from dimo_cli.students.adapters import write_adapters
 from dimo_cli.students.names import student_names
 from dimo_cli.students.student import LoadOptions, Student, assemble_student
 from dimo_cli.teachers.builtin import builtin_path
@@ -59,12 +62,14 @@ BUILTIN = {name: Path(builtin_path(f"{name}-student")) for name in ("digits", "s
 
 def facts_of_teacher(spec: DistillSpec, teacher: Teacher) -> TeacherFacts:
     """What a student says of its teacher."""
+    over_it = spec.student.lora.rank or spec.auxiliary_lora.rank
     return TeacherFacts(
         name=teacher.name,
         family=teacher.family,
         revision=teacher.revision,
         license=teacher.license,
         architecture=spec.teacher.architecture,
+        fingerprint=fingerprint(teacher.backbone) if over_it else None,
     )
 
 
@@ -78,7 +83,9 @@ def describe_run(
     """The manifest of the student that a run made in so many steps (None: all of the spec's)."""
     steps = spec.train.steps if steps is None else steps
     batch = spec.train.batch_size * spec.train.accumulate
+    lora = spec.student.lora
     return StudentManifest(
+        format=2 if lora.rank else 1,
         dimo_version=__version__,
         teacher=teacher if isinstance(teacher, TeacherFacts) else facts_of_teacher(spec, teacher),
         init=spec.init,
@@ -92,6 +99,7 @@ def describe_run(
         ),
         weights_sha256=weights_sha256,
         chosen=chosen,
+        lora=LoraFacts(rank=lora.rank, alpha=lora.alpha or lora.rank) if lora.rank else None,
     )
 
 
@@ -113,7 +121,7 @@ def write_student(folder: Path, student: Student) -> Student:
     beside = folder.with_name(f".tmp-{folder.name}")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
-    digest = write_weights(student.backbone, beside / WEIGHTS)
+    digest = write_network(student.backbone, beside, student.manifest.teacher)
     manifest = student.manifest.model_copy(update={"weights_sha256": digest})
     (beside / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
     student = replace(student, manifest=manifest)
@@ -121,6 +129,15 @@ def write_student(folder: Path, student: Student) -> Student:
     (beside / CARD).write_text(card, encoding="utf-8")
     replace_folder(beside, folder)
     return student
+
+
+def write_network(backbone: Backbone, folder: Path, teacher: TeacherFacts) -> str:
+    """Write a student's weights, or its adapters if it has some; returns their hash."""
+    if has_adapters(backbone):
+        return write_adapters(
+            backbone, folder, teacher_repository(teacher) or teacher.name, teacher
+        )
+    return write_weights(backbone, folder / WEIGHTS)
 
 
 def write_weights(backbone: Backbone, path: Path) -> str:
@@ -202,8 +219,9 @@ def load_student(target: Path, options: LoadOptions | None = None) -> Student:
     """
     folder = find_student(target)
     manifest = read_manifest(folder / MANIFEST)
-    weights = read_weights(folder / WEIGHTS, manifest.weights_sha256)
-    return assemble_student(manifest, weights, f"`{folder / WEIGHTS}`", options or LoadOptions())
+    path = folder / manifest.weights_file
+    weights = read_weights(path, manifest.weights_sha256)
+    return assemble_student(manifest, weights, f"`{path}`", options or LoadOptions())
 
 
 def read_manifest(path: Path) -> StudentManifest:

@@ -14,7 +14,7 @@ from dimo_cli.hub.published import HubFile, Published
 from dimo_cli.hub.store import HubStore
 from dimo_cli.hub.weights import read_published
 from dimo_cli.specs.distill import FixedNoise, FixedRatio, InitSpec, TeacherSource
-from dimo_cli.specs.manifest import MANIFEST, WEIGHTS, StudentManifest, TeacherFacts, TrainingFacts
+from dimo_cli.specs.manifest import MANIFEST, StudentManifest, TeacherFacts, TrainingFacts
 from dimo_cli.students.checkpoints import look_at_checkpoint, open_checkpoint
 from dimo_cli.students.folder import (
     BUILTIN,
@@ -126,7 +126,8 @@ def look_at_student(target: str) -> StudentManifest:
 def open_pushed(repo: str, store: HubStore, options: LoadOptions) -> Student:
     """A student that dimo pushed: the same folder, on the Hub."""
     manifest = read_manifest(find_pushed(repo, MANIFEST, store).path)
-    weights = read_weights(find_pushed(repo, WEIGHTS, store).path, manifest.weights_sha256)
+    path = find_pushed(repo, manifest.weights_file, store).path
+    weights = read_weights(path, manifest.weights_sha256)
     return assemble_student(manifest, weights, f"`{repo}`", options)
 
 

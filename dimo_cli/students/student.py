@@ -17,6 +17,7 @@ from dimo_cli.hub.loading import fill
 from dimo_cli.hub.published import StateDict
 from dimo_cli.specs.distill import FixedRatio, TeacherSource
 from dimo_cli.specs.manifest import StudentManifest
+from dimo_cli.students.adapters import adapted_network
 from dimo_cli.teachers.decoding import Precision, decode, half_on_cuda
 from dimo_cli.teachers.protocol import Backbone, Cond, Teacher
 from dimo_cli.teachers.registry import (
@@ -125,9 +126,13 @@ def assemble_student(
             "Upgrade dimo.",
         )
     source = teacher_source(manifest, options)
-    teacher = load_teacher(source, options.say, with_backbone=options.with_teacher)
+    with_teacher = options.with_teacher or manifest.lora is not None
+    teacher = load_teacher(source, options.say, with_backbone=with_teacher)
     device = options.device or best_device()
-    backbone = fill(copy.deepcopy(teacher.backbone), weights, what).to(device)
+    if manifest.lora is not None:
+        backbone = adapted_network(teacher.backbone, manifest, weights, what).to(device)
+    else:
+        backbone = fill(copy.deepcopy(teacher.backbone), weights, what).to(device)
     if not next(teacher.backbone.parameters()).is_meta:
         teacher.backbone.to(device)
     teacher.tokenizer.to(device)

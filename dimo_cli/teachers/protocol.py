@@ -12,7 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -116,6 +116,14 @@ class LastLinear:
     bias: Tensor | None = None
 
 
+# Parts of names that families give to attention and to feed-forward networks.
+ATTENTION = r"attn\d?|\w+_attn|attention|mha|qkv|out|[qkv]_proj|attn_out"
+MLP = (
+    r"mlp|ff|ffn|ff_context|feed_forward|net|intermediate|output|up|down|fc[12]|ff_proj|up_proj|"
+    r"gate_proj|down_proj|ff_out|proj_mlp|proj_out"
+)
+
+
 def call_plainly(block: Callable[..., Any], *inputs: Any) -> Any:
     """A block, run as it is written."""
     return block(*inputs)
@@ -131,6 +139,13 @@ class Backbone(nn.Module, ABC):
     gradient_checkpointing = False
     call_block: Callable[..., Any] = staticmethod(call_plainly)
     """How a block is run; `compiling.compile_blocks` puts a compiled call here."""
+    lora_targets: ClassVar[Mapping[str, str]] = {
+        # Whatever is in a module of attention, whose linear maps stand in the block itself if not.
+        "attention": rf"(?:.*\.)?(?:{ATTENTION})(?:\..+)?",
+        "mlp": rf"(?!(?:.*\.)?(?:{ATTENTION})(?:\.|$))(?:.*\.)?(?:{MLP})(?:\..+)?",
+        "all": ".+",
+    }
+    """The linear maps of blocks by group, as regular expressions of their whole names."""
 
     def run_block(self, block: Callable[..., Any], *inputs: Any) -> Any:
         """Run one block, recomputing its activations in the backward pass if asked to."""

@@ -22,6 +22,7 @@ from dimo_cli.distributed.ranks import as_first_says, from_all, is_first, larges
 from dimo_cli.engine import fused
 from dimo_cli.engine.capture import CapturedStep, is_small, obstacle
 from dimo_cli.engine.distill import Distillation
+from dimo_cli.engine.lora import frozen_part, has_adapters, new_adapters, own_copy, trained_part
 from dimo_cli.engine.optimizer import Ema
 from dimo_cli.engine.schedules import ema_decay
 from dimo_cli.engine.sharding import gather, shard_blocks, sharding_plugin
@@ -96,7 +97,7 @@ class Trainer:
         )
         if self.rank:
             torch.manual_seed(spec.train.seed + self.rank)  # of dropout, which is each rank's own
-        average = copy.deepcopy(self.distillation.student)
+        average = own_copy(self.distillation.student)
         if plugin is not None:
             self.shard(average, plugin)
         home = "cpu" if spec.student.ema.offload else None
@@ -139,14 +140,14 @@ class Trainer:
         """Spread student, auxiliary and average over all ranks, before any step."""
         distillation = self.distillation
         for backbone in {distillation.student, distillation.auxiliary, average}:
-            shard_blocks(backbone, plugin)
+            shard_blocks(backbone, plugin, frozen_part(backbone))
         distillation.student_optimizer.follow(distillation.student)
         if distillation.uses_auxiliary:
             distillation.auxiliary_optimizer.follow(distillation.auxiliary)
 
     def networks(self) -> dict[str, nn.Module]:
-        """The networks whose weights change."""
-        averages = {"ema": self.ema.network, **self.power.networks()}
+        """The networks whose weights change, as far as they do."""
+        averages = {"ema": trained_part(self.ema.network), **self.power.networks()}
         return {**self.distillation.networks(), **averages}
 
     def frozen(self) -> dict[str, nn.Module]:
@@ -277,6 +278,10 @@ class Trainer:
         if not self.is_sharded:
             return self.ema.at(self.accelerator.device)  # type: ignore[return-value]
         backbone = self.distillation.teacher.backbone  # whose weights may be rounded
+        if has_adapters(self.ema.network):
+            adapted = new_adapters(backbone, self.spec.student.lora, 0)
+            gather(trained_part(self.ema.network), trained_part(adapted) if is_first() else None)
+            return adapted.requires_grad_(False)
         whole = copy.deepcopy(backbone).float().eval() if is_first() else None
         gather(self.ema.network, whole)
         return whole or backbone

@@ -13,6 +13,7 @@ from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.evaluate import EvalSpec
 from dimo_cli.specs.export import ExportSpec
 from dimo_cli.specs.launch import LaunchSpec
+from dimo_cli.specs.lowrank import ExtractSpec, MergeSpec
 from dimo_cli.specs.play import DrawAsk, TeacherAsk, TteoAsk
 from dimo_cli.specs.push import PushSpec
 from dimo_cli.specs.refine import RefineSpec
@@ -35,6 +36,8 @@ CHECKED: dict[str, tuple[type[Spec], ...]] = {
     "eval": (EvalSpec,),
     "data": (EncodeSpec,),
     "export": (ExportSpec,),
+    "merge": (MergeSpec,),
+    "extract": (ExtractSpec,),
     "push": (PushSpec,),
     "check": (CheckSpec,),
     "runs": (ListSpec, RemoveSpec),

@@ -44,7 +44,7 @@ def test_a_pipeline_without_a_prompt_says_that_there_is_none():
 def test_a_manifest_of_a_newer_dimo_is_not_called_damaged(dimo, tmp_path):
     shutil.copytree(BUILTIN["digits"], tmp_path / "student")
     manifest = tmp_path / "student" / "dimo.json"
-    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "format": 2, "new": 1}))
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "format": 3, "new": 1}))
     told = dimo("sample", "--student", "student").stderr
     assert "made by a newer dimo" in told
     assert "upgrade" in told

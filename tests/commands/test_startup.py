@@ -22,7 +22,7 @@ OWN = {
     *("base64", "binascii", "logging", "string", "urllib", "urllib.parse", "ipaddress"),
 }
 # The specs that a help page is made of, by the first words of the command.
-RUN_SPECS = {"distill", "averaging", "divergences", "launch", "metrics", "monitor"}
+RUN_SPECS = {"distill", "averaging", "divergences", "launch", "lora", "metrics", "monitor"}
 RUN_SPECS |= {"render", "resolve"}
 SPECS = {
     "distill": RUN_SPECS,
@@ -36,6 +36,8 @@ SPECS = {
     "eval": {"evaluate", "sample", "launch"},
     "data": {"data"},
     "export": {"export"},
+    "merge": {"lora", "lowrank"},
+    "extract": {"lora", "lowrank"},
     "push": {"push", "launch", "render"},
     "doctor": {"launch", "render"},
     "check": {"check", "launch", "render"},

@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 from accelerate import FullyShardedDataParallelPlugin
+from safetensors.torch import load_file
 
 from dimo_cli.distributed.ranks import joined_ranks
 from dimo_cli.engine.optimizer import average_over_ranks
@@ -67,6 +68,22 @@ def test_one_sharded_rank_trains_what_one_process_does(tmp_path):
     train_with(1, tmp_path / "sharded", environment=SHARDED, **both)
     assert list((tmp_path / "sharded" / "checkpoints").rglob("student-00000-of-00001.safetensors"))
     assert largest_difference(tmp_path / "one", tmp_path / "sharded") < BAR
+
+
+@pytest.mark.slow
+def test_sharded_adapters_train_as_whole_ones_do_and_go_on_as_such(tmp_path):
+    student = {**SMOOTH["student"], "lora": {"rank": 4}}
+    both = {**SMOOTH, "student": student, "train": {**STEPS, "batch_size": 4}}
+    train_with(1, tmp_path / "one", **both)
+    train_with(1, tmp_path / "one sharded", environment=SHARDED, **both)
+    assert largest_difference(tmp_path / "one", tmp_path / "one sharded") < BAR
+    train_with(2, tmp_path / "two", **both)
+    half = {**both, "train": {**both["train"], "steps": 10}}
+    train_with(2, tmp_path / "sharded", environment=SHARDED, **half)
+    written = newest(tmp_path / "sharded") / "student-00001-of-00002.safetensors"
+    assert all("lora_" in name for name in load_file(written))
+    train_with(2, tmp_path / "sharded", resume=True, **both)
+    assert largest_difference(tmp_path / "two", tmp_path / "sharded") < BAR
 
 
 @pytest.mark.slow

@@ -239,3 +239,27 @@ def test_a_run_says_how_strong_its_noise_is_for_its_teacher(dimo):
     more = ("--gan", *QUICK, "--set", "init.embed_noise=0.1", "-o", "noisy")
     told = dimo("refine", "digits", *more).stderr
     assert "Embedding noise: sigma 0.1 is" in told
+
+
+LORA = ("--set", "student.lora.rank=2")
+
+
+def test_a_student_of_adapters_is_refined_as_adapters_or_as_weights(dimo, tmp_path):
+    begin = ("distill", "--preset", "digits", *QUICK, *LORA, "--json")
+    succeed(dimo(*begin, "-o", "a"))
+    succeed(dimo("refine", "a", "--gan", *QUICK, *LORA, "-o", "b", "--json"))
+    assert (tmp_path / "b" / "student" / "adapter_model.safetensors").is_file()
+    checkpoint = load_file(tmp_path / "b" / "checkpoints" / "step-3" / "student.safetensors")
+    assert all("lora_" in name for name in checkpoint)
+    going_on = (*LORA, "--set", "auxiliary.start=run")
+    succeed(dimo("refine", "a", "--gan", *QUICK, *going_on, "-o", "c", "--json"))
+    succeed(dimo("refine", "a", "--gan", *QUICK, "-o", "d", "--json"))
+    assert (tmp_path / "d" / "student" / "model.safetensors").is_file()
+    other = ("--set", "auxiliary.start=run")
+    refused = dimo("refine", "a", "--gan", *QUICK, *other, "-o", "e")
+    assert refused.exit_code == 2
+    assert "whose auxiliary has adapters of rank 2" in refused.stderr
+    refused = dimo("refine", "digits", "--gan", *QUICK, *LORA, "-o", "f")
+    assert refused.exit_code == 2
+    assert "dimo extract" in refused.stderr
+    assert not (tmp_path / "f").exists()

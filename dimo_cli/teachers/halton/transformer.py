@@ -7,7 +7,8 @@ Shapes: B batch, L image tokens, S = L + 1 with the register, D width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -123,6 +124,12 @@ class HaltonTransformer(Backbone):
 
     Classes have a table of their own, whose last row is no class. Conditions are `label` [B].
     """
+
+    # Its blocks call the modulation by the class `mlp`.
+    lora_targets: ClassVar[Mapping[str, str]] = {
+        **Backbone.lora_targets,
+        "mlp": r".+\.ff\.w\d",
+    }
 
     def __init__(self, arch: Architecture) -> None:
         super().__init__()

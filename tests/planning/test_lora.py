@@ -1,0 +1,53 @@
+"""What runs of adapters need: one copy of the teacher, and a few bytes for each factor."""
+
+import pytest
+
+from dimo_cli.engine.lora import LoraSpec, new_adapters, trained_part
+from dimo_cli.planning.memory import estimate_memory
+from dimo_cli.specs.distill import DistillSpec
+from dimo_cli.specs.resolve import resolve_spec
+from dimo_cli.teachers.registry import load_skeleton, load_teacher
+from tests.conftest import small_spec
+
+RANK = 8
+
+
+def estimated(teacher, student=0, auxiliary="student"):
+    spec = small_spec(
+        student={"lora": {"rank": student}},
+        auxiliary={"lora": {"rank": auxiliary}},
+        train={"batch_size": 1},
+    )
+    return estimate_memory(teacher, spec, on_gpu=False)
+
+
+def numbers_in(network):
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def test_the_base_is_in_memory_once_and_nothing_of_it_is_trained():
+    teacher = load_teacher("digits")
+    size = numbers_in(teacher.backbone)
+    factors = numbers_in(trained_part(new_adapters(teacher.backbone, LoraSpec(rank=RANK), 0)))
+    whole, adapted = estimated(teacher), estimated(teacher, RANK)
+    # Student, auxiliary and average, 4 bytes a number.
+    assert whole.weights - adapted.weights == 4 * 3 * (size - factors)
+    assert whole.gradients_and_optimizers > 2 * 8 * size * 0.9  # but for the embeddings
+    assert adapted.gradients_and_optimizers < 2 * 12 * factors * 1.1
+
+
+def test_an_auxiliary_of_its_own_weights_counts_with_them():
+    teacher = load_teacher("digits")
+    size = numbers_in(teacher.backbone)
+    factors = numbers_in(trained_part(new_adapters(teacher.backbone, LoraSpec(rank=RANK), 0)))
+    mixed, adapted = estimated(teacher, RANK, 0), estimated(teacher, RANK)
+    assert mixed.weights - adapted.weights == 4 * (size - factors)
+
+
+@pytest.mark.slow
+def test_meissonic_at_rank_64_fits_a_card_of_24_gb():
+    sets = ["train.batch_size=1", "train.accumulate=1", "train.gradient_checkpointing=true"]
+    sets += ["student.lora.rank=64", "condition.prompts=prompts.txt"]
+    spec = resolve_spec(DistillSpec, preset="meissonic", sets=sets).spec
+    found = estimate_memory(load_skeleton(spec.teacher), spec, on_gpu=True)
+    assert found.total < 24e9
