@@ -72,7 +72,8 @@ def needs_something_published(name, words):
     asks_network = name == "eval" and words[0] in NETWORK_METRICS and not of_its_own
     if asks_network or (name == "eval" and any(word in FOLDERS for word in words)):
         return True
-    values = [word.partition("=")[0] for word in words]
+    # What follows `eval` is a metric, and no reward of the same name.
+    values = [word.partition("=")[0] for word in (words[1:] if name == "eval" else words)]
     rewards = [word for word in values if word in MODULES and word not in EMBEDDED_REWARDS]
     return bool(rewards) or any(
         word in FAMILIES or is_published_student(word) or HUB_ID.match(word) or "hub:" in word
