@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageChops
 from rich.console import Console
 
 from dimo_cli import sample
@@ -23,12 +23,13 @@ from dimo_cli.console.live import LiveView
 from dimo_cli.console.panels import Panel, matrix
 from dimo_cli.files.png import save_png
 
+HIGHEST = 620  # of a page, its beginning is enough
 PROMPTS = (
     "two red circles above a blue square",
     "a green triangle",
     "three yellow squares",
-    "a purple circle on black",
-    "a small orange triangle to the left of a large blue circle",
+    "a large purple circle",
+    "a red square left of a green circle",
 )
 
 
@@ -72,6 +73,10 @@ def photograph(page: Path, file: Path, part: str) -> None:
         tab.goto(page.resolve().as_uri())
         tab.locator(part).first.screenshot(path=str(file))
         browser.close()
+    shot = Image.open(file).convert("RGB")
+    paper = Image.new("RGB", shot.size, shot.getpixel((0, 0)))
+    left, top, right, bottom = ImageChops.difference(shot, paper).getbbox()
+    shot.crop((left, top, right, min(bottom, top + HIGHEST))).quantize(64).save(file, optimize=True)
 
 
 if __name__ == "__main__":
@@ -80,4 +85,4 @@ if __name__ == "__main__":
     with TemporaryDirectory() as place:
         draw_panel(run, panel := Path(place) / "panel.svg")
         photograph(panel, folder / "panel.png", "svg")
-    photograph(run / "report.html", folder / "report.png", "#curves")
+    photograph(run / "report.html", folder / "report.png", ".charts")

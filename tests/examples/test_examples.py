@@ -97,3 +97,13 @@ def test_students_of_shapes_are_compared_by_backgrounds_and_by_what_nobody_asked
     assert {"clean", "true", "nothing more", "gray if asked", "black if asked"} <= found.keys()
     assert found["clean"] <= min(found["true"], found["nothing more"])
     assert told[-1] == "best: shapes"
+
+
+def test_the_readmes_pictures_are_drawn_from_a_run(tmp_path, finished_run):
+    import runpy
+
+    drawing = runpy.run_path(str(EXAMPLES / "draw_readme_pictures.py"))
+    drawing["draw_panel"](finished_run, tmp_path / "panel.svg")
+    assert "what the words mean" in (tmp_path / "panel.svg").read_text().replace("&#160;", " ")
+    drawing["draw_text_world"](tmp_path / "shapes.png")
+    assert (tmp_path / "shapes.png").stat().st_size > 10_000
