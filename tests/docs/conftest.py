@@ -18,7 +18,7 @@ from dimo_cli.runs.distill import distill
 from dimo_cli.specs.distill import TeacherSource
 from dimo_cli.students.folder import BUILTIN
 from dimo_cli.teachers.registry import EMBEDDED, FAMILIES, blueprint_of
-from tests.conftest import small_spec
+from tests.conftest import shorten_trials, small_spec
 from tests.docs.running import PREPARED, Stopped
 
 PICTURES = (
@@ -100,6 +100,7 @@ def machine(registries, prepared, tmp_path, tmp_path_factory, monkeypatch):
     """A fresh copy of the prepared folder to be in, on a machine with memory but no network."""
     shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
+    shorten_trials(monkeypatch)
     monkeypatch.setenv("HF_HOME", str(tmp_path_factory.mktemp("hf")))
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     for name in ("HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_TOKEN"):

@@ -20,6 +20,7 @@ from tests.teachers.test_families import PROMPTS, SHORT_RUN, flags, succeed
 pytestmark = pytest.mark.usefixtures("room_enough")
 
 GOLDEN = {**PUBLISH, **OTHER_NETWORKS}
+LARGEST = ("meissonic", "monetico", "amused-256", "amused-512", "muddit", "showo", "lumina-dimoo")
 PLAINLY = "train.compile=false"  # compiling is tested apart: it takes longer than all the rest
 MANY_SETTINGS = (
     "teacher.guidance=2",
@@ -45,7 +46,13 @@ QUICK = flags(
 )[2:]
 
 
-@pytest.mark.parametrize("name", GOLDEN)
+def without_a_card(name):
+    """Networks that take this machine's CPU long: tests/teachers has their commands anyway."""
+    is_slow = name in LARGEST and not torch.cuda.is_available()
+    return pytest.param(name, marks=pytest.mark.slow if is_slow else ())
+
+
+@pytest.mark.parametrize("name", [without_a_card(name) for name in GOLDEN])
 def test_a_family_is_distilled_goes_on_and_draws(dimo, fake_hub, golden, tmp_path, device, name):
     (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS))
     model = flags(GOLDEN[name](fake_hub, golden))
