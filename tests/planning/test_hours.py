@@ -75,7 +75,7 @@ def test_every_preset_was_counted():
 
 def test_the_list_of_presets_has_hours_and_cost(dimo):
     told = dimo("presets", "list")
-    assert f"cost at ${DOLLARS_AN_HOUR:.2f} an hour" in " ".join(told.stdout.split())
+    assert f"cost at ${DOLLARS_AN_HOUR:.2f} an hour" in " ".join(told.output.split())
     costs = json.loads(dimo("presets", "list", "--json").stdout)["costs"]
     assert costs["digits"]["h100_hours"] is None
     assert costs["maskbit"]["dollars"] == pytest.approx(
