@@ -14,7 +14,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from dimo_cli.engine.auxiliary import IGNORED, auxiliary_loss
+from dimo_cli.engine.auxiliary import IGNORED, anchored_loss, auxiliary_loss
+from dimo_cli.engine.calibrated import calibrated_weights, check_calibrated
 from dimo_cli.engine.divergence import entropy_logit_gradient, surrogate_loss
 from dimo_cli.engine.draws import (
     Rows,
@@ -24,7 +25,7 @@ from dimo_cli.engine.draws import (
     own_generator,
     samples_among,
 )
-from dimo_cli.engine.field import TeacherLogits, guided
+from dimo_cli.engine.field import TeacherLogits, guided, log_probs
 from dimo_cli.engine.heads import HeadRows, backward_through_head, backward_to_hidden
 from dimo_cli.engine.lora import new_adapters, trained_part
 from dimo_cli.engine.losses import Losses
@@ -37,7 +38,7 @@ from dimo_cli.engine.objective import (
     SharedMask,
     StepReport,
 )
-from dimo_cli.engine.objectives.registry import masked_objectives
+from dimo_cli.engine.objectives.registry import named_objectives
 from dimo_cli.engine.one_step import draw_from_hidden, rows_at_once, student_hidden
 from dimo_cli.engine.optimizer import NetworkOptimizer
 from dimo_cli.engine.prepared import Prepared
@@ -45,7 +46,7 @@ from dimo_cli.engine.schedules import draw_mask_ratio, guidance_scale, noise_sig
 from dimo_cli.engine.share import Share, divide, halved, local_train, mean_over_ranks
 from dimo_cli.engine.verdict import Verdict
 from dimo_cli.specs.distill import DistillSpec
-from dimo_cli.specs.divergences import AdaptiveWeight
+from dimo_cli.specs.divergences import AdaptiveWeight, CalibratedWeight
 from dimo_cli.specs.refine import RelaxSpec
 from dimo_cli.teachers.protocol import Backbone, Cond, Teacher, moved
 
@@ -111,7 +112,9 @@ class Distillation:
         self.run_generator, self.host = generator, host_generator(generator)
         self.streams: list[Rows] = self.share.streams(generator, self.host)
         self.generator = self.streams[0]
-        named = masked_objectives(spec) if objectives is None else objectives
+        named = named_objectives(spec) if objectives is None else objectives
+        if isinstance(spec.loss.weight, CalibratedWeight):
+            check_calibrated(spec.masking)
         self.losses = Losses(named, relax, self.follows_norms)
         on_card = generator.device.type != "cpu"
         self.chunk_tokens = spec.loss.chunk_tokens or rows_at_once(teacher.space, on_card)
@@ -145,7 +148,9 @@ class Distillation:
             generations.append(generation)
             # At once: kept, the auxiliary's graphs of all passes would be in memory together.
             paid.append(
-                self.backward_auxiliary(generation, reuse.mask, reuse.hidden) if reuse else None
+                self.backward_auxiliary(generation, reuse.mask, reuse.hidden, reuse.teacher)
+                if reuse
+                else None
             )
             del reuse
             self.keep_logits(generation)
@@ -346,7 +351,9 @@ class Distillation:
             if self.spec.loss.entropy_bonus:
                 self.backward_entropy_bonus(hidden)
             _, gradient = backward_to_hidden(self.student, hidden, rows, self.chunk_tokens, loss_of)
-        reuse = SharedMask(mask, aux_hidden) if shares and aux_hidden is not None else None
+        reuse = None
+        if shares and aux_hidden is not None:
+            reuse = SharedMask(mask, aux_hidden, teacher_logits)
         return Asked(hidden, gradient, divergence / mask.slots.sum(), reuse)
 
     def looking_at(
@@ -408,16 +415,26 @@ class Distillation:
             self.turn_to(index)
             if self.spec.auxiliary.fresh_samples:
                 generation = self.generate(step, gradients=False)
-            _, x_tilde, mask = self.draw_x_tilde(generation.tokens, 1 + update)
+            ratio, x_tilde, mask = self.draw_x_tilde(generation.tokens, 1 + update)
+            teacher = None
             with self.autocast():
+                if self.losses.anchor:
+                    seen = self.embeds(self.teacher.backbone, generation, x_tilde, mask.slots)
+                    teacher = self.teacher_logits(seen, generation.cond, ratio)
                 seen = self.embeds(self.auxiliary, generation, x_tilde, mask.slots)
                 hidden = self.hidden(self.auxiliary, seen, generation.cond)
-            losses.append(self.backward_auxiliary(generation, mask, hidden))
+            losses.append(self.backward_auxiliary(generation, mask, hidden, teacher))
         loss, masked = mean_over_ranks(list(torch.stack(losses).mean(0)))
         norm = self.auxiliary_optimizer.update(step, 1 / masked, self.verdict.found_inf)
         return loss / masked, norm
 
-    def backward_auxiliary(self, generation: Generation, mask: Mask, hidden: Tensor) -> Tensor:
+    def backward_auxiliary(
+        self,
+        generation: Generation,
+        mask: Mask,
+        hidden: Tensor,
+        teacher: Callable[[Tensor], TeacherLogits] | None = None,
+    ) -> Tensor:
         """Backpropagate the sum of the loss over masked slots, in units of all slots of a step.
 
         Returns that sum and the share of masked slots [2]. Their ratio is the mean loss; it is
@@ -427,24 +444,39 @@ class Distillation:
         rows, masked = mask.rows, mask.slots
         targets = generation.tokens.masked_fill(~masked, IGNORED).flatten(0, 1)[rows]
         slots = masked.numel() * self.spec.train.accumulate
+        anchors: list[Tensor] = []
 
         def loss_of(head: HeadRows, part: slice) -> Tensor:
             soft_target = None
             if spec.soft_weight:
                 soft_target = self.student_logits(generation, rows[part]).flatten(0, 1)
+            logits = head.logits().flatten(0, 1)
             loss = auxiliary_loss(
-                head.logits().flatten(0, 1),
+                logits,
                 targets[part].flatten(),
                 soft_target,
                 spec.soft_weight,
                 spec.soft_temperature,
                 spec.label_smoothing,
             )
-            return loss.total / slots
+            if not self.losses.anchor or teacher is None:
+                return loss.total / slots
+            anchored = self.anchored_loss(logits, teacher(rows[part]), targets[part]) / slots
+            anchors.append(anchored.detach())
+            return loss.total / slots + anchored
 
         with self.autocast():
             total = backward_through_head(self.auxiliary, hidden, rows, self.chunk_tokens, loss_of)
+        if anchors:  # what is logged is how well it knows the student
+            total = total - torch.stack(anchors).sum()
         return torch.stack([total * self.spec.train.accumulate, masked.float().mean()])
+
+    def anchored_loss(self, logits: Tensor, teacher: TeacherLogits, targets: Tensor) -> Tensor:
+        """The auxiliary's cross-entropy to the teacher over masked slots, times its weight."""
+        with torch.no_grad():
+            phi = log_probs(guided(teacher), self.spec.loss.teacher_temperature).exp().flatten(0, 1)
+        losses = anchored_loss(logits.float().log_softmax(-1), phi)
+        return self.losses.anchor * losses.masked_fill(targets.flatten() == IGNORED, 0).sum()
 
     @torch.no_grad()
     def student_logits(self, generation: Generation, rows: Tensor) -> Tensor:
@@ -592,6 +624,10 @@ class Distillation:
             factor = factor / (space.length * space.groups * space.vocab)
         elif loss.reduction == "masked_mean":
             factor = factor / mask.flatten(1).sum(-1)
+        if isinstance(loss.weight, CalibratedWeight):
+            slots = space.length * space.groups
+            weights = moved(calibrated_weights(self.spec.masking.student, slots), mask.device)
+            return factor * weights[mask.flatten(1).sum(-1) - 1].to(factor.dtype)
         if isinstance(loss.weight, AdaptiveWeight):
             gap = self.probability_gap(hidden, teacher_logits)
             return factor / gap.clamp(min=loss.weight.floor)

@@ -45,6 +45,11 @@ class Losses:
         return any(objective.needs.auxiliary for objective in self.objectives)
 
     @property
+    def anchor(self) -> float:
+        """Weight of the teacher's predictions among what the auxiliary learns."""
+        return max((objective.needs.anchor for objective in self.objectives), default=0.0)
+
+    @property
     def see_student(self) -> bool:
         """Whether any looks at the student's logits where it asks for something."""
         return any(objective.needs.student for objective in self.masked)

@@ -176,6 +176,7 @@ class SharedMask:
 
     mask: Mask
     hidden: Tensor
+    teacher: Callable[[Tensor], TeacherLogits]
 
 
 @dataclass(slots=True)

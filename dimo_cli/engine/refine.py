@@ -17,7 +17,7 @@ from dimo_cli.engine.distill import Distillation
 from dimo_cli.engine.lora import begin_with, trained_part
 from dimo_cli.engine.objective import Objective
 from dimo_cli.engine.objectives.gan import GanObjective, RealTokens
-from dimo_cli.engine.objectives.registry import masked_objectives
+from dimo_cli.engine.objectives.registry import named_objectives
 from dimo_cli.engine.objectives.reward import RewardObjective, Rewards
 from dimo_cli.engine.share import Share
 from dimo_cli.specs.refine import RefineSpec
@@ -60,5 +60,5 @@ def refining_objectives(
     if rewards:
         found.append(RewardObjective(rewards, spec.reward.weight))
     if spec.distill_weight:
-        found += masked_objectives(spec, spec.distill_weight)
+        found += named_objectives(spec, spec.distill_weight)
     return found

@@ -7,6 +7,7 @@ from torch import Tensor
 from dimo_cli.engine.divergence import build_divergence
 from dimo_cli.engine.field import logit_field
 from dimo_cli.engine.objective import MaskedObjective, MaskedRows
+from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.divergences import Divergence
 
 
@@ -28,3 +29,8 @@ class Dimo(MaskedObjective):
             rows.temperatures,
             measure,
         )
+
+
+def build(spec: DistillSpec, weight: float) -> Dimo:
+    """The objective of `kind: dimo`: the divergence is that of `loss.divergence`."""
+    return Dimo(spec.loss.divergence, weight)
