@@ -18,8 +18,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from dimo_cli.engine.field import guided, log_probs
+from dimo_cli.engine.objective import MaskedRows
 from dimo_cli.errors import SpecError
-from dimo_cli.specs.distill import MaskingSpec
+from dimo_cli.specs.distill import DistillSpec, MaskingSpec
+from dimo_cli.teachers.protocol import moved
 
 # P(ratio <= r) of each mask schedule for 0 <= r <= 1.
 LAWS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -63,6 +66,33 @@ def check_calibrated(masking: MaskingSpec) -> None:
             "Use `masking.student` linear, cosine or arccos with exact counts over the whole range,"
             " or another `loss.weight`.",
         )
+
+
+class KlMonitor:
+    """The reverse KL of student to teacher in nats per token, less the auxiliary's excess.
+
+    The chain rule at the tokens that the student drew: the mean over masked slots of
+    log aux - log teacher, times 1 / (S P(k)) for k of S, over the samples. The teacher is the one
+    that is distilled, with its guidance and temperature.
+    """
+
+    def __init__(self, schedule: str, slots: int) -> None:
+        self.weights = calibrated_weights(schedule, slots) / slots
+
+    @torch.no_grad()
+    def sums(self, rows: MaskedRows) -> Tensor:
+        """The sum over some rows of what each masked slot adds to its sample."""
+        log_p = log_probs(guided(rows.teacher()), rows.temperatures[0])
+        nats = nats_at_tokens(rows.auxiliary().float().log_softmax(-1), log_p, rows.tokens())
+        weights = moved(self.weights, nats.device)[rows.masked() - 1]
+        return (nats.double() * weights[:, None] * rows.slots).sum()
+
+
+def monitor_of(spec: DistillSpec, slots: int, anchor: float) -> KlMonitor | None:
+    """What watches a run's KL; None where its masks or its auxiliary do not allow it."""
+    if obstacle(spec.masking) is not None or anchor or spec.train.dropout:
+        return None
+    return KlMonitor(spec.masking.student, slots)
 
 
 def nats_at_tokens(log_q: Tensor, log_p: Tensor, tokens: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dimo_cli.engine.auxiliary import IGNORED, anchored_loss, auxiliary_loss
-from dimo_cli.engine.calibrated import calibrated_weights, check_calibrated
+from dimo_cli.engine.calibrated import calibrated_weights, check_calibrated, monitor_of
 from dimo_cli.engine.divergence import entropy_logit_gradient, surrogate_loss
 from dimo_cli.engine.draws import (
     Rows,
@@ -134,6 +134,10 @@ class Distillation:
         self.prepared: Prepared | None = None
         """What to take in place of the host's draws."""
         self.losses.attach(self)
+        slots = teacher.space.length * teacher.space.groups
+        self.monitor = monitor_of(spec, slots, self.losses.anchor) if self.uses_auxiliary else None
+        self.nats: Tensor | None = None
+        """Of the last pass that was measured: the student's KL to the teacher per token."""
 
     def step(self, step: int, measure: bool = False) -> StepReport:
         """Update the student once, then the auxiliary; `measure` also fills the slower numbers."""
@@ -187,6 +191,8 @@ class Distillation:
                 "auxiliary_gap": auxiliary - values["entropy"],
                 "auxiliary_gradient": aux_norm.item(),
             }
+            if self.nats is not None:
+                values["teacher_kl"] = self.nats.item()
         return StepReport(values)
 
     def reseed(self, seed: int) -> None:
@@ -335,11 +341,14 @@ class Distillation:
             weight = self.sample_weights(generation, hidden, teacher_logits, mask.slots)
         look = self.looking_at(generation, mask, weight, teacher_logits, aux_hidden)
         divergence = torch.zeros((), device=rows.device)
+        nats = torch.zeros((), dtype=torch.float64, device=rows.device)
 
         def loss_of(head: HeadRows, part: slice) -> Tensor:
-            nonlocal divergence
+            nonlocal divergence, nats
             logits = head.logits() if self.losses.see_student else None
             seen = look(part, logits)
+            if measure and self.monitor is not None:
+                nats += self.monitor.sums(seen)
             gradient, value = self.losses.ask_masked(seen, measure, passes)
             if value is not None:
                 divergence += (value * seen.slots).sum()
@@ -352,6 +361,8 @@ class Distillation:
                 self.backward_entropy_bonus(hidden)
             _, gradient = backward_to_hidden(self.student, hidden, rows, self.chunk_tokens, loss_of)
         reuse = None
+        if measure and self.monitor is not None:
+            self.nats = nats / len(mask.slots)
         if shares and aux_hidden is not None:
             reuse = SharedMask(mask, aux_hidden, teacher_logits)
         return Asked(hidden, gradient, divergence / mask.slots.sum(), reuse)

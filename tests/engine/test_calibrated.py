@@ -5,9 +5,17 @@ import contextlib
 import pytest
 import torch
 
-from dimo_cli.engine.calibrated import LAWS, calibrated_weights, count_probabilities, nats_at_tokens
+from dimo_cli.engine.calibrated import (
+    LAWS,
+    KlMonitor,
+    calibrated_weights,
+    count_probabilities,
+    nats_at_tokens,
+)
 from dimo_cli.engine.distill import Distillation
-from dimo_cli.engine.masking import draw_ratio, masked_count
+from dimo_cli.engine.field import TeacherLogits
+from dimo_cli.engine.masking import draw_mask, draw_ratio, masked_count
+from dimo_cli.engine.objective import MaskedRows
 from dimo_cli.errors import SpecError
 from tests.conftest import small_spec
 from tests.helpers.worlds import student_of, world_of
@@ -95,3 +103,58 @@ def test_where_some_counts_never_occur_no_weight_calibrates(teacher, masking):
         Distillation(teacher, spec, torch.Generator(), contextlib.nullcontext)
     with pytest.raises(ValueError, match=r"needs loss\.reduction sum"):
         small_spec(loss={"weight": "calibrated", "reduction": "mean"})
+
+
+def test_a_run_logs_its_kl_to_the_teacher_where_its_masks_allow_it(teacher):
+    for masking, is_there in (({}, True), ({"method": "bernoulli"}, False)):
+        run = Distillation(teacher, small_spec(masking=masking), torch.Generator().manual_seed(0),
+                           contextlib.nullcontext)  # fmt: skip
+        values = run.step(0, measure=True).values
+        assert ("teacher_kl" in values) == is_there
+    assert "teacher_kl" not in run.step(1).values
+
+
+def test_it_is_zero_where_the_auxiliary_says_what_the_teacher_says(teacher):
+    run = Distillation(teacher, small_spec(), torch.Generator().manual_seed(0),
+                       contextlib.nullcontext)  # fmt: skip
+    assert abs(run.step(0, measure=True).values["teacher_kl"]) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["factorised", "mixture", "engine"])
+def test_as_sampled_it_is_the_kl_within_five_standard_errors(golden, name):
+    """With the exact auxiliary, arccos masks and tokens drawn by the student."""
+    world = world_of(golden("objectives/world_three.safetensors"))
+    student, draws, slots, codes = student_of(world.tensors, name), 40_000, 3, 3
+    generator = torch.Generator().manual_seed(3)
+    inits = torch.multinomial(student.weights, draws, replacement=True, generator=generator)
+    flat = student.probs[inits].flatten(0, 1)
+    tokens = torch.multinomial(flat, 1, generator=generator).view(draws, slots)
+    ratio = draw_ratio("arccos", draws, generator)
+    mask = draw_mask((draws, slots, 1), ratio, generator).squeeze(-1)
+    x_tilde = tokens.masked_fill(mask, codes)
+    state = (x_tilde * (codes + 1) ** torch.arange(slots - 1, -1, -1)).sum(-1)
+    assert torch.equal(world.states[state], x_tilde)
+    sample, slot = mask.nonzero(as_tuple=True)
+
+    def logits(table):
+        return table[state[sample], slot][:, None].log()
+
+    each = torch.zeros(draws, dtype=torch.float64)
+    monitor = KlMonitor("arccos", slots)
+    for start in range(0, draws, draws // 20):  # sums of batches, whose spread is the error
+        part = (sample >= start) & (sample < start + draws // 20)
+        each[start // (draws // 20)] = monitor.sums(
+            MaskedRows(
+                teacher=lambda part=part: TeacherLogits(logits(world.teacher)[part]),
+                auxiliary=lambda part=part: logits(student.auxiliary)[part],
+                student=lambda: None,
+                tokens=lambda part=part: tokens[sample, slot][part][:, None],
+                slots=torch.ones(int(part.sum()), 1, dtype=torch.bool),
+                masked=lambda part=part: mask.sum(-1)[sample][part],
+                scale=torch.ones(int(part.sum()), 1, 1),
+                temperatures=(1.0, 1.0),
+            )
+        )
+    means = each[:20] / (draws // 20)
+    expected = student.tensors["kl_qp"][0] / slots
+    assert abs(means.mean() - expected) < 5 * means.std() / 20**0.5
