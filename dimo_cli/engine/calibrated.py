@@ -77,14 +77,15 @@ class KlMonitor:
     """
 
     def __init__(self, schedule: str, slots: int) -> None:
-        self.weights = calibrated_weights(schedule, slots) / slots
+        self.schedule, self.slots = schedule, slots
 
     @torch.no_grad()
     def sums(self, rows: MaskedRows) -> Tensor:
         """The sum over some rows of what each masked slot adds to its sample."""
         log_p = log_probs(guided(rows.teacher()), rows.temperatures[0])
         nats = nats_at_tokens(rows.auxiliary().float().log_softmax(-1), log_p, rows.tokens())
-        weights = moved(self.weights, nats.device)[rows.masked() - 1]
+        table = calibrated_weights(self.schedule, self.slots) / self.slots
+        weights = moved(table, nats.device)[rows.masked() - 1]
         return (nats.double() * weights[:, None] * rows.slots).sum()
 
 
