@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -70,13 +69,13 @@ def list_presets() -> None:
             table.add_row(name, f"dimo {kind}", hours, dollars, preset_summary(name))
     table.columns[2].justify = table.columns[3].justify = "right"
     table.columns[2].no_wrap = table.columns[3].no_wrap = True
-    about = Text(
+    about = (
         f"Hours of one H100, estimated from arithmetic; cost at ${DOLLARS_AN_HOUR:.2f} an hour. "
-        "For `dimo refine` they are those of its Di[M]O part alone.",
-        style="dim",
+        "For `dimo refine` they are those of its Di[M]O part alone."
     )
     document = {"presets": summaries, "refine": kinds["refine"], "costs": costs}
-    out.result(document, Group(table, Text(""), about))
+    out.result(document, table)
+    out.hint(about)
 
 
 def spec_of(name: str) -> DistillSpec:

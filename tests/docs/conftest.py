@@ -37,6 +37,7 @@ def prepared(tmp_path_factory):
     folder = tmp_path_factory.mktemp("prepared")
     spec = small_spec(monitor={"table_samples": 100, "teacher_steps": (1, 2)})
     distill(spec, folder / "runs" / "digits", PlainView(lambda line: None))
+    shutil.copytree(folder / "runs" / "digits", folder / "runs" / "digits-2")
     shutil.copytree(BUILTIN["shapes"], folder / "runs" / "shapes")
     for name in PUBLISHED_STUDENTS:
         write_published_student(folder / "runs" / name, name)

@@ -173,6 +173,6 @@ def test_notes_are_of_commands():
 
 def test_the_pages_of_presets_hold_the_published_numbers():
     page = dict(preset_pages())["presets/maskbit.md"]
-    assert "| Di[M]O student, 1 step | 2.89 |" in page
+    assert "| Di[M]O student, 1 step | fid | 50,000 | 2.89 | 2.89 ± 0.1 | not run |" in page
     assert "40 GiB: Use `--set train.micro_batch=32" in page
     assert json.loads(Path(costs.FILE).read_text())["maskbit"]["parameters"] == 304_929_024
