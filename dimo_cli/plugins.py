@@ -1,4 +1,4 @@
-"""Teachers, rewards and generators of installed packages, by their entry points."""
+"""Teachers, rewards, objectives and generators of installed packages, by their entry points."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ import pytest
 from dimo_cli import plugins
 from dimo_cli.commands.frame import as_dimo_error
 from dimo_cli.engine import divergence
+from dimo_cli.engine.objectives import registry as objectives
 from dimo_cli.errors import SpecError
 from dimo_cli.rewards import registry as rewards
 from dimo_cli.students.folder import BUILTIN
@@ -17,6 +18,7 @@ from dimo_cli.teachers import registry as teachers
 GROUPS = {
     "dimo.teachers": (teachers.check_teacher, teachers, "EMBEDDED"),
     "dimo.rewards": (rewards.check_reward, rewards, "REWARDS"),
+    "dimo.objectives": (objectives.check_objective, objectives, "OBJECTIVES"),
 }
 
 

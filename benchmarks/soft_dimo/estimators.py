@@ -12,6 +12,7 @@ from torch import Tensor
 
 from benchmarks.soft_dimo.gan import FILES
 from benchmarks.soft_dimo.trials import Trial
+from dimo_cli.engine.objectives.gan import GanObjective
 from dimo_cli.engine.one_step import draw_tokens
 from dimo_cli.engine.refine import Refinement
 from dimo_cli.engine.relax import Estimator, estimate, one_hots
@@ -68,18 +69,18 @@ def trained(seen: str) -> Refinement:
 def by_drawing(seen: str, factor: float, folder: Path) -> dict[str, Any]:
     """Bias over the norm of the reference, and variance over its square, for each estimator."""
     method = trained(seen)
-    assert method.discriminator is not None
-    method.discriminator.eval()
+    gan = method.losses.objectives[0]
+    assert isinstance(gan, GanObjective)
+    gan.discriminator.eval()
     generation = method.generate(0)
     with torch.no_grad():
         logits = factor * method.student.head(generation.hidden[:SAMPLES]).float()
-    cond, mask = generation.cond[:SAMPLES], method.draw_mask(SAMPLES)
+    cond, mask = generation.cond[:SAMPLES], gan.draw_mask(SAMPLES)
 
     def objective(weights: Tensor) -> Tensor:
         times = len(weights) // SAMPLES
-        embeds = method.masked(weights, mask.repeat(times, 1, 1))
-        assert method.discriminator is not None
-        return F.softplus(-method.discriminator(embeds, Cond.cat([cond] * times)))
+        embeds = gan.masked(weights, mask.repeat(times, 1, 1))
+        return F.softplus(-gan.discriminator(embeds, Cond.cat([cond] * times)))
 
     generator = torch.Generator().manual_seed(1)
     reference, noise = by_score(logits, objective, folder)

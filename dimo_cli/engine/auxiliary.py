@@ -47,6 +47,11 @@ def auxiliary_loss(
     return AuxiliaryLoss(soft_weight * soft + (1 - soft_weight) * hard, hard, soft)
 
 
+def anchored_loss(log_psi: Tensor, phi: Tensor) -> Tensor:
+    """D-MMD: the cross-entropy [...] of the auxiliary log psi [..., V] to the teacher's phi."""
+    return -(phi * log_psi).sum(-1)
+
+
 def smoothed_cross_entropy(logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
     """The summed cross-entropy of logits [N, V] to targets [N], smoothed over all V ids.
 

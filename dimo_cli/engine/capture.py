@@ -10,7 +10,8 @@ from collections.abc import Callable
 
 import torch
 
-from dimo_cli.engine.distill import Distillation, StepReport
+from dimo_cli.engine.distill import Distillation
+from dimo_cli.engine.objective import StepReport
 from dimo_cli.engine.prepared import Prepared
 from dimo_cli.specs.distill import WarmupNoise
 
@@ -24,6 +25,7 @@ def obstacle(distillation: Distillation) -> str | None:
     reasons = {
         "it is not on a CUDA device": distillation.run_generator.device.type != "cuda",
         "it has a GAN or rewards": type(distillation) is not Distillation,
+        "an objective cannot be recorded": not distillation.losses.can_be_recorded,
         "it has several passes or processes": share.samples != share.batch,
         "`train.dropout` is on": spec.train.dropout,
         "`auxiliary.fresh_samples` is on": spec.auxiliary.fresh_samples,

@@ -9,14 +9,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from dimo_cli.engine.auxiliary import IGNORED, auxiliary_loss
-from dimo_cli.engine.divergence import build_divergence, entropy_logit_gradient, surrogate_loss
+from dimo_cli.engine.auxiliary import IGNORED, anchored_loss, auxiliary_loss
+from dimo_cli.engine.calibrated import calibrated_weights, check_calibrated, monitor_of
+from dimo_cli.engine.divergence import entropy_logit_gradient, surrogate_loss
 from dimo_cli.engine.draws import (
     Rows,
     chunks,
@@ -25,10 +25,20 @@ from dimo_cli.engine.draws import (
     own_generator,
     samples_among,
 )
-from dimo_cli.engine.field import TeacherLogits, guided, logit_field
+from dimo_cli.engine.field import TeacherLogits, guided, log_probs
 from dimo_cli.engine.heads import HeadRows, backward_through_head, backward_to_hidden
 from dimo_cli.engine.lora import new_adapters, trained_part
+from dimo_cli.engine.losses import Losses
 from dimo_cli.engine.masking import Mask, check_control, draw_mask, draw_ratio, initial_tokens
+from dimo_cli.engine.objective import (
+    Asked,
+    Generation,
+    MaskedRows,
+    Objective,
+    SharedMask,
+    StepReport,
+)
+from dimo_cli.engine.objectives.registry import named_objectives
 from dimo_cli.engine.one_step import draw_from_hidden, rows_at_once, student_hidden
 from dimo_cli.engine.optimizer import NetworkOptimizer
 from dimo_cli.engine.prepared import Prepared
@@ -36,7 +46,8 @@ from dimo_cli.engine.schedules import draw_mask_ratio, guidance_scale, noise_sig
 from dimo_cli.engine.share import Share, divide, halved, local_train, mean_over_ranks
 from dimo_cli.engine.verdict import Verdict
 from dimo_cli.specs.distill import DistillSpec
-from dimo_cli.specs.divergences import AdaptiveWeight
+from dimo_cli.specs.divergences import AdaptiveWeight, CalibratedWeight
+from dimo_cli.specs.refine import RelaxSpec
 from dimo_cli.teachers.protocol import Backbone, Cond, Teacher, moved
 
 Role = Literal["student", "auxiliary"]
@@ -45,48 +56,11 @@ Role = Literal["student", "auxiliary"]
 ADAPTER_SEEDS: dict[Role, int] = {"student": 0x10_0000_0000, "auxiliary": 0x20_0000_0000}
 
 
-@dataclass(slots=True)
-class Generation:
-    """One pass of the student: what it saw, and the tokens x_theta it made of it."""
-
-    cond: Cond
-    init_mask: Tensor
-    sigma: float
-    hidden: Tensor
-    tokens: Tensor
-    entropy: Tensor | None
-    top1: Tensor | None
-    extra_gradient: Tensor | None = None
-    """What other losses than Di[M]O ask of the hidden states."""
-    logits: Tensor | None = None
-    """The student's logits [B L, G, V], where they are asked for after its head has changed."""
-
-
-@dataclass(slots=True)
-class SharedMask:
-    """An x_tilde whose auxiliary forward the student's update already paid for."""
-
-    mask: Mask
-    hidden: Tensor
-
-
-@dataclass(slots=True)
-class Asked:
-    """What teacher and auxiliary ask of the student's hidden states [B, L, D]."""
-
-    hidden: Tensor
-    gradient: Tensor
-    divergence: Tensor
-    """The mean divergence, for the log."""
-    reuse: SharedMask | None
-
-
-@dataclass(slots=True)
-class StepReport:
-    """What one step measured; `skipped` names the network whose numbers were not finite."""
-
-    values: dict[str, float]
-    skipped: str | None = None
+def needed(name: str, found: Tensor | None) -> Tensor:
+    """What a network says, which is there if an objective has said that it needs it."""
+    if found is None:
+        raise TypeError(f"an objective asks for the {name}, which its `needs` do not name")
+    return found
 
 
 def start_of(teacher: Teacher, spec: DistillSpec, role: Role) -> Backbone:
@@ -113,6 +87,9 @@ def trainable_copy(teacher: Teacher, spec: DistillSpec) -> Backbone:
 class Distillation:
     """The networks and the step of Algorithm 1. The loop around it is `trainer.py`."""
 
+    follows_norms = False
+    """Whether norms are logged also where there is one loss."""
+
     def __init__(
         self,
         teacher: Teacher,
@@ -120,10 +97,14 @@ class Distillation:
         generator: torch.Generator,
         autocast: Callable[[], AbstractContextManager[None]],
         share: Share | None = None,
+        objectives: Sequence[Objective] | None = None,
+        relax: RelaxSpec | None = None,
     ) -> None:
         """A new run: student and auxiliary start as copies of the teacher.
 
         `share` is what this rank computes of each step, and `spec` says how much that is.
+        `objectives` are the run's losses in the order in which they draw; None: those of `spec`.
+        `relax` says how gradients get through tokens for those that need it.
         """
         check_control(teacher.space, spec.init.control, spec.init.control_token)
         self.teacher, self.spec, self.autocast = teacher, spec, autocast
@@ -131,7 +112,10 @@ class Distillation:
         self.run_generator, self.host = generator, host_generator(generator)
         self.streams: list[Rows] = self.share.streams(generator, self.host)
         self.generator = self.streams[0]
-        self.divergence = build_divergence(spec.loss.divergence)
+        named = named_objectives(spec) if objectives is None else objectives
+        if isinstance(spec.loss.weight, CalibratedWeight):
+            check_calibrated(spec.masking)
+        self.losses = Losses(named, relax, self.follows_norms)
         on_card = generator.device.type != "cpu"
         self.chunk_tokens = spec.loss.chunk_tokens or rows_at_once(teacher.space, on_card)
         teacher.backbone.train(spec.train.dropout)
@@ -149,9 +133,15 @@ class Distillation:
         self.null: Cond | None = None
         self.prepared: Prepared | None = None
         """What to take in place of the host's draws."""
+        self.losses.attach(self)
+        slots = teacher.space.length * teacher.space.groups
+        self.monitor = monitor_of(spec, slots, self.losses.anchor) if self.uses_auxiliary else None
+        self.nats: Tensor | None = None
+        """Of the last pass that was measured: the student's KL to the teacher per token."""
 
     def step(self, step: int, measure: bool = False) -> StepReport:
         """Update the student once, then the auxiliary; `measure` also fills the slower numbers."""
+        self.losses.begin(step)
         generations, paid = [], []
         self.streams = self.share.streams(self.run_generator, self.host)
         self.verdict.begin()
@@ -162,7 +152,9 @@ class Distillation:
             generations.append(generation)
             # At once: kept, the auxiliary's graphs of all passes would be in memory together.
             paid.append(
-                self.backward_auxiliary(generation, reuse.mask, reuse.hidden) if reuse else None
+                self.backward_auxiliary(generation, reuse.mask, reuse.hidden, reuse.teacher)
+                if reuse
+                else None
             )
             del reuse
             self.keep_logits(generation)
@@ -177,7 +169,7 @@ class Distillation:
             if self.verdict.refuses("auxiliary", loss, aux_norm):
                 return StepReport({"auxiliary_loss": loss.item()}, skipped="auxiliary")
             losses.append(loss)
-        others = self.update_others(step, measure)
+        others = self.losses.follow(step, measure, self.share)
         if others.skipped:
             return others
         self.verdict.end()
@@ -199,6 +191,8 @@ class Distillation:
                 "auxiliary_gap": auxiliary - values["entropy"],
                 "auxiliary_gradient": aux_norm.item(),
             }
+            if self.nats is not None:
+                values["teacher_kl"] = self.nats.item()
         return StepReport(values)
 
     def reseed(self, seed: int) -> None:
@@ -212,32 +206,38 @@ class Distillation:
 
     @property
     def uses_auxiliary(self) -> bool:
-        """Whether there is a Di[M]O loss, which an auxiliary serves."""
-        return True
+        """Whether any objective has a use for one."""
+        return self.losses.use_auxiliary
 
     def draw_conditions(self, count: int) -> Cond:
-        """The conditions of a batch."""
+        """The conditions of a batch: those of an objective's data, or drawn."""
+        cond = self.losses.conditions(count)
+        if cond is not None:
+            return cond
         source = on_host(self.generator)
         total, rows = samples_among(count, source)
         return self.teacher.conditioner.draw_rows(total, own_generator(source), rows)
 
-    def see_logit_gradient(self, gradient: Tensor) -> None:
-        """Look at a chunk of what Di[M]O asks of the student's logits."""
+    def log(self, name: str, value: Tensor) -> None:
+        """Remember a number for the log; it is read when a step is measured."""
+        self.losses.seen[name] = value
 
-    def update_others(self, step: int, measure: bool) -> StepReport:
-        """Update whatever else is trained, once student and auxiliary are."""
-        return StepReport({})
+    def norm(self, name: str) -> Tensor:
+        """The running norm of what an objective asks of the logits; `distill`: all masked ones."""
+        assert self.losses.norms is not None
+        return self.losses.norms.of(name)
 
     def suspects(self) -> list[str]:
         """What was seen in the last step that is not finite and may be why others are not."""
-        return []
+        return self.losses.suspects()
 
     def state(self) -> dict[str, float]:
         """Running numbers that decide how training goes on, beside networks and optimizers."""
-        return {}
+        return self.losses.state()
 
     def load_state(self, state: dict[str, float]) -> None:
         """Continue from `state`."""
+        self.losses.load_state(state)
 
     def cut_passes(self) -> None:
         """From now on, passes of half as many samples; what was begun is forgotten."""
@@ -249,17 +249,18 @@ class Distillation:
 
     def backbones(self) -> list[Backbone]:
         """Every network of the teacher's kind that a step runs."""
-        return [self.teacher.backbone, self.student, self.auxiliary]
+        more = self.losses.backbones()
+        return [self.teacher.backbone, self.student, self.auxiliary, *more]
 
     def networks(self) -> dict[str, nn.Module]:
         """The networks whose weights change, as far as they do."""
         auxiliary = {"auxiliary": trained_part(self.auxiliary)} if self.uses_auxiliary else {}
-        return {"student": trained_part(self.student), **auxiliary}
+        return {"student": trained_part(self.student), **auxiliary, **self.losses.networks()}
 
     def optimizers(self) -> dict[str, NetworkOptimizer]:
         """Their optimizers."""
         auxiliary = {"auxiliary": self.auxiliary_optimizer} if self.uses_auxiliary else {}
-        return {"student": self.student_optimizer, **auxiliary}
+        return {"student": self.student_optimizer, **auxiliary, **self.losses.optimizers()}
 
     def generate(self, step: int, measure: bool = False, gradients: bool = True) -> Generation:
         """x_init -> x_theta in one pass of the student, which keeps its graph for the update."""
@@ -296,61 +297,114 @@ class Distillation:
     def backward_student(
         self, generation: Generation, measure: bool
     ) -> tuple[Tensor, SharedMask | None]:
-        """Give the student the gradient of Eq. 7; returns the mean divergence for the log."""
+        """Give the student what all losses ask, in one backward pass (Eq. 7 and 10).
+
+        Returns the mean divergence for the log.
+        """
+        soft = self.soft_gradient(generation) if self.losses.soft else None
+        if not self.losses.masked:
+            generation.hidden.backward(soft)
+            return torch.zeros((), device=generation.tokens.device), None
         asked = self.ask_of_student(generation, measure)
-        gradient, more = asked.gradient, generation.extra_gradient
-        asked.hidden.backward(gradient if more is None else gradient + more)
+        asked.hidden.backward(asked.gradient if soft is None else asked.gradient + soft)
         return asked.divergence, asked.reuse
+
+    def soft_gradient(self, generation: Generation) -> Tensor:
+        """What losses of relaxed tokens ask of hidden states [B, L, D]; the head gets its share."""
+        leaf = generation.hidden.detach().requires_grad_()
+        with self.autocast():
+            logits = self.student.head(leaf).float()
+            flat = logits.detach().requires_grad_()
+            total = self.losses.ask_soft(generation, flat, self.generator)
+            logits.backward(total / self.spec.train.accumulate)
+        assert leaf.grad is not None
+        return leaf.grad
 
     def ask_of_student(self, generation: Generation, measure: bool) -> Asked:
         """Eq. 7 as far as the student's hidden states; what teacher and auxiliary saw ends here.
 
         So it is gone when the student's own graph is at its largest.
         """
-        space, loss = self.teacher.space, self.spec.loss
         mask_ratio, x_tilde, mask = self.draw_x_tilde(generation.tokens, 0)
         with self.autocast():
             seen = self.embeds(self.teacher.backbone, generation, x_tilde, mask.slots)
             teacher_logits = self.teacher_logits(seen, generation.cond, mask_ratio)
-            with torch.set_grad_enabled(self.spec.auxiliary.share_x_tilde):
-                seen = self.embeds(self.auxiliary, generation, x_tilde, mask.slots)
-                aux_hidden = self.hidden(self.auxiliary, seen, generation.cond)
+            aux_hidden, shares = None, self.spec.auxiliary.share_x_tilde
+            if self.uses_auxiliary:
+                with torch.set_grad_enabled(shares):
+                    seen = self.embeds(self.auxiliary, generation, x_tilde, mask.slots)
+                    aux_hidden = self.hidden(self.auxiliary, seen, generation.cond)
             del seen
             hidden = self.hidden_at_x_tilde(generation, x_tilde)
-        aux_flat = aux_hidden.detach().flatten(0, 1)
-        rows, slots = mask.rows, mask.slots.flatten(0, 1)[mask.rows]
+        rows, passes = mask.rows, self.spec.train.accumulate
         with self.autocast():
             weight = self.sample_weights(generation, hidden, teacher_logits, mask.slots)
-        weight = weight[rows.div(space.length, rounding_mode="floor")]
-        scale = (slots * weight[:, None])[..., None]
+        look = self.looking_at(generation, mask, weight, teacher_logits, aux_hidden)
         divergence = torch.zeros((), device=rows.device)
-        temperatures = loss.teacher_temperature, loss.auxiliary_temperature
-
-        @torch.no_grad()
-        def gradient_at(part: slice) -> Tensor:
-            nonlocal divergence
-            gradient, value = logit_field(
-                self.divergence,
-                teacher_logits(rows[part]),
-                self.auxiliary.head(aux_flat[rows[part]], rows[part] % space.length),
-                scale[part],
-                temperatures,
-                measure,
-            )
-            self.see_logit_gradient(gradient)
-            if value is not None:
-                divergence += (value * slots[part]).sum()
-            return gradient
+        nats = torch.zeros((), dtype=torch.float64, device=rows.device)
 
         def loss_of(head: HeadRows, part: slice) -> Tensor:
-            return head.surrogate_loss(gradient_at(part))
+            nonlocal divergence, nats
+            logits = head.logits() if self.losses.see_student else None
+            seen = look(part, logits)
+            if measure and self.monitor is not None:
+                nats += self.monitor.sums(seen)
+            gradient, value = self.losses.ask_masked(seen, measure, passes)
+            if value is not None:
+                divergence += (value * seen.slots).sum()
+            if logits is not None:
+                return surrogate_loss(logits, gradient)
+            return head.surrogate_loss(gradient)
 
         with self.autocast():
-            if loss.entropy_bonus:
+            if self.spec.loss.entropy_bonus:
                 self.backward_entropy_bonus(hidden)
             _, gradient = backward_to_hidden(self.student, hidden, rows, self.chunk_tokens, loss_of)
-        reuse = SharedMask(mask, aux_hidden) if self.spec.auxiliary.share_x_tilde else None
+        reuse = None
+        if measure and self.monitor is not None:
+            self.nats = nats / len(mask.slots)
+        if shares and aux_hidden is not None:
+            reuse = SharedMask(mask, aux_hidden, teacher_logits)
         return Asked(hidden, gradient, divergence / mask.slots.sum(), reuse)
+
+    def looking_at(
+        self,
+        generation: Generation,
+        mask: Mask,
+        weight: Tensor,
+        teacher: Callable[[Tensor], TeacherLogits],
+        aux_hidden: Tensor | None,
+    ) -> Callable[[slice, Tensor | None], MaskedRows]:
+        """What objectives are shown of a chunk of masked positions and the student's logits there.
+
+        `weight` [B] is that of each sample; aux_hidden [B, L, D] what the auxiliary made.
+        """
+        length, rows = self.teacher.space.length, mask.rows
+        sample = rows.div(length, rounding_mode="floor")
+        slots = mask.slots.flatten(0, 1)[rows]
+        scale = (slots * weight[sample][:, None])[..., None]
+        temperatures = self.spec.loss.teacher_temperature, self.spec.loss.auxiliary_temperature
+
+        aux_flat = None if aux_hidden is None else aux_hidden.detach().flatten(0, 1)
+
+        def auxiliary_logits(here: Tensor) -> Tensor:
+            logits: Tensor = self.auxiliary.head(needed("auxiliary", aux_flat)[here], here % length)
+            return logits
+
+        def look(part: slice, logits: Tensor | None) -> MaskedRows:
+            here = rows[part]
+            return MaskedRows(
+                teacher=lambda: teacher(here),
+                auxiliary=lambda: auxiliary_logits(here),
+                student=lambda: needed("student", logits).detach().clone(),
+                tokens=lambda: generation.tokens.flatten(0, 1)[here],
+                slots=slots[part],
+                masked=lambda: mask.slots.flatten(1).sum(-1)[sample[part]],
+                scale=scale[part],
+                temperatures=temperatures,
+            )
+
+        return look
 
     def update_auxiliary(
         self,
@@ -372,16 +426,26 @@ class Distillation:
             self.turn_to(index)
             if self.spec.auxiliary.fresh_samples:
                 generation = self.generate(step, gradients=False)
-            _, x_tilde, mask = self.draw_x_tilde(generation.tokens, 1 + update)
+            ratio, x_tilde, mask = self.draw_x_tilde(generation.tokens, 1 + update)
+            teacher = None
             with self.autocast():
+                if self.losses.anchor:
+                    seen = self.embeds(self.teacher.backbone, generation, x_tilde, mask.slots)
+                    teacher = self.teacher_logits(seen, generation.cond, ratio)
                 seen = self.embeds(self.auxiliary, generation, x_tilde, mask.slots)
                 hidden = self.hidden(self.auxiliary, seen, generation.cond)
-            losses.append(self.backward_auxiliary(generation, mask, hidden))
+            losses.append(self.backward_auxiliary(generation, mask, hidden, teacher))
         loss, masked = mean_over_ranks(list(torch.stack(losses).mean(0)))
         norm = self.auxiliary_optimizer.update(step, 1 / masked, self.verdict.found_inf)
         return loss / masked, norm
 
-    def backward_auxiliary(self, generation: Generation, mask: Mask, hidden: Tensor) -> Tensor:
+    def backward_auxiliary(
+        self,
+        generation: Generation,
+        mask: Mask,
+        hidden: Tensor,
+        teacher: Callable[[Tensor], TeacherLogits] | None = None,
+    ) -> Tensor:
         """Backpropagate the sum of the loss over masked slots, in units of all slots of a step.
 
         Returns that sum and the share of masked slots [2]. Their ratio is the mean loss; it is
@@ -391,24 +455,39 @@ class Distillation:
         rows, masked = mask.rows, mask.slots
         targets = generation.tokens.masked_fill(~masked, IGNORED).flatten(0, 1)[rows]
         slots = masked.numel() * self.spec.train.accumulate
+        anchors: list[Tensor] = []
 
         def loss_of(head: HeadRows, part: slice) -> Tensor:
             soft_target = None
             if spec.soft_weight:
                 soft_target = self.student_logits(generation, rows[part]).flatten(0, 1)
+            logits = head.logits().flatten(0, 1)
             loss = auxiliary_loss(
-                head.logits().flatten(0, 1),
+                logits,
                 targets[part].flatten(),
                 soft_target,
                 spec.soft_weight,
                 spec.soft_temperature,
                 spec.label_smoothing,
             )
-            return loss.total / slots
+            if not self.losses.anchor or teacher is None:
+                return loss.total / slots
+            anchored = self.anchored_loss(logits, teacher(rows[part]), targets[part]) / slots
+            anchors.append(anchored.detach())
+            return loss.total / slots + anchored
 
         with self.autocast():
             total = backward_through_head(self.auxiliary, hidden, rows, self.chunk_tokens, loss_of)
+        if anchors:  # what is logged is how well it knows the student
+            total = total - torch.stack(anchors).sum()
         return torch.stack([total * self.spec.train.accumulate, masked.float().mean()])
+
+    def anchored_loss(self, logits: Tensor, teacher: TeacherLogits, targets: Tensor) -> Tensor:
+        """The auxiliary's cross-entropy to the teacher over masked slots, times its weight."""
+        with torch.no_grad():
+            phi = log_probs(guided(teacher), self.spec.loss.teacher_temperature).exp().flatten(0, 1)
+        losses = anchored_loss(logits.float().log_softmax(-1), phi)
+        return self.losses.anchor * losses.masked_fill(targets.flatten() == IGNORED, 0).sum()
 
     @torch.no_grad()
     def student_logits(self, generation: Generation, rows: Tensor) -> Tensor:
@@ -556,6 +635,10 @@ class Distillation:
             factor = factor / (space.length * space.groups * space.vocab)
         elif loss.reduction == "masked_mean":
             factor = factor / mask.flatten(1).sum(-1)
+        if isinstance(loss.weight, CalibratedWeight):
+            slots = space.length * space.groups
+            weights = moved(calibrated_weights(self.spec.masking.student, slots), mask.device)
+            return factor * weights[mask.flatten(1).sum(-1) - 1].to(factor.dtype)
         if isinstance(loss.weight, AdaptiveWeight):
             gap = self.probability_gap(hidden, teacher_logits)
             return factor / gap.clamp(min=loss.weight.floor)

@@ -135,6 +135,8 @@ GENERATORS: dict[str, Generator] = {
     "squared_hellinger": lambda u: (u.sqrt() - 1).square(),
     "pearson": lambda u: (u - 1).square(),
     "le_cam": lambda u: (u - 1).square() / (u + 1),
+    "neyman": lambda u: (1 - u).square() / (2 * u),
+    "dmmd": lambda u: (1 + u) * ((1 + u) / (2 * u)).log() + u - 1,
 }
 
 

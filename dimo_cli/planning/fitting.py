@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from dimo_cli.distributed.ranks import as_first_says, on_cpu, own_rank, sharding_wanted
-from dimo_cli.engine.refine import Rewards
+from dimo_cli.engine.objectives.reward import Rewards
 from dimo_cli.engine.share import divide, largest_divisor
 from dimo_cli.planning.memory import (
     MemoryEstimate,

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from dimo_cli.engine.distill import Distillation
 from dimo_cli.engine.lora import has_adapters, new_adapters, trained_part
+from dimo_cli.engine.objectives.reward import Rewards
 from dimo_cli.engine.one_step import rows_at_once
-from dimo_cli.engine.refine import Refinement, Rewards
+from dimo_cli.engine.refine import Refinement
 from dimo_cli.engine.sharding import GATHERED, blocks_of
 from dimo_cli.engine.share import divide, largest_divisor, local_train
 from dimo_cli.planning.rehearsal import BlankImages, rehearse, without_content

@@ -38,6 +38,11 @@ TOPICS = (
         "Divergence", {"divergence": "teacher | auxiliary"}, f"healthy: {SHOWN['divergence'][1]}"
     ),
     Topic(
+        "KL of the student to the teacher, nats per token",
+        {"teacher_kl": "less the auxiliary's excess"},
+        "noisy: look at its mean over many steps; healthy: falls towards 0",
+    ),
+    Topic(
         "Auxiliary and student",
         {
             "auxiliary_loss": "auxiliary loss",

@@ -16,6 +16,7 @@ from dimo_cli.console import next_steps
 from dimo_cli.console.live import View
 from dimo_cli.distributed.ranks import first_ahead, is_first, joined_ranks, part, wait_for_all
 from dimo_cli.engine.distill import Distillation
+from dimo_cli.engine.objectives.registry import named_objectives
 from dimo_cli.engine.schedules import noise_over_spread
 from dimo_cli.errors import DivergedError, NotFinite, SpecError
 from dimo_cli.evaluation.yardstick import Measurement, check_measurable
@@ -54,6 +55,7 @@ def check_measurable_run(spec: DistillSpec) -> None:
     """Refuse a run whose numbers nobody can measure or track, before anything is loaded."""
     check_teacher(spec.teacher.name)
     check_tracker(spec.monitor.tracker)
+    named_objectives(spec)
     check_measurable(spec)
 
 

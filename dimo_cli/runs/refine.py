@@ -14,7 +14,8 @@ from torch import Tensor
 from dimo_cli.console.live import View
 from dimo_cli.data.shards import TokenDataset, builtin_dataset, read_index
 from dimo_cli.distributed.ranks import first_ahead, is_first, joined_ranks
-from dimo_cli.engine.refine import Refinement, Rewards
+from dimo_cli.engine.objectives.reward import Rewards
+from dimo_cli.engine.refine import Refinement
 from dimo_cli.errors import MissingError, NotFinite, SpecError
 from dimo_cli.files.locking import refuse_if_locked
 from dimo_cli.hub.published import StateDict

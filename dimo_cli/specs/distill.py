@@ -8,10 +8,18 @@ from pydantic import Field, model_validator
 
 from dimo_cli.specs.averaging import EmaSpec
 from dimo_cli.specs.base import AutoBool, Int, Real, Spec, or_auto, shorthand
-from dimo_cli.specs.divergences import AdaptiveWeight, ConstantWeight, Divergence, ForwardKL
+from dimo_cli.specs.divergences import (
+    AdaptiveWeight,
+    CalibratedWeight,
+    ConstantWeight,
+    Divergence,
+    ForwardKL,
+)
 from dimo_cli.specs.lora import AuxiliaryLoraSpec, LoraSpec
 from dimo_cli.specs.monitor import MonitorSpec
+from dimo_cli.specs.objectives import Objective
 
+TITLES = {"dimo": "Di[M]O", "idlm": "IDLM", "dmmd": "D-MMD"}
 MaskSchedule = Literal["linear", "square", "root", "cosine", "arccos", "truncated_normal"]
 
 
@@ -189,7 +197,7 @@ class LossSpec(Spec):
         description="Token-level divergence between teacher and auxiliary",
     )
     weight: Annotated[
-        ConstantWeight | AdaptiveWeight,
+        ConstantWeight | AdaptiveWeight | CalibratedWeight,
         Field(discriminator="kind"),
         shorthand("value", "constant"),
     ] = Field(default_factory=ConstantWeight, description="The weight w(t)")
@@ -431,6 +439,13 @@ class DistillSpec(Spec):
     init: InitSpec = Field(default_factory=InitSpec, description="The student's input")
     masking: MaskingSpec = Field(default_factory=MaskingSpec, description="Forward masking")
     loss: LossSpec = Field(default_factory=LossSpec, description="The student's gradient")
+    objectives: tuple[Objective, ...] = Field(
+        (),
+        max_length=16,
+        description="What the student is trained for: names such as dimo, idlm or dmmd, or groups "
+        "of a kind, a weight and its settings, whose gradients are summed; none: dimo, whose "
+        "divergence is `loss.divergence`",
+    )
     student: StudentSpec = Field(default_factory=StudentSpec, description="The one-step generator")
     auxiliary: AuxiliarySpec = Field(
         default_factory=AuxiliarySpec, description="The auxiliary model"
@@ -444,7 +459,12 @@ class DistillSpec(Spec):
     @property
     def method(self) -> str:
         """What this way of training is called."""
-        return "Di[M]O"
+        return self.masked_method
+
+    @property
+    def masked_method(self) -> str:
+        """What the losses at masked positions are called."""
+        return " + ".join(TITLES.get(o.kind, o.kind) for o in self.objectives) or "Di[M]O"
 
     @property
     def auxiliary_lora(self) -> LoraSpec:
@@ -463,6 +483,14 @@ class DistillSpec(Spec):
         if self.auxiliary.share_x_tilde and self.masking.student != self.masking.auxiliary:
             raise ValueError(
                 "auxiliary.share_x_tilde needs masking.student and masking.auxiliary to be equal"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _calibrated_weight_is_for_a_sum(self) -> DistillSpec:
+        if isinstance(self.loss.weight, CalibratedWeight) and self.loss.reduction != "sum":
+            raise ValueError(
+                f"loss.weight calibrated needs loss.reduction sum, not {self.loss.reduction}"
             )
         return self
 

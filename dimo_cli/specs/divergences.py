@@ -76,12 +76,21 @@ Divergence = Annotated[
 class ConstantWeight(Spec):
     """w(t) = value."""
 
-    kind: Literal["constant"] = Field("constant", description="constant or adaptive")
+    kind: Literal["constant"] = Field("constant", description="constant, adaptive or calibrated")
     value: Real = Field(1.0, gt=0, description="The weight itself")
 
 
 class AdaptiveWeight(Spec):
     """One over the mean gap |p_theta(x_init) - p_phi(x_tilde)| of each sample (supplement D)."""
 
-    kind: Literal["adaptive"] = Field("adaptive", description="constant or adaptive")
+    kind: Literal["adaptive"] = Field("adaptive", description="constant, adaptive or calibrated")
     floor: Real = Field(1e-5, gt=0, description="Smallest gap to divide by")
+
+
+class CalibratedWeight(Spec):
+    """1 / (k P(k)) where k tokens are masked with probability P(k): the loss is then the KL between
+    student and teacher, as far as the auxiliary has learned the student."""
+
+    kind: Literal["calibrated"] = Field(
+        "calibrated", description="constant, adaptive or calibrated"
+    )

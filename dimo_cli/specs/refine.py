@@ -153,7 +153,7 @@ class RefineSpec(DistillSpec):
     @property
     def method(self) -> str:
         """What this way of training is called, with its losses."""
-        losses = ["Di[M]O"] if self.distill_weight else []
+        losses = [self.masked_method] if self.distill_weight else []
         losses += [f"GAN weight {self.gan.weight}"] if self.gan.enabled else []
         losses += [f"reward {name} {weight:g}" for name, weight in self.reward.terms.items()]
         return f"Soft-Di[M]O ({', '.join(losses)})"

@@ -22,7 +22,16 @@ OWN = {
     *("base64", "binascii", "logging", "string", "urllib", "urllib.parse", "ipaddress"),
 }
 # The specs that a help page is made of, by the first words of the command.
-RUN_SPECS = {"distill", "averaging", "divergences", "launch", "lora", "metrics", "monitor"}
+RUN_SPECS = {
+    "distill",
+    "averaging",
+    "divergences",
+    "objectives",
+    "launch",
+    "lora",
+    "metrics",
+    "monitor",
+}
 RUN_SPECS |= {"render", "resolve"}
 SPECS = {
     "distill": RUN_SPECS,

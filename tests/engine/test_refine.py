@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from dimo_cli.data.shards import builtin_dataset
-from dimo_cli.engine.refine import Refinement, RunningNorm
+from dimo_cli.engine.norms import RunningNorm
+from dimo_cli.engine.refine import Refinement
 from dimo_cli.runs.refine import LabeledTokens, diversity
 from dimo_cli.specs.refine import RefineSpec
 from dimo_cli.training.guard import Guard
@@ -75,7 +76,8 @@ def test_the_weight_of_a_reward_multiplies_its_score(teacher, generator):
         reward={"terms": {"clip": 3.0}},
     )
     weights = torch.rand(4, 64, 1, 17).softmax(-1)
-    loss = run.reward_loss(weights, teacher.conditioner.labels(torch.arange(4)))
+    (reward,) = run.losses.objectives
+    loss = reward.loss(weights, teacher.conditioner.labels(torch.arange(4)))
     images = teacher.tokenizer.decode_probs(weights)
     torch.testing.assert_close(loss, -3.0 * brightness(images, ()))
 
@@ -90,9 +92,10 @@ def test_the_gradient_of_all_soft_losses_is_that_of_their_sum(teacher, generator
         gan=GAN,
         reward={"terms": {"clip": 2.0}, "weight": 5.0},
     )
-    run.discriminator.eval()
+    gan, reward = run.losses.objectives
+    gan.discriminator.eval()
     mask = torch.rand(8, 64, 1) < 0.3
-    run.draw_mask = lambda count: mask
+    gan.draw_mask = lambda count: mask
     generation = run.generate(0)
     found = run.soft_gradient(generation)
     head = [p.grad.clone() for p in run.student.to_logits.parameters()]
@@ -100,7 +103,7 @@ def test_the_gradient_of_all_soft_losses_is_that_of_their_sum(teacher, generator
 
     leaf = generation.hidden.detach().requires_grad_()
     weights = run.student.head(leaf).softmax(-1)
-    total = run.gan_loss(weights, generation.cond) + 5.0 * run.reward_loss(weights, generation.cond)
+    total = gan.loss(weights, generation.cond) + 5.0 * reward.loss(weights, generation.cond)
     total.mean().backward()
     torch.testing.assert_close(found, leaf.grad, atol=1e-7, rtol=1e-4)
     for mine, parameter in zip(head, run.student.to_logits.parameters(), strict=True):
@@ -181,7 +184,7 @@ def test_the_auxiliary_goes_on_from_the_run_before_if_asked_to(teacher, generato
 def test_real_and_generated_digits_share_their_classes(teacher, generator):
     run = build(teacher, generator, gan=GAN)
     run.step(0)
-    (judged,) = run.judged
+    (judged,) = run.losses.objectives[0].judged
     dataset = builtin_dataset("digits")
     everything, labels = dataset.tokens[0].long(), dataset.conditions[0].long()
     for tokens, label in zip(judged.real, judged.cond.tensors["label"], strict=True):
@@ -262,7 +265,7 @@ def test_a_norm_that_is_not_finite_is_not_remembered():
 def test_the_discriminator_sees_what_the_student_is_judged_on(teacher, generator, kind):
     run = build(teacher, generator, gan=GAN, relax={"kind": kind})
     run.step(0)
-    (judged,) = run.judged
+    (judged,) = run.losses.objectives[0].judged
     assert torch.equal(judged.fake.amax(-1), torch.ones(judged.fake.shape[:-1]))
 
 

@@ -81,6 +81,31 @@ def test_a_reward_of_ones_own_is_trained_for_on_dimos_own_command_line(tmp_path)
     assert json.loads(log.splitlines()[-1])["reward_warmth"] != 0
 
 
+def test_an_objective_of_ones_own_is_trained_for_on_dimos_own_command_line(tmp_path):
+    assert len((EXAMPLES / "add_an_objective.py").read_text().splitlines()) < 80
+    short = [
+        "train.steps=2",
+        "train.batch_size=4",
+        "monitor.table_samples=0",
+        "monitor.fid_every=0",
+    ]
+    sets = [word for setting in short for word in ("--set", setting)]
+    own = ["--set", "objectives=[{kind: clipped, most: 2.0}]"]
+    run(
+        "add_an_objective.py",
+        "distill",
+        "--preset",
+        "digits",
+        *sets,
+        *own,
+        "--out",
+        str(tmp_path / "own"),
+    )
+    log = (tmp_path / "own" / "log.jsonl").read_text()
+    assert "divergence" in json.loads(log.splitlines()[-1])
+    assert "kind: clipped" in (tmp_path / "own" / "run.yaml").read_text()
+
+
 @pytest.mark.slow
 def test_the_runs_of_healthy_curves_leave_logs_and_samples(tmp_path):
     arguments = [str(tmp_path / "runs"), "--steps", "2", "--out", str(tmp_path)]

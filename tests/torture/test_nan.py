@@ -174,9 +174,9 @@ def test_one_bad_number_on_the_way_costs_a_step_and_no_more(tmp_path, monkeypatc
         return spoiled
 
     if where == "discriminator_loss":
-        from dimo_cli.engine import refine
+        from dimo_cli.engine.objectives import gan
 
-        monkeypatch.setattr(refine, where, spoil(refine.discriminator_loss))
+        monkeypatch.setattr(gan, where, spoil(gan.discriminator_loss))
     else:
         monkeypatch.setattr(Refinement, where, spoil(getattr(Refinement, where)))
     trainer = trained(tmp_path, Silent())

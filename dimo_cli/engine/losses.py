@@ -1,0 +1,175 @@
+"""All objectives of a run as one: what they ask for together, what they train, what they log."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from dimo_cli.engine.draws import Source
+from dimo_cli.engine.norms import GradientNorms
+from dimo_cli.engine.objective import (
+    Generation,
+    MaskedObjective,
+    MaskedRows,
+    Objective,
+    Run,
+    SoftObjective,
+    StepReport,
+)
+from dimo_cli.engine.optimizer import NetworkOptimizer
+from dimo_cli.engine.relax import estimate
+from dimo_cli.engine.share import Share
+from dimo_cli.specs.refine import RelaxSpec
+from dimo_cli.teachers.protocol import Backbone, Cond
+
+
+class Losses:
+    """The objectives of a run, in the order in which they draw."""
+
+    def __init__(
+        self, objectives: Sequence[Objective], relax: RelaxSpec | None, follows_norms: bool
+    ) -> None:
+        """`relax` is how gradients get through tokens; norms are followed where they differ."""
+        self.objectives, self.relax = objectives, relax or RelaxSpec()
+        self.masked = [one for one in objectives if isinstance(one, MaskedObjective)]
+        self.soft = [one for one in objectives if isinstance(one, SoftObjective)]
+        self.norms = GradientNorms() if self.soft or follows_norms else None
+        self.seen: dict[str, Tensor] = {}
+
+    @property
+    def use_auxiliary(self) -> bool:
+        """Whether any of them has a use for an auxiliary."""
+        return any(objective.needs.auxiliary for objective in self.objectives)
+
+    @property
+    def anchor(self) -> float:
+        """Weight of the teacher's predictions among what the auxiliary learns."""
+        return max((objective.needs.anchor for objective in self.objectives), default=0.0)
+
+    @property
+    def see_student(self) -> bool:
+        """Whether any looks at the student's logits where it asks for something."""
+        return any(objective.needs.student for objective in self.masked)
+
+    @property
+    def can_be_recorded(self) -> bool:
+        """Whether all of them do the same in every step (`train.capture`)."""
+        return all(one.can_be_recorded for one in self.objectives)
+
+    def attach(self, run: Run) -> None:
+        """Teacher and student are there: make what networks are needed beside them."""
+        for objective in self.objectives:
+            objective.attach(run)
+
+    def begin(self, step: int) -> None:
+        """A step begins."""
+        if self.norms is not None:
+            self.norms.begin()
+        for objective in self.objectives:
+            objective.begin(step)
+
+    def conditions(self, count: int) -> Cond | None:
+        """The conditions of a batch, if an objective's data decides them."""
+        found = (objective.conditions(count) for objective in self.objectives)
+        return next((cond for cond in found if cond is not None), None)
+
+    @torch.no_grad()
+    def ask_masked(
+        self, seen: MaskedRows, measure: bool, passes: int
+    ) -> tuple[Tensor, Tensor | None]:
+        """The sum of what is asked of a chunk's logits, and of the first one's values.
+
+        It is a share of a step of so many passes; norms are those of a pass by itself.
+        """
+        first, *others = self.masked
+        gradient, value = first.ask(seen, measure)
+        for objective in others:
+            gradient = gradient + objective.ask(seen, False)[0]
+        if self.norms is not None:
+            self.norms.see("distill", gradient * passes)
+        return gradient, value
+
+    def ask_soft(self, generation: Generation, logits: Tensor, generator: Source) -> Tensor:
+        """What losses of relaxed tokens ask of logits [B, L, G, V], which are a leaf.
+
+        Each loss is differentiated by itself, which also gives its norm.
+        """
+        assert self.norms is not None
+        total = torch.zeros_like(logits)
+        for objective in self.soft:
+            loss = objective.loss_of(generation, logits)
+            if loss is None:
+                continue
+            kind, temperature = self.relax.kind, self.relax.temperature
+            surrogate, values = estimate(kind, logits, loss, generator, temperature)
+            (gradient,) = torch.autograd.grad(surrogate / len(logits), logits)
+            self.norms.see(objective.name, gradient)
+            self.seen[f"{objective.name}_loss"] = values.mean()
+            total += objective.factor() * gradient
+        return total
+
+    def follow(self, step: int, measure: bool, share: Share) -> StepReport:
+        """Let objectives update what else is trained, once student and auxiliary are."""
+        if self.norms is not None:
+            self.norms.end(share)
+        values = self.measured() if measure else {}
+        for objective in self.objectives:
+            report = objective.follow(step, measure)
+            if report.skipped:
+                return report
+            values |= report.values
+        return StepReport(values)
+
+    def measured(self) -> dict[str, float]:
+        """Losses, scores and norms of this step as numbers; it waits for the card."""
+        values = {name: value.item() for name, value in self.seen.items()}
+        return values | (measured_norms(self.norms, self.soft) if self.norms is not None else {})
+
+    def suspects(self) -> list[str]:
+        """What was seen in the last step that is not finite and may be why others are not."""
+        return [name for name, value in self.seen.items() if not math.isfinite(value.item())]
+
+    def state(self) -> dict[str, float]:
+        """Running numbers that decide how training goes on, beside networks and optimizers."""
+        return self.norms.values() if self.norms is not None else {}
+
+    def load_state(self, state: dict[str, float]) -> None:
+        """Continue from `state`."""
+        if self.norms is not None:
+            self.norms.load(state)
+
+    def backbones(self) -> list[Backbone]:
+        """Networks of the teacher's kind that they run beside those of the run."""
+        return [backbone for one in self.objectives for backbone in one.backbones()]
+
+    def networks(self) -> dict[str, nn.Module]:
+        """Networks of theirs whose weights change."""
+        found: dict[str, nn.Module] = {}
+        for objective in self.objectives:
+            found |= objective.networks()
+        return found
+
+    def optimizers(self) -> dict[str, NetworkOptimizer]:
+        """Their optimizers."""
+        found: dict[str, NetworkOptimizer] = {}
+        for objective in self.objectives:
+            found |= objective.optimizers()
+        return found
+
+
+def measured_norms(running: GradientNorms, soft: Sequence[SoftObjective]) -> dict[str, float]:
+    """What each loss asks of the logits: as it is, with its weight, and against Di[M]O's."""
+    norms = running.values()
+    values = {f"{name}_norm": value for name, value in norms.items()}
+    distill = norms.pop("distill", 0.0)  # its weight is in it already
+    for objective in soft:
+        if (norm := norms.get(objective.name)) is None:
+            continue
+        weighted = float(objective.factor()) * norm
+        values[f"weighted_{objective.name}_norm"] = weighted
+        if distill:
+            values[f"{objective.name}_ratio"] = weighted / distill
+    return values

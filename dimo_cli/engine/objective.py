@@ -1,0 +1,190 @@
+"""What a loss of a run is: it sees what a step has, and asks for a gradient at the logits.
+
+A run has a list of objectives. There are two ways to ask. A `MaskedObjective` knows its gradient in
+closed form at the positions that are masked in x_tilde, from what teacher, auxiliary and, if it
+wants to, the student say there. A `SoftObjective` is a loss of relaxed tokens, which are
+differentiated (`relax`). All gradients meet at the student's hidden states, in one backward pass.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from dimo_cli.engine.draws import Rows
+from dimo_cli.engine.field import TeacherLogits
+from dimo_cli.engine.masking import Mask
+from dimo_cli.engine.optimizer import NetworkOptimizer
+from dimo_cli.engine.verdict import Verdict
+from dimo_cli.specs.distill import DistillSpec
+from dimo_cli.teachers.protocol import Backbone, Cond, Teacher
+
+
+@dataclass(slots=True)
+class Generation:
+    """One pass of the student: what it saw, and the tokens x_theta it made of it."""
+
+    cond: Cond
+    init_mask: Tensor
+    sigma: float
+    hidden: Tensor
+    tokens: Tensor
+    entropy: Tensor | None
+    top1: Tensor | None
+    logits: Tensor | None = None
+    """The student's logits [B L, G, V], where they are asked for after its head has changed."""
+
+
+@dataclass(slots=True)
+class StepReport:
+    """What one step measured; `skipped` names the network whose numbers were not finite."""
+
+    values: dict[str, float]
+    skipped: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a step has to have for an objective; it is decided before any network is made."""
+
+    auxiliary: bool = False
+    """The network that learns the student's own tokens."""
+    student: bool = False
+    """The student's logits at the masked positions, which are not formed otherwise."""
+    anchor: float = 0.0
+    """Weight of the teacher's predictions among what the auxiliary learns (D-MMD)."""
+
+
+@dataclass(frozen=True, slots=True)
+class MaskedRows:
+    """Some positions [n] where slots of x_tilde are masked, and what each network says there.
+
+    Logits [n, G, V] are made when they are asked for, anew each time, for the asker to change.
+    """
+
+    teacher: Callable[[], TeacherLogits]
+    auxiliary: Callable[[], Tensor]
+    student: Callable[[], Tensor]
+    """Without a graph; only for an objective that says it needs them."""
+    tokens: Callable[[], Tensor]
+    """What the student drew there [n, G]."""
+    slots: Tensor
+    """Which of their slots are masked [n, G]."""
+    masked: Callable[[], Tensor]
+    """How many slots are masked in the sample of each row [n]."""
+    scale: Tensor
+    """w(t) over the divisor of `loss.reduction`, and 0 where no slot is masked [n, G, 1]."""
+    temperatures: tuple[float, float]
+    """Of teacher and auxiliary."""
+
+
+class Run(Protocol):
+    """What an objective may use of the run that it belongs to."""
+
+    teacher: Teacher
+    spec: DistillSpec
+    student: Backbone
+    generator: Rows
+    autocast: Callable[[], AbstractContextManager[None]]
+    verdict: Verdict
+
+    def turn_to(self, index: int) -> None:
+        """Draw from now on for one of the step's passes."""
+
+    def log(self, name: str, value: Tensor) -> None:
+        """Remember a number for the log; it is read when a step is measured."""
+
+    def norm(self, name: str) -> Tensor:
+        """The running norm of what an objective asks of the logits; `distill`: all masked ones."""
+
+
+class Objective:
+    """One loss of a run. What it leaves out of these hooks, it has nothing to say about."""
+
+    name: str = "objective"
+    """In the log and in messages."""
+    needs: Needs = Needs()
+    can_be_recorded: bool = False
+    """Whether it does the same to tensors of the same shapes in every step (`train.capture`)."""
+    run: Run
+
+    def attach(self, run: Run) -> None:
+        """Teacher and student are there: make what networks are needed beside them."""
+        self.run = run
+
+    def begin(self, step: int) -> None:
+        """A step begins."""
+
+    def conditions(self, count: int) -> Cond | None:
+        """The conditions of a batch, if its data decides them."""
+        return None
+
+    def follow(self, step: int, measure: bool) -> StepReport:
+        """Update other networks, once student and auxiliary are; numbers for the log."""
+        return StepReport({})
+
+    def networks(self) -> dict[str, nn.Module]:
+        """Networks of its own whose weights change."""
+        return {}
+
+    def optimizers(self) -> dict[str, NetworkOptimizer]:
+        """Their optimizers."""
+        return {}
+
+    def backbones(self) -> list[Backbone]:
+        """Networks of the teacher's kind that it runs beside those of the run."""
+        return []
+
+
+class MaskedObjective(Objective, ABC):
+    """A gradient in closed form at the student's logits of masked positions."""
+
+    needs = Needs(auxiliary=True)
+
+    @abstractmethod
+    def ask(self, rows: MaskedRows, measure: bool) -> tuple[Tensor, Tensor | None]:
+        """The gradient [n, G, V], times `rows.scale`; with `measure` also a value [n, G].
+
+        The mean of the values over masked slots is logged as the divergence.
+        """
+
+
+SoftLoss = Callable[[Tensor], Tensor]
+"""A value for each sample [B] of token weights [B, L, G, V]."""
+
+
+class SoftObjective(Objective, ABC):
+    """A loss of relaxed tokens, through which a gradient flows back to the logits."""
+
+    @abstractmethod
+    def loss_of(self, generation: Generation, logits: Tensor) -> SoftLoss | None:
+        """The loss of a pass with these student logits [B, L, G, V]; None: not in this step."""
+
+    @abstractmethod
+    def factor(self) -> Tensor | float:
+        """What its gradient is multiplied by."""
+
+
+@dataclass(slots=True)
+class SharedMask:
+    """An x_tilde whose auxiliary forward the student's update already paid for."""
+
+    mask: Mask
+    hidden: Tensor
+    teacher: Callable[[Tensor], TeacherLogits]
+
+
+@dataclass(slots=True)
+class Asked:
+    """What masked objectives ask of the student's hidden states [B, L, D]."""
+
+    hidden: Tensor
+    gradient: Tensor
+    divergence: Tensor
+    """The mean divergence, for the log."""
+    reuse: SharedMask | None
