@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from dimo_cli.specs.base import Int, Spec
+from dimo_cli.teachers.expectation import expected
 from dimo_cli.teachers.protocol import Cond, Tokenizer
 
 # Beyond this many tokens images are painted one by one: at 64 x 64 tokens the activations of a
@@ -143,9 +144,7 @@ class VQTokenizer(Tokenizer):
 
     def decode_probs(self, probs: Tensor, cond: Cond | None = None) -> Tensor:
         with torch.autocast(probs.device.type, enabled=False):
-            codebook = self.quantize.embedding.weight
-            expected = probs.squeeze(-2).to(codebook.dtype) @ codebook
-            return self._paint(expected)
+            return self._paint(expected(probs.squeeze(-2), self.quantize.embedding.weight))
 
     def _paint(self, codes: Tensor) -> Tensor:
         """Codebook vectors [B, L, C] to images."""

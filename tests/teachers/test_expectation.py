@@ -7,11 +7,13 @@ import torch
 
 from dimo_cli.teachers.digits import LEVELS, DigitsTokenizer
 from dimo_cli.teachers.expectation import expected
+from dimo_cli.teachers.halton.tokenizer import LlamaGenTokenizer
 from dimo_cli.teachers.maskbit.bits import expected_signs
 from dimo_cli.teachers.maskgen.tokenizer import TATiTok
 from dimo_cli.teachers.maskgit.vqgan import VQGAN
 from dimo_cli.teachers.shapes.tokenizer import ShapesTokenizer
 from dimo_cli.teachers.titok.tokenizer import TiTokTokenizer
+from dimo_cli.teachers.vq_model import VQTokenizer
 
 CODES, WIDTH = 4096, 8
 BF16 = torch.autocast("cpu", torch.bfloat16)
@@ -35,7 +37,9 @@ def assert_as_precise_under_autocast(decode, codes, generator):
 
 def tokenizer_of(name, table):
     """What `decode_probs` reads of a tokenizer, which paints its mean codes as they are."""
-    quantize = SimpleNamespace(embedding=table, clamped=lambda ids: ids)
+    quantize = SimpleNamespace(
+        embedding=table, clamped=lambda ids: ids, vectors=lambda: table.weight
+    )
     told = {"shapes": {"codebook": table}, "titok": {"codes": table.weight}}
     shared = {"paint": lambda vectors: vectors, "_paint": lambda vectors, cond=None: vectors}
     return SimpleNamespace(quantize=quantize, **told.get(name, {}), **shared)
@@ -47,6 +51,8 @@ def tokenizer_of(name, table):
         ("shapes", ShapesTokenizer),
         ("titok", TiTokTokenizer),
         ("maskgit", VQGAN),
+        ("halton", LlamaGenTokenizer),
+        ("amused", VQTokenizer),
         ("maskgen", TATiTok),
     ],
 )

@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from dimo_cli.teachers.halton.architecture import Architecture
 from dimo_cli.teachers.maskgit.vqgan import (
     IMAGE_CHANNELS,
+    Codebook,
+    ConvolutionalVQ,
     Downsample,
     ResBlock,
     SpatialAttention,
     Upsample,
     group_norm,
 )
-from dimo_cli.teachers.protocol import Cond, Tokenizer
 
 LATENTS_AT_ONCE = 4096  # compared with all codes: 256 MiB of distances
 
@@ -112,56 +113,28 @@ class Decoder(nn.Module):
         return self.conv_out(F.silu(self.norm_out(x)))
 
 
-class Codebook(nn.Module):
-    """Directions: stored rows have any length, and are used at unit length."""
-
-    def __init__(self, codes: int, width: int) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(codes, width)
+class Directions(Codebook):
+    """Vectors that are stored at any length, and used at unit length."""
 
     def vectors(self) -> Tensor:
         """The unit vectors [K, C]."""
         return F.normalize(self.embedding.weight, dim=-1)
 
     def nearest(self, latents: Tensor) -> Tensor:
-        """Ids [n] of the vectors with the smallest angle to latents [n, C]."""
+        """Ids [...] of the vectors with the smallest angle to latents [..., C]."""
         table = self.vectors().T
-        parts = F.normalize(latents, dim=-1).split(LATENTS_AT_ONCE)
-        return torch.cat([(part @ table).argmax(-1) for part in parts])
-
-    def clamped(self, tokens: Tensor) -> Tensor:
-        """Ids that have a vector: beyond them lies the mask id, which can be drawn as well."""
-        return tokens.clamp(max=self.embedding.num_embeddings - 1)
+        parts = F.normalize(latents.flatten(0, -2), dim=-1).split(LATENTS_AT_ONCE)
+        return torch.cat([(part @ table).argmax(-1) for part in parts]).view(latents.shape[:-1])
 
 
-class LlamaGenTokenizer(Tokenizer):
-    """Square images and their codes, row by row."""
+class LlamaGenTokenizer(ConvolutionalVQ):
+    """LlamaGen's tokenizer."""
 
     def __init__(self, arch: Architecture) -> None:
-        super().__init__()
-        self.grid = arch.input_size
-        self.encoder = Encoder(arch)
-        self.decoder = Decoder(arch)
-        self.quantize = Codebook(arch.codebook_size, arch.codebook_embed_dim)
-        self.quant_conv = nn.Conv2d(arch.z_channels, arch.codebook_embed_dim, 1)
-        self.post_quant_conv = nn.Conv2d(arch.codebook_embed_dim, arch.z_channels, 1)
-
-    def latents(self, images: Tensor) -> Tensor:
-        """Images [B, 3, H, W] to latents [B, C, h, w], before they are rounded."""
-        return self.quant_conv(self.encoder(images))
-
-    def encode(self, images: Tensor) -> Tensor:
-        latents = self.latents(images).flatten(2).transpose(1, 2)
-        return self.quantize.nearest(latents.flatten(0, 1)).view(*latents.shape[:2], 1)
-
-    def decode(self, tokens: Tensor, cond: Cond | None = None) -> Tensor:
-        return self.paint(self.quantize.vectors()[self.quantize.clamped(tokens.squeeze(-1))])
-
-    def decode_probs(self, probs: Tensor, cond: Cond | None = None) -> Tensor:
-        ids = self.quantize.clamped(torch.arange(probs.shape[-1], device=probs.device))
-        return self.paint(probs.squeeze(-2) @ self.quantize.vectors()[ids])
-
-    def paint(self, vectors: Tensor) -> Tensor:
-        """Unit vectors, or mixtures of them, [B, L, C] to images [B, 3, H, W]."""
-        latents = vectors.transpose(1, 2).unflatten(-1, (self.grid, self.grid))
-        return self.decoder(self.post_quant_conv(latents))
+        super().__init__(
+            Encoder(arch),
+            Decoder(arch),
+            Directions(arch.codebook_size, arch.codebook_embed_dim),
+            arch.z_channels,
+            arch.input_size,
+        )

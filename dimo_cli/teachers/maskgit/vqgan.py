@@ -198,6 +198,10 @@ class Codebook(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(codes, width)
 
+    def vectors(self) -> Tensor:
+        """The vectors [K, C]."""
+        return self.embedding.weight
+
     def nearest(self, latents: Tensor) -> Tensor:
         """Ids [...] of the vectors closest to latents [..., C]: plain distance, nothing normed."""
         table = self.embedding.weight
@@ -208,17 +212,20 @@ class Codebook(nn.Module):
         return tokens.clamp(max=self.embedding.num_embeddings - 1)
 
 
-class VQGAN(Tokenizer):
-    """Square images and their codes, row by row."""
+class ConvolutionalVQ(Tokenizer):
+    """Square images and their codes, row by row: convolutions around a codebook."""
 
-    def __init__(self, settings: MaskGitArchitecture) -> None:
+    def __init__(
+        self, encoder: nn.Module, decoder: nn.Module, codebook: Codebook, z_channels: int, grid: int
+    ) -> None:
         super().__init__()
-        self.grid = settings.grid
-        self.encoder = Encoder(settings)
-        self.decoder = Decoder(settings)
-        self.quantize = Codebook(settings.codebook_size, settings.embed_dim)
-        self.quant_conv = nn.Conv2d(settings.z_channels, settings.embed_dim, 1)
-        self.post_quant_conv = nn.Conv2d(settings.embed_dim, settings.z_channels, 1)
+        self.grid = grid
+        self.encoder = encoder
+        self.decoder = decoder
+        self.quantize = codebook
+        width = codebook.embedding.embedding_dim
+        self.quant_conv = nn.Conv2d(z_channels, width, 1)
+        self.post_quant_conv = nn.Conv2d(width, z_channels, 1)
 
     def latents(self, images: Tensor) -> Tensor:
         """Images [B, 3, H, W] to latents [B, C, h, w], before they are rounded."""
@@ -228,14 +235,26 @@ class VQGAN(Tokenizer):
         return self.quantize.nearest(self.latents(images).flatten(2).transpose(1, 2))[..., None]
 
     def decode(self, tokens: Tensor, cond: Cond | None = None) -> Tensor:
-        return self._paint(self.quantize.embedding(self.quantize.clamped(tokens.squeeze(-1))))
+        return self.paint(self.quantize.vectors()[self.quantize.clamped(tokens.squeeze(-1))])
 
     def decode_probs(self, probs: Tensor, cond: Cond | None = None) -> Tensor:
-        ids = torch.arange(probs.shape[-1], device=probs.device)
-        codes = self.quantize.embedding(self.quantize.clamped(ids))
-        return self._paint(expected(probs.squeeze(-2), codes))
+        ids = self.quantize.clamped(torch.arange(probs.shape[-1], device=probs.device))
+        return self.paint(expected(probs.squeeze(-2), self.quantize.vectors()[ids]))
 
-    def _paint(self, vectors: Tensor) -> Tensor:
-        """Codebook vectors [B, L, C] to images [B, 3, H, W]."""
+    def paint(self, vectors: Tensor) -> Tensor:
+        """Codebook vectors, or mixtures of them, [B, L, C] to images [B, 3, H, W]."""
         latents = vectors.transpose(1, 2).unflatten(-1, (self.grid, self.grid))
         return self.decoder(self.post_quant_conv(latents))
+
+
+class VQGAN(ConvolutionalVQ):
+    """MaskGit's tokenizer."""
+
+    def __init__(self, settings: MaskGitArchitecture) -> None:
+        super().__init__(
+            Encoder(settings),
+            Decoder(settings),
+            Codebook(settings.codebook_size, settings.embed_dim),
+            settings.z_channels,
+            settings.grid,
+        )

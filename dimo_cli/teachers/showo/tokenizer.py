@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dimo_cli.teachers.expectation import expected
 from dimo_cli.teachers.maskgit.vqgan import IMAGE_CHANNELS, Level, group_norm, middle
 from dimo_cli.teachers.protocol import Cond, Tokenizer
 from dimo_cli.teachers.showo.architecture import Architecture
@@ -100,10 +101,8 @@ class MagvitTokenizer(Tokenizer):
         return self.paint(signs_of(tokens.squeeze(-1), self.bits))
 
     def decode_probs(self, probs: Tensor, cond: Cond | None = None) -> Tensor:
-        with torch.autocast(probs.device.type, enabled=False):  # thousands of terms
-            codes = torch.arange(probs.shape[-1], device=probs.device)
-            signs = probs.squeeze(-2) @ signs_of(codes, self.bits).to(probs.dtype)
-        return self.paint(signs)
+        codes = torch.arange(probs.shape[-1], device=probs.device)
+        return self.paint(expected(probs.squeeze(-2), signs_of(codes, self.bits).to(probs.dtype)))
 
     def paint(self, signs: Tensor) -> Tensor:
         """Signs, or what is expected of them, [B, L, bits] to images [B, 3, H, W]."""
