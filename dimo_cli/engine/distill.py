@@ -6,10 +6,8 @@ has a gradient at the logits (Eq. 7) that is handed to the student as if x_tilde
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +25,7 @@ from dimo_cli.engine.draws import (
 )
 from dimo_cli.engine.field import TeacherLogits, guided, log_probs
 from dimo_cli.engine.heads import HeadRows, backward_through_head, backward_to_hidden
-from dimo_cli.engine.lora import new_adapters, trained_part
+from dimo_cli.engine.lora import trained_part
 from dimo_cli.engine.losses import Losses
 from dimo_cli.engine.masking import Mask, check_control, draw_mask, draw_ratio, initial_tokens
 from dimo_cli.engine.objective import (
@@ -42,6 +40,7 @@ from dimo_cli.engine.objectives.registry import named_objectives
 from dimo_cli.engine.one_step import draw_from_hidden, rows_at_once, student_hidden
 from dimo_cli.engine.optimizer import NetworkOptimizer
 from dimo_cli.engine.prepared import Prepared
+from dimo_cli.engine.roles import start_of
 from dimo_cli.engine.schedules import draw_mask_ratio, guidance_scale, noise_sigma
 from dimo_cli.engine.share import Share, divide, halved, local_train, mean_over_ranks
 from dimo_cli.engine.verdict import Verdict
@@ -50,38 +49,12 @@ from dimo_cli.specs.divergences import AdaptiveWeight, CalibratedWeight
 from dimo_cli.specs.refine import RelaxSpec
 from dimo_cli.teachers.protocol import Backbone, Cond, Teacher, moved
 
-Role = Literal["student", "auxiliary"]
-# What the first factors of adapters are drawn from, beside the seed of the run: not the run's own
-# generator, whose draws are then the same with adapters and without.
-ADAPTER_SEEDS: dict[Role, int] = {"student": 0x10_0000_0000, "auxiliary": 0x20_0000_0000}
-
 
 def needed(name: str, found: Tensor | None) -> Tensor:
     """What a network says, which is there if an objective has said that it needs it."""
     if found is None:
         raise TypeError(f"an objective asks for the {name}, which its `needs` do not name")
     return found
-
-
-def start_of(teacher: Teacher, spec: DistillSpec, role: Role) -> Backbone:
-    """What theta or psi starts as: the teacher's function, with weights or adapters to train."""
-    lora = spec.student.lora if role == "student" else spec.auxiliary_lora
-    if not lora.rank:
-        return trainable_copy(teacher, spec)
-    seed = ADAPTER_SEEDS[role] + spec.train.seed
-    backbone = new_adapters(teacher.backbone, lora, seed).train(spec.train.dropout)
-    backbone.gradient_checkpointing = spec.train.recomputes
-    return backbone
-
-
-def trainable_copy(teacher: Teacher, spec: DistillSpec) -> Backbone:
-    """A copy of the teacher's backbone, all of which is trained."""
-    backbone = copy.deepcopy(teacher.backbone).requires_grad_(True).train(spec.train.dropout)
-    backbone.gradient_checkpointing = spec.train.recomputes
-    if spec.student.freeze_embeddings:
-        for parameter in backbone.embedding_parameters():
-            parameter.requires_grad_(False)
-    return backbone
 
 
 class Distillation:
