@@ -14,14 +14,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from PIL import Image, ImageChops
+from PIL import Image, ImageChops, ImageDraw
 from rich.console import Console
 
 from dimo_cli import sample
 from dimo_cli.console.images import half_blocks
 from dimo_cli.console.live import LiveView
 from dimo_cli.console.panels import Panel, matrix
-from dimo_cli.files.png import save_png
+from dimo_cli.files.png import enlarge, grid, save_png
 
 HIGHEST = 620  # of a page, its beginning is enough
 PROMPTS = (
@@ -33,15 +33,30 @@ PROMPTS = (
 )
 
 
+ROWS = {
+    "teacher, 1 step": {"teacher": True, "steps": 1},
+    "teacher, 16 steps": {"teacher": True, "steps": 16},
+    "student, 1 step": {},
+}
+
+
+def draw_digits(file: Path) -> None:
+    """The teacher of digits at 1 and 16 steps above its student at one."""
+    bands = []
+    for title, how in ROWS.items():
+        images = sample("digits", classes=[n % 10 for n in range(20)], count=20, seed=1, **how)
+        pixels = np.stack([np.asarray(image) for image in images])
+        canvas = grid(enlarge(pixels, 40), columns=20, gap=4)
+        banner = Image.new("RGB", (canvas.shape[1], 22), (24, 24, 24))
+        ImageDraw.Draw(banner).text((6, 4), title, fill=(220, 220, 220), font_size=13)
+        bands += [np.asarray(banner), canvas]
+    Image.fromarray(np.concatenate(bands)).save(file)
+
+
 def draw_text_world(file: Path) -> None:
     """The teacher of shapes at 1 and 16 steps above its student at one."""
-    rows = {
-        "teacher, 1 step": {"teacher": True, "steps": 1},
-        "teacher, 16 steps": {"teacher": True, "steps": 16},
-        "student, 1 step": {},
-    }
     panels = []
-    for title, how in rows.items():
+    for title, how in ROWS.items():
         images = [sample("shapes", prompts=[p], seed=1, **how)[0] for p in PROMPTS]
         panels.append(Panel(title, np.stack([np.asarray(image) for image in images])))
     save_png(matrix(panels, list(PROMPTS), 32, ""), file, {})
@@ -56,8 +71,8 @@ def draw_panel(run: Path, file: Path) -> None:
     view.task = view.progress.add_task("distill", total=records[-1]["step"] * 3 // 2, speed="")
     for record in records:
         view.log(record)
-    grid = np.asarray(Image.open(sorted((run / "samples").glob("*.png"))[-1]).convert("RGB"))
-    view.picture = half_blocks(grid, console.width - 4)
+    newest = np.asarray(Image.open(sorted((run / "samples").glob("*.png"))[-1]).convert("RGB"))
+    view.picture = half_blocks(newest, console.width - 4)
     console.print(view.render())
     file.write_text(console.export_svg(title="dimo"), encoding="utf-8")
 
@@ -81,6 +96,7 @@ def photograph(page: Path, file: Path, part: str) -> None:
 
 if __name__ == "__main__":
     run, folder = Path(sys.argv[1]), Path(sys.argv[2])
+    draw_digits(folder.parent / "digits.png")
     draw_text_world(folder / "shapes.png")
     with TemporaryDirectory() as place:
         draw_panel(run, panel := Path(place) / "panel.svg")

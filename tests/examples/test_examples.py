@@ -1,6 +1,7 @@
 """The examples run: here in miniature, in full when somebody wants their numbers."""
 
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -58,7 +59,8 @@ def test_the_scripts_of_shapes_write_every_network_that_ships(tmp_path):
 
 
 def test_the_picture_of_the_readme_can_be_drawn_again(tmp_path):
-    run("draw_readme_picture.py", str(tmp_path / "digits.png"))
+    drawing = runpy.run_path(str(EXAMPLES / "draw_readme_pictures.py"))
+    drawing["draw_digits"](tmp_path / "digits.png")
     assert (tmp_path / "digits.png").read_bytes()[:4] == b"\x89PNG"
 
 
@@ -125,8 +127,6 @@ def test_students_of_shapes_are_compared_by_backgrounds_and_by_what_nobody_asked
 
 
 def test_the_readmes_pictures_are_drawn_from_a_run(tmp_path, finished_run):
-    import runpy
-
     drawing = runpy.run_path(str(EXAMPLES / "draw_readme_pictures.py"))
     drawing["draw_panel"](finished_run, tmp_path / "panel.svg")
     assert "what the words mean" in (tmp_path / "panel.svg").read_text().replace("&#160;", " ")
