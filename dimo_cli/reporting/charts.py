@@ -9,6 +9,8 @@ from typing import TypeVar
 
 from markupsafe import Markup, escape
 
+from dimo_cli.errors import counted
+
 T = TypeVar("T")
 Point = tuple[float, float | None]
 """A step and what was measured there; None is a number that was not finite."""
@@ -86,7 +88,7 @@ class Chart:
             )
         parts += [f"{level.name}: {number(level.value)}." for level in self.levels]
         if self.gaps:
-            parts.append(f"{self.gaps} values were not finite and are gaps.")
+            parts.append(f"Left out as not finite: {counted(self.gaps, 'value')}.")
         return " ".join(parts)
 
 
@@ -173,7 +175,9 @@ def axes(chart: Chart) -> tuple[Axis, Axis]:
     else:
         low = max(low, high / LOG_DEPTH)
     left, right = min(steps), max(steps)
-    x_axis = Axis(left, right if right > left else left + 1, LEFT, WIDTH - RIGHT)
+    if right == left:  # one point stands in the middle
+        left, right = left - 1, right + 1
+    x_axis = Axis(left, right, LEFT, WIDTH - RIGHT)
     return x_axis, Axis(low, high, HEIGHT - BOTTOM, TOP, chart.is_logarithmic)
 
 
@@ -227,7 +231,8 @@ def grid_lines(x_axis: Axis, y_axis: Axis, x_name: str) -> Iterable[str]:
         y = y_axis(value)
         yield f'<path class="line" d="M{LEFT} {y}H{WIDTH - RIGHT}"/>'
         yield f'<text class="y" x="{LEFT - 6}" y="{y + 4}">{tick(value)}</text>'
-    for value in round_steps(x_axis.low, x_axis.high):
+    # What lies along the foot is counted: there is no step 200.5.
+    for value in filter(float.is_integer, map(float, round_steps(x_axis.low, x_axis.high))):
         yield f'<text class="x" x="{x_axis(value)}" y="{foot + 15}">{tick(value)}</text>'
     middle = (LEFT + WIDTH - RIGHT) / 2
     yield f'<text class="x name" x="{middle}" y="{HEIGHT - 4}">{escape(x_name)}</text>'

@@ -476,7 +476,7 @@ def test_a_chart_tells_in_words_what_it_shows():
     chart = Chart("FID", [Series("FID", [(10, 4.0), (20, None), (30, 2.0), (40, 2.5)])])
     words = chart.sentence()
     assert "FID: 4 at step 10, 2.5 at 40; lowest 2 at 30, highest 4 at 10." in words
-    assert "1 values were not finite" in words
+    assert "Left out as not finite: 1 value." in words
 
 
 @pytest.mark.parametrize("values", [[1.0], [0.0, 0.0], [-3.0, -3.0], [1e-12, 1e12], [1e30, 2e30]])
@@ -486,6 +486,16 @@ def test_any_curve_can_be_drawn(tmp_path, values):
     drawn = [a["d"] for tag, a in page.elements if tag == "path"]
     assert drawn
     assert all(re.fullmatch(r"[MLHV0-9. -]+", path) for path in drawn)
+
+
+def test_a_single_point_stands_in_the_middle_and_the_foot_has_whole_steps():
+    drawn = draw(Chart("FID", [Series("FID", [(200, 4.0)])]), "fid")
+    assert re.findall(r'class="x" x="[\d.]+" y="\d+">([\d.,]+)<', drawn) == ["199", "200", "201"]
+    center, left, right = (
+        float(re.search(pattern, drawn)[1])
+        for pattern in (r'cx="([\d.]+)"', r'x="([\d.]+)" y="\d+">199', r'x="([\d.]+)" y="\d+">201')
+    )
+    assert center == pytest.approx((left + right) / 2)
 
 
 def test_ticks_are_round_and_within():
