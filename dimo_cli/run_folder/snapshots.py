@@ -7,6 +7,7 @@ RUN/ema/step-000100.safetensors    both averages after a step: the weights that 
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 from dimo_cli.errors import MissingError, SpecError
@@ -59,5 +60,6 @@ def read_list(run: Path) -> SnapshotList:
         ) from None
     except (OSError, ValueError, RecursionError, SpecError):
         raise MissingError(
-            f"`{path}` cannot be read: it is damaged.", f"See what else is with `dimo check {run}`."
+            f"`{path}` cannot be read: it is damaged.",
+            f"See what else is with `dimo check {shlex.quote(str(run))}`.",
         ) from None

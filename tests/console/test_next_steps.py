@@ -25,6 +25,7 @@ STARTS = {
     "digits": ("distill", "--preset", "digits"),
     "shapes": ("distill", "--preset", "shapes"),
     "digits-gan": ("refine", "digits", "--gan"),
+    "shapes-reward": ("refine", "shapes", "--preset", "shapes-reward"),
 }
 
 
@@ -64,7 +65,13 @@ def stopped(dimo, monkeypatch):
     return start
 
 
-@pytest.mark.parametrize("kind", STARTS)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, marks=pytest.mark.slow) if kind == "shapes-reward" else kind
+        for kind in STARTS
+    ],
+)
 def test_every_next_step_of_a_run_is_a_command_that_works(dimo, follow, stopped, tmp_path, kind):
     cut = stopped(kind)
     assert cut.exit_code == 130, cut.stderr
@@ -100,7 +107,7 @@ def test_every_next_step_of_a_run_is_a_command_that_works(dimo, follow, stopped,
 
 
 def what_to_draw(kind):
-    return ("--prompt", "a red circle", "-n", 1) if kind == "shapes" else ("-n", 1)
+    return ("--prompt", "a red circle", "-n", 1) if kind.startswith("shapes") else ("-n", 1)
 
 
 @pytest.mark.parametrize("name", ["digits", "digits-gan"])
