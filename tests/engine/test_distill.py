@@ -1,43 +1,17 @@
 """The step of Algorithm 1, held against a plain implementation that keeps every tensor."""
 
-import contextlib
 import copy
 
 import pytest
 import torch
 
 from dimo_cli.engine import masking
-from dimo_cli.engine.distill import Distillation
 from dimo_cli.engine.divergence import build_divergence
 from dimo_cli.engine.heads import backward_through_head
-from tests.conftest import small_spec
+from tests.helpers.distilling import assert_same, disturb, gradients, make, recorded_x_init
 
 # With a large `eps`: what has no gradient but for rounding (the bias of attention keys) stays.
 SMOOTH = {"learning_rate": 1e-3, "warmup_steps": 0, "eps": 1e-3}
-
-
-def make(teacher, /, seed=0, **groups):
-    torch.manual_seed(0)
-    generator = torch.Generator().manual_seed(seed)
-    return Distillation(teacher, small_spec(**groups), generator, contextlib.nullcontext)
-
-
-def gradients(network):
-    return {n: p.grad.clone() for n, p in network.named_parameters() if p.grad is not None}
-
-
-def assert_same(found, expected, atol=2e-6):
-    assert found.keys() == expected.keys()
-    for name in expected:
-        torch.testing.assert_close(found[name], expected[name], atol=atol, rtol=1e-4, msg=name)
-
-
-def disturb(network):
-    """Move the auxiliary away from the teacher: equal networks have no gradient."""
-    torch.manual_seed(5)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
 
 
 def test_chunked_backward_equals_plain_backward(teacher, generator):
@@ -78,7 +52,7 @@ def test_student_receives_the_gradient_of_equation_7(teacher, reduction, diverge
     di.run_generator.set_state(before)
     di.student.zero_grad()
     ratio = masking.draw_ratio("arccos", 8, di.generator)
-    x_tilde, mask = di.mask_again(generation.tokens, ratio)
+    x_tilde, mask = di.remasking.at(generation.tokens, ratio, di.generator)
     null = teacher.conditioner.null(8)
     with torch.no_grad():
         conditional = teacher.backbone(x_tilde, generation.cond)
@@ -99,72 +73,11 @@ def test_student_receives_the_gradient_of_equation_7(teacher, reduction, diverge
     assert_same(found, gradients(di.student))
 
 
-def recorded_x_init(di, generation):
-    """Draw the same x_init again: the generator is rewound to the start of the run."""
-    replay = torch.Generator().manual_seed(0)
-    cond = di.teacher.conditioner.draw(8, replay)
-    assert torch.equal(cond.tensors["label"], generation.cond.tensors["label"])
-    return masking.initial_tokens(di.teacher.space, 8, 0.6, replay)[0]
-
-
-def test_auxiliary_receives_the_cross_entropy_of_equation_1(teacher):
-    di = make(teacher, auxiliary={"label_smoothing": 0.1})
-    disturb(di.auxiliary)
-    generation = di.generate(0)
-    x_tilde, mask = di.mask_again(generation.tokens, torch.full((8,), 0.5))
-    hidden = di.hidden(di.auxiliary, di.auxiliary.embed(x_tilde), generation.cond)
-    loss, masked = di.backward_auxiliary(generation, mask, hidden)
-    found = {name: gradient / masked for name, gradient in gradients(di.auxiliary).items()}
-    di.auxiliary.zero_grad()
-    logits = di.auxiliary(x_tilde, generation.cond)[mask.slots]
-    expected = torch.nn.functional.cross_entropy(
-        logits, generation.tokens[mask.slots], label_smoothing=0.1
-    )
-    expected.backward()
-    torch.testing.assert_close(loss / masked, expected.detach(), rtol=1e-4, atol=1e-5)
-    assert_same(found, gradients(di.auxiliary))
-
-
-def test_adaptive_weight_is_one_over_the_probability_gap(teacher):
-    di = make(teacher, loss={"weight": {"kind": "adaptive"}}, init={"embed_noise": 0.0})
-    generation = di.generate(0)
-    x_init = recorded_x_init(di, generation)
-    x_tilde, mask = di.mask_again(generation.tokens, torch.full((8,), 0.5))
-    project = di.teacher_logits(
-        teacher.backbone.embed(x_tilde), generation.cond, torch.full((8,), 0.5)
-    )
-    weight = di.sample_weights(generation, generation.hidden, project, mask.slots)
-    with torch.no_grad():
-        student = di.student(x_init, generation.cond).softmax(-1)
-        gap = (student - teacher.backbone(x_tilde, generation.cond).softmax(-1)).abs()
-    torch.testing.assert_close(weight, 1 / (8 * gap.mean((1, 2, 3))), rtol=1e-4, atol=1e-6)
-
-
-def test_entropy_bonus_adds_the_gradient_of_the_entropy(teacher):
-    plain, bonus = (
-        make(teacher, loss={"entropy_bonus": weight}, init={"embed_noise": 0.0})
-        for weight in (0.0, 0.5)
-    )
-    found = []
-    for di in (plain, bonus):
-        disturb(di.auxiliary)
-        generation = di.generate(0)
-        di.backward_student(generation, measure=False)
-        found.append(gradients(di.student))
-    x_init = recorded_x_init(bonus, generation)
-    bonus.student.zero_grad()
-    log_p = bonus.student(x_init, generation.cond).log_softmax(-1)
-    entropy = -(log_p.exp() * log_p).sum() / 8
-    (-0.5 * entropy).backward()
-    expected = {n: found[0][n] + g for n, g in gradients(bonus.student).items()}
-    assert_same(found[1], expected, atol=1e-5)
-
-
 @pytest.mark.parametrize("student_input", ["x_init", "x_tilde", "x_tilde_init"])
 def test_the_three_approximations_feed_the_student_what_they_say(teacher, student_input):
     di = make(teacher, loss={"student_input": student_input}, init={"embed_noise": 0.0})
     generation = di.generate(0)
-    x_tilde, _ = di.mask_again(generation.tokens, torch.full((8,), 0.5))
+    x_tilde, _ = di.remasking.at(generation.tokens, torch.full((8,), 0.5), di.generator)
     hidden = di.hidden_at_x_tilde(generation, x_tilde)
     tokens = {
         "x_init": recorded_x_init(di, generation),
@@ -286,20 +199,6 @@ def test_the_report_measures_what_it_names(teacher):
     assert 0 < values["top1"] < 1
 
 
-def test_soft_targets_use_the_students_distribution(teacher):
-    di = make(teacher, auxiliary={"soft_weight": 1.0}, init={"embed_noise": 0.0})
-    generation = di.generate(0)
-    x_init = recorded_x_init(di, generation)
-    x_tilde, mask = di.mask_again(generation.tokens, torch.full((8,), 0.5))
-    hidden = di.hidden(di.auxiliary, di.auxiliary.embed(x_tilde), generation.cond)
-    loss, masked = di.backward_auxiliary(generation, mask, hidden)
-    with torch.no_grad():
-        p = di.student(x_init, generation.cond)[mask.slots].log_softmax(-1)
-        q = di.auxiliary(x_tilde, generation.cond)[mask.slots].log_softmax(-1)
-    expected = (p.exp() * (p - q)).mean()
-    torch.testing.assert_close(loss / masked, expected, rtol=1e-3, atol=1e-5)
-
-
 def test_soft_content_equals_tokens_where_the_student_is_certain(teacher):
     """With one-hot probabilities the soft variant of Di[M]O (I.15) sees the very same x_tilde."""
     run = make(teacher, masking={"content": "soft"})
@@ -307,7 +206,7 @@ def test_soft_content_equals_tokens_where_the_student_is_certain(teacher):
     certain = torch.nn.functional.one_hot(generation.tokens, 17).float() * 200
     rows = certain.flatten(0, 1)
     run.student.head = lambda hidden, positions=None: rows
-    x_tilde, mask = run.mask_again(generation.tokens, torch.full((8,), 0.5))
+    x_tilde, mask = run.remasking.at(generation.tokens, torch.full((8,), 0.5), run.generator)
     soft = run.embeds(teacher.backbone, generation, x_tilde, mask.slots)
     torch.testing.assert_close(soft, teacher.backbone.embed(x_tilde))
 
@@ -318,30 +217,3 @@ def test_the_soft_variant_trains(teacher):
         report = run.step(step, measure=True)
     assert report.skipped is None
     assert report.values["divergence"] > 0
-
-
-@pytest.mark.parametrize(
-    "groups",
-    [
-        {"masking": {"content": "soft"}},
-        {"auxiliary": {"soft_weight": 1.0}},
-        {"masking": {"content": "soft"}, "auxiliary": {"updates": 2, "share_x_tilde": True}},
-    ],
-)
-def test_the_auxiliary_learns_the_probabilities_of_before_the_heads_update(teacher, groups):
-    run = make(teacher, **groups, student={"optimizer": {"learning_rate": 0.1, "warmup_steps": 0}})
-    generation = run.generate(0)
-    rows = torch.arange(generation.tokens.shape[0] * generation.tokens.shape[1])
-    before = run.student_logits(generation, rows)
-    run.backward_student(generation, False)
-    run.keep_logits(generation)
-    run.student_optimizer.update(0)
-    assert torch.equal(run.student_logits(generation, rows), before)
-
-
-def test_no_logits_are_kept_where_nothing_asks_for_them_later(teacher):
-    for groups in ({}, {"masking": {"content": "soft"}, "auxiliary": {"fresh_samples": True}}):
-        run = make(teacher, **groups)
-        generation = run.generate(0)
-        run.keep_logits(generation)
-        assert generation.logits is None

@@ -163,7 +163,7 @@ def test_no_role_changes_what_another_one_computes(teacher, generator):
     assert torch.equal(logits(run.auxiliary), auxiliary)
     student = logits(run.student)
     assert not torch.equal(student, before)
-    run.update_auxiliary(5, 0, [generation], [None])
+    run.learner.update(5, 0, [generation], [None])
     assert torch.equal(logits(run.student), student)
     assert not torch.equal(logits(run.auxiliary), auxiliary)
     for step in range(3):

@@ -7,6 +7,7 @@ import torch
 
 from dimo_cli.console.live import PlainView
 from dimo_cli.data.shards import builtin_dataset
+from dimo_cli.engine.auxiliary_update import AuxiliaryUpdate
 from dimo_cli.engine.field import TeacherLogits
 from dimo_cli.engine.refine import Refinement
 from dimo_cli.errors import DivergedError, MissingError, NotFinite
@@ -154,7 +155,7 @@ def test_a_reward_that_is_always_nan_is_exit_4_and_is_named(tmp_path):
         trained(tmp_path, Silent(), sometimes_nan(range(1000)))
 
 
-@pytest.mark.parametrize("where", ["teacher_logits", "update_auxiliary", "discriminator_loss"])
+@pytest.mark.parametrize("where", ["teacher_logits", "update", "discriminator_loss"])
 def test_one_bad_number_on_the_way_costs_a_step_and_no_more(tmp_path, monkeypatch, where):
     """The weights are sound: nothing has to be rolled back."""
     calls = []
@@ -178,7 +179,8 @@ def test_one_bad_number_on_the_way_costs_a_step_and_no_more(tmp_path, monkeypatc
 
         monkeypatch.setattr(gan, where, spoil(gan.discriminator_loss))
     else:
-        monkeypatch.setattr(Refinement, where, spoil(getattr(Refinement, where)))
+        home = Refinement if where == "teacher_logits" else AuxiliaryUpdate
+        monkeypatch.setattr(home, where, spoil(getattr(home, where)))
     trainer = trained(tmp_path, Silent())
     assert (trainer.progress.skipped, trainer.progress.rollbacks) == (1, 0)
     assert trainer.progress.step == 6

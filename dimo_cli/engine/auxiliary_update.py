@@ -1,0 +1,153 @@
+"""The auxiliary's update: it learns the tokens that the student has drawn (Eq. 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from dimo_cli.engine.auxiliary import IGNORED, anchored_loss, auxiliary_loss
+from dimo_cli.engine.field import TeacherLogits, guided, log_probs
+from dimo_cli.engine.heads import HeadRows, backward_through_head
+from dimo_cli.engine.losses import Losses
+from dimo_cli.engine.masking import Mask
+from dimo_cli.engine.objective import Generation, Run
+from dimo_cli.engine.optimizer import NetworkOptimizer
+from dimo_cli.engine.share import mean_over_ranks
+from dimo_cli.teachers.protocol import Backbone, Cond
+
+Logits = Callable[[Tensor], TeacherLogits]
+"""What the teacher says at flat rows [n]."""
+
+
+class WithAuxiliary(Run, Protocol):
+    """What the update uses of the run that it belongs to."""
+
+    auxiliary: Backbone
+    auxiliary_optimizer: NetworkOptimizer
+    chunk_tokens: int
+    losses: Losses
+
+    @property
+    def uses_auxiliary(self) -> bool:
+        """Whether any objective has a use for one."""
+
+    def generate(self, step: int, measure: bool = False, gradients: bool = True) -> Generation:
+        """x_init -> x_theta in one pass of the student."""
+
+    def draw_x_tilde(self, tokens: Tensor, which: int) -> tuple[Tensor, Tensor, Mask]:
+        """Mask ratios [B], x_tilde and its mask."""
+
+    def embeds(
+        self, backbone: Backbone, generation: Generation, x_tilde: Tensor, mask: Tensor
+    ) -> Tensor:
+        """x_tilde [B, L, D] for a backbone."""
+
+    def hidden(self, backbone: Backbone, embeds: Tensor, cond: Cond) -> Tensor:
+        """Hidden states of embeddings."""
+
+    def teacher_logits(self, embeds: Tensor, cond: Cond, mask_ratio: Tensor) -> Logits:
+        """One teacher pass over x_tilde."""
+
+    def student_logits(self, generation: Generation, rows: Tensor) -> Tensor:
+        """Logits [n, G, V] that the student had at flat rows [n] of a pass."""
+
+
+class AuxiliaryUpdate:
+    """How psi follows the student."""
+
+    def __init__(self, run: WithAuxiliary) -> None:
+        self.run = run
+
+    def update(
+        self,
+        step: int,
+        update: int,
+        generations: list[Generation],
+        paid: Sequence[Tensor | None],
+    ) -> tuple[Tensor, Tensor]:
+        """Train the auxiliary on the student's tokens (Eq. 1); returns loss and gradient norm.
+
+        `paid` are the losses that the student's update has backpropagated already.
+        """
+        run, losses = self.run, []
+        for index, generation in enumerate(generations):
+            done = paid[index] if update == 0 else None
+            if done is not None:
+                losses.append(done)
+                continue
+            run.turn_to(index)
+            if run.spec.auxiliary.fresh_samples:
+                generation = run.generate(step, gradients=False)
+            ratio, x_tilde, mask = run.draw_x_tilde(generation.tokens, 1 + update)
+            teacher = None
+            with run.autocast():
+                if run.losses.anchor:
+                    seen = run.embeds(run.teacher.backbone, generation, x_tilde, mask.slots)
+                    teacher = run.teacher_logits(seen, generation.cond, ratio)
+                seen = run.embeds(run.auxiliary, generation, x_tilde, mask.slots)
+                hidden = run.hidden(run.auxiliary, seen, generation.cond)
+            losses.append(self.backward(generation, mask, hidden, teacher))
+        loss, masked = mean_over_ranks(list(torch.stack(losses).mean(0)))
+        norm = run.auxiliary_optimizer.update(step, 1 / masked, run.verdict.found_inf)
+        return loss / masked, norm
+
+    def backward(
+        self, generation: Generation, mask: Mask, hidden: Tensor, teacher: Logits | None = None
+    ) -> Tensor:
+        """Backpropagate the sum of the loss over masked slots, in units of all slots of a step.
+
+        Returns that sum and the share of masked slots [2]. Their ratio is the mean loss; it is
+        taken over the whole step, so that no pass and no rank counts more than another.
+        """
+        run, spec = self.run, self.run.spec.auxiliary
+        rows, masked = mask.rows, mask.slots
+        targets = generation.tokens.masked_fill(~masked, IGNORED).flatten(0, 1)[rows]
+        slots = masked.numel() * run.spec.train.accumulate
+        anchors: list[Tensor] = []
+
+        def loss_of(head: HeadRows, part: slice) -> Tensor:
+            soft_target = None
+            if spec.soft_weight:
+                soft_target = run.student_logits(generation, rows[part]).flatten(0, 1)
+            logits = head.logits().flatten(0, 1)
+            loss = auxiliary_loss(
+                logits,
+                targets[part].flatten(),
+                soft_target,
+                spec.soft_weight,
+                spec.soft_temperature,
+                spec.label_smoothing,
+            )
+            if not run.losses.anchor or teacher is None:
+                return loss.total / slots
+            anchored = self.anchored(logits, teacher(rows[part]), targets[part]) / slots
+            anchors.append(anchored.detach())
+            return loss.total / slots + anchored
+
+        with run.autocast():
+            total = backward_through_head(run.auxiliary, hidden, rows, run.chunk_tokens, loss_of)
+        if anchors:  # what is logged is how well it knows the student
+            total = total - torch.stack(anchors).sum()
+        return torch.stack([total * run.spec.train.accumulate, masked.float().mean()])
+
+    def anchored(self, logits: Tensor, teacher: TeacherLogits, targets: Tensor) -> Tensor:
+        """The auxiliary's cross-entropy to the teacher over masked slots, times its weight."""
+        run = self.run
+        with torch.no_grad():
+            phi = log_probs(guided(teacher), run.spec.loss.teacher_temperature).exp().flatten(0, 1)
+        losses = anchored_loss(logits.float().log_softmax(-1), phi)
+        return run.losses.anchor * losses.masked_fill(targets.flatten() == IGNORED, 0).sum()
+
+    def keep_logits(self, generation: Generation) -> None:
+        """Keep a pass's logits if the auxiliary is to learn of it when the head has changed."""
+        run, auxiliary = self.run, self.run.spec.auxiliary
+        is_soft = bool(auxiliary.soft_weight) or run.spec.masking.content == "soft"
+        all_paid = auxiliary.share_x_tilde and auxiliary.updates == 1
+        if run.uses_auxiliary and is_soft and not (auxiliary.fresh_samples or all_paid):
+            B, L, _ = generation.hidden.shape
+            with run.autocast():
+                rows = torch.arange(B * L, device=generation.hidden.device)
+                generation.logits = run.student_logits(generation, rows)

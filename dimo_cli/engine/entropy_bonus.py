@@ -1,0 +1,37 @@
+"""The entropy bonus (supplement E.14): the student is to stay as unsure as it may."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dimo_cli.engine.divergence import entropy_logit_gradient, surrogate_loss
+from dimo_cli.engine.heads import HeadRows, backward_through_head
+from dimo_cli.specs.distill import DistillSpec
+from dimo_cli.teachers.protocol import Backbone, TokenSpace
+
+
+def backward_entropy_bonus(
+    student: Backbone, hidden: Tensor, spec: DistillSpec, space: TokenSpace, chunk_tokens: int
+) -> None:
+    """Raise the entropy of p_theta(x_init) at hidden states [B, L, D], reduced as the divergence.
+
+    The graph behind the hidden states is kept.
+    """
+    B, L, _ = hidden.shape
+    divisor = {
+        "sum": 1,
+        "masked_mean": L * space.groups,
+        "mean": L * space.groups * space.vocab,
+    }[spec.loss.reduction]
+    scale = spec.loss.entropy_bonus / (B * spec.train.accumulate * divisor)
+
+    def loss_of(head: HeadRows, part: slice) -> Tensor:
+        found = head.logits().float()
+        return surrogate_loss(found, -scale * entropy_logit_gradient(found.detach()))
+
+    rows = torch.arange(B * L, device=hidden.device)
+    graph_kept = hidden.detach().requires_grad_()
+    backward_through_head(student, graph_kept, rows, chunk_tokens, loss_of)
+    assert graph_kept.grad is not None
+    hidden.backward(graph_kept.grad, retain_graph=True)

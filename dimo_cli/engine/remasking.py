@@ -1,0 +1,76 @@
+"""x_tilde: how a step's tokens are masked again, and what of it can be drawn beforehand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dimo_cli.engine.draws import Source, on_host
+from dimo_cli.engine.masking import Mask, draw_mask, draw_ratio
+from dimo_cli.engine.prepared import Prepared
+from dimo_cli.engine.schedules import draw_mask_ratio
+from dimo_cli.specs.distill import DistillSpec, MaskingSpec
+from dimo_cli.teachers.protocol import Cond, TokenSpace
+
+
+@dataclass(frozen=True, slots=True)
+class Remasking:
+    """The law of x_tilde ~ q(. | x_theta) for tokens with a mask id.
+
+    `which` is the student's update (0) or one of the auxiliary's (1, 2, ...).
+    """
+
+    masking: MaskingSpec
+    mask_id: int
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether a ratio says how many slots are masked, and not only how many on average."""
+        return self.masking.method == "exact"
+
+    def ratios(self, which: int, count: int, source: Source) -> Tensor:
+        """Mask ratios r_t [B] within the limits of the spec."""
+        masking = self.masking
+        schedule = masking.auxiliary if which else masking.student
+        return draw_ratio(schedule, count, source, masking.lowest, masking.highest)
+
+    def at(self, tokens: Tensor, ratio: Tensor, source: Source) -> tuple[Tensor, Mask]:
+        """x_tilde at given ratios [B], and its mask."""
+        mask = Mask.of(draw_mask(tokens.shape, ratio, source, self.is_exact), tokens.device)
+        return tokens.masked_fill(mask.slots, self.mask_id), mask
+
+    def draw(
+        self, tokens: Tensor, which: int, source: Source, prepared: Prepared | None = None
+    ) -> tuple[Tensor, Tensor, Mask]:
+        """Mask ratios [B], x_tilde and its mask, as they were `prepared` if they were."""
+        if prepared is None:
+            ratio = self.ratios(which, len(tokens), source)
+            return ratio, *self.at(tokens, ratio, source)
+        slots = prepared.masks[which]
+        everywhere = torch.arange(tokens.shape[0] * tokens.shape[1], device=tokens.device)
+        x_tilde = tokens.masked_fill(slots, self.mask_id)
+        return prepared.ratios[which], x_tilde, Mask(slots, everywhere)
+
+
+def prepare(
+    spec: DistillSpec, space: TokenSpace, conditions: Callable[[], Cond], source: Source
+) -> Prepared:
+    """Draw all that Python decides of a step of one pass, in the order in which it does."""
+    source, count = on_host(source), spec.train.batch_size
+    shape = (count, space.length, space.groups)
+    init_ratio = draw_mask_ratio(spec.init.mask_ratio, source)
+    cond = conditions()
+    init_mask = draw_mask(shape, torch.full((count,), init_ratio), source)
+    remasking = Remasking(spec.masking, space.mask_id)
+    drawn: list[tuple[Tensor, Tensor]] = []
+    for which in range(1 + spec.auxiliary.updates):
+        if which == 1 and spec.auxiliary.share_x_tilde:
+            drawn.append(drawn[0])  # the student's, which nobody draws again
+            continue
+        ratio = remasking.ratios(which, count, source)
+        drawn.append((ratio, draw_mask(shape, ratio, source, remasking.is_exact)))
+    ratios, masks = zip(*drawn, strict=True)
+    return Prepared(cond, init_mask, torch.stack(ratios), torch.stack(masks))
