@@ -171,24 +171,22 @@ def student_input(
 def sample_student(
     backbone: Backbone,
     space: TokenSpace,
-    tokenizer: Tokenizer,
+    x_init: Tensor,
     cond: Cond,
-    init: InitSpec,
+    sigma: float,
     generator: torch.Generator,
     *,
     temperature: float = 1.0,
     top_k: int = 0,
     top_p: float = 0.0,
-    source: Tensor | None = None,
     plan: Sequence[int] = ONE_STEP,
 ) -> Tensor:
     """From x_init to tokens [B, L, G], ready to decode, in one pass or as many as a plan has.
 
-    `plan` is how many slots are open after each. All noise is drawn where the generator is, which
-    may be another device than the network's.
+    `sigma` is the noise on the embeddings, `plan` how many slots are open after each pass. All
+    noise is drawn where the generator is, which may be another device than the network's.
     """
-    x_init = student_input(space, tokenizer, init, len(cond), generator, source).to(cond.device)
-    start, sigma = Start(x_init), init.embed_noise.sigma
+    start = Start(x_init.to(cond.device))
     if len(plan) > 1:  # several passes share what they see of the condition
         cond = backbone.prepared(cond)
     for still_open in plan:

@@ -1,4 +1,4 @@
-"""The student folder: a one-step generator on disk.
+"""The student folder: a generator in one step or a few, on disk.
 
     student/dimo.json           what it is and how it is sampled
     student/model.safetensors   averaged backbone weights
@@ -83,13 +83,14 @@ def describe_run(
     """The manifest of the student that a run made in so many steps (None: all of the spec's)."""
     steps = spec.train.steps if steps is None else steps
     batch = spec.train.batch_size * spec.train.accumulate
-    lora = spec.student.lora
+    lora, in_one = spec.student.lora, spec.student.in_one_step
     return StudentManifest(
-        format=2 if lora.rank else 1,
+        format=3 if not in_one else 2 if lora.rank else 1,
         dimo_version=__version__,
         teacher=teacher if isinstance(teacher, TeacherFacts) else facts_of_teacher(spec, teacher),
         init=spec.init,
         temperature=spec.student.temperature,
+        steps=None if in_one else spec.student.steps,
         training=TrainingFacts(
             method=spec.method,
             steps=steps,
