@@ -1,5 +1,6 @@
 """Students of a few steps: what they keep, what they are trained on, and what that is worth."""
 
+import contextlib
 import copy
 import itertools
 
@@ -7,13 +8,18 @@ import pytest
 import torch
 
 from dimo_cli.engine import masking
+from dimo_cli.engine.distill import Distillation
 from dimo_cli.engine.divergence import build_divergence
 from dimo_cli.engine.draws import Rows
+from dimo_cli.engine.objective import SoftObjective
 from dimo_cli.engine.one_step import sample_student
 from dimo_cli.engine.rollout import ONE_STEP, Rollout, Start, certain_logits, open_counts
 from dimo_cli.errors import SpecError
+from dimo_cli.specs.refine import RelaxSpec
 from dimo_cli.teachers.protocol import Backbone, Cond, TokenSpace
+from tests.conftest import small_spec
 from tests.helpers.distilling import assert_same, disturb, gradients, make
+from tests.helpers.tiny import tiny_teacher
 from tests.helpers.worlds import world_of
 
 
@@ -304,3 +310,50 @@ def test_naming_one_step_changes_nothing(teacher):
     for one, other in zip(plain.student.parameters(), named.student.parameters(), strict=True):
         assert torch.equal(one, other)
     assert copy.copy(named.run_generator.get_state()).equal(plain.run_generator.get_state())
+
+
+@pytest.mark.parametrize("relax", ["soft", "gumbel_st", "reinforce"])
+def test_losses_of_the_image_see_kept_tokens_and_change_none_of_them(teacher, relax):
+    seen = []
+
+    class Watching(SoftObjective):
+        name = "watching"
+
+        def loss_of(self, generation, logits):
+            return lambda weights: seen.append(weights.detach()) or weights[..., :4].sum((1, 2, 3))
+
+        def factor(self):
+            return 1.0
+
+    spec = small_spec(student={"steps": [2]}, init={"embed_noise": 0.0})
+    generator = torch.Generator().manual_seed(0)
+    run = Distillation(
+        teacher,
+        spec,
+        generator,
+        contextlib.nullcontext,
+        objectives=[Watching()],
+        relax=RelaxSpec(kind=relax),
+    )
+    run.rollout = Fixed(42)
+    generation = run.generate(0)
+    kept, space = generation.kept, teacher.space
+    gradients_of_hidden = run.soft_gradient(generation)
+    expected = torch.nn.functional.one_hot(generation.tokens, space.vocab).float()
+    assert torch.equal(seen[0][kept], expected[kept])
+    at_kept = kept.all(-1)
+    assert (gradients_of_hidden[at_kept] == 0).all()
+    assert (gradients_of_hidden[~at_kept] != 0).any()
+
+
+@pytest.mark.parametrize("name", ["maskbit", "titok-s128", "halton-tiny"])
+def test_students_of_every_kind_of_token_are_trained_for_a_few_steps(name):
+    """Two groups a token, tokens without a place, and classes among the logits."""
+    teacher = tiny_teacher(name)
+    run = make(teacher, student={"steps": [1, 2, 3]}, train={"batch_size": 2})
+    slots = teacher.space.length * teacher.space.groups
+    before = open_counts(teacher.sampler.schedule, 3, slots)[:2]
+    for step, path in enumerate([(), before[:1], before]):
+        run.rollout = Fixed(*path)
+        values = run.step(step, measure=True).values
+        assert all(torch.tensor(value).isfinite() for value in values.values())

@@ -121,7 +121,7 @@ def test_a_comparison_takes_its_steps_as_a_side(run, tmp_path):
     sides = (f"{run.folder}@steps:1", run.folder, f"{run.folder}@teacher:4")
     done = invoke("compare", *sides, "--class", 3, "--grid", tmp_path / "c.png", "--json")
     assert done.exit_code == 0, done.stderr
-    rows = json.loads(done.stdout)["rows"]
+    rows = json.loads(done.stdout)["sides"]
     assert [row["dimo.sampler"]["steps"] for row in rows] == [1, 2, 4]
 
 
