@@ -22,6 +22,13 @@ ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.j
 CARD, PREVIEW = "README.md", "preview.png"
 
 
+def oldest_format(has_adapters: bool, counts: Sequence[int] | None) -> Literal[1, 2, 3]:
+    """The first format that can say this of a student: every dimo of its time can read it."""
+    if counts is not None:
+        return 3
+    return 2 if has_adapters else 1
+
+
 def steps_in_words(counts: Sequence[int]) -> str:
     """Numbers of steps that a student may take: `1 step`, or `1, 2 or 4 steps`."""
     *others, last = counts

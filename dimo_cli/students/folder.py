@@ -44,6 +44,7 @@ from dimo_cli.specs.manifest import (
     StudentManifest,
     TeacherFacts,
     TrainingFacts,
+    oldest_format,
 )
 from dimo_cli.specs.resolve import preset_names
 from dimo_cli.students.adapters import write_adapters
@@ -83,14 +84,15 @@ def describe_run(
     """The manifest of the student that a run made in so many steps (None: all of the spec's)."""
     steps = spec.train.steps if steps is None else steps
     batch = spec.train.batch_size * spec.train.accumulate
-    lora, in_one = spec.student.lora, spec.student.in_one_step
+    lora = spec.student.lora
+    counts = None if spec.student.in_one_step else spec.student.steps
     return StudentManifest(
-        format=3 if not in_one else 2 if lora.rank else 1,
+        format=oldest_format(lora.rank > 0, counts),
         dimo_version=__version__,
         teacher=teacher if isinstance(teacher, TeacherFacts) else facts_of_teacher(spec, teacher),
         init=spec.init,
         temperature=spec.student.temperature,
-        steps=None if in_one else spec.student.steps,
+        steps=counts,
         training=TrainingFacts(
             method=spec.method,
             steps=steps,

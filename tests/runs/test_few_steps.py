@@ -15,7 +15,7 @@ from dimo_cli.reporting.run_view import closing_table, lead_of
 from dimo_cli.runs.distill import distill
 from dimo_cli.runs.refine import with_its_steps
 from dimo_cli.runs.tables import comparison_sentence, comparison_table
-from dimo_cli.specs.manifest import StudentManifest
+from dimo_cli.specs.manifest import StudentManifest, oldest_format
 from dimo_cli.specs.refine import RefineSpec
 from dimo_cli.specs.tteo import TteoSpec
 from dimo_cli.students.folder import BUILTIN, load_student, read_manifest
@@ -178,3 +178,16 @@ def test_a_refinement_keeps_the_steps_of_its_student():
     other = RefineSpec.model_validate({**spec.model_dump(), "student": {"steps": 4}})
     with pytest.raises(SpecError, match=r"`student.steps` is \[4\], and `s` draws in 1 or 2 steps"):
         with_its_steps(other, (1, 2))
+
+
+def test_a_manifest_has_the_oldest_format_that_can_say_it():
+    assert [oldest_format(*about) for about in ((False, None), (True, None))] == [1, 2]
+    assert oldest_format(False, (1, 2)) == oldest_format(True, (4,)) == 3
+
+
+def test_a_refinement_begins_with_the_steps_of_its_student(run):
+    from dimo_cli.runs.plans import begin_refinement
+
+    brought = begin_refinement(str(run.folder), None, False, True, False).brought
+    assert brought["student"]["steps"] == [1, 2]
+    assert "steps" not in begin_refinement("digits", None, False, True, False).brought["student"]
