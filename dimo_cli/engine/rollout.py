@@ -70,13 +70,12 @@ class Rollout:
     def draw(self, source: Source) -> tuple[int, ...]:
         """A step to train, as the open slots after each of the steps before it.
 
-        A number of steps is drawn first, and one of its steps then, both alike: for all samples of
-        a training step, which take as many passes of the network.
+        All are alike, the first step, which all have, counted once: the auxiliary learns what they
+        draw together, and a step that is rare in that makes up for what others draw too often. It
+        is drawn for all samples of a training step, which take as many passes of the network.
         """
-        if list(self.plans) == [ONE_STEP]:
-            return ()
-        plan = self.plans[pick(len(self.plans), source)]
-        return plan[: pick(len(plan), source)]
+        paths = list(dict.fromkeys(plan[:step] for plan in self.plans for step in range(len(plan))))
+        return paths[pick(len(paths), source)] if len(paths) > 1 else ()
 
 
 def pick(count: int, source: Source) -> int:

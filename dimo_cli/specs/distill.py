@@ -319,7 +319,8 @@ class StudentSpec(Spec):
         """Passes of the student that lead to the step that is trained, on average."""
         if self.in_one_step:
             return 0
-        return sum(count - 1 for count in self.steps) / (2 * len(self.steps))
+        later = sum(count - 1 for count in self.steps)  # the first step is the same for all
+        return sum(count * (count - 1) / 2 for count in self.steps) / (1 + later)
 
     @model_validator(mode="after")
     def _adapters_leave_the_rest(self) -> StudentSpec:

@@ -15,7 +15,7 @@ def test_a_students_steps_are_one_number_or_several(given, steps):
 
 
 @pytest.mark.parametrize(
-    ("steps", "passes"), [((1,), 0), ((2,), 0.5), ((1, 2, 4), 2 / 3), ((8,), 3.5)]
+    ("steps", "passes"), [((1,), 0), ((2,), 0.5), ((1, 2, 4), 7 / 5), ((8,), 3.5)]
 )
 def test_passes_before_the_trained_one_are_counted(steps, passes):
     assert small_spec(student={"steps": steps}).student.passes_before == pytest.approx(passes)
