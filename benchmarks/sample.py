@@ -16,7 +16,7 @@ import torch
 from benchmarks.measuring import Clock, device_of, environment, in_turn, medians, ratio
 from benchmarks.networks import MASKGIT_SMALL, random_teacher
 from dimo_cli.engine.many_steps import sample_by_plan
-from dimo_cli.engine.one_step import sample_student
+from dimo_cli.engine.one_step import sample_student, student_input
 from dimo_cli.specs.distill import InitSpec
 from dimo_cli.teachers.protocol import Cond, Teacher
 
@@ -40,12 +40,14 @@ class Sampling:
 
     def one_step(self) -> None:
         """As the finished student draws."""
+        init, space = InitSpec(), self.teacher.space
+        x_init = student_input(space, self.teacher.tokenizer, init, self.batch, self.generator)
         tokens = sample_student(
             self.teacher.backbone,
-            self.teacher.space,
-            self.teacher.tokenizer,
+            space,
+            x_init,
             self.cond,
-            InitSpec(),
+            init.embed_noise.sigma,
             self.generator,
         )
         self.decode(tokens)

@@ -30,7 +30,8 @@ COMMANDS = {
         "Optimize the input of a one-step student for a prompt (TTEO), or take the best of N.",
     ),
     "sample": Later(
-        "sample", "Draw images: one pass of a student, or `--teacher --steps K` for comparison."
+        "sample",
+        "Draw images: a student in a pass or a few, or `--teacher --steps K` for comparison.",
     ),
     "play": Later(
         "play", "Play with a student in a web page: prompt or class, seed, r_init, teacher, TTEO."

@@ -1,4 +1,4 @@
-"""A student as a `DiffusionPipeline`: the calls that users of diffusers know, in one step.
+"""A student as a `DiffusionPipeline`: the calls that users of diffusers know, in one step or a few.
 
     from dimo_cli import OneStepPipeline
 
@@ -34,7 +34,7 @@ from dimo_cli.specs.manifest import MANIFEST
 from dimo_cli.specs.sample import SamplerSpec
 from dimo_cli.students.folder import BUILTIN, write_network
 from dimo_cli.students.published import hub_id, open_student
-from dimo_cli.students.student import LoadOptions, Student
+from dimo_cli.students.student import LoadOptions, Student, untrained_steps
 from dimo_cli.teachers.classes import find_class
 from dimo_cli.teachers.compiling import compile_blocks
 from dimo_cli.teachers.decoding import Precision, compile_decoder
@@ -49,7 +49,7 @@ Callback = Callable[["OneStepPipeline", int, int, dict[str, Any]], Mapping[str, 
 
 
 class OneStepPipeline(DiffusionPipeline):
-    """Images from prompts or classes, in one pass of a student.
+    """Images from prompts or classes, in one pass of a student, or the few that it takes.
 
     Half precision is the transformer's, and on CUDA the decoder's: tokens are drawn in float32.
     """
@@ -187,7 +187,8 @@ class OneStepPipeline(DiffusionPipeline):
         callback_on_step_end: Callback | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         negative_prompt: str | Sequence[str] | None = None,
-        num_inference_steps: int = 1,
+        num_inference_steps: int | None = None,
+        steps: int | None = None,
         guidance_scale: float = 1.0,
     ) -> ImagePipelineOutput | tuple[Any]:
         """Draw images.
@@ -196,9 +197,12 @@ class OneStepPipeline(DiffusionPipeline):
         list, each image is what its generator would draw alone. The tokens of an `image` take the
         place of the random ones of the initial sequence (`dimo sample --init`). `output_type`
         "pt" and "np" are in [0, 1], "latent" are tokens [N, L, G]. `callback_on_step_end(pipeline,
-        0, 0, {"latents": tokens})` is called after the step and may return other tokens.
+        0, 0, {"latents": tokens})` is called after the last step and may return other tokens.
+        `steps`, or `num_inference_steps`, is one of those that the student was trained for, None
+        the most of them.
         """
-        check_one_pass(negative_prompt, num_inference_steps, guidance_scale)
+        check_no_guidance(negative_prompt, guidance_scale)
+        steps = chosen_steps(self.student, steps, num_inference_steps)
         if output_type not in OUTPUT_TYPES:
             hint = did_you_mean(str(output_type), OUTPUT_TYPES)
             raise SpecError(f"`output_type` is {output_type!r}.", hint)
@@ -212,7 +216,7 @@ class OneStepPipeline(DiffusionPipeline):
                 cond = condition(student.teacher, part).to(self.device)
             half = self.dtype != torch.float32
             with torch.autocast(self.device.type, self.dtype, enabled=half):
-                tokens.append(student.tokens(cond, drawn_by, **sampling))
+                tokens.append(student.tokens(cond, drawn_by, steps=steps, **sampling))
             conds.append(cond)
         latents = torch.cat(tokens)
         if callback_on_step_end is not None:
@@ -313,16 +317,27 @@ def at_revision(target: str, revision: str | None) -> str:
     return f"{target}@{revision}"
 
 
-def check_one_pass(negative_prompt: Any, steps: int, guidance: float) -> None:
-    """Refuse what only many passes or guidance could follow."""
+def chosen_steps(student: Student, steps: int | None, by_diffusers: int | None) -> int | None:
+    """In how many steps to draw, by either name; refused where the student cannot."""
+    if steps is not None and by_diffusers not in (None, steps):
+        raise SpecError(
+            f"`steps` is {steps}, and `num_inference_steps` is {by_diffusers}.",
+            "They mean the same: give one of them.",
+        )
+    steps = by_diffusers if steps is None else steps
+    if steps is not None and steps not in student.manifest.step_counts:
+        raise untrained_steps(steps, student.manifest.step_counts)
+    return steps
+
+
+def check_no_guidance(negative_prompt: Any, guidance: float) -> None:
+    """Refuse what only guidance could follow."""
     if negative_prompt is not None:
         raise SpecError(
-            "`negative_prompt` is not for a student: it draws in one pass, without the guidance "
+            "`negative_prompt` is not for a student: it draws without the guidance "
             "that a negative prompt steers.",
             "Leave it out, and say in the prompt what you want.",
         )
-    if steps != 1:
-        raise SpecError(f"`num_inference_steps` is {steps}: a student takes one.", "Leave it out.")
     if guidance > 1:
         raise SpecError(
             f"`guidance_scale` is {guidance}: a student has its teacher's guidance built in.",

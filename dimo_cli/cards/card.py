@@ -43,7 +43,8 @@ def front_matter(facts: CardFacts) -> str:
             "hardware_used": one_line(facts.effort.hardware or "") or None,
         }
     condition = "text-to-image" if facts.takes_prompts else "class-conditional"
-    tags = ["dimo", "one-step", "masked-diffusion", "distillation", condition]
+    kind = "one-step" if manifest.step_counts == (1,) else "few-step"
+    tags = ["dimo", kind, "masked-diffusion", "distillation", condition]
     tags += ["lora", "peft"] if manifest.lora else []
     family = one_line(manifest.teacher.family)
     data = ModelCardData(

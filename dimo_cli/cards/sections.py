@@ -8,7 +8,7 @@ from dimo_cli.cards.citations import DIMO, SOFT_DIMO, TEACHERS
 from dimo_cli.cards.facts import CardFacts, Measured
 from dimo_cli.cards.markdown import block, code, link, words
 from dimo_cli.run_folder.effort import Effort
-from dimo_cli.specs.manifest import Choice
+from dimo_cli.specs.manifest import Choice, steps_in_words
 from dimo_cli.specs.metrics import title_of
 
 
@@ -19,11 +19,15 @@ def introduction(facts: CardFacts) -> str:
     named = code(teacher.name)
     if facts.base_model:
         named = link(named, f"https://huggingface.co/{facts.base_model}")
+    counts = facts.manifest.step_counts
+    kind, passes = "one-step generator", "a single network pass"
+    if counts != (1,):
+        kind, passes = "generator", f"{steps_in_words(counts)}, a network pass each,"
     return (
         f"# {words(facts.name)}\n\n"
-        f"A one-step generator of {size}x{size} images for {asked}, with {facts.parameters:,} "
+        f"A {kind} of {size}x{size} images for {asked}, with {facts.parameters:,} "
         f"parameters. It was distilled from the masked diffusion model {named} with "
-        f"{words(facts.manifest.training.method)} and draws in a single network pass what its "
+        f"{words(facts.manifest.training.method)} and draws in {passes} what its "
         "teacher fills in over many.\n\n![A grid of samples](preview.png)"
     )
 
@@ -86,6 +90,7 @@ def training(facts: CardFacts) -> str:
         "seed": made.seed,
         "share of masks in x_init": settings_text(manifest.init.mask_ratio.model_dump()),
         "noise on x_init": settings_text(noise),
+        "steps of an image": steps_text(facts),
         "sampling temperature": f"{manifest.temperature:g}",
         "adapters": lora_text(facts),
         "hardware": facts.effort and facts.effort.hardware and words(facts.effort.hardware),
@@ -101,6 +106,15 @@ def training(facts: CardFacts) -> str:
             f"{block(facts.spec_yaml.strip(), 'yaml')}\n\n</details>"
         )
     return text
+
+
+def steps_text(facts: CardFacts) -> str | None:
+    """In how many steps it draws, where there is more than one; the most of them are its own."""
+    counts = facts.manifest.step_counts
+    if counts == (1,):
+        return None
+    own = f"; {max(counts)} unless `--steps` says otherwise" if len(counts) > 1 else ""
+    return ", ".join(map(str, counts)) + own
 
 
 def lora_text(facts: CardFacts) -> str | None:
@@ -181,9 +195,12 @@ def limits(facts: CardFacts) -> str:
         "variety. Draw several seeds before you judge one.",
         f"It draws {facts.image_size}x{facts.image_size} and nothing else, and no better than "
         "its teacher's tokenizer can rebuild an image: fine structure is lost there.",
-        "The random tokens of its input are its only source of variety. Changing their share "
-        "changes how varied and how clean the images are.",
     ]
+    if facts.manifest.step_counts == (1,):
+        points.append(
+            "The random tokens of its input are its only source of variety. Changing their share "
+            "changes how varied and how clean the images are."
+        )
     if facts.takes_prompts:
         points.append(
             "It follows prompts about as well as its teacher: counts, positions, writing and rare "

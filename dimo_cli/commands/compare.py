@@ -62,7 +62,7 @@ def compare(
         typer.Argument(
             help="Two or more: run folder, student folder, Hub id or built-in student; "
             "TARGET@teacher:16 is a teacher at 16 steps (of a preset, too), teacher:16 that of "
-            "the first target.",
+            "the first target; TARGET@steps:4 is a student at 4 of the steps it was trained for.",
             autocompletion=completing.students,
         ),
     ],

@@ -57,6 +57,8 @@ def export(
     place = str(local_dir) if local_dir else None
     options = LoadOptions(local_dir=place, say=out.note, device="cpu")
     opened = open_student(student, options)
+    if opened.steps > 1:
+        out.note("The file draws in one step, as this student may: more are not in it.")
     out.note("Tracing, then checking the file against the student ...")
     facts = export_student(opened, spec, path).facts
     difference, size = facts["check"]["max_abs_difference"], path.stat().st_size / 2**20

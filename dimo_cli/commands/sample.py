@@ -1,4 +1,4 @@
-"""`dimo sample`: images from a student in one step, or from a teacher in many."""
+"""`dimo sample`: images from a student in one step or a few, or from a teacher in many."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def sample(
     local_dir: LocalDirOption = None,
     sets: SetOption = None,
 ) -> None:
-    """Draw images: one pass of a student, or `--teacher --steps K` for comparison."""
+    """Draw images: a student in a pass or a few, or `--teacher --steps K` for comparison."""
     spec = asked.spec()
     check_png(grid)
     check_gallery(gallery)

@@ -27,6 +27,7 @@ def obstacle(distillation: Distillation) -> str | None:
         "it has a GAN or rewards": type(distillation) is not Distillation,
         "an objective cannot be recorded": not distillation.losses.can_be_recorded,
         "it has several passes or processes": share.samples != share.batch,
+        "`student.steps` are several": not spec.student.in_one_step,
         "`train.dropout` is on": spec.train.dropout,
         "`auxiliary.fresh_samples` is on": spec.auxiliary.fresh_samples,
         "activations are computed again": distillation.student.gradient_checkpointing,

@@ -38,11 +38,12 @@ from dimo_cli.engine.objective import (
     StepReport,
 )
 from dimo_cli.engine.objectives.registry import named_objectives
-from dimo_cli.engine.one_step import draw_from_hidden, rows_at_once, student_hidden
+from dimo_cli.engine.one_step import Drawn, draw_from_hidden, rows_at_once, student_hidden
 from dimo_cli.engine.optimizer import NetworkOptimizer
 from dimo_cli.engine.prepared import Prepared
 from dimo_cli.engine.remasking import Remasking, prepare
 from dimo_cli.engine.roles import start_of
+from dimo_cli.engine.rollout import Rollout, Start
 from dimo_cli.engine.schedules import draw_mask_ratio, noise_sigma
 from dimo_cli.engine.share import Share, divide, halved, local_train
 from dimo_cli.engine.teacher_pass import TeacherPass, plain_hidden
@@ -86,6 +87,8 @@ class Distillation:
         if isinstance(spec.loss.weight, CalibratedWeight):
             check_calibrated(spec.masking)
         self.losses = Losses(named, relax, self.follows_norms)
+        slots = teacher.space.length * teacher.space.groups
+        self.rollout = Rollout.of(spec.student.steps, teacher.sampler.schedule, slots)
         on_card = generator.device.type != "cpu"
         self.chunk_tokens = spec.loss.chunk_tokens or rows_at_once(teacher.space, on_card)
         teacher.backbone.train(spec.train.dropout)
@@ -105,7 +108,6 @@ class Distillation:
         self.prepared: Prepared | None = None
         """What to take in place of the host's draws."""
         self.losses.attach(self)
-        slots = teacher.space.length * teacher.space.groups
         self.monitor = monitor_of(spec, slots, self.losses.anchor) if self.uses_auxiliary else None
         self.nats: Tensor | None = None
         """Of the last pass that was measured: the student's KL to the teacher per token."""
@@ -156,12 +158,10 @@ class Distillation:
         }
         if losses:
             auxiliary = torch.stack(losses).mean().item()
-            values |= {
-                "divergence": divergence.item(),
-                "auxiliary_loss": auxiliary,
-                "auxiliary_gap": auxiliary - values["entropy"],
-                "auxiliary_gradient": aux_norm.item(),
-            }
+            values |= {"divergence": divergence.item(), "auxiliary_loss": auxiliary}
+            if self.spec.student.in_one_step:  # else it varies with the step that is trained
+                values["auxiliary_gap"] = auxiliary - values["entropy"]
+            values["auxiliary_gradient"] = aux_norm.item()
             if self.nats is not None:
                 values["teacher_kl"] = self.nats.item()
         return StepReport(values)
@@ -253,17 +253,39 @@ class Distillation:
             self.teacher.tokenizer,
             mask=mask,
         )
+        start = self.roll_out(Start(x_init), cond, sigma)
         gradients = gradients and self.spec.loss.student_input == "x_init"
         with self.autocast(), torch.set_grad_enabled(gradients):
-            hidden = student_hidden(self.student, x_init, cond, sigma, self.generator)
-            drawn = draw_from_hidden(
-                self.student,
-                hidden,
-                self.generator,
-                chunk_tokens=self.chunk_tokens,
-                measure=measure,
-            )
-        return Generation(cond, init_mask, sigma, hidden, drawn.tokens, drawn.entropy, drawn.top1)
+            hidden, drawn = self.draw(start, cond, sigma, measure)
+        tokens = start.filled(drawn.tokens)
+        return Generation(
+            cond, init_mask, sigma, hidden, tokens, drawn.entropy, drawn.top1, start.kept
+        )
+
+    @torch.no_grad()
+    def roll_out(self, start: Start, cond: Cond, sigma: float) -> Start:
+        """Where a step of the student starts, by the steps that it takes itself until there."""
+        for still_open in self.rollout.draw(self.generator):
+            with self.autocast():
+                _, drawn = self.draw(start, cond, sigma)
+            mask_id = self.teacher.space.mask_id
+            start = start.after(drawn.tokens, still_open, mask_id, self.generator)
+        return start
+
+    def draw(
+        self, start: Start, cond: Cond, sigma: float, measure: bool = False
+    ) -> tuple[Tensor, Drawn]:
+        """A pass of the student: its hidden states, and what it draws of all slots."""
+        hidden = student_hidden(self.student, start.tokens, cond, sigma, self.generator)
+        drawn = draw_from_hidden(
+            self.student,
+            hidden,
+            self.generator,
+            chunk_tokens=self.chunk_tokens,
+            measure=measure,
+            settled=start.kept,
+        )
+        return hidden, drawn
 
     def backward_student(
         self, generation: Generation, measure: bool
@@ -285,8 +307,10 @@ class Distillation:
         leaf = generation.hidden.detach().requires_grad_()
         with self.autocast():
             logits = self.student.head(leaf).float()
-            flat = logits.detach().requires_grad_()
+            flat = generation.settled_everywhere(logits.detach()).requires_grad_()
             total = self.losses.ask_soft(generation, flat, self.generator)
+            if generation.kept is not None:
+                total = total.masked_fill(generation.kept[..., None], 0)
             logits.backward(total / self.spec.train.accumulate)
         assert leaf.grad is not None
         return leaf.grad
@@ -312,7 +336,7 @@ class Distillation:
             weight = self.sample_weights(hidden, teacher_logits, mask.slots)
         temperatures = self.spec.loss.teacher_temperature, self.spec.loss.auxiliary_temperature
         looks = teacher_logits, self.auxiliary, aux_hidden, temperatures
-        view = MaskedView(generation.tokens, mask, weight, *looks)
+        view = MaskedView(generation.tokens, mask, weight, *looks, generation.kept)
         divergence = torch.zeros((), device=rows.device)
         nats = torch.zeros((), dtype=torch.float64, device=rows.device)
 
@@ -332,7 +356,12 @@ class Distillation:
         with self.autocast():
             if self.spec.loss.entropy_bonus:
                 backward_entropy_bonus(
-                    self.student, hidden, self.spec, self.teacher.space, self.chunk_tokens
+                    self.student,
+                    hidden,
+                    self.spec,
+                    self.teacher.space,
+                    self.chunk_tokens,
+                    generation.kept,
                 )
             _, gradient = backward_to_hidden(self.student, hidden, rows, self.chunk_tokens, loss_of)
         reuse = None
@@ -348,7 +377,8 @@ class Distillation:
         if generation.logits is not None:
             return generation.logits[rows]
         flat = generation.hidden.detach().flatten(0, 1)
-        return self.student.head(flat[rows], rows % self.teacher.space.length)
+        logits = self.student.head(flat[rows], rows % self.teacher.space.length)
+        return generation.settled(logits, rows)
 
     @property
     def remasking(self) -> Remasking:

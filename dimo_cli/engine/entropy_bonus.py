@@ -12,11 +12,17 @@ from dimo_cli.teachers.protocol import Backbone, TokenSpace
 
 
 def backward_entropy_bonus(
-    student: Backbone, hidden: Tensor, spec: DistillSpec, space: TokenSpace, chunk_tokens: int
+    student: Backbone,
+    hidden: Tensor,
+    spec: DistillSpec,
+    space: TokenSpace,
+    chunk_tokens: int,
+    kept: Tensor | None = None,
 ) -> None:
     """Raise the entropy of p_theta(x_init) at hidden states [B, L, D], reduced as the divergence.
 
-    The graph behind the hidden states is kept.
+    Slots that are `kept` [B, L, G] from an earlier step are left alone. The graph behind the hidden
+    states is kept as well.
     """
     B, L, _ = hidden.shape
     divisor = {
@@ -28,7 +34,10 @@ def backward_entropy_bonus(
 
     def loss_of(head: HeadRows, part: slice) -> Tensor:
         found = head.logits().float()
-        return surrogate_loss(found, -scale * entropy_logit_gradient(found.detach()))
+        gradient = -scale * entropy_logit_gradient(found.detach())
+        if kept is not None:
+            gradient = gradient.masked_fill(kept.flatten(0, 1)[part][..., None], 0)
+        return surrogate_loss(found, gradient)
 
     rows = torch.arange(B * L, device=hidden.device)
     graph_kept = hidden.detach().requires_grad_()

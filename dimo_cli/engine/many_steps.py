@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dimo_cli.engine.draws import chunks
 from dimo_cli.engine.one_step import CHUNK_TOKENS, gumbel
-from dimo_cli.teachers.plans import SCHEDULES, check_steps
+from dimo_cli.teachers.plans import SCHEDULES, check_steps, mask_progress
 from dimo_cli.teachers.protocol import Backbone, Cond, Step, Teacher, TokenSpace
 
 Watch = Callable[[Tensor, Tensor], None]
@@ -240,9 +240,3 @@ def extrapolated(
     a1 = 1 / (2 * theta * (1 - theta))
     a2 = ((1 - theta) ** 2 + theta**2) / (2 * theta * (1 - theta))
     return lambda rows: (a1 * middle(rows) - a2 * start(rows)).clamp(min=0)
-
-
-def mask_progress(schedule: str, steps: int) -> Tensor:
-    """The arguments u_0 ... u_steps at which a schedule falls from 1 to 0."""
-    u = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
-    return u if schedule in ("cosine", "arccos") else 1 - u

@@ -34,6 +34,8 @@ class MaskedView:
     auxiliary_hidden: Tensor | None
     """What the auxiliary made of x_tilde [B, L, D], if an objective needs it."""
     temperatures: tuple[float, float]
+    kept: Tensor | None = None
+    """Slots [B, L, G] that the student did not draw: it is asked for nothing there."""
 
     def auxiliary_logits(self, here: Tensor) -> Tensor:
         """Those of flat rows [n]."""
@@ -46,6 +48,7 @@ class MaskedView:
         here = self.mask.rows[part]
         sample = here.div(self.tokens.shape[1], rounding_mode="floor")
         slots = self.mask.slots.flatten(0, 1)[here]
+        drawn = slots if self.kept is None else slots & ~self.kept.flatten(0, 1)[here]
         return MaskedRows(
             teacher=lambda: self.teacher(here),
             auxiliary=lambda: self.auxiliary_logits(here),
@@ -53,6 +56,6 @@ class MaskedView:
             tokens=lambda: self.tokens.flatten(0, 1)[here],
             slots=slots,
             masked=lambda: self.mask.slots.flatten(1).sum(-1)[sample],
-            scale=(slots * self.weight[sample][:, None])[..., None],
+            scale=(drawn * self.weight[sample][:, None])[..., None],
             temperatures=self.temperatures,
         )

@@ -24,13 +24,18 @@ def masked_count(ratio: Tensor, length: int) -> Tensor:
     return torch.round(length * ratio).long().clamp(1, length)
 
 
-def exact_mask(counts: Tensor, length: int, generator: Source) -> Tensor:
-    """A mask [B, length] with exactly `counts` [B] uniformly chosen true entries per row."""
-    order = uniform((len(counts), length), generator).argsort(-1)
-    ranks = torch.empty_like(order).scatter_(
+def random_ranks(count: int, length: int, generator: Source) -> Tensor:
+    """The place of each entry [count, length] in a random order of its row."""
+    order = uniform((count, length), generator).argsort(-1)
+    return torch.empty_like(order).scatter_(
         -1, order, torch.arange(length, device=order.device).expand_as(order)
     )
-    return ranks < counts[:, None].to(order.device)
+
+
+def exact_mask(counts: Tensor, length: int, generator: Source) -> Tensor:
+    """A mask [B, length] with exactly `counts` [B] uniformly chosen true entries per row."""
+    ranks = random_ranks(len(counts), length, generator)
+    return ranks < counts[:, None].to(ranks.device)
 
 
 def bernoulli_mask(ratio: Tensor, length: int, generator: Source) -> Tensor:

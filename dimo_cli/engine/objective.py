@@ -14,12 +14,14 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
 from dimo_cli.engine.draws import Rows
 from dimo_cli.engine.field import TeacherLogits
 from dimo_cli.engine.masking import Mask
 from dimo_cli.engine.optimizer import NetworkOptimizer
+from dimo_cli.engine.rollout import certain_logits
 from dimo_cli.engine.verdict import Verdict
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.teachers.protocol import Backbone, Cond, Teacher
@@ -27,7 +29,7 @@ from dimo_cli.teachers.protocol import Backbone, Cond, Teacher
 
 @dataclass(slots=True)
 class Generation:
-    """One pass of the student: what it saw, and the tokens x_theta it made of it."""
+    """The student's last pass: what it saw, and the tokens x_theta it made of it."""
 
     cond: Cond
     init_mask: Tensor
@@ -36,8 +38,23 @@ class Generation:
     tokens: Tensor
     entropy: Tensor | None
     top1: Tensor | None
+    kept: Tensor | None = None
+    """Which slots [B, L, G] kept their token of an earlier step; None: the pass drew them all."""
     logits: Tensor | None = None
     """The student's logits [B L, G, V], where they are asked for after its head has changed."""
+
+    def settled(self, logits: Tensor, rows: Tensor) -> Tensor:
+        """The student's logits [n, G, V] of flat rows, which is certain of the tokens it kept."""
+        if self.kept is None:
+            return logits
+        kept, tokens = self.kept.flatten(0, 1)[rows], self.tokens.flatten(0, 1)[rows]
+        certain = certain_logits(tokens, logits.shape[-1]).to(logits)
+        return torch.where(kept[..., None], certain, logits)
+
+    def settled_everywhere(self, logits: Tensor) -> Tensor:
+        """As `settled`, of all logits [B, L, G, V]."""
+        rows = torch.arange(logits.shape[0] * logits.shape[1], device=logits.device)
+        return self.settled(logits.flatten(0, 1), rows).view_as(logits)
 
 
 @dataclass(slots=True)
@@ -78,7 +95,8 @@ class MaskedRows:
     masked: Callable[[], Tensor]
     """How many slots are masked in the sample of each row [n]."""
     scale: Tensor
-    """w(t) over the divisor of `loss.reduction`, and 0 where no slot is masked [n, G, 1]."""
+    """w(t) over the divisor of `loss.reduction` [n, G, 1]; 0 where no slot is masked, or where
+    the student had kept its token of an earlier step."""
     temperatures: tuple[float, float]
     """Of teacher and auxiliary."""
 

@@ -1,10 +1,11 @@
-"""Sampling a student in one pass, and the draws that all sampling is made of.
+"""Sampling a student in one pass or a few, and the draws that all sampling is made of.
 
 Every draw comes from the caller's generator, and no logits of a position outlive its chunk.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from dimo_cli.engine.draws import Source, chunks, exponential, sourced_chunks
 from dimo_cli.engine.fused import fused
 from dimo_cli.engine.masking import initial_tokens
+from dimo_cli.engine.rollout import ONE_STEP, Start
 from dimo_cli.engine.schedules import middle_mask_ratio, perturb_embeddings
 from dimo_cli.errors import NotFinite
 from dimo_cli.specs.distill import InitSpec
@@ -89,11 +91,12 @@ def draw_from_hidden(
     chunk_tokens: int = CHUNK_TOKENS,
     measure: bool = False,
     check: bool = False,
+    settled: Tensor | None = None,
 ) -> Drawn:
     """Draw tokens [B, L, G] from hidden states [B, L, D], a chunk of positions at a time.
 
-    With `measure`, also the mean entropy (nats) and mean top-1 probability at temperature 1; with
-    `check`, also whether the logits can be drawn from.
+    With `measure`, also the mean entropy (nats) and mean top-1 probability at temperature 1, of
+    slots that are not `settled` [B, L, G]; with `check`, also whether the logits can be drawn from.
     """
     B, L, _ = hidden.shape
     flat = hidden.detach().flatten(0, 1)
@@ -109,6 +112,8 @@ def draw_from_hidden(
         logits = backbone.head(flat[part], positions[part])
         if measure:
             log_p = logits.float().log_softmax(-1)
+            if settled is not None:
+                log_p = log_p[~settled.flatten(0, 1)[part]]
             entropy -= (log_p.exp() * log_p).sum()
             top1 += log_p.amax(-1).exp().sum()
         if check:
@@ -118,7 +123,8 @@ def draw_from_hidden(
     is_sound = torch.stack(sound).all() if check else None
     if not measure:
         return Drawn(drawn, is_sound=is_sound)
-    return Drawn(drawn, entropy / drawn.numel(), top1 / drawn.numel(), is_sound)
+    counted = drawn.numel() if settled is None else (~settled).sum()
+    return Drawn(drawn, entropy / counted, top1 / counted, is_sound)
 
 
 def token_noise(space: TokenSpace, count: int, generator: torch.Generator) -> Tensor:
@@ -133,7 +139,7 @@ def token_noise(space: TokenSpace, count: int, generator: torch.Generator) -> Te
 def student_hidden(
     backbone: Backbone, tokens: Tensor, cond: Cond, sigma: float, generator: Source
 ) -> Tensor:
-    """The student's only pass: noisy token embeddings to hidden states [B, L, D]."""
+    """A pass of the student: noisy token embeddings to hidden states [B, L, D]."""
     hidden = backbone.hidden(perturb_embeddings(backbone.embed(tokens), sigma, generator), cond)
     assert isinstance(hidden, Tensor)
     return hidden
@@ -165,34 +171,41 @@ def student_input(
 def sample_student(
     backbone: Backbone,
     space: TokenSpace,
-    tokenizer: Tokenizer,
+    x_init: Tensor,
     cond: Cond,
-    init: InitSpec,
+    sigma: float,
     generator: torch.Generator,
     *,
     temperature: float = 1.0,
     top_k: int = 0,
     top_p: float = 0.0,
-    source: Tensor | None = None,
+    plan: Sequence[int] = ONE_STEP,
 ) -> Tensor:
-    """One pass from x_init to tokens [B, L, G], ready to decode.
+    """From x_init to tokens [B, L, G], ready to decode, in one pass or as many as a plan has.
 
-    All noise is drawn where the generator is, which may be another device than the network's.
+    `sigma` is the noise on the embeddings, `plan` how many slots are open after each pass. All
+    noise is drawn where the generator is, which may be another device than the network's.
     """
-    x_init = student_input(space, tokenizer, init, len(cond), generator, source).to(cond.device)
-    hidden = student_hidden(backbone, x_init, cond, init.embed_noise.sigma, generator)
-    drawn = draw_from_hidden(
-        backbone,
-        hidden,
-        generator,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        check=True,
-    )
-    if not drawn.is_sound:
-        raise nothing_to_draw_from()
-    return drawn.tokens.clamp(max=space.codes - 1)
+    start = Start(x_init.to(cond.device))
+    if len(plan) > 1:  # several passes share what they see of the condition
+        cond = backbone.prepared(cond)
+    for still_open in plan:
+        hidden = student_hidden(backbone, start.tokens, cond, sigma, generator)
+        drawn = draw_from_hidden(
+            backbone,
+            hidden,
+            generator,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            check=True,
+        )
+        if not drawn.is_sound:
+            raise nothing_to_draw_from()
+        if not still_open:
+            break
+        start = start.after(drawn.tokens, still_open, space.mask_id, generator)
+    return start.filled(drawn.tokens).clamp(max=space.codes - 1)
 
 
 def nothing_to_draw_from() -> NotFinite:

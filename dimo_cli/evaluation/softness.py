@@ -53,6 +53,7 @@ def measure_softness(
 
     `images` [N, 3, H, W], as many as are asked for, tell what the tokenizer itself loses.
     """
+    student.check_one_step("its soft images are those of a single pass")
     teacher, init = student.teacher, student.manifest.init
     device = next(student.backbone.parameters()).device
     generator = torch.Generator(device).manual_seed(seed)

@@ -89,11 +89,12 @@ def program_facts(
 
 
 def sampling_facts(student: Student, spec: ExportSpec) -> dict[str, Any]:
-    """How tokens are drawn inside of the program."""
+    """How tokens are drawn inside of the program: in one step, also where a student may more."""
+    in_one = {"steps": 1} if student.steps > 1 else {}
     if spec.greedy:
-        return {"greedy": True}
+        return {"greedy": True, **in_one}
     temperature = spec.temperature or student.manifest.temperature
-    return {"temperature": temperature, "top_k": spec.top_k, "top_p": spec.top_p}
+    return {"temperature": temperature, "top_k": spec.top_k, "top_p": spec.top_p, **in_one}
 
 
 def usage(wanted: str, path: Path) -> list[str]:

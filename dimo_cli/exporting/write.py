@@ -88,6 +88,7 @@ def check_exportable(student: Student) -> None:
             "experiment that an exported program does not make.",
             "Export a student that starts from mask and image tokens.",
         )
+    student.check_one_step("an exported program is a single pass")
     if student.teacher.takes_prompts:
         text_tower(student.teacher)
 

@@ -111,7 +111,10 @@ PUBLISHED: Mapping[str, Mapping[str, tuple[Expected, ...]]] = {
 def expected_value(result: Result, subject: Mapping[str, Any]) -> Expected | None:
     """The published number that a result compares with, if there is one."""
     teacher = str(subject.get("teacher", "")).partition("@")[0]
-    method = str(subject.get("method") or subject.get("steps", ""))
+    steps = subject.get("steps", "")
+    if subject.get("target") == "student" and steps not in ("", 1):
+        return None  # published numbers of several steps are of teachers
+    method = str(subject.get("method") or steps)
     published = PUBLISHED.get(teacher, {})
     losses = losses_of(method)
     rows = published.get(losses) or published.get(re.sub(r" weight \S+$", "", losses), ())

@@ -38,11 +38,13 @@ def flops_per_step(teacher: Teacher, spec: DistillSpec) -> float:
     seen_by_auxiliary = head * mean_ratio(spec.masking.auxiliary)
     training = 3 + spec.train.recomputes  # forward, backward, and the forward again
     teacher_passes = 2 if spec.teacher.guidance.needs_null else 1
-    student = training * body + head + 3 * seen
+    drawing = body + head
+    before = spec.student.passes_before * drawing
+    student = before + training * body + head + 3 * seen
     judges = (teacher_passes + 1) * (body + seen)
     update = training * body + 3 * seen_by_auxiliary
     if spec.auxiliary.fresh_samples:
-        update += body + head
+        update += before + drawing
     total = student + judges + spec.auxiliary.updates * update
     if spec.auxiliary.share_x_tilde:
         total -= body

@@ -211,9 +211,10 @@ def room_of_each(teacher: Teacher, spec: DistillSpec, launch: LaunchSpec) -> Roo
 def forwards_per_step(spec: DistillSpec) -> float:
     """Backbone forwards of one step: student, guided teacher, auxiliary, auxiliary updates."""
     guidance, auxiliary = spec.teacher.guidance, spec.auxiliary
-    student = 1 if spec.loss.student_input == "x_init" else 2
+    before = spec.student.passes_before
+    student = before + (1 if spec.loss.student_input == "x_init" else 2)
     teacher = 2 if guidance.needs_null else 1
-    updates = auxiliary.updates * (2 if auxiliary.fresh_samples else 1)
+    updates = auxiliary.updates * (2 + before if auxiliary.fresh_samples else 1)
     return (student + teacher + 1 + updates - auxiliary.share_x_tilde) * spec.train.accumulate
 
 

@@ -103,6 +103,7 @@ class Studio:
             "student": self.name,
             "student_id": student.short_id,
             "steps": student.manifest.training.steps,
+            "draws_in": student.steps,
             "teacher": teacher.name,
             "license": teacher.license,
             "takes_prompts": teacher.takes_prompts,
@@ -131,7 +132,7 @@ class Studio:
         return {"rewards": list(spec.rewards), "step_size": spec.learning_rate}
 
     def draw(self, ask: DrawAsk, say: Say) -> None:
-        """Images of the student, in one step."""
+        """Images of the student, in the steps that it takes by itself."""
         spec = SamplerSpec(
             seed=ask.seed,
             temperature=unless_own(ask.temperature, self.student.manifest.temperature),

@@ -11,7 +11,7 @@ from dimo_cli.specs.sample import SamplerMethod
 
 
 class SamplerOptions(TypedDict, total=False):
-    """How images are drawn, by a student in one pass or by its teacher in many."""
+    """How images are drawn, by a student in one pass or a few, or by its teacher in many."""
 
     teacher: bool
     seed: int

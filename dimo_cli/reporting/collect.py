@@ -215,7 +215,8 @@ def read_comparison(folder: Path, run: RunRecord) -> None:
     if not run.rows:
         run.missing.append("There is no closing table: the teacher was not measured beside it.")
     for row in run.rows:
-        steps, is_student = row["sampler"].get("steps"), row is run.rows[-1]
+        steps, network = row["sampler"].get("steps"), str(row["sampler"].get("network", ""))
+        is_student = row is run.rows[-1] or network.startswith("student:")
         who = "student" if is_student else "teacher"
         path = own_file(folder, f"comparison/{who}-{steps}.png", run.damaged)
         if path is not None:

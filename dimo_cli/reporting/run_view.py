@@ -15,6 +15,7 @@ from dimo_cli.reporting.further import further_steps
 from dimo_cli.reporting.pictures import Picture, embed
 from dimo_cli.reporting.views import Card, flat_rows, plot_of
 from dimo_cli.run_folder.effort import Effort
+from dimo_cli.specs.manifest import steps_in_words
 from dimo_cli.specs.metrics import WHOLE_SETS, falls, title_of
 
 MOST_SLIDES = 40
@@ -69,7 +70,9 @@ def lead_of(run: RunRecord) -> str:
     teacher = run.spec.teacher.name
     state = "finished" if run.is_finished else "unfinished"
     start = getattr(run.spec, "start", None)
-    what = f"{run.spec.method} from the masked diffusion teacher {teacher} to a one-step student"
+    one = run.spec.student.in_one_step
+    kind = "one-step student" if one else f"student of {steps_in_words(run.spec.student.steps)}"
+    what = f"{run.spec.method} from the masked diffusion teacher {teacher} to a {kind}"
     if run.is_refinement:
         what = f"{run.spec.method} on the student {start} of the teacher {teacher}"
     at = f"{state.capitalize()} at step {run.last_step:,} of {run.spec.train.steps:,}"
@@ -95,12 +98,12 @@ def cards_of(run: RunRecord) -> list[Card]:
     """The numbers to see first."""
     cards = []
     if len(run.rows) > 1:
-        student, best = run.rows[-1], best_row(run.rows[:-1])
+        student, best = run.rows[-1], best_row(teacher_rows(run.rows))
         at = f"{best['sampler'].get('steps')} steps"
         speed = best["seconds_per_image"] / student["seconds_per_image"]
         cards += [
             Card(
-                f"{student['metric'].upper()}, 1 step",
+                f"{student['metric'].upper()}, {steps_of(student)}",
                 f"{student['value']:.3f}",
                 f"teacher's best: {best['value']:.3f} at {at}",
             ),
@@ -167,7 +170,7 @@ def levels_of(run: RunRecord) -> dict[str, list[Level]]:
     monitor = run.spec.monitor
     if run.rows[0]["images"] != monitor.fid_samples and monitor.metric not in WHOLE_SETS:
         return {}
-    best = best_row(run.rows[:-1])
+    best = best_row(teacher_rows(run.rows))
     name = f"teacher, {best['sampler'].get('steps')} steps"
     return {metric_chart(monitor.metric): [Level(name, best["value"])]}
 
@@ -189,23 +192,43 @@ def best_row(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return pick(rows, key=lambda row: float(row["value"]))
 
 
+def student_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The student's rows of a closing table, its last ones: one for each number of steps."""
+    network = rows[-1]["sampler"].get("network")
+    return [row for row in rows if row is rows[-1] or network == row["sampler"].get("network", "")]
+
+
+def teacher_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The others, or all but the last where they do not say whose they are."""
+    students = student_rows(rows)
+    return [row for row in rows if row not in students] or rows[:-1]
+
+
+def steps_of(row: dict[str, Any]) -> str:
+    """In how many steps the images of a row were drawn."""
+    steps = row["sampler"].get("steps")
+    return f"{steps} step{'s' * (steps != 1)}"
+
+
 def closing_table(
     rows: list[dict[str, Any]], at_best: dict[str, Any] | None = None
 ) -> dict[str, Any] | None:
-    """The teacher at several step counts, and the student at one, which is the last row.
+    """The teacher at several step counts, and the student, which has the last rows.
 
-    Above it stands what the student was at the best checkpoint, where that is not the last one.
+    Above these stands what the student was at the best checkpoint, where that is not the last one.
     """
     if len(rows) < 2:
         return None
-    student, best = rows[-1], best_row(rows[:-1])
+    teachers = teacher_rows(rows)
+    students, best = [row for row in rows if row not in teachers], best_row(teachers)
+    student = students[-1]
     has_accuracy = any(isinstance(row.get("accuracy"), float) for row in rows)
     cells = []
-    for row in [*rows[:-1], *([at_best] if at_best else []), student]:
+    for row in [*teachers, *([at_best] if at_best else []), *students]:
         accuracy = row.get("accuracy")
         cells.append(
             [
-                sampler_name(row, student, at_best) + (" (best)" if row is best else ""),
+                sampler_name(row, students, at_best) + (" (best)" if row is best else ""),
                 f"{row['value']:.3f}",
                 *([f"{accuracy:.1%}" if isinstance(accuracy, float) else ""] * has_accuracy),
                 f"{1000 * row['seconds_per_image']:.2f}",
@@ -223,19 +246,23 @@ def closing_table(
             "speed-up",
         ],
         "rows": cells,
-        "sentence": f"The student in one step has {beside(student, best)}, at "
+        "sentence": f"The student in {in_words(student)} has {beside(student, best)}, at "
         f"{speed:.1f} times its speed.",
     }
 
 
 def sampler_name(
-    row: dict[str, Any], student: dict[str, Any], at_best: dict[str, Any] | None
+    row: dict[str, Any], students: list[dict[str, Any]], at_best: dict[str, Any] | None
 ) -> str:
     """Who drew the images of a row of the closing table."""
     if row is at_best:
         return f"student at step {row['step']:,}, the best on the way"
-    steps = row["sampler"].get("steps")
-    return f"{'student' if row is student else 'teacher'}, {steps} step{'s' * (steps != 1)}"
+    return f"{'student' if row in students else 'teacher'}, {steps_of(row)}"
+
+
+def in_words(row: dict[str, Any]) -> str:
+    """The steps of a row, as a sentence has them."""
+    return "one step" if row["sampler"].get("steps") == 1 else steps_of(row)
 
 
 def held_against(row: dict[str, Any]) -> str:

@@ -32,7 +32,7 @@ class AtBest:
 
 @dataclass(frozen=True)
 class Closing:
-    """The closing table: the teacher at several step counts, then the student at one."""
+    """The closing table: the teacher at several step counts, then the student at its own."""
 
     rows: list[Measurement]
     best: AtBest | None = None
@@ -79,14 +79,16 @@ def closing(
         for steps in spec.monitor.teacher_steps
     ]
     images = spec.monitor.table_samples
-    total = yardstick.count(images) * (len(samplers) + 1 + (best is not None))
+    counts = student.manifest.step_counts
+    total = yardstick.count(images) * (len(samplers) + len(counts) + (best is not None))
     advance = view.stage("measure teacher and student", total)
     rows = [
         yardstick.measure_once(sampler, images=images, protocol=protocol, progress=advance)
         for sampler, protocol in samplers
     ]
-    sampler, protocol = student_sampler(student)
-    rows.append(yardstick.measure(sampler, images=images, protocol=protocol, progress=advance))
+    for count in counts:
+        sampler, protocol = student_sampler(student, steps=count)
+        rows.append(yardstick.measure(sampler, images=images, protocol=protocol, progress=advance))
     if best is None:
         return Closing(rows)
     sampler, protocol = student_sampler(best)

@@ -45,10 +45,13 @@ def begin_refinement(
     if preset is None and not has_file:
         wanted = f"{teacher}-{'reward' if reward and not gan else 'gan'}"
         preset = wanted if wanted in refine_preset_names() else teacher
+    own: dict[str, Any] = {"temperature": manifest.temperature}
+    if manifest.steps:
+        own["steps"] = list(manifest.steps)
     brought = {
         "teacher": {"name": teacher, "architecture": dict(manifest.teacher.architecture)},
         "init": manifest.init.model_dump(),
-        "student": {"temperature": manifest.temperature},
+        "student": own,
     }
     return Beginning(student, preset, brought)
 

@@ -31,6 +31,7 @@ from dimo_cli.sampling.previews import preview_conditions
 from dimo_cli.sampling.samplers import condition, draw_images
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.lora import LoraSpec
+from dimo_cli.specs.manifest import steps_in_words
 from dimo_cli.specs.refine import FROM_TEACHER, RefineSpec, reward_names
 from dimo_cli.specs.sample import SamplerSpec
 from dimo_cli.students.published import open_student
@@ -163,7 +164,7 @@ def refine(
         refuse_if_locked(folder)
     device = make_accelerator(spec.train).device
     with first_ahead():
-        teacher, start = starting_networks(spec, view, device)
+        spec, teacher, start = starting_networks(spec, view, device)
         spec = with_commits(spec, view.note)
     watcher, method = refining(spec, teacher, start, folder, view)
     return run_method(spec, teacher, folder, watcher, resume, origins, method)
@@ -258,13 +259,30 @@ def told_of(lora: LoraSpec) -> str:
 
 def starting_networks(
     spec: RefineSpec, view: View, device: torch.device
-) -> tuple[Teacher, Backbone]:
-    """The teacher, and the backbone whose weights the student starts from."""
+) -> tuple[RefineSpec, Teacher, Backbone]:
+    """The teacher, the backbone whose weights the student starts from, and a spec of its steps."""
     if spec.start == FROM_TEACHER:
         teacher = load_teacher(spec.teacher, view.note)
-        return teacher, teacher.backbone
+        return spec, teacher, teacher.backbone
     student = starting_student(spec, view, device)
-    return configured(student.teacher, spec.teacher), student.backbone
+    spec = with_its_steps(spec, student.manifest.step_counts)
+    return spec, configured(student.teacher, spec.teacher), student.backbone
+
+
+def with_its_steps(spec: RefineSpec, counts: tuple[int, ...]) -> RefineSpec:
+    """A refinement of a student keeps the steps that the student takes."""
+    asked = spec.student.steps
+    if asked == counts:
+        return spec
+    if not spec.student.in_one_step:
+        raise SpecError(
+            f"`student.steps` is {list(asked)}, and `{spec.start}` draws in "
+            f"{steps_in_words(counts)}.",
+            "Leave it out: a refinement keeps the student's own steps.",
+        )
+    values = spec.model_dump()
+    values["student"]["steps"] = counts
+    return RefineSpec.model_validate(values)
 
 
 def starting_student(spec: RefineSpec, view: View, device: torch.device) -> Student:

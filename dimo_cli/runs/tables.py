@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dimo_cli.console import next_steps
+from dimo_cli.errors import counted
 from dimo_cli.specs.metrics import is_better, title_of
 
 if TYPE_CHECKING:
@@ -18,25 +19,37 @@ if TYPE_CHECKING:
 
 
 def comparison_table(rows: Sequence[Measurement], at_best: AtBest | None = None) -> Table:
-    """The teacher at several step counts against the one-step student, which is the last row.
+    """The teacher at several step counts against the student, which has the last rows.
 
-    Above it, what the student was at the best checkpoint, where that is not the last one.
+    Above these, what the student was at the best checkpoint, where that is not the last one.
     """
     student, best = rows[-1], best_teacher(rows)
+    students = students_of(rows)
     table = Table(box=None, header_style="bold")
     table.add_column("sampler")
     titles = ("accuracy",) if student.accuracy is not None else ()
     for title in (student.metric.upper(), *titles, "ms per image", "speed-up"):
         table.add_column(title, justify="right")
-    for row in rows[:-1]:
-        steps = row.sampler["steps"]
-        name = f"teacher, {steps} step{'s' * (steps > 1)}{' (best)' if row is best else ''}"
+    for row in rows[: -len(students)]:
+        name = f"teacher, {steps_of(row)}{' (best)' if row is best else ''}"
         table.add_row(*cells_of(name, row, best))
     if at_best is not None:
         name = f"student at step {at_best.step:,}, the best on the way"
         table.add_row(*cells_of(name, at_best.measured, best))
-    table.add_row(*cells_of("student, 1 step", student, best), style="good")
+    for row in students:
+        table.add_row(*cells_of(f"student, {steps_of(row)}", row, best), style="good")
     return table
+
+
+def students_of(rows: Sequence[Measurement]) -> list[Measurement]:
+    """The rows of the student, the last ones of the closing table: each number of steps has one."""
+    network = rows[-1].sampler["network"]
+    return [row for row in rows if row.sampler["network"] == network]
+
+
+def steps_of(row: Measurement) -> str:
+    """In how many steps it draws."""
+    return counted(row.sampler["steps"], "step")
 
 
 def cells_of(name: str, row: Measurement, best: Measurement) -> tuple[str, ...]:
@@ -64,15 +77,14 @@ def best_sentence(student: Measurement, at_best: AtBest, run: Path) -> str | Non
 
 def comparison_sentence(rows: Sequence[Measurement]) -> Text:
     """What the table says, in one line."""
-    *teachers, student = rows
-    best = best_teacher(rows)
-    first = min(teachers, key=lambda row: row.sampler["steps"])
-    steps = first.sampler["steps"]
+    students, best = students_of(rows), best_teacher(rows)
+    student = students[-1]
+    first = min(rows[: -len(students)], key=lambda row: row.sampler["steps"])
+    who = "Student" if len(students) == 1 else f"Student in {steps_of(student)}"
     return Text(
-        f"Student over teacher's best: {beside(student, best)} at "
+        f"{who} over teacher's best: {beside(student, best)} at "
         f"{best.seconds_per_image / student.seconds_per_image:.1f}x its speed. "
-        f"Student over the teacher at {steps} step{'s' * (steps > 1)}: "
-        f"{beside(student, first)}."
+        f"{who} over the teacher at {steps_of(first)}: {beside(student, first)}."
     )
 
 
@@ -85,8 +97,8 @@ def beside(row: Measurement, other: Measurement) -> str:
 
 
 def best_teacher(rows: Sequence[Measurement]) -> Measurement:
-    """The best row of the teacher; the last row is the student's."""
-    best, *others = rows[:-1]
+    """The best row of the teacher; the last rows are the student's."""
+    best, *others = rows[: -len(students_of(rows))]
     for row in others:
         if is_better(row.metric, row.value, best.value):
             best = row

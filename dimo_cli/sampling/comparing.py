@@ -55,7 +55,9 @@ class Row:
     def at(self, tick: int) -> tuple[str, Pixels]:
         """How far it is after that many steps, in words and in pictures; it waits at its end."""
         done = min(tick, self.count)
-        shown = self.film[done - 1] if done else start_of(self.film[-1])
+        whole = done == self.count  # of a student no other step is kept
+        at_hand = whole or 0 < done <= len(self.film) - 1
+        shown = self.film[-1 if whole else done - 1] if at_hand else start_of(self.film[-1])
         return f"{self.who}, step {done} of {self.count}", shown
 
 

@@ -173,6 +173,7 @@ def find_end(target: Target, text: str, spec: SamplerSpec) -> End:
         temperature=spec.temperature,
         top_k=spec.top_k,
         top_p=spec.top_p,
+        steps=spec.steps,
     )
     return End(tokens, wanted)
 

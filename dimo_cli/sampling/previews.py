@@ -34,13 +34,14 @@ def draw_comparison(
     wanted: Sequence[int] | Sequence[str],
     folder: Path,
 ) -> None:
-    """The same conditions by the teacher at several step counts, and by the student at one."""
+    """The same conditions by the teacher at several step counts, and by the student at its own."""
     target, wanted = Target(student.teacher, student), wanted[:MOST_IMAGES]
     samplers = {
         f"teacher-{steps}": SamplerSpec(teacher=True, steps=steps, seed=PREVIEW_SEED)
         for steps in teacher_steps
     }
-    samplers["student-1"] = SamplerSpec(seed=PREVIEW_SEED)
+    for count in student.manifest.step_counts:
+        samplers[f"student-{count}"] = SamplerSpec(steps=count, seed=PREVIEW_SEED)
     about = {
         "dimo.version": __version__,
         "dimo.conditions": json.dumps(condition_names(student.teacher, wanted)),

@@ -113,9 +113,14 @@ def shared_or_published(teacher: Teacher, spec: SamplerSpec) -> tuple[Plan, floa
 
 
 def student_sampler(
-    student: Student, temperature: float | None = None, top_k: int = 0, top_p: float = 0.0
+    student: Student,
+    temperature: float | None = None,
+    top_k: int = 0,
+    top_p: float = 0.0,
+    steps: int | None = None,
 ) -> tuple[Sampler, dict[str, Any]]:
     """A student as a sampler of images, with its protocol."""
+    steps = len(student.plan(steps))
     settings: dict[str, Any] = {
         "temperature": temperature or student.manifest.temperature,
         "top_k": top_k,
@@ -123,9 +128,9 @@ def student_sampler(
     }
 
     def sample(cond: Cond, generator: torch.Generator) -> Tensor:
-        return student.sample(cond, generator, **settings)
+        return student.sample(cond, generator, steps=steps, **settings)
 
-    return sample, {"network": f"student:{student.short_id}", "steps": 1, **settings}
+    return sample, {"network": f"student:{student.short_id}", "steps": steps, **settings}
 
 
 def build_sampler(
@@ -141,7 +146,8 @@ def build_sampler(
     student = replace(target.student, precision=spec.precision)
     if spec.r_init is not None:
         student, about = at_r_init(student, spec.r_init), {"r_init": spec.r_init, **about}
-    sample, protocol = student_sampler(student, spec.temperature, spec.top_k, spec.top_p)
+    settings = spec.temperature, spec.top_k, spec.top_p, spec.steps
+    sample, protocol = student_sampler(student, *settings)
     return sample, protocol | about
 
 

@@ -74,6 +74,7 @@ def settled(student: Student, spec: TteoSpec) -> TteoSpec:
             f"`{student.teacher.name}` takes classes, and rewards read prompts.",
             "Optimize a student of a text teacher.",
         )
+    student.check_one_step("test-time optimization is of the input of a single pass")
     suited = student.teacher.tteo
     chosen: dict[str, Any] = {} if spec.rewards else {"rewards": dict(suited.rewards)}
     if "learning_rate" not in spec.model_fields_set:

@@ -37,7 +37,7 @@ def start_of(pixels: Pixels) -> Pixels:
 def sample_with_steps(
     target: Target, wanted: Sequence[int | str], spec: SamplerSpec
 ) -> tuple[list[Pixels], dict[str, Any]]:
-    """Images [N, H, W, 3] after every step, with their protocol; a student has one step.
+    """Images [N, H, W, 3] after every step, with their protocol; of a student the last.
 
     For as many as are drawn at once. The last are those that `sample_images` draws.
     """

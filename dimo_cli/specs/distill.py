@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from dimo_cli.specs.averaging import EmaSpec
 from dimo_cli.specs.base import AutoBool, Int, Real, Spec, or_auto, shorthand
@@ -268,8 +268,27 @@ class OptimizerSpec(Spec):
         return self
 
 
+MOST_STEPS = 8  # of a student; a teacher takes hardly more
+
+
+def _one_as_several(data: Any) -> Any:
+    """Let `4` stand for `[4]`."""
+    return [data] if isinstance(data, (int, float, str)) else data
+
+
 class StudentSpec(Spec):
-    """The one-step generator (theta)."""
+    """The generator in one step, or in a few (theta)."""
+
+    steps: Annotated[
+        tuple[Annotated[Int, Field(ge=1, le=MOST_STEPS)], ...], BeforeValidator(_one_as_several)
+    ] = Field(
+        (1,),
+        min_length=1,
+        description="In how many steps images are drawn, 1 to 8: one number, or several that one "
+        "student is trained for, as [1, 2, 4]. Each step draws all tokens that are missing and "
+        "keeps a random part of them, as many as the teacher's mask schedule says; it is trained "
+        "on what the student itself has kept by then",
+    )
 
     optimizer: OptimizerSpec = Field(
         default_factory=OptimizerSpec, description="Optimizer of the student"
@@ -284,6 +303,24 @@ class StudentSpec(Spec):
     lora: LoraSpec = Field(
         default_factory=LoraSpec, description="Adapters over the teacher's weights"
     )
+
+    @field_validator("steps")
+    @classmethod
+    def _in_order(cls, steps: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(sorted(set(steps)))
+
+    @property
+    def in_one_step(self) -> bool:
+        """Whether it is trained for one step and nothing else."""
+        return self.steps == (1,)
+
+    @property
+    def passes_before(self) -> float:
+        """Passes of the student that lead to the step that is trained, on average."""
+        if self.in_one_step:
+            return 0
+        later = sum(count - 1 for count in self.steps)  # the first step is the same for all
+        return sum(count * (count - 1) / 2 for count in self.steps) / (1 + later)
 
     @model_validator(mode="after")
     def _adapters_leave_the_rest(self) -> StudentSpec:
@@ -470,6 +507,20 @@ class DistillSpec(Spec):
     def auxiliary_lora(self) -> LoraSpec:
         """The auxiliary's adapters; rank 0: none."""
         return self.auxiliary.lora.beside(self.student.lora)
+
+    @model_validator(mode="after")
+    def _steps_go_on_from_kept_tokens(self) -> DistillSpec:
+        if self.student.in_one_step:
+            return self
+        for name, value, needed in (
+            ("loss.student_input", self.loss.student_input, "x_init"),
+            ("loss.weight", self.loss.weight.kind, "constant or calibrated"),
+            ("init.control", self.init.control, "none"),
+        ):
+            if value not in needed.split(" or "):
+                told = " and ".join(map(str, self.student.steps))
+                raise ValueError(f"student.steps {told} needs {name} {needed}, not {value}")
+        return self
 
     @model_validator(mode="after")
     def _auxiliary_has_a_scale(self) -> DistillSpec:

@@ -6,8 +6,8 @@ GLOSSARY: dict[str, str] = {
         "64 passes."
     ),
     "student": (
-        "a copy of the teacher's network that learns to draw all tokens in one pass. It is what"
-        " a run leaves."
+        "a copy of the teacher's network that learns to draw all tokens in one pass, or in a few"
+        " (`student.steps`). It is what a run leaves."
     ),
     "auxiliary": (
         "a second copy, which learns what the student draws at the moment. The difference "

@@ -2,21 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
+from dimo_cli.errors import counted
 from dimo_cli.specs.base import Int, Real, Spec
-from dimo_cli.specs.distill import InitSpec
+from dimo_cli.specs.distill import MOST_STEPS, InitSpec
 from dimo_cli.specs.divergences import Divergence
 from dimo_cli.specs.lora import HIGHEST_RANK
 
-FORMAT = 2
-"""The newest that is read: 2 are adapters over the teacher, which an earlier dimo cannot load."""
+FORMAT = 3
+"""The newest that is read. An earlier dimo cannot load 2, adapters over the teacher, and would draw
+3, students of several steps, in one."""
 MANIFEST, WEIGHTS = "dimo.json", "model.safetensors"
 ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 CARD, PREVIEW = "README.md", "preview.png"
+
+
+def oldest_format(has_adapters: bool, counts: Sequence[int] | None) -> Literal[1, 2, 3]:
+    """The first format that can say this of a student: every dimo of its time can read it."""
+    if counts is not None:
+        return 3
+    return 2 if has_adapters else 1
+
+
+def steps_in_words(counts: Sequence[int]) -> str:
+    """Numbers of steps that a student may take: `1 step`, or `1, 2 or 4 steps`."""
+    *others, last = counts
+    if others:
+        return f"{', '.join(map(str, others))} or {last} steps"
+    return counted(last, "step")
 
 
 class Facts(Spec):
@@ -25,7 +43,7 @@ class Facts(Spec):
     @model_serializer(mode="wrap")
     def _without_nothing(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         values: dict[str, Any] = handler(self)
-        for name in ("chosen", "fingerprint", "lora"):
+        for name in ("chosen", "fingerprint", "lora", "steps"):
             if name in values and values[name] is None:
                 del values[name]
         return values
@@ -84,16 +102,23 @@ class LoraFacts(Spec):
 class StudentManifest(Facts):
     """dimo.json."""
 
-    format: Literal[1, 2] = 1
+    format: Literal[1, 2, 3] = 1
     dimo_version: str
     teacher: TeacherFacts
     init: InitSpec
     temperature: float = Field(1.0, gt=0)
+    steps: tuple[Annotated[Int, Field(ge=1, le=MOST_STEPS)], ...] | None = Field(None, min_length=1)
+    """In how many it may draw, in rising order; None: in one, and not written."""
     training: TrainingFacts
     weights_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     chosen: Choice | None = None
     """None: not recorded, and not written."""
     lora: LoraFacts | None = None
+
+    @property
+    def step_counts(self) -> tuple[int, ...]:
+        """In how many steps it may draw."""
+        return self.steps or (1,)
 
     @property
     def weights_file(self) -> str:

@@ -13,7 +13,7 @@ SamplerMethod = Literal["published", "random", "confidence", "halton", "theta"]
 
 
 class SamplerSpec(Spec):
-    """How images are drawn, by a student in one pass or by its teacher in many."""
+    """How images are drawn, by a student in one pass or a few, or by its teacher in many."""
 
     teacher: bool = Field(False, description="Sample the teacher instead of the student")
     seed: Int = Field(0, ge=0, lt=2**31, description="Fixes the images")
@@ -28,7 +28,13 @@ class SamplerSpec(Spec):
         description="Sampler of a teacher: the one its authors published, or one that all "
         "families share: random or confident tokens first, Halton order, theta-trapezoidal",
     )
-    steps: Int | None = Field(None, ge=1, le=4096, description="Steps of a teacher")
+    steps: Int | None = Field(
+        None,
+        ge=1,
+        le=4096,
+        description="Steps of a teacher, or of a student that was trained for so many; null: what "
+        "the teacher's authors use, or the most of a student",
+    )
     guidance: Real | None = Field(
         None, ge=0, le=100, description="Guidance s of a teacher: z_u + s (z_c - z_u)"
     )
@@ -44,12 +50,10 @@ class SamplerSpec(Spec):
             )
         if self.teacher and self.r_init is not None:
             raise ValueError("--r-init applies to students: a teacher starts from masks alone")
-        if not self.teacher and (
-            self.steps is not None or self.guidance is not None or self.method != "published"
-        ):
+        if not self.teacher and (self.guidance is not None or self.method != "published"):
             raise ValueError(
-                "--steps, --guidance and --sampler apply to a teacher: add --teacher. "
-                "A student takes one step and needs no guidance"
+                "--guidance and --sampler apply to a teacher: add --teacher. A student needs no "
+                "guidance"
             )
         return self
 

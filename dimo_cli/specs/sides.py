@@ -10,18 +10,22 @@ from pathlib import Path
 from dimo_cli.errors import SpecError
 
 TEACHER = re.compile(r"^(?:(?P<name>.+)@)?teacher(?::(?P<steps>.*))?$")
-HELP = "Write `TARGET@teacher:16` for a teacher at 16 steps, or `teacher:16` for the first one's."
+STUDENT = re.compile(r"^(?P<name>.+)@steps:(?P<steps>.*)$")
+HELP = (
+    "Write `TARGET@teacher:16` for a teacher at 16 steps, `teacher:16` for the first one's, or "
+    "`TARGET@steps:4` for a student at 4."
+)
 
 
 @dataclass(frozen=True)
 class Side:
-    """A student, or a teacher at some number of steps."""
+    """A student or a teacher, at some number of steps."""
 
     name: str
     """Run folder, student folder, Hub id or preset."""
     is_teacher: bool = False
     steps: int | None = None
-    """Of a teacher; None: as many as its authors take."""
+    """None: as many as a teacher's authors take, or the most of a student."""
 
 
 def read_sides(texts: Sequence[str]) -> list[Side]:
@@ -37,10 +41,10 @@ def read_sides(texts: Sequence[str]) -> list[Side]:
 
 def read_side(text: str) -> Side:
     """One side; its name is empty where it is the teacher of the first target."""
-    match = TEACHER.match(text)
+    match = TEACHER.match(text) or STUDENT.match(text)
     if match is None or Path(text).exists():
         return Side(text)
-    steps = match["steps"]
+    steps, is_teacher = match["steps"], match.re is TEACHER
     if steps is not None and not (steps.isdecimal() and 1 <= int(steps) <= 4096):
         raise SpecError(f"`{text}`: {steps!r} is not a number of steps from 1 to 4096.", HELP)
-    return Side(match["name"] or "", True, int(steps) if steps else None)
+    return Side(match["name"] or "", is_teacher, int(steps) if steps else None)

@@ -1,4 +1,4 @@
-"""The student folder: a one-step generator on disk.
+"""The student folder: a generator in one step or a few, on disk.
 
     student/dimo.json           what it is and how it is sampled
     student/model.safetensors   averaged backbone weights
@@ -44,6 +44,7 @@ from dimo_cli.specs.manifest import (
     StudentManifest,
     TeacherFacts,
     TrainingFacts,
+    oldest_format,
 )
 from dimo_cli.specs.resolve import preset_names
 from dimo_cli.students.adapters import write_adapters
@@ -84,12 +85,14 @@ def describe_run(
     steps = spec.train.steps if steps is None else steps
     batch = spec.train.batch_size * spec.train.accumulate
     lora = spec.student.lora
+    counts = None if spec.student.in_one_step else spec.student.steps
     return StudentManifest(
-        format=2 if lora.rank else 1,
+        format=oldest_format(lora.rank > 0, counts),
         dimo_version=__version__,
         teacher=teacher if isinstance(teacher, TeacherFacts) else facts_of_teacher(spec, teacher),
         init=spec.init,
         temperature=spec.student.temperature,
+        steps=counts,
         training=TrainingFacts(
             method=spec.method,
             steps=steps,

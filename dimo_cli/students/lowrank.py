@@ -19,7 +19,7 @@ from dimo_cli.engine.lora import (
 from dimo_cli.errors import SpecError
 from dimo_cli.specs.lora import LoraSpec
 from dimo_cli.specs.lowrank import ExtractSpec
-from dimo_cli.specs.manifest import LoraFacts
+from dimo_cli.specs.manifest import LoraFacts, oldest_format
 from dimo_cli.students.student import Student
 from dimo_cli.teachers.protocol import Backbone
 
@@ -53,7 +53,8 @@ def merge_student(student: Student) -> Student:
             "`dimo extract`.",
         )
     facts = student.manifest.teacher.model_copy(update={"fingerprint": None})
-    update = {"format": 1, "lora": None, "teacher": facts}
+    number = oldest_format(False, student.manifest.steps)
+    update = {"format": number, "lora": None, "teacher": facts}
     return replace(
         student,
         manifest=student.manifest.model_copy(update=update),
@@ -91,7 +92,8 @@ def extract_student(
     elsewhere = max(0.0, 1 - whole / everywhere) if everywhere else 0.0
     facts = student.manifest.teacher.model_copy(update={"fingerprint": fingerprint(base)})
     lora_facts = LoraFacts(rank=spec.rank, alpha=spec.rank)
-    update = {"format": 2, "lora": lora_facts, "teacher": facts}
+    number = oldest_format(True, student.manifest.steps)
+    update = {"format": number, "lora": lora_facts, "teacher": facts}
     found = replace(student, manifest=student.manifest.model_copy(update=update), backbone=network)
     return found, Loss(kept, (lost / whole) ** 0.5 if whole else 0.0, elsewhere)
 

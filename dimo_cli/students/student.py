@@ -1,22 +1,23 @@
-"""A one-step generator in memory: its backbone within its teacher's world."""
+"""A generator in one step or a few, in memory: its backbone within its teacher's world."""
 
 from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from dimo_cli import __version__
-from dimo_cli.engine.one_step import sample_student
-from dimo_cli.errors import MissingError
+from dimo_cli.engine.one_step import sample_student, student_input
+from dimo_cli.engine.rollout import open_counts
+from dimo_cli.errors import MissingError, SpecError, counted
 from dimo_cli.hub.loading import fill
 from dimo_cli.hub.published import StateDict
 from dimo_cli.specs.distill import FixedRatio, TeacherSource
-from dimo_cli.specs.manifest import StudentManifest
+from dimo_cli.specs.manifest import StudentManifest, steps_in_words
 from dimo_cli.students.adapters import adapted_network
 from dimo_cli.teachers.decoding import Precision, decode, half_on_cuda
 from dimo_cli.teachers.protocol import Backbone, Cond, Teacher
@@ -45,7 +46,7 @@ class LoadOptions:
 
 @dataclass(frozen=True)
 class Student:
-    """A one-step generator ready to sample: its backbone within its teacher's world."""
+    """A generator ready to sample: its backbone within its teacher's world."""
 
     manifest: StudentManifest
     teacher: Teacher
@@ -53,12 +54,35 @@ class Student:
     source: Tensor | None = None
     """Image tokens [1 or B, L, G] in place of the random ones of x_init; None: random ones."""
     precision: Precision = "auto"
-    """Of its pass and of the decoder: bf16 on CUDA unless float32 is asked for."""
+    """Of its passes and of the decoder: bf16 on CUDA unless float32 is asked for."""
 
     @property
     def short_id(self) -> str:
         """Enough of the weights' hash to tell students apart."""
         return self.manifest.weights_sha256[:12]
+
+    @property
+    def steps(self) -> int:
+        """In how many it draws where nobody says otherwise: the most that it was trained for."""
+        return max(self.manifest.step_counts)
+
+    def plan(self, steps: int | None = None) -> tuple[int, ...]:
+        """Open slots after each step; refused for a number that it was not trained for."""
+        counts, space = self.manifest.step_counts, self.teacher.space
+        steps = steps or self.steps
+        if steps not in counts:
+            raise untrained_steps(steps, counts)
+        return open_counts(self.teacher.sampler.schedule, steps, space.length * space.groups)
+
+    def check_one_step(self, what: str) -> None:
+        """Refuse what knows a single pass alone, for a student that takes more."""
+        counts = self.manifest.step_counts
+        if 1 not in counts:
+            raise SpecError(
+                f"This student was trained to draw in {steps_in_words(counts)}, and {what}.",
+                "Use a student that can draw in one step: `student.steps` of its run has to have "
+                "a 1.",
+            )
 
     def sample(
         self,
@@ -68,9 +92,12 @@ class Student:
         temperature: float | None = None,
         top_k: int = 0,
         top_p: float = 0.0,
+        steps: int | None = None,
     ) -> Tensor:
-        """Images [B, 3, H, W] in [-1, 1], in one pass of the backbone and one decode."""
-        tokens = self.tokens(cond, generator, temperature=temperature, top_k=top_k, top_p=top_p)
+        """Images [B, 3, H, W] in [-1, 1]: a pass of the backbone for each step, and one decode."""
+        tokens = self.tokens(
+            cond, generator, temperature=temperature, top_k=top_k, top_p=top_p, steps=steps
+        )
         return self.decode(tokens, cond)
 
     def tokens(
@@ -81,25 +108,39 @@ class Student:
         temperature: float | None = None,
         top_k: int = 0,
         top_p: float = 0.0,
+        steps: int | None = None,
     ) -> Tensor:
-        """Tokens [B, L, G] of one pass, all of which can be decoded."""
-        with half_on_cuda(cond.device, self.precision):
+        """Tokens [B, L, G], all of which can be decoded; `steps` None: as many as it takes."""
+        plan, init = self.plan(steps), self.manifest.init
+        space, tokenizer = self.teacher.space, self.teacher.tokenizer
+        with half_on_cuda(cond.device, self.precision), torch.inference_mode():
+            x_init = student_input(space, tokenizer, init, len(cond), generator, self.source)
             return sample_student(
                 self.backbone,
-                self.teacher.space,
-                self.teacher.tokenizer,
+                space,
+                x_init,
                 cond,
-                self.manifest.init,
+                init.embed_noise.sigma,
                 generator,
                 temperature=temperature or self.manifest.temperature,
                 top_k=top_k,
                 top_p=top_p,
-                source=self.source,
+                plan=plan,
             )
 
     def decode(self, tokens: Tensor, cond: Cond) -> Tensor:
         """Images [B, 3, H, W] in [-1, 1] of tokens [B, L, G]."""
         return decode(self.teacher, tokens, cond, self.precision)
+
+
+def untrained_steps(steps: int, counts: Sequence[int]) -> SpecError:
+    """The sentence for a number of steps that a student was not trained for."""
+    nearest = min(counts, key=lambda count: (abs(count - steps), count))
+    return SpecError(
+        f"This student was trained to draw in {steps_in_words(counts)}, not in {steps}.",
+        f"Take {counted(nearest, 'step')} (`--steps {nearest}`), or draw with its teacher "
+        f"(`--teacher --steps {steps}`).",
+    )
 
 
 def at_r_init(student: Student, r_init: float) -> Student:

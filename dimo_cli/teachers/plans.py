@@ -39,6 +39,12 @@ SCHEDULES: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+def mask_progress(schedule: str, steps: int) -> Tensor:
+    """The arguments u_0 ... u_steps at which a schedule falls from 1 to 0."""
+    u = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
+    return u if schedule in ("cosine", "arccos") else 1 - u
+
+
 def check_steps(steps: int, slots: int) -> None:
     """Refuse more steps than there is anything to do for."""
     if steps > slots:

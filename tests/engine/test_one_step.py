@@ -6,7 +6,13 @@ import pytest
 import torch
 
 from dimo_cli.engine.draws import chunks
-from dimo_cli.engine.one_step import draw_from_hidden, draw_tokens, filter_logits, sample_student
+from dimo_cli.engine.one_step import (
+    draw_from_hidden,
+    draw_tokens,
+    filter_logits,
+    sample_student,
+    student_input,
+)
 from dimo_cli.specs.distill import InitSpec
 
 
@@ -62,17 +68,14 @@ def test_measured_entropy_and_top1_are_those_of_the_distribution(teacher, genera
 
 
 def test_student_samples_depend_on_the_seed_alone(teacher):
-    cond = teacher.conditioner.labels(torch.arange(6))
-    first, same, other = (
-        sample_student(
-            teacher.backbone,
-            teacher.space,
-            teacher.tokenizer,
-            cond,
-            InitSpec(),
-            torch.Generator().manual_seed(seed),
-        )
-        for seed in (1, 1, 2)
-    )
+    cond, init = teacher.conditioner.labels(torch.arange(6)), InitSpec()
+
+    def sample(seed):
+        generator = torch.Generator().manual_seed(seed)
+        x_init = student_input(teacher.space, teacher.tokenizer, init, 6, generator)
+        sigma = init.embed_noise.sigma
+        return sample_student(teacher.backbone, teacher.space, x_init, cond, sigma, generator)
+
+    first, same, other = sample(1), sample(1), sample(2)
     assert torch.equal(first, same)
     assert not torch.equal(first, other)

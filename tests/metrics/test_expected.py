@@ -33,3 +33,10 @@ def test_a_training_that_nobody_published_has_no_number():
     assert published("maskgen-l-reward", "distill_weight=0", result=SCORE) is None
     assert published("meissonic-reward", "distill_weight=1", result=SCORE) is None
     assert published("maskbit-gan", "distill_weight=0") is None
+
+
+def test_a_student_of_four_steps_is_not_held_against_its_teacher_at_four():
+    result = Result("fid50k", 9.0, {"images": 50_000})
+    at_four = {"teacher": "maskgit@x", "steps": 4}
+    assert expected_value(result, {**at_four, "target": "teacher"}) is not None
+    assert expected_value(result, {**at_four, "target": "student"}) is None

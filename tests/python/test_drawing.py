@@ -62,7 +62,7 @@ def test_a_checkpoint_of_a_run_draws(unfinished_run):
         ({"classes": 1, "count": 0}, "`count` is 0"),
         ({"classes": 1, "temprature": 2}, "There is no argument `temprature`"),
         ({"classes": 1, "seed": -1}, "`seed` is -1"),
-        ({"classes": 1, "steps": 4}, "apply to a teacher"),
+        ({"classes": 1, "steps": 4}, "trained to draw in 1 step, not in 4"),
         ({"classes": {1, 2}}, "`classes` is a set"),
         ({"student": "nothing", "classes": 1}, "`nothing` does not exist"),
         ({"student": 3, "classes": 1}, "`student` is a int"),

@@ -27,14 +27,26 @@ def _no_registered_teachers(monkeypatch):
     monkeypatch.setattr(registry, "EMBEDDED", dict(registry.EMBEDDED))
 
 
-def test_every_teacher_has_a_preset_of_its_name():
-    assert sorted(preset_names()) == sorted(teacher_names())
-    assert all(spec_of(name).teacher.name == name for name in preset_names())
+VARIANTS = {"digits-few": "digits"}
+"""Presets of another way to train a student, and of which teacher."""
+
+
+def test_every_teacher_has_a_preset_of_its_name_and_all_others_are_known_variants():
+    assert sorted(preset_names()) == sorted([*teacher_names(), *VARIANTS])
+    assert all(spec_of(name).teacher.name == VARIANTS.get(name, name) for name in preset_names())
+
+
+def test_students_of_few_steps_differ_from_the_preset_of_their_teacher_in_their_steps_alone():
+    spec, plain = spec_of("digits-few"), spec_of("digits")
+    assert spec.student.steps == (1, 2, 4)
+    values = spec.model_dump()
+    values["student"]["steps"] = plain.student.steps
+    assert DistillSpec.model_validate(values) == plain
 
 
 # One of each network here; the others are the same networks at other sizes.
-ONE_OF_EACH = {"digits", "shapes", "maskgit", "maskbit", "titok-b64", "maskgen-l", "amused-256",
-               "halton-tiny"}  # fmt: skip
+ONE_OF_EACH = {"digits", "digits-few", "shapes", "maskgit", "maskbit", "titok-b64", "maskgen-l",
+               "amused-256", "halton-tiny"}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -45,7 +57,8 @@ ONE_OF_EACH = {"digits", "shapes", "maskgit", "maskbit", "titok-b64", "maskgen-l
     ],
 )
 def test_the_cost_of_every_preset_is_known_without_its_weights(name):
-    spec, teacher = spec_of(name), load_skeleton(name)
+    spec = spec_of(name)
+    teacher = load_skeleton(spec.teacher.name)
     assert estimate_memory(teacher, spec).total > 0
     assert flops_per_step(teacher, spec) > 0
 

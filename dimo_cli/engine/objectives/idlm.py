@@ -6,8 +6,8 @@ probabilities, IDLM by the student's own at the input that made the tokens:
     gradient at the logits:  w p (d - <p, d>)
 
 They agree where the auxiliary says what the student says, and differ for a student whose input is
-random: then only this one is the gradient of the KL at masked tokens. The student is one-step: it
-sees x_init, of which no token is carried over.
+random: then only this one is the gradient of the KL at masked tokens. Tokens that a student of
+several steps kept of an earlier one are carried over: it is asked for nothing there.
 """
 
 from __future__ import annotations

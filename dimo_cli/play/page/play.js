@@ -142,6 +142,7 @@ function anew() {
 }
 
 const steps = (count) => (count === 1 ? "1 step" : `${count} steps`);
+const inSteps = (count) => (count === 1 ? "one step" : steps(count));
 
 function showTeacher(found) {
   const how = steps(found.steps);
@@ -190,9 +191,9 @@ async function draw() {
     const settings = { temperature: number("temperature"), r_init: number("r-init") };
     await ask("draw", { ...wish, ...settings }, signal, (found) => {
       clearTimeout(slow);
-      show($("pictures"), captioned(found.images, "one step"), found.label, found.command);
+      show($("pictures"), captioned(found.images, inSteps(found.steps)), found.label, found.command);
       old.delete($("pictures"));
-      $("pictures-title").textContent = `Student, one step: ${time(found.seconds)}`;
+      $("pictures-title").textContent = `Student, ${inSteps(found.steps)}: ${time(found.seconds)}`;
       told = `${amount(found.images.length)} in ${time(found.seconds)}`;
     });
     if ($("compare").checked) {
@@ -321,7 +322,7 @@ function offerTteo() {
 function describe() {
   const kind = facts.takes_prompts ? "prompts" : `${facts.classes.length} classes`;
   document.title = `${facts.student} - dimo play`;
-  $("about").textContent = `${facts.student}: one step from ${kind} to ${facts.image_size} x ${facts.image_size} pixels`;
+  $("about").textContent = `${facts.student}: ${inSteps(facts.draws_in)} from ${kind} to ${facts.image_size} x ${facts.image_size} pixels`;
   $("facts").textContent = `Student ${facts.student_id} of the teacher ${facts.teacher} ` +
     `(${facts.license}), dimo ${facts.version}.`;
 }
