@@ -17,13 +17,14 @@ from dimo_cli.engine.lora import has_adapters, new_adapters, trained_part
 from dimo_cli.engine.objectives.reward import Rewards
 from dimo_cli.engine.one_step import rows_at_once
 from dimo_cli.engine.refine import Refinement
-from dimo_cli.engine.sharding import GATHERED, blocks_of
+from dimo_cli.engine.sharding import GATHERED
 from dimo_cli.engine.share import divide, largest_divisor, local_train
 from dimo_cli.planning.rehearsal import BlankImages, rehearse, without_content
 from dimo_cli.rewards.registry import blank_reward
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.lora import LoraSpec
 from dimo_cli.specs.refine import RefineSpec, reward_names
+from dimo_cli.teachers.linear_maps import blocks_of
 from dimo_cli.teachers.protocol import Backbone, Cond, Teacher
 
 SMALL = ("digits", "shapes")

@@ -13,7 +13,6 @@ from dimo_cli.engine.lora import (
     fingerprint,
     has_adapters,
     merged,
-    owner_of,
     with_adapters,
 )
 from dimo_cli.errors import SpecError
@@ -21,6 +20,7 @@ from dimo_cli.specs.lora import LoraSpec
 from dimo_cli.specs.lowrank import ExtractSpec
 from dimo_cli.specs.manifest import LoraFacts
 from dimo_cli.students.student import Student
+from dimo_cli.teachers.linear_maps import owner_of
 from dimo_cli.teachers.protocol import Backbone
 
 OVERSAMPLED, ITERATIONS = 16, 4  # of a randomized SVD
@@ -52,7 +52,7 @@ def merge_student(student: Student) -> Student:
             "`dimo merge` takes a student that was trained with `student.lora.rank`, or made by "
             "`dimo extract`.",
         )
-    facts = student.manifest.teacher.model_copy(update={"fingerprint": None})
+    facts = student.manifest.teacher.model_copy(update={"fingerprint": None, "weights": None})
     update = {"format": 1, "lora": None, "teacher": facts}
     return replace(
         student,
