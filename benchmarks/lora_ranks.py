@@ -2,10 +2,10 @@
 
 python -m benchmarks.lora_ranks [--work DIR] [--minutes N] [--json FILE]
 
-Each rank, and whole copies, get the learning rates that suit them: those of the preset times what
-is best at a seed of its own. Trainings that are done are kept in FILE by what they depend on, and
-not done again; one that is stopped goes on from its checkpoint. `python -m docs` makes the table of
-what is there.
+Each rank, and whole copies, get the learning rates that suit them: those of the preset times the
+power of two that is best at a seed of its own. Trainings that are done are kept in FILE by what
+they depend on, and not done again; one that is stopped goes on from its checkpoint. `python -m
+docs` makes the table of what is there.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ RANKS = (4, 16, 64)
 SEEDS = (0, 1, 2)
 STEPS, BATCH, IMAGES = 250, 32, 5000
 WHOLE = 0  # in the place of a rank: all weights are trained
-FACTORS = (0.5, 1.0, 2.0)  # by which the preset's rates are tried
-TRIED_AT = 100  # the seed at which they are
+FACTORS = (0.5, 1.0, 2.0)  # of the preset's rates; on from the best as long as one beside it is new
+FURTHEST = (2.0**-5, 2.0**5)
+TRIED_AT = 100  # the seed at which they are tried
 RATES = {"student": 4e-4, "auxiliary": 2.5e-3}  # of the preset
 QUIET = ("monitor.fid_every=0", "monitor.table_samples=0", "monitor.preview_every=100000")
 
@@ -90,11 +91,26 @@ class Kept:
         command = "python -m benchmarks.lora_ranks"
         write({"command": command, "images": IMAGES, "arms": self.arms}, self.path)
 
+    def tried(self, rank: int) -> dict[float, float]:
+        """The FIDs of a rank by what its rates were multiplied with."""
+        powers = [2.0**power for power in range(-5, 6)]
+        values = {factor: self.value(trial(rank, factor)) for factor in powers}
+        return {factor: fid for factor, fid in values.items() if fid is not None}
+
+    def next_factor(self, rank: int) -> float | None:
+        """What to try next: both neighbors of the best are to be known."""
+        known = self.tried(rank)
+        best = min(known, key=lambda factor: known[factor]) if known else FACTORS[0]
+        wanted = [*FACTORS, best / 2, best * 2]
+        low, high = FURTHEST
+        return next((f for f in wanted if f not in known and low <= f <= high), None)
+
     def best_role(self, rank: int) -> Role | None:
-        """A rank at the rates that suit it, once all were tried."""
-        values = {arm.student: self.value(arm) for arm in tries(rank)}
-        known = {role: fid for role, fid in values.items() if fid is not None}
-        return min(known, key=lambda role: known[role]) if len(known) == len(values) else None
+        """A rank at the rates that suit it, once they are known."""
+        if self.next_factor(rank) is not None:
+            return None
+        known = self.tried(rank)
+        return Role(rank, min(known, key=lambda factor: known[factor]))
 
     def arm(self, student: int, auxiliary: int, seed: int) -> Arm | None:
         """A training of both ranks at the rates that suit them."""
@@ -116,10 +132,9 @@ def read(path: Path) -> Mapping[str, Any]:
     return document
 
 
-def tries(rank: int) -> list[Arm]:
-    """Both roles of a rank at all rates."""
-    roles = [Role(rank, factor) for factor in FACTORS]
-    return [Arm(role, role, TRIED_AT) for role in roles]
+def trial(rank: int, factor: float) -> Arm:
+    """Both roles of a rank at some rates."""
+    return Arm(Role(rank, factor), Role(rank, factor), TRIED_AT)
 
 
 def pairs() -> list[tuple[int, int]]:
@@ -130,12 +145,17 @@ def pairs() -> list[tuple[int, int]]:
 
 
 def arms(kept: Kept) -> Iterator[Arm]:
-    """All trainings: those that find the rates, and then, seed by seed, those that are compared."""
+    """What is to be trained next, until all is known: rates, and then what is compared by seed.
+
+    Each has to be kept before the next is asked for.
+    """
     for rank in (WHOLE, *RANKS):
-        yield from tries(rank)
+        while (factor := kept.next_factor(rank)) is not None:
+            yield trial(rank, factor)
     for seed in SEEDS:
         for student, auxiliary in pairs():
-            if (arm := kept.arm(student, auxiliary, seed)) is not None:
+            arm = kept.arm(student, auxiliary, seed)
+            if arm is not None and kept.value(arm) is None:
                 yield arm
 
 
@@ -160,8 +180,6 @@ def main() -> None:
     asked = parser.parse_args()
     kept, begun = Kept(asked.json), time.monotonic()
     for arm in arms(kept):
-        if kept.value(arm) is not None:
-            continue
         started = time.monotonic()
         if asked.minutes and started - begun > 60 * asked.minutes:
             break

@@ -1,9 +1,12 @@
 """Adapters and whole copies are compared at rates that suit them, and nothing is trained twice."""
 
+import math
+from itertools import islice
+
 import pytest
 
 from benchmarks import lora_ranks
-from benchmarks.lora_ranks import FACTORS, RANKS, SEEDS, WHOLE, Arm, Kept, Role, arms, pairs, tries
+from benchmarks.lora_ranks import SEEDS, TRIED_AT, WHOLE, Arm, Kept, Role, arms, pairs, trial
 
 
 @pytest.fixture
@@ -11,24 +14,36 @@ def kept(tmp_path):
     return Kept(tmp_path / "kept.json")
 
 
-def fill(kept, fid=1.0):
-    """Remember all rates, the last of which is the best."""
-    for rank in (WHOLE, *RANKS):
-        for arm, value in zip(tries(rank), (fid + 0.2, fid + 0.1, fid), strict=True):
-            kept.keep(arm, value, 1.0)
+def carry_out(kept, fid_of, until=1000):
+    """All trainings in their order, with FIDs that somebody makes up."""
+    done = []
+    for arm in islice(arms(kept), until):
+        kept.keep(arm, fid_of(arm), 1.0)
+        done.append(arm)
+    return done
+
+
+def best_at(factor):
+    """FIDs that grow with the distance from the best rates."""
+    return lambda arm: 1 + abs(math.log2(arm.student.factor / factor))
 
 
 def test_rates_are_found_at_a_seed_of_their_own_before_anything_is_compared(kept):
-    assert {arm.seed for arm in arms(kept)} == {lora_ranks.TRIED_AT}
-    assert lora_ranks.TRIED_AT not in SEEDS
-    fill(kept)
-    compared = [arm for arm in arms(kept) if arm.seed in SEEDS]
-    assert len(compared) == len(SEEDS) * len(pairs()) == 30
-    assert {arm.student.factor for arm in compared} == {FACTORS[-1]}
+    done = carry_out(kept, best_at(1.0))
+    seeds = [arm.seed for arm in done]
+    assert seeds == [TRIED_AT] * 12 + [seed for seed in SEEDS for _ in pairs()]
+    assert TRIED_AT not in SEEDS
+    assert {arm.student.factor for arm in done[12:]} == {1.0}
+    assert list(arms(kept)) == []
 
 
-def test_whole_copies_may_choose_their_rates_as_well(kept):
-    assert [arm.student.factor for arm in tries(WHOLE)] == list(FACTORS)
+@pytest.mark.parametrize(
+    ("best", "tried"), [(4.0, [0.5, 1, 2, 4, 8]), (0.25, [0.125, 0.25, 0.5, 1, 2])]
+)
+def test_rates_are_tried_until_both_neighbors_of_the_best_are_known(kept, best, tried):
+    carry_out(kept, best_at(best), until=6)
+    assert list(kept.tried(WHOLE)) == tried
+    assert kept.best_role(WHOLE) == Role(WHOLE, best)
 
 
 def test_an_arm_says_all_that_it_changes(kept):
@@ -40,7 +55,7 @@ def test_an_arm_says_all_that_it_changes(kept):
 
 
 def test_what_was_trained_is_known_again_and_other_settings_are_not(kept, monkeypatch):
-    arm = tries(4)[0]
+    arm = trial(4, 0.5)
     kept.keep(arm, 0.9, 1.0)
     again = Kept(kept.path)
     assert again.value(arm) == 0.9
@@ -49,7 +64,7 @@ def test_what_was_trained_is_known_again_and_other_settings_are_not(kept, monkey
 
 
 def test_the_fids_of_a_pair_are_there_by_seed(kept):
-    fill(kept)
+    carry_out(kept, best_at(1.0), until=12)
     for seed in SEEDS[:2]:
         kept.keep(kept.arm(4, WHOLE, seed), 0.5 + seed, 1.0)
     assert kept.by_seed(4, WHOLE) == {0: 0.5, 1: 1.5}

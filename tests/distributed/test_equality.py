@@ -12,9 +12,9 @@ from dimo_cli.distributed.ranks import joined_ranks
 from dimo_cli.engine.optimizer import average_over_ranks
 from dimo_cli.engine.sharding import is_sharded, local, own_rows, shard_blocks
 from dimo_cli.specs.distill import TeacherSource
+from dimo_cli.teachers.linear_maps import blocks_of
 from dimo_cli.teachers.registry import load_teacher
 from dimo_cli.training.checkpoint import CheckpointFolder
-from dimo_cli.teachers.linear_maps import blocks_of
 from tests.distributed.crew import (
     SHARDED,
     Crew,
