@@ -51,3 +51,12 @@ def test_what_makes_no_sense_is_refused(sets, said):
     with pytest.raises(SpecError) as refused:
         spec_with(*sets)
     assert said in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["int8-dynamic", "w8a8"])
+def test_dynamic_int8_is_refused_with_the_reason(name):
+    with pytest.raises(SpecError, match=r"no student can learn from that\. Use int8"):
+        spec_with(f"teacher.weights={name}")
+    assert spec_with().teacher.weights == "fp32"
+    with pytest.raises(SpecError, match="must be one of fp32, bf16, int8"):
+        spec_with("teacher.weights=int4")
