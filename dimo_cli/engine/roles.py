@@ -17,17 +17,13 @@ Role = Literal["student", "auxiliary"]
 ADAPTER_SEEDS: dict[Role, int] = {"student": 0x10_0000_0000, "auxiliary": 0x20_0000_0000}
 
 
-def starts_of(
-    teacher: Teacher, spec: DistillSpec, roles: Sequence[Role]
-) -> dict[Role, Backbone]:
+def starts_of(teacher: Teacher, spec: DistillSpec, roles: Sequence[Role]) -> dict[Role, Backbone]:
     """What theta and psi start as: the teacher's function, with weights or adapters to train.
 
     Copies are of the teacher's weights as they were loaded; from then on it has them as
     `teacher.weights` says, and adapters are over those.
     """
-    copies = {
-        role: trainable_copy(teacher, spec) for role in roles if not lora_of(spec, role).rank
-    }
+    copies = {role: trainable_copy(teacher, spec) for role in roles if not lora_of(spec, role).rank}
     store(teacher.backbone, spec.teacher.weights)
     return {role: copies.get(role) or adapted(teacher, spec, role) for role in roles}
 
