@@ -158,9 +158,9 @@ def snapshot_bytes(teacher: Teacher, spec: DistillSpec) -> int:
         return 0
     backbone = teacher.backbone
     frozen = backbone.embedding_parameters() if spec.student.freeze_embeddings else []
-    weights = sum(p.numel() for p in backbone.parameters()) - sum(p.numel() for p in frozen)
+    _, size = trained_bytes(backbone, spec.student.lora, frozen)
     count = -(-steps // every)  # one more at the last step, where it is not one of them
-    return 4 * len(spec.student.ema.post_hoc.lengths) * weights * count
+    return len(spec.student.ema.post_hoc.lengths) * size * count
 
 
 def with_chunks(teacher: Teacher, spec: DistillSpec, on_gpu: bool) -> DistillSpec:

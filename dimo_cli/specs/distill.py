@@ -304,11 +304,6 @@ class StudentSpec(Spec):
                 "ema.offload has nothing to save with lora: the average is of the adapters alone; "
                 "leave it out"
             )
-        if self.lora.rank and self.ema.post_hoc.every is not None:
-            raise ValueError(
-                "ema.post_hoc keeps averages of whole weights, and lora trains adapters alone; use "
-                "one of them"
-            )
         return self
 
 

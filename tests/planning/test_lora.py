@@ -4,7 +4,7 @@ import pytest
 
 from benchmarks.networks import random_teacher
 from dimo_cli.engine.lora import LoraSpec, new_adapters, trained_part
-from dimo_cli.planning.memory import estimate_memory
+from dimo_cli.planning.memory import estimate_memory, snapshot_bytes
 from dimo_cli.planning.rehearsal import autocast
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.resolve import resolve_spec
@@ -75,6 +75,12 @@ def test_what_lumina_dimoo_is_estimated_to_take_is_what_it_takes_with_few_blocks
     if half:
         store_in_bf16(teacher.backbone)
     assert measured(method) == pytest.approx(expected, rel=0.05)
+
+
+def test_snapshots_of_further_averages_are_of_adapters_alone(teacher):
+    factors = numbers_in(trained_part(new_adapters(teacher.backbone, LoraSpec(rank=RANK), 0)))
+    spec = small_spec(student={"ema": {"post_hoc": {"every": 2}}, "lora": {"rank": RANK}})
+    assert snapshot_bytes(teacher, spec) == 3 * 2 * 4 * factors
 
 
 @pytest.mark.slow

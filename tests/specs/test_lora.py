@@ -43,7 +43,6 @@ def test_the_auxiliary_may_differ_in_each_setting():
         (["student.lora.rank=4", "student.lora.targets=[]"], "student.lora.targets"),
         (["student.lora.rank=4", "student.lora.targets=['a(']"], "nor a regular expression"),
         (["student.lora.rank=4", "student.freeze_embeddings=false"], "trains adapters alone"),
-        (["student.lora.rank=4", "student.ema.post_hoc.every=10"], "averages of whole weights"),
         (["student.lora.rank=4", "student.ema.offload=true"], "ema.offload has nothing to save"),
     ],
 )
