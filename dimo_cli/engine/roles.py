@@ -9,6 +9,7 @@ from dimo_cli.engine.lora import new_adapters
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.lora import LoraSpec
 from dimo_cli.teachers.protocol import Backbone, Teacher
+from dimo_cli.teachers.spread import spread
 from dimo_cli.teachers.stored import plain_copy, store
 
 Role = Literal["student", "auxiliary"]
@@ -33,10 +34,15 @@ def lora_of(spec: DistillSpec, role: Role) -> LoraSpec:
     return spec.student.lora if role == "student" else spec.auxiliary_lora
 
 
-def store_early(teacher: Teacher, spec: DistillSpec) -> None:
-    """Store the teacher before it is moved to a card, unless there will be copies of it."""
+def store_early(teacher: Teacher, spec: DistillSpec, is_sharded: bool) -> None:
+    """Store the teacher before it is moved to a card, unless there will be copies of it.
+
+    Where ranks share their networks, they share it as well.
+    """
     if spec.student.lora.rank and spec.auxiliary_lora.rank:
         store(teacher.backbone, spec.teacher.weights)
+        if is_sharded:
+            spread(teacher.backbone)
 
 
 def adapted(teacher: Teacher, spec: DistillSpec, role: Role) -> Backbone:

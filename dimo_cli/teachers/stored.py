@@ -12,6 +12,7 @@ from functools import cache
 from typing import Any, cast
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -20,6 +21,7 @@ from dimo_cli.teachers.linear_maps import owner_of, target_names
 from dimo_cli.teachers.protocol import Backbone
 
 LARGEST = 127  # of int8, on both sides
+ROWS = "rows"  # of a module's matrix, where this rank holds some of them
 FIRST_ROW = "first_row"  # what a module remembers of its matrix: by that a network is known
 
 
@@ -39,7 +41,7 @@ def restored(weight: Tensor, scale: Tensor | None, dtype: torch.dtype) -> Tensor
 
 def numbers_of(module: nn.Module, name: str) -> Tensor:
     """The numbers of a module's matrix in float32, however it is stored."""
-    weight = cast(Tensor, module._parameters[name])
+    weight = gathered(cast(Tensor, module._parameters[name]), vars(module).get(ROWS))
     return restored(weight, module._buffers.get(scale_name(name)), torch.float32)
 
 
@@ -48,21 +50,34 @@ def scale_name(name: str) -> str:
     return f"{name}_scale"
 
 
+def gathered(weight: Tensor, rows: int | None) -> Tensor:
+    """A whole matrix of so many rows, of which each rank gives its own; None: it is whole here."""
+    if rows is None:
+        return weight
+    parts = weight.new_empty(len(weight) * dist.get_world_size(), *weight.shape[1:])
+    dist.all_gather_into_tensor(parts, weight.contiguous())
+    return parts[:rows]
+
+
 class Product(torch.autograd.Function):
     """x W^T with a stored W, of which nothing larger is kept for the way back."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, scale: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, scale: Tensor | None, rows: int | None = None
+    ) -> Tensor:
         """Map [..., in] to [..., out]."""
         ctx.save_for_backward(weight, scale)
-        return F.linear(x, restored(weight, scale, x.dtype))
+        ctx.rows = rows
+        return F.linear(x, restored(gathered(weight, rows), scale, x.dtype))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
         """The gradient at x."""
         weight, scale = ctx.saved_tensors
         (gradient,) = gradients
-        return gradient @ restored(weight, scale, gradient.dtype), None, None
+        whole = restored(gathered(weight, ctx.rows), scale, gradient.dtype)
+        return gradient @ whole, None, None, None
 
 
 class StoredLinear(nn.Linear):
@@ -74,7 +89,7 @@ class StoredLinear(nn.Linear):
         if torch.is_autocast_enabled(place):
             input = input.to(torch.get_autocast_dtype(place))
         scale = self._buffers.get(scale_name("weight"))
-        found: Tensor = Product.apply(input, self.weight, scale)
+        found: Tensor = Product.apply(input, self.weight, scale, vars(self).get(ROWS))
         return found if self.bias is None else found + self.bias.to(found.dtype)
 
 
@@ -104,18 +119,22 @@ def store(backbone: Backbone, kind: StoredAs) -> None:
         return
     for target in target_names(backbone):
         module, name = owner_of(backbone, target)
-        own: Any = module
         if FIRST_ROW in vars(module):
             continue
-        weight = cast(Tensor, module._parameters[name])
-        own.first_row = name, weight[0].to(torch.bfloat16).clone()
-        values, scale = rounded(weight, kind)
+        values, scale = rounded(cast(Tensor, module._parameters[name]), kind)
+        become_stored(module, name)
         module._parameters[name] = nn.Parameter(values, requires_grad=False)
         if scale is not None:
             module.register_buffer(scale_name(name), scale)
-        is_linear = isinstance(module, nn.Linear)
-        of: Any = type(module)
-        module.__class__ = stored_linear(of) if is_linear else stored_matrix(of, name)
+
+
+def become_stored(module: nn.Module, name: str) -> None:
+    """Let a module compute with a stored matrix, whichever it will be."""
+    own: Any = module
+    own.first_row = name, cast(Tensor, module._parameters[name])[0].to(torch.bfloat16).clone()
+    of: Any = type(module)
+    is_linear = isinstance(module, nn.Linear)
+    module.__class__ = stored_linear(of) if is_linear else stored_matrix(of, name)
 
 
 def is_stored(network: nn.Module) -> bool:
