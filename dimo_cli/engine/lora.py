@@ -101,11 +101,13 @@ def with_adapters(
         module, name = owner_of(view, target)
         weight = module._parameters[name]
         assert weight is not None
-        is_linear = isinstance(module, nn.Linear)
         # Of a linear map this rank may hold but some rows.
-        shape = (module.out_features, module.in_features) if is_linear else weight.shape
-        down, up = make(target, (shape[0], shape[1]))
+        shape = (weight.shape[0], weight.shape[1])
+        if isinstance(module, nn.Linear):
+            shape = (module.out_features, module.in_features)
+        down, up = make(target, shape)
         kind: Any = type(module)
+        is_linear = isinstance(module, nn.Linear)
         module.__class__ = adapted_linear(kind) if is_linear else adapted_weight(kind, name)
         own: Any = module
         own.scale = spec.scale

@@ -60,24 +60,30 @@ def gathered(weight: Tensor, rows: int | None) -> Tensor:
 
 
 class Product(torch.autograd.Function):
-    """x W^T with a stored W, of which nothing larger is kept for the way back."""
+    """x W^T + b with a stored W, of which nothing larger is kept for the way back."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, scale: Tensor | None, rows: int | None = None
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        scale: Tensor | None,
+        bias: Tensor | None = None,
+        rows: int | None = None,
     ) -> Tensor:
-        """Map [..., in] to [..., out]."""
+        """Map [..., in] to [..., out]; of so many `rows`, this rank has some."""
         ctx.save_for_backward(weight, scale)
         ctx.rows = rows
-        return F.linear(x, restored(gathered(weight, rows), scale, x.dtype))
+        bias = None if bias is None else bias.to(x.dtype)
+        return F.linear(x, restored(gathered(weight, rows), scale, x.dtype), bias)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
-        """The gradient at x."""
+        """The gradient at x: all else is frozen."""
         weight, scale = ctx.saved_tensors
         (gradient,) = gradients
         whole = restored(gathered(weight, ctx.rows), scale, gradient.dtype)
-        return gradient @ whole, None, None, None
+        return gradient @ whole, None, None, None, None
 
 
 class StoredLinear(nn.Linear):
@@ -88,9 +94,9 @@ class StoredLinear(nn.Linear):
         place = input.device.type
         if torch.is_autocast_enabled(place):
             input = input.to(torch.get_autocast_dtype(place))
-        scale = self._buffers.get(scale_name("weight"))
-        found: Tensor = Product.apply(input, self.weight, scale, vars(self).get(ROWS))
-        return found if self.bias is None else found + self.bias.to(found.dtype)
+        scale, rows = self._buffers.get(scale_name("weight")), vars(self).get(ROWS)
+        found: Tensor = Product.apply(input, self.weight, scale, self.bias, rows)
+        return found
 
 
 @cache

@@ -4,11 +4,12 @@ import pytest
 
 from benchmarks.networks import random_teacher
 from dimo_cli.engine.lora import LoraSpec, new_adapters, trained_part
-from dimo_cli.planning.memory import estimate_memory, snapshot_bytes
+from dimo_cli.planning.memory import estimate_memory, sharded_estimate, snapshot_bytes
 from dimo_cli.planning.rehearsal import autocast
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.resolve import resolve_spec
 from dimo_cli.teachers.registry import load_skeleton, load_teacher
+from dimo_cli.teachers.spread import linear_maps
 from dimo_cli.training.precision import store_in_bf16
 from tests.conftest import small_spec
 from tests.helpers.tiny import ARCHITECTURES
@@ -75,6 +76,19 @@ def test_what_lumina_dimoo_is_estimated_to_take_is_what_it_takes_with_few_blocks
     if half:
         store_in_bf16(teacher.backbone)
     assert measured(method) == pytest.approx(expected, rel=0.05)
+
+
+def test_ranks_that_share_the_base_have_a_part_of_it_each(teacher):
+    maps = sum(module.weight.numel() for module in linear_maps(teacher.backbone))
+    factors = numbers_in(trained_part(new_adapters(teacher.backbone, LoraSpec(rank=RANK), 0)))
+    for weights, width in (("bf16", 2), ("int8", 1)):
+        spec = small_spec(student={"lora": {"rank": RANK}}, teacher={"weights": weights})
+        whole = estimate_memory(teacher, spec, on_gpu=False)
+        one, four = (sharded_estimate(whole, teacher.backbone, spec, n).weights for n in (1, 4))
+        assert one - four == pytest.approx(0.75 * (width * maps + 3 * 4 * factors), rel=1e-6)
+    spec = small_spec(student={"lora": {"rank": RANK}}, auxiliary={"lora": {"rank": 0}})
+    whole = estimate_memory(teacher, spec, on_gpu=False)
+    assert sharded_estimate(whole, teacher.backbone, spec, 4).weights > 4 * maps
 
 
 def test_snapshots_of_further_averages_are_of_adapters_alone(teacher):
