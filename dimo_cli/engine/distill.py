@@ -42,7 +42,7 @@ from dimo_cli.engine.one_step import Drawn, draw_from_hidden, rows_at_once, stud
 from dimo_cli.engine.optimizer import NetworkOptimizer
 from dimo_cli.engine.prepared import Prepared
 from dimo_cli.engine.remasking import Remasking, prepare
-from dimo_cli.engine.roles import start_of
+from dimo_cli.engine.roles import Role, starts_of
 from dimo_cli.engine.rollout import Rollout, Start
 from dimo_cli.engine.schedules import draw_mask_ratio, noise_sigma
 from dimo_cli.engine.share import Share, divide, halved, local_train
@@ -92,11 +92,11 @@ class Distillation:
         on_card = generator.device.type != "cpu"
         self.chunk_tokens = spec.loss.chunk_tokens or rows_at_once(teacher.space, on_card)
         teacher.backbone.train(spec.train.dropout)
-        self.student = start_of(teacher, spec, "student")
+        roles: list[Role] = ["student", "auxiliary"] if self.uses_auxiliary else ["student"]
+        started = starts_of(teacher, spec, roles)
+        self.student = started["student"]
         # Where nothing needs an auxiliary, none takes up memory: its place is held by the student.
-        self.auxiliary = self.student
-        if self.uses_auxiliary:
-            self.auxiliary = start_of(teacher, spec, "auxiliary")
+        self.auxiliary = started.get("auxiliary", self.student)
         steps = spec.train.steps
         self.student_optimizer = NetworkOptimizer(self.student, spec.student.optimizer, steps)
         if self.uses_auxiliary:

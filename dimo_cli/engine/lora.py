@@ -20,21 +20,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dimo_cli.engine.sharding import blocks_of
 from dimo_cli.errors import SpecError
 from dimo_cli.specs.lora import GROUPS, LoraSpec
+from dimo_cli.teachers.linear_maps import Factor, owner_of, target_names
 from dimo_cli.teachers.protocol import Backbone
+from dimo_cli.teachers.stored import first_row, is_stored, numbers_of, restore, restore_all
 
 WEIGHT = ".weight"
 A, B = "lora_A", "lora_B"  # as peft has them
-
-
-class Factor(nn.Module):
-    """A factor of an adapter, under the name that peft gives its weight."""
-
-    def __init__(self, weight: Tensor) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(weight)
 
 
 class AdaptedLinear(nn.Linear):
@@ -61,45 +54,10 @@ def adapted_weight(kind: type[nn.Module], name: str) -> type[nn.Module]:
     """A module that multiplies with a weight itself, which it finds with its adapter added."""
 
     def weight(module: Any) -> Tensor:
-        own: Tensor = module._parameters[name]
         delta = module.lora_B.weight @ module.lora_A.weight
-        return own + module.scale * delta
+        return numbers_of(module, name) + module.scale * delta
 
     return type(f"Adapted{kind.__name__}", (kind,), {name: property(weight)})
-
-
-def target_names(backbone: Backbone) -> list[str]:
-    """The weights that may have an adapter: matrices of linear maps in the network's blocks.
-
-    A linear map goes by its own name; a matrix that a module multiplies with itself, as attention
-    with packed projections does, by that of the parameter.
-    """
-    kinds = tuple({type(block) for block in blocks_of(backbone)} - CONTAINERS)
-    inside: set[int] = set()
-    for module in (*blocks_of(backbone), *(m for m in backbone.modules() if isinstance(m, kinds))):
-        inside |= {id(part) for part in module.modules()}
-    return [
-        f"{path}{'' if isinstance(module, nn.Linear) else f'.{name}'}"
-        for path, module in backbone.named_modules()
-        if id(module) in inside
-        for name in matrices_of(module)
-    ]
-
-
-CONTAINERS = {nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.Linear}
-
-
-def matrices_of(module: nn.Module) -> list[str]:
-    """The parameters of a module that are the matrix of a linear map."""
-    if isinstance(module, nn.Linear):
-        return ["weight"]
-    if isinstance(module, (nn.Embedding, Factor)):
-        return []
-    return [
-        name
-        for name, parameter in module._parameters.items()
-        if parameter is not None and parameter.ndim == 2 and name.endswith("weight")
-    ]
 
 
 def chosen_targets(backbone: Backbone, targets: Sequence[str]) -> list[str]:
@@ -125,15 +83,6 @@ def kinds_of(names: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(re.sub(r"(?<=\.)\d+(?=\.)", "*", name) for name in names))
 
 
-def owner_of(backbone: nn.Module, target: str) -> tuple[nn.Module, str]:
-    """The module that has a weight, and the weight's name in it."""
-    path, _, last = target.rpartition(".")
-    parent = backbone.get_submodule(path)
-    if last in parent._parameters:
-        return parent, last
-    return parent.get_submodule(last), "weight"
-
-
 def shared_view(backbone: Backbone) -> Backbone:
     """The same weights in modules of their own, in eval mode whatever mode the network is in."""
     tensors = [*backbone.parameters(), *backbone.buffers()]
@@ -152,9 +101,13 @@ def with_adapters(
         module, name = owner_of(view, target)
         weight = module._parameters[name]
         assert weight is not None
-        down, up = make(target, (weight.shape[0], weight.shape[1]))
-        is_linear = isinstance(module, nn.Linear)
+        # Of a linear map this rank may hold but some rows.
+        shape = (weight.shape[0], weight.shape[1])
+        if isinstance(module, nn.Linear):
+            shape = (module.out_features, module.in_features)
+        down, up = make(target, shape)
         kind: Any = type(module)
+        is_linear = isinstance(module, nn.Linear)
         module.__class__ = adapted_linear(kind) if is_linear else adapted_weight(kind, name)
         own: Any = module
         own.scale = spec.scale
@@ -251,12 +204,15 @@ def merged(network: Backbone) -> Backbone:
     for _, module in list(adapted_modules(plain)):
         own: Any = module
         name = "weight" if isinstance(module, nn.Linear) else adapted_name(module)
-        weight = cast(nn.Parameter, module._parameters[name])
-        dtype = torch.promote_types(weight.dtype, torch.float32)
-        delta = own.lora_B.weight.to(dtype) @ own.lora_A.weight.to(dtype)
-        weight.data = (weight.to(dtype) + own.scale * delta).to(weight.dtype)
+        up, down, scale = own.lora_B.weight, own.lora_A.weight, own.scale
         del own.lora_A, own.lora_B, own.scale
         module.__class__ = plain_kind(type(module))
+        restore(module, name)
+        weight = cast(nn.Parameter, module._parameters[name])
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        change = scale * (up.to(dtype) @ down.to(dtype))
+        weight.data = (weight.to(dtype) + change).to(weight.dtype)
+    restore_all(plain)
     return plain
 
 
@@ -275,7 +231,10 @@ def begin_with(network: Backbone, start: Backbone) -> None:
     scale if need be.
     """
     if not has_adapters(network):
-        network.load_state_dict((merged(start) if has_adapters(start) else start).state_dict())
+        if has_adapters(start):
+            network.load_state_dict(merged(start).state_dict())
+        elif not is_stored(start):  # or it is the teacher, of whose own weights this is a copy
+            network.load_state_dict(start.state_dict())
         return
     check_alike(network, start)
     before = dict(adapted_modules(start))
@@ -326,9 +285,6 @@ def fingerprint(base: Backbone) -> str:
     """
     digest = hashlib.sha256()
     for target in target_names(base):
-        module, name = owner_of(base, target)
-        weight = module._parameters[name]
-        assert weight is not None
-        row = weight.detach()[0].to("cpu", torch.bfloat16).contiguous()
+        row = first_row(*owner_of(base, target)).to("cpu").contiguous()
         digest.update(row.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

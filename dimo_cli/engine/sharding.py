@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, TypeGuard
 
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from dimo_cli.distributed.ranks import sharding_wanted
 from dimo_cli.errors import SpecError
 from dimo_cli.specs.distill import DistillSpec
+from dimo_cli.teachers.linear_maps import blocks_of
 from dimo_cli.teachers.protocol import Backbone
 
 if TYPE_CHECKING:
@@ -94,15 +95,6 @@ def shard_blocks(
     whole |= {parameter for parameter in network.parameters() if parameter not in inside}
     fully_shard(network, mesh=mesh, ignored_params=whole)
     register_fsdp_forward_method(network, "hidden")
-
-
-def blocks_of(module: nn.Module) -> Iterator[nn.Module]:
-    """The entries of its outermost lists of modules."""
-    for child in module.children():
-        if isinstance(child, nn.ModuleList):
-            yield from child
-        else:
-            yield from blocks_of(child)
 
 
 def is_sharded(tensor: Tensor) -> TypeGuard[DTensor]:

@@ -9,7 +9,7 @@ import torch
 from torch.export import ExportedProgram
 
 from dimo_cli import __version__
-from dimo_cli.exporting.program import Program, most_images
+from dimo_cli.exporting.program import Program, PromptProgram, most_images
 from dimo_cli.specs.export import ExportSpec
 from dimo_cli.students.student import Student
 
@@ -39,7 +39,7 @@ program = onnxruntime.InferenceSession("FILE")
 words = Tokenizer.from_str(program.get_modelmeta().custom_metadata_map["tokenizer.json"])
 """,
 }
-ENCODED = f"tokens = [words.encode(prompt).ids for prompt in {list(PROMPTS)}]"
+PLAIN = "{prompt}"  # a template with nothing around a prompt
 DRAWN = {
     ".pt2": "image = program(torch.tensor([0, 1]), torch.tensor(WANTED))",
     ".onnx": "image, = program.run(None, "
@@ -53,8 +53,11 @@ def program_facts(
     """Everything there is to know of a program without dimo."""
     teacher, manifest = student.teacher, student.manifest
     side, by_prompt = teacher.space.image_size, program.wanted == "tokens"
+    template = program.tower.template if isinstance(program, PromptProgram) else PLAIN
+    around = "" if template == PLAIN else f" in `{template}`"
     meaning = (
-        f"a prompt's token ids, as `{WORDS}` in this file makes them with the package `tokenizers`"
+        f"a prompt's token ids{around}, as `{WORDS}` in this file makes them with the package "
+        "`tokenizers`"
         if by_prompt
         else "number of the class in `classes`"
     )
@@ -84,7 +87,7 @@ def program_facts(
         },
         "sampling": sampling_facts(student, spec),
         **({} if by_prompt else {"classes": list(teacher.class_names)}),
-        "usage": usage(program.wanted, path),
+        "usage": usage(program.wanted, path, template),
     }
 
 
@@ -97,10 +100,12 @@ def sampling_facts(student: Student, spec: ExportSpec) -> dict[str, Any]:
     return {"temperature": temperature, "top_k": spec.top_k, "top_p": spec.top_p, **in_one}
 
 
-def usage(wanted: str, path: Path) -> list[str]:
+def usage(wanted: str, path: Path, template: str = PLAIN) -> list[str]:
     """Lines of Python that draw two pictures from a file."""
     lines = LOADED[path.suffix, wanted].strip().replace("FILE", path.name).splitlines()
     by_prompt = wanted == "tokens"
     drawn = DRAWN[path.suffix].replace("NAME", wanted)
     last = drawn.replace("WANTED", wanted if by_prompt else "[0, 1]")
-    return [*lines, *([ENCODED] if by_prompt else []), last]
+    text = "prompt" if template == PLAIN else f"f{template!r}"
+    encoded = f"tokens = [words.encode({text}).ids for prompt in {list(PROMPTS)}]"
+    return [*lines, *([encoded] if by_prompt else []), last]

@@ -114,7 +114,8 @@ def checked_words(program: PromptProgram, asked: Sequence[int | str], wanted: Te
 
     text = program.tower.tokenizer_json()
     words = Tokenizer.from_str(text)
-    if [words.encode(str(prompt)).ids for prompt in asked] != wanted.tolist():
+    texts = [program.tower.template.format(prompt=prompt) for prompt in asked]
+    if [words.encode(text).ids for text in texts] != wanted.tolist():
         raise SpecError(
             "The tokenizer that an exported program brings along reads prompts in another way "
             "than the student: nothing was written.",

@@ -17,14 +17,16 @@ from dimo_cli.engine.lora import has_adapters, new_adapters, trained_part
 from dimo_cli.engine.objectives.reward import Rewards
 from dimo_cli.engine.one_step import rows_at_once
 from dimo_cli.engine.refine import Refinement
-from dimo_cli.engine.sharding import GATHERED, blocks_of
+from dimo_cli.engine.sharding import GATHERED
 from dimo_cli.engine.share import divide, largest_divisor, local_train
 from dimo_cli.planning.rehearsal import BlankImages, rehearse, without_content
 from dimo_cli.rewards.registry import blank_reward
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.lora import LoraSpec
 from dimo_cli.specs.refine import RefineSpec, reward_names
+from dimo_cli.teachers.linear_maps import blocks_of
 from dimo_cli.teachers.protocol import Backbone, Cond, Teacher
+from dimo_cli.teachers.spread import linear_maps
 
 SMALL = ("digits", "shapes")
 MOST_CHUNKS = 32  # a rehearsal goes through; larger batches follow from smaller ones
@@ -157,9 +159,9 @@ def snapshot_bytes(teacher: Teacher, spec: DistillSpec) -> int:
         return 0
     backbone = teacher.backbone
     frozen = backbone.embedding_parameters() if spec.student.freeze_embeddings else []
-    weights = sum(p.numel() for p in backbone.parameters()) - sum(p.numel() for p in frozen)
+    _, size = trained_bytes(backbone, spec.student.lora, frozen)
     count = -(-steps // every)  # one more at the last step, where it is not one of them
-    return 4 * len(spec.student.ema.post_hoc.lengths) * weights * count
+    return len(spec.student.ema.post_hoc.lengths) * size * count
 
 
 def with_chunks(teacher: Teacher, spec: DistillSpec, on_gpu: bool) -> DistillSpec:
@@ -219,7 +221,8 @@ def sharded_estimate(
 ) -> MemoryEstimate:
     """The memory of one process where the blocks are spread over `processes` of them.
 
-    Student, auxiliary and average are; the teacher is whole. A few blocks are gathered at a time.
+    Student, auxiliary and average are, and a base that is under both; else the teacher is whole. A
+    few blocks are gathered at a time.
     """
     frozen = backbone.embedding_parameters() if spec.student.freeze_embeddings else []
     student = trained_bytes(backbone, spec.student.lora, frozen)
@@ -230,11 +233,19 @@ def sharded_estimate(
     spread = in_blocks / sum(whole for _, whole in roles)
     gathered = GATHERED * max(size for blocks, _ in roles for size in blocks)
     weights = estimate.weights - (in_blocks + sum(student[0])) * away + gathered
+    if spec.student.lora.rank and spec.auxiliary_lora.rank:
+        weights -= base_bytes(backbone, spec) * away
     return replace(
         estimate,
         weights=round(weights),
         gradients_and_optimizers=round(estimate.gradients_and_optimizers * (1 - spread * away)),
     )
+
+
+def base_bytes(backbone: Backbone, spec: DistillSpec) -> int:
+    """Bytes of the linear maps in the blocks of a frozen base; what may be more counts as bf16."""
+    numbers = sum(module.in_features * module.out_features for module in linear_maps(backbone))
+    return numbers * (1 if spec.teacher.weights == "int8" else 2)
 
 
 def trained_bytes(

@@ -27,6 +27,7 @@ from dimo_cli.planning.memory import (
     sharded_estimate,
     snapshot_bytes,
     surely_fits,
+    without_memory,
 )
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.launch import LaunchSpec
@@ -35,6 +36,7 @@ from dimo_cli.specs.render import changed_values
 from dimo_cli.specs.resolve import Plan
 from dimo_cli.teachers.protocol import Teacher
 from dimo_cli.teachers.registry import load_skeleton
+from dimo_cli.teachers.stored import store
 from dimo_cli.training.accelerator import machine_memory
 from dimo_cli.training.tracking import check_tracker
 
@@ -279,13 +281,15 @@ def requirements(spec: DistillSpec, ask_hub: bool = True) -> Requirements:
     teacher = load_skeleton(spec.teacher)
     place, available = machine_memory()
     memory = estimate_memory(teacher, spec)
+    drawing = without_memory(teacher.backbone)
+    store(drawing, spec.teacher.weights)
     return Requirements(
         teacher.license,
         needs_of(spec.teacher, teacher, ask_hub),
         download_cache(),
         dimo_cache() / "weights",
         shutil.disk_usage(existing_parent(download_cache())).free,
-        bytes_of(teacher.backbone) + bytes_of(teacher.tokenizer),
+        bytes_of(drawing) + bytes_of(teacher.tokenizer),
         memory.total,
         place,
         available,

@@ -46,7 +46,7 @@ from dimo_cli.specs.resolve import resolve_spec
 from dimo_cli.students.folder import facts_of_teacher, save_student
 from dimo_cli.students.student import Student
 from dimo_cli.teachers.protocol import Backbone, Teacher
-from dimo_cli.teachers.registry import check_teacher, load_teacher
+from dimo_cli.teachers.registry import check_teacher, load_whole
 from dimo_cli.training.tracking import check_tracker
 from dimo_cli.training.trainer import Interrupted, Trainer
 
@@ -176,7 +176,7 @@ def distill(
     if is_first():
         refuse_if_locked(folder)
     with first_ahead():
-        teacher = load_teacher(spec.teacher, view.note)
+        teacher = load_whole(spec.teacher, view.note)
         spec = with_commits(spec, view.note)
     attach_prompts(teacher, spec)
     watcher = RunWatcher(spec, teacher, folder, view)

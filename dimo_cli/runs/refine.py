@@ -39,7 +39,7 @@ from dimo_cli.students.student import LoadOptions, Student
 from dimo_cli.students.target import Target
 from dimo_cli.teachers.conditioning import PromptConditioner
 from dimo_cli.teachers.protocol import Backbone, Cond, Teacher
-from dimo_cli.teachers.registry import configured, load_skeleton, load_teacher
+from dimo_cli.teachers.registry import configured, load_skeleton, load_whole
 from dimo_cli.training.accelerator import make_accelerator
 from dimo_cli.training.checkpoint import CheckpointFolder
 from dimo_cli.training.guard import Guard
@@ -262,7 +262,7 @@ def starting_networks(
 ) -> tuple[RefineSpec, Teacher, Backbone]:
     """The teacher, the backbone whose weights the student starts from, and a spec of its steps."""
     if spec.start == FROM_TEACHER:
-        teacher = load_teacher(spec.teacher, view.note)
+        teacher = load_whole(spec.teacher, view.note)
         return spec, teacher, teacher.backbone
     student = starting_student(spec, view, device)
     spec = with_its_steps(spec, student.manifest.step_counts)
@@ -306,5 +306,12 @@ def starting_student(spec: RefineSpec, view: View, device: torch.device) -> Stud
         raise SpecError(
             f"`teacher.revision` is {wanted.revision}, but the student is of {facts.revision}.",
             "Leave it out.",
+        )
+    stored = facts.weights or "fp32"
+    if student.manifest.lora is not None and stored != wanted.weights:
+        raise SpecError(
+            f"`teacher.weights` is {wanted.weights}, and the adapters of `{spec.start}` were "
+            f"trained over weights in {stored}: they fit no others.",
+            f"Set `teacher.weights={stored}`.",
         )
     return student

@@ -30,7 +30,7 @@ from dimo_cli.specs.refine import RefineSpec, reward_names
 from dimo_cli.specs.sample import SamplerSpec
 from dimo_cli.specs.tteo import SHAPES_WEIGHTS
 from dimo_cli.teachers.protocol import Teacher
-from dimo_cli.teachers.registry import EMBEDDED, load_teacher
+from dimo_cli.teachers.registry import EMBEDDED, load_whole
 from dimo_cli.training.accelerator import make_accelerator
 from dimo_cli.training.precision import tf32
 from dimo_cli.training.trainer import Trainer
@@ -91,7 +91,7 @@ def timed(device: torch.device, work: Callable[[], object]) -> float:
 def tried(spec: DistillSpec) -> tuple[float, float]:
     """Seconds of all steps with what is between them, and of the closing table."""
     spec = without_datasets(spec)
-    teacher, silent = load_teacher(spec.teacher), PlainView(lambda line: None)
+    teacher, silent = load_whole(spec.teacher), PlainView(lambda line: None)
     with TemporaryDirectory() as name:
         folder = Path(name)
         method = None

@@ -18,6 +18,7 @@ from dimo_cli.specs.divergences import (
 from dimo_cli.specs.lora import AuxiliaryLoraSpec, LoraSpec
 from dimo_cli.specs.monitor import MonitorSpec
 from dimo_cli.specs.objectives import Objective
+from dimo_cli.specs.stored import StoredWeights
 
 TITLES = {"dimo": "Di[M]O", "idlm": "IDLM", "dmmd": "D-MMD"}
 MaskSchedule = Literal["linear", "square", "root", "cosine", "arccos", "truncated_normal"]
@@ -68,6 +69,12 @@ class TeacherSource(Spec):
     negative_prompt: str | None = Field(
         None,
         description="What guidance leads away from; null: what the family publishes. Text only",
+    )
+    weights: StoredWeights = Field(
+        "fp32",
+        description="What the matrices in the frozen teacher's blocks are stored as, which student "
+        "and auxiliary share where they are adapters: fp32, bf16, or int8 with a scale for each "
+        "row. A run on CUDA has bf16 where this says fp32",
     )
 
 
@@ -333,11 +340,6 @@ class StudentSpec(Spec):
             raise ValueError(
                 "ema.offload has nothing to save with lora: the average is of the adapters alone; "
                 "leave it out"
-            )
-        if self.lora.rank and self.ema.post_hoc.every is not None:
-            raise ValueError(
-                "ema.post_hoc keeps averages of whole weights, and lora trains adapters alone; use "
-                "one of them"
             )
         return self
 

@@ -43,7 +43,7 @@ class Facts(Spec):
     @model_serializer(mode="wrap")
     def _without_nothing(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         values: dict[str, Any] = handler(self)
-        for name in ("chosen", "fingerprint", "lora", "steps"):
+        for name in ("chosen", "fingerprint", "lora", "steps", "weights"):
             if name in values and values[name] is None:
                 del values[name]
         return values
@@ -59,6 +59,8 @@ class TeacherFacts(Facts):
     architecture: dict[str, Any] = Field(default_factory=dict)
     fingerprint: str | None = None
     """Of its weights, where a student is nothing without them."""
+    weights: Literal["bf16", "int8"] | None = None
+    """What these are stored as, where that is what its adapters were trained over."""
 
 
 class TrainingFacts(Spec):

@@ -22,9 +22,7 @@ from dimo_cli.engine.lora import (
     B,
     adapter_targets,
     fingerprint,
-    owner_of,
     rank_and_alpha,
-    target_names,
     trained_part,
     with_adapters,
 )
@@ -41,6 +39,7 @@ from dimo_cli.specs.manifest import (
     StudentManifest,
     TeacherFacts,
 )
+from dimo_cli.teachers.linear_maps import owner_of, target_names
 from dimo_cli.teachers.protocol import Backbone
 
 PREFIX = "base_model.model."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from dimo_cli.engine.lora import own_copy
 from dimo_cli.engine.power_ema import Mixture, Profile, exponent_of, mixture
 from dimo_cli.errors import MissingError, SpecError
 from dimo_cli.run_folder.checkpoints import DamagedCheckpoint
@@ -142,7 +142,7 @@ def with_average(student: Student, kept: Kept, length: float) -> tuple[Student, 
         training = training.model_copy(update={"steps": step, "samples": samples})
     chosen = Choice(rule="average", step=step, length=length, snapshots=len(kept.steps))
     manifest = student.manifest.model_copy(update={"training": training, "chosen": chosen})
-    backbone = filled(copy.deepcopy(student.backbone), weights)
+    backbone = filled(own_copy(student.backbone), weights)
     return replace(student, manifest=manifest, backbone=backbone), made
 
 

@@ -64,6 +64,7 @@ BUILTIN = {name: Path(builtin_path(f"{name}-student")) for name in ("digits", "s
 def facts_of_teacher(spec: DistillSpec, teacher: Teacher) -> TeacherFacts:
     """What a student says of its teacher."""
     over_it = spec.student.lora.rank or spec.auxiliary_lora.rank
+    stored = spec.teacher.weights if spec.student.lora.rank else "fp32"
     return TeacherFacts(
         name=teacher.name,
         family=teacher.family,
@@ -71,6 +72,7 @@ def facts_of_teacher(spec: DistillSpec, teacher: Teacher) -> TeacherFacts:
         license=teacher.license,
         architecture=spec.teacher.architecture,
         fingerprint=fingerprint(teacher.backbone) if over_it else None,
+        weights=None if stored == "fp32" else stored,
     )
 
 

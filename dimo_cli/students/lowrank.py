@@ -13,7 +13,6 @@ from dimo_cli.engine.lora import (
     fingerprint,
     has_adapters,
     merged,
-    owner_of,
     with_adapters,
 )
 from dimo_cli.errors import SpecError
@@ -21,6 +20,7 @@ from dimo_cli.specs.lora import LoraSpec
 from dimo_cli.specs.lowrank import ExtractSpec
 from dimo_cli.specs.manifest import LoraFacts, oldest_format
 from dimo_cli.students.student import Student
+from dimo_cli.teachers.linear_maps import owner_of
 from dimo_cli.teachers.protocol import Backbone
 
 OVERSAMPLED, ITERATIONS = 16, 4  # of a randomized SVD
@@ -52,7 +52,8 @@ def merge_student(student: Student) -> Student:
             "`dimo merge` takes a student that was trained with `student.lora.rank`, or made by "
             "`dimo extract`.",
         )
-    facts = student.manifest.teacher.model_copy(update={"fingerprint": None})
+    none = {"fingerprint": None, "weights": None}
+    facts = student.manifest.teacher.model_copy(update=none)
     number = oldest_format(False, student.manifest.steps)
     update = {"format": number, "lora": None, "teacher": facts}
     return replace(

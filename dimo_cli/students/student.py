@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -28,6 +27,7 @@ from dimo_cli.teachers.registry import (
     load_teacher,
     teacher_names,
 )
+from dimo_cli.teachers.stored import plain_copy
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +173,7 @@ def assemble_student(
     if manifest.lora is not None:
         backbone = adapted_network(teacher.backbone, manifest, weights, what).to(device)
     else:
-        backbone = fill(copy.deepcopy(teacher.backbone), weights, what).to(device)
+        backbone = fill(plain_copy(teacher.backbone), weights, what).to(device)
     if not next(teacher.backbone.parameters()).is_meta:
         teacher.backbone.to(device)
     teacher.tokenizer.to(device)
@@ -184,9 +184,14 @@ def assemble_student(
 def teacher_source(manifest: StudentManifest, options: LoadOptions) -> TeacherSource:
     """Where the teacher that a manifest names comes from."""
     facts = manifest.teacher
+    stored = facts.weights or "fp32"
     if facts.name in EMBEDDED:
-        return ManifestSource(name=facts.name)
-    place = {"local_dir": options.local_dir, "architecture": facts.architecture}
+        return ManifestSource(name=facts.name, weights=stored)
+    place = {
+        "local_dir": options.local_dir,
+        "architecture": facts.architecture,
+        "weights": stored,
+    }
     if options.revision is not None:
         return TeacherSource(name=facts.name, revision=options.revision, **place)
     pinned = facts.revision if re.fullmatch(r"[0-9a-f]{40}", facts.revision) else None

@@ -55,6 +55,9 @@ class TextEncoder(ABC):
 class TextTower(TextEncoder):
     """A text encoder that is one network behind token ids: it fits into an exported file."""
 
+    template = "{prompt}"
+    """The text whose token ids are taken, around a prompt."""
+
     def __init__(self, network: nn.Module) -> None:
         self.network = network
         self.device: torch.device | str = "cpu"

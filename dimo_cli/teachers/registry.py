@@ -14,6 +14,7 @@ from dimo_cli.teachers import digits, shapes
 from dimo_cli.teachers.blueprint import Blueprint, ReadConfig, assemble, skeleton
 from dimo_cli.teachers.conditioning import PromptConditioner
 from dimo_cli.teachers.protocol import Teacher
+from dimo_cli.teachers.stored import store
 
 # Teachers that bring their weights along: those inside the package, and users' own.
 EMBEDDED: dict[str, Callable[[], Teacher]] = {
@@ -121,10 +122,18 @@ def load_teacher(
     check_teacher(source.name)
     if source.name in EMBEDDED:
         check_embedded(source)
-        return EMBEDDED[source.name]()
-    store = store_for(source, say)
-    teacher = assemble(blueprint_of(source, store.config), store, with_backbone)
+        teacher = EMBEDDED[source.name]()
+    else:
+        files = store_for(source, say)
+        teacher = assemble(blueprint_of(source, files.config), files, with_backbone)
+    if with_backbone:
+        store(teacher.backbone, source.weights)
     return configured(teacher, source)
+
+
+def load_whole(source: TeacherSource, say: Callable[[str], None] = lambda line: None) -> Teacher:
+    """As `load_teacher`, with all digits of its weights: whoever trains stores them in time."""
+    return load_teacher(source.model_copy(update={"weights": "fp32"}), say)
 
 
 def load_skeleton(source: TeacherSource | str) -> Teacher:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 
 from safetensors.torch import save_file
 from torch import nn
 
 from dimo_cli.distributed.ranks import is_first
+from dimo_cli.engine.lora import own_copy, trained_part
 from dimo_cli.engine.optimizer import Ema
 from dimo_cli.engine.power_ema import exponent_of, power_decay
 from dimo_cli.files.writing import whole_file
@@ -25,12 +25,12 @@ class PowerAverages:
         home = "cpu" if spec.offload else None
         self.averages: list[Ema] = []
         if self.every is not None:
-            self.averages = [Ema(copy.deepcopy(network), network, home) for _ in PARTS]
+            self.averages = [Ema(own_copy(network), network, home) for _ in PARTS]
 
     def networks(self) -> dict[str, nn.Module]:
         """What a checkpoint keeps of them."""
         pairs = zip(PARTS, self.averages, strict=False)
-        return {f"{part}_average": ema.network for part, ema in pairs}
+        return {f"{part}_average": trained_part(ema.network) for part, ema in pairs}
 
     def update(self, step: int) -> None:
         """Take in the weights after a step, the first of which is 1; also after a skipped one."""

@@ -27,7 +27,10 @@ def matrices(backbone: Backbone) -> list[nn.Parameter]:
     return [
         parameter
         for name, parameter in backbone.named_parameters()
-        if name.endswith("weight") and parameter.ndim in (2, 4) and id(parameter) not in others
+        if name.endswith("weight")
+        and parameter.ndim in (2, 4)
+        and parameter.is_floating_point()
+        and id(parameter) not in others
     ]
 
 

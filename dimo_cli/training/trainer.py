@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import os
 import signal
@@ -22,8 +21,16 @@ from dimo_cli.distributed.ranks import as_first_says, from_all, is_first, larges
 from dimo_cli.engine import fused
 from dimo_cli.engine.capture import CapturedStep, is_small, obstacle
 from dimo_cli.engine.distill import Distillation
-from dimo_cli.engine.lora import frozen_part, has_adapters, new_adapters, own_copy, trained_part
+from dimo_cli.engine.lora import (
+    frozen_part,
+    has_adapters,
+    new_adapters,
+    own_copy,
+    shared_view,
+    trained_part,
+)
 from dimo_cli.engine.optimizer import Ema
+from dimo_cli.engine.roles import store_early
 from dimo_cli.engine.schedules import ema_decay
 from dimo_cli.engine.sharding import gather, shard_blocks, sharding_plugin
 from dimo_cli.engine.share import divide, local_train, mean_values
@@ -35,6 +42,8 @@ from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.explain import leaves
 from dimo_cli.teachers.compiling import compile_blocks
 from dimo_cli.teachers.protocol import Backbone, Teacher
+from dimo_cli.teachers.spread import make_whole
+from dimo_cli.teachers.stored import plain_copy
 from dimo_cli.training.accelerator import make_accelerator, peak_memory
 from dimo_cli.training.checkpoint import CheckpointFolder, random_state, restore_random_state
 from dimo_cli.training.power_averages import PowerAverages
@@ -91,6 +100,7 @@ class Trainer:
         # The same in every rank, as samples get the same draws whichever rank computes them.
         self.generator = torch.Generator(device).manual_seed(spec.train.seed)
         torch.manual_seed(spec.train.seed)
+        store_early(teacher, spec, plugin is not None)
         teacher.to(device)
         self.distillation = (method or Distillation)(
             teacher, own_spec, self.generator, self.accelerator.autocast, share
@@ -212,6 +222,8 @@ class Trainer:
         finally:
             self.distillation.teacher.backbone.eval()  # its dropout may have been on
             self.restore_teacher()
+            if is_first():
+                make_whole(self.distillation.teacher.backbone)
             self.tracking.finish()
         return self.averaged
 
@@ -279,10 +291,13 @@ class Trainer:
             return self.ema.at(self.accelerator.device)  # type: ignore[return-value]
         backbone = self.distillation.teacher.backbone  # whose weights may be rounded
         if has_adapters(self.ema.network):
-            adapted = new_adapters(backbone, self.spec.student.lora, 0)
+            base = shared_view(backbone)
+            if is_first():
+                make_whole(base)
+            adapted = new_adapters(base, self.spec.student.lora, 0)
             gather(trained_part(self.ema.network), trained_part(adapted) if is_first() else None)
             return adapted.requires_grad_(False)
-        whole = copy.deepcopy(backbone).float().eval() if is_first() else None
+        whole = plain_copy(backbone).float().eval() if is_first() else None
         gather(self.ema.network, whole)
         return whole or backbone
 

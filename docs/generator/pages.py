@@ -10,6 +10,7 @@ import typer
 from dimo_cli.main import app
 from dimo_cli.specs.glossary import GLOSSARY
 from dimo_cli.specs.resolve import preset_names, preset_summary, refine_preset_names
+from docs.generator.adapters import lora_page
 from docs.generator.command_pages import command_names, command_pages
 from docs.generator.healthy import healthy_files
 from docs.generator.markdown import fill, table
@@ -27,6 +28,7 @@ def pages() -> dict[str, str]:
         **dict(command_pages()),
         **dict(preset_pages()),
         "glossary.md": fill("glossary.md", words=glossary_table()),
+        "lora.md": lora_page(),
         **healthy_files(),
     }
 

@@ -29,6 +29,7 @@ RUN_SPECS = {
     "objectives",
     "launch",
     "lora",
+    "stored",
     "metrics",
     "monitor",
 }

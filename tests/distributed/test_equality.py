@@ -8,11 +8,17 @@ import torch
 from accelerate import FullyShardedDataParallelPlugin
 from safetensors.torch import load_file
 
-from dimo_cli.distributed.ranks import joined_ranks
+from dimo_cli.distributed.ranks import is_first, joined_ranks
+from dimo_cli.engine.lora import fingerprint, new_adapters, trained_part
 from dimo_cli.engine.optimizer import average_over_ranks
-from dimo_cli.engine.sharding import blocks_of, is_sharded, local, own_rows, shard_blocks
+from dimo_cli.engine.sharding import is_sharded, local, own_rows, shard_blocks
 from dimo_cli.specs.distill import TeacherSource
+from dimo_cli.specs.lora import LoraSpec
+from dimo_cli.teachers.linear_maps import blocks_of
+from dimo_cli.teachers.protocol import Cond
 from dimo_cli.teachers.registry import load_teacher
+from dimo_cli.teachers.spread import make_whole, spread
+from dimo_cli.teachers.stored import store
 from dimo_cli.training.checkpoint import CheckpointFolder
 from tests.distributed.crew import (
     SHARDED,
@@ -22,6 +28,7 @@ from tests.distributed.crew import (
     train_with,
     weights,
 )
+from tests.engine.test_lora import disturb
 from tests.teachers.test_families import CLASS_FAMILIES, TEXT_FAMILIES
 
 STEPS = {"steps": 20, "checkpoint_every": 10, "log_every": 5}
@@ -201,3 +208,38 @@ def compare_gradients(teacher, rank):
                     torch.testing.assert_close(
                         local(part.grad), expected, rtol=1e-4, atol=1e-5 * scale, msg=key
                     )
+
+
+@pytest.mark.parametrize("kind", ["fp32", "int8"])
+def test_ranks_share_one_copy_of_a_frozen_base(kind):
+    assert Crew(2, lambda rank: compare_shared_base(kind)).codes() == [0, 0]
+
+
+def compare_shared_base(kind):
+    """Adapters over a base of which each rank has half, against those over all of it."""
+    with joined_ranks():
+        whole, shared = load_teacher("digits").backbone, load_teacher("digits").backbone
+        for base in (whole, shared):
+            store(base, kind)
+        before = shared.blocks[0].qkv.weight.nbytes
+        spread(shared)
+        assert 2 * shared.blocks[0].qkv.weight.nbytes == before
+        tokens, cond = torch.arange(128).view(2, 64, 1) % 17, Cond({"label": torch.tensor([1, 2])})
+        found = []
+        for base in (whole, shared):
+            student, auxiliary = (
+                disturb(new_adapters(base, LoraSpec(rank=2), seed)) for seed in (0, 1)
+            )
+            student.gradient_checkpointing = True
+            assert student.blocks[0].qkv.weight is auxiliary.blocks[0].qkv.weight
+            logits = student(tokens, cond)
+            with torch.no_grad():
+                target = auxiliary(tokens, cond)
+            (logits - target).square().mean().backward()
+            found.append([p.grad for p in trained_part(student).parameters()])
+        torch.testing.assert_close(found[1], found[0], atol=1e-6, rtol=1e-5)
+        assert fingerprint(shared) == fingerprint(whole)
+        if is_first():  # alone, without the other
+            make_whole(shared)
+            with torch.no_grad():
+                torch.testing.assert_close(shared(tokens, cond), whole(tokens, cond))

@@ -15,12 +15,11 @@ from dimo_cli.engine.lora import (
     merged,
     new_adapters,
     own_copy,
-    owner_of,
-    target_names,
     trained_part,
 )
 from dimo_cli.errors import SpecError
 from dimo_cli.specs.lora import LoraSpec
+from dimo_cli.teachers.linear_maps import owner_of, target_names
 from tests.conftest import small_spec
 from tests.helpers.tiny import FAMILIES, tiny_teacher
 

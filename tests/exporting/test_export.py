@@ -15,21 +15,24 @@ from PIL import Image
 
 import tests.helpers.forking  # noqa: F401
 from dimo_cli.engine import one_step
+from dimo_cli.engine.lora import new_adapters
 from dimo_cli.errors import MissingError, SpecError
 from dimo_cli.exporting import formats, write
 from dimo_cli.exporting.program import ClassProgram, Program, as_picture, program_of
 from dimo_cli.exporting.write import export_student
+from dimo_cli.hub.loading import fill
 from dimo_cli.specs.export import ExportSpec
+from dimo_cli.specs.lora import LoraSpec
 from dimo_cli.students.folder import BUILTIN, load_student
 from dimo_cli.teachers.conditioning import TextEncoder
+from dimo_cli.teachers.stored import plain_copy, store
 from tests.helpers.students import OTHER_NETWORKS, PROMPTS, PUBLISH, golden_student
 
 LIMIT = 1e-4
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SLOW = ("meissonic", "amused-256", "amused-512", "monetico", "muddit", "maskgen-l", "titok-s128",
-        "showo")  # fmt: skip
-# All but one whose prompts go into a template, which no tokenizer of an exported file knows.
-EXPORTED = [name for name in (*PUBLISH, *OTHER_NETWORKS) if name != "lumina-dimoo"]
+        "showo", "lumina-dimoo")  # fmt: skip
+EXPORTED = [*PUBLISH, *OTHER_NETWORKS]
 ONNX = pytest.importorskip("onnxscript", reason="extra `onnx`")
 
 # dimo can be imported by nobody in this process, and neither can what it brings along.
@@ -328,29 +331,35 @@ def test_a_student_of_every_family_is_exported(fake_hub, golden, tmp_path, monke
     assert not any("tokenizer.encoder" in key for key in weights)
 
 
-def test_a_student_whose_network_reads_the_prompt_itself_is_not_exported(
-    fake_hub, golden, tmp_path
-):
-    student = load_student(golden_student("lumina-dimoo", fake_hub, golden, tmp_path / "student"))
-    with pytest.raises(SpecError, match="cannot be exported: it is no network behind token ids"):
-        program_of(student, ExportSpec())
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EXPORTED)
 def test_a_student_of_every_family_fits_into_onnx(fake_hub, golden, tmp_path, monkeypatch, name):
     export_golden(name, ".onnx", fake_hub, golden, tmp_path, monkeypatch)
 
 
-@pytest.mark.parametrize("name", ["maskgen-l", "monetico"])
+@pytest.mark.parametrize("name", ["maskgen-l", "monetico", "lumina-dimoo"])
 def test_the_tokenizer_of_a_file_reads_like_the_students_own(fake_hub, golden, tmp_path, name):
     from tokenizers import Tokenizer
 
     student = load_student(golden_student(name, fake_hub, golden, tmp_path / "student"))
     tower = student.teacher.conditioner.encoder()
     words = Tokenizer.from_str(tower.tokenizer_json())
-    prompts = [*PROMPTS, "", "It's 12 o'clock,  and\tÜber alles!", "very " * 100]
-    assert [words.encode(prompt).ids for prompt in prompts] == tower.tokens(prompts).tolist()
+    prompts = [*PROMPTS, "", "It's 12 o'clock,  and\tÜber alles!"]
+    if tower.template == "{prompt}":  # or what is too long is refused, and not cut
+        prompts.append("very " * 100)
+    texts = [tower.template.format(prompt=prompt) for prompt in prompts]
+    assert [words.encode(text).ids for text in texts] == tower.tokens(prompts).tolist()
+
+
+@pytest.mark.slow
+def test_adapters_over_int8_are_exported_as_they_draw(digits, tmp_path, monkeypatch):
+    base = plain_copy(digits.teacher.backbone)
+    fill(base, digits.backbone.state_dict(), "the student")
+    store(base, "int8")
+    student = replace(digits, backbone=new_adapters(base, LoraSpec(rank=2), 0))
+    exported = export_student(student, ExportSpec(), tmp_path / "digits.pt2")
+    own = own_pictures(monkeypatch, student, [0, 1])
+    assert (loaded(exported)(torch.tensor([0, 1]), torch.tensor([0, 1])) - own).abs().max() <= LIMIT
 
 
 # What is refused ---------------------------------------------------------------------------------

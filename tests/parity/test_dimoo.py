@@ -292,7 +292,7 @@ def test_null_is_the_word_for_no_prompt_unless_another_is_asked_for(tokenizer, a
         conditioner = IdsConditioner(shapes, lambda: encoder, "ids", negative_prompt=negative)
         null = conditioner.null(2).tensors["text"]
         assert null.dtype == conditioner.blank(1).tensors["text"].dtype == torch.long
-        assert torch.equal(null, encoder.ids(wanted).expand(2, -1))
+        assert torch.equal(null, encoder.encode([wanted])["text"].expand(2, -1))
 
 
 @pytest.mark.parametrize("mark", ["<|mdm_mask|>", "<uncondition>", "</user>", "<IMAGE>"])

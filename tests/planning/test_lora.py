@@ -2,12 +2,18 @@
 
 import pytest
 
+from benchmarks.networks import random_teacher
 from dimo_cli.engine.lora import LoraSpec, new_adapters, trained_part
-from dimo_cli.planning.memory import estimate_memory
+from dimo_cli.planning.memory import estimate_memory, sharded_estimate, snapshot_bytes
+from dimo_cli.planning.rehearsal import autocast
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.resolve import resolve_spec
 from dimo_cli.teachers.registry import load_skeleton, load_teacher
+from dimo_cli.teachers.spread import linear_maps
+from dimo_cli.training.precision import store_in_bf16
 from tests.conftest import small_spec
+from tests.helpers.tiny import ARCHITECTURES
+from tests.planning.test_memory import distillation, measured
 
 RANK = 8
 
@@ -42,6 +48,65 @@ def test_an_auxiliary_of_its_own_weights_counts_with_them():
     factors = numbers_in(trained_part(new_adapters(teacher.backbone, LoraSpec(rank=RANK), 0)))
     mixed, adapted = estimated(teacher, RANK, 0), estimated(teacher, RANK)
     assert mixed.weights - adapted.weights == 4 * (size - factors)
+
+
+# Lumina-DiMOO with few blocks and narrow ones, which have the proportions of its own.
+SHALLOW = {
+    **ARCHITECTURES["lumina-dimoo"],
+    "d_model": 128,
+    "n_heads": 4,
+    "n_kv_heads": 4,
+    "n_layers": 4,
+    "mlp_hidden_size": 384,
+    "image_size": 24,
+}
+
+
+@pytest.mark.parametrize("half", [False, True], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("weights", ["fp32", "int8"])
+def test_what_lumina_dimoo_is_estimated_to_take_is_what_it_takes_with_few_blocks(half, weights):
+    teacher = random_teacher("lumina-dimoo", SHALLOW)
+    spec = small_spec(
+        teacher={"name": "lumina-dimoo", "guidance": 4.0, "weights": weights},
+        student={"lora": {"rank": 64}},
+        train={"batch_size": 1, "gradient_checkpointing": True},
+    )
+    expected = estimate_memory(teacher, spec, on_gpu=half).total
+    method = distillation(teacher, spec, autocast(half))
+    if half:
+        store_in_bf16(teacher.backbone)
+    assert measured(method) == pytest.approx(expected, rel=0.05)
+
+
+def test_ranks_that_share_the_base_have_a_part_of_it_each(teacher):
+    maps = sum(module.weight.numel() for module in linear_maps(teacher.backbone))
+    factors = numbers_in(trained_part(new_adapters(teacher.backbone, LoraSpec(rank=RANK), 0)))
+    for weights, width in (("bf16", 2), ("int8", 1)):
+        spec = small_spec(student={"lora": {"rank": RANK}}, teacher={"weights": weights})
+        whole = estimate_memory(teacher, spec, on_gpu=False)
+        one, four = (sharded_estimate(whole, teacher.backbone, spec, n).weights for n in (1, 4))
+        assert one - four == pytest.approx(0.75 * (width * maps + 3 * 4 * factors), rel=1e-6)
+    spec = small_spec(student={"lora": {"rank": RANK}}, auxiliary={"lora": {"rank": 0}})
+    whole = estimate_memory(teacher, spec, on_gpu=False)
+    assert sharded_estimate(whole, teacher.backbone, spec, 4).weights > 4 * maps
+
+
+def test_snapshots_of_further_averages_are_of_adapters_alone(teacher):
+    factors = numbers_in(trained_part(new_adapters(teacher.backbone, LoraSpec(rank=RANK), 0)))
+    spec = small_spec(student={"ema": {"post_hoc": {"every": 2}}, "lora": {"rank": RANK}})
+    assert snapshot_bytes(teacher, spec) == 3 * 2 * 4 * factors
+
+
+@pytest.mark.slow
+def test_lumina_dimoo_at_rank_64_fits_a_card_of_80_gb_and_in_int8_one_of_24():
+    sets = ["train.accumulate=1", "student.lora.rank=64", "condition.prompts=prompts.txt"]
+    totals = {}
+    for weights in ("fp32", "int8"):
+        wanted = [*sets, f"teacher.weights={weights}"]
+        spec = resolve_spec(DistillSpec, preset="lumina-dimoo", sets=wanted).spec
+        totals[weights] = estimate_memory(load_skeleton(spec.teacher), spec, on_gpu=True).total
+    assert totals["fp32"] < 80e9
+    assert totals["int8"] < 24e9
 
 
 @pytest.mark.slow

@@ -1,7 +1,6 @@
 """The memory estimate is what a step really takes, whatever the step consists of."""
 
 import contextlib
-import copy
 
 import pytest
 import torch
@@ -9,6 +8,7 @@ import torch
 from benchmarks.measuring import bytes_of, peak_bytes
 from dimo_cli.data.shards import builtin_dataset
 from dimo_cli.engine.distill import Distillation
+from dimo_cli.engine.lora import own_copy
 from dimo_cli.engine.optimizer import Ema
 from dimo_cli.engine.refine import Refinement
 from dimo_cli.planning.memory import blank_rewards, estimate_memory, snapshot_bytes
@@ -24,19 +24,20 @@ CPU = torch.device("cpu")
 
 def measured(method, *others):
     """The most bytes that a method, its average and its teacher take over three steps."""
-    ema = Ema(copy.deepcopy(method.student), method.student)
+    ema = Ema(own_copy(method.student), method.student)
     with peak_bytes(CPU) as found:
         for step in range(3):
             method.step(step)
             ema.update(0.9)
     teacher = method.teacher
-    networks = [teacher.backbone, teacher.tokenizer, *method.networks().values(), ema.network]
+    networks = [teacher.backbone, teacher.tokenizer, *method.backbones(), ema.network]
+    networks += method.networks().values()
     tensors = [t for n in (*networks, *others) for t in (*n.parameters(), *n.buffers())]
     return bytes_of({id(tensor): tensor for tensor in tensors}.values()) + found["peak"]
 
 
-def distillation(teacher, spec):
-    return Distillation(teacher, spec, torch.Generator().manual_seed(0), contextlib.nullcontext)
+def distillation(teacher, spec, autocast=contextlib.nullcontext):
+    return Distillation(teacher, spec, torch.Generator().manual_seed(0), autocast)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from dimo_cli.engine.lora import trained_part
 from dimo_cli.engine.optimizer import Ema
 from dimo_cli.engine.power_ema import exponent_of, power_decay
 from dimo_cli.errors import SpecError
@@ -212,3 +213,21 @@ def test_the_frozen_weights_are_the_teachers(dimo, run):
     frozen = [name for name in own if f"short/{name}" not in moving]
     assert frozen
     assert all(torch.equal(found[name], own[name]) for name in frozen)
+
+
+def test_a_student_of_adapters_has_other_averages_of_its_adapters(dimo, tmp_path):
+    student = {**STUDENT, "lora": {"rank": 2}}
+    distilled(tmp_path / "lora", student=student)
+    kept = load_file(tmp_path / "lora" / "ema" / "step-000006.safetensors")
+    assert all("lora_" in name for name in kept)
+    made = json.loads(dimo("ema", "lora", "--length", 0.1, "--json").stdout)
+    folder = tmp_path / made["averages"][0]["student"]
+    assert manifest(folder).lora.rank == 2
+    found = trained_part(open_student(folder).backbone).state_dict()
+    own = trained_part(open_student(tmp_path / "lora").backbone).state_dict()
+    assert (
+        found.keys()
+        == own.keys()
+        == {name.removeprefix("long/") for name in kept if "long" in name}
+    )
+    assert not all(torch.equal(found[name], own[name]) for name in own)

@@ -43,7 +43,6 @@ def test_the_auxiliary_may_differ_in_each_setting():
         (["student.lora.rank=4", "student.lora.targets=[]"], "student.lora.targets"),
         (["student.lora.rank=4", "student.lora.targets=['a(']"], "nor a regular expression"),
         (["student.lora.rank=4", "student.freeze_embeddings=false"], "trains adapters alone"),
-        (["student.lora.rank=4", "student.ema.post_hoc.every=10"], "averages of whole weights"),
         (["student.lora.rank=4", "student.ema.offload=true"], "ema.offload has nothing to save"),
     ],
 )
@@ -51,3 +50,12 @@ def test_what_makes_no_sense_is_refused(sets, said):
     with pytest.raises(SpecError) as refused:
         spec_with(*sets)
     assert said in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["int8-dynamic", "w8a8"])
+def test_dynamic_int8_is_refused_with_the_reason(name):
+    with pytest.raises(SpecError, match=r"no student can learn from that\. Use int8"):
+        spec_with(f"teacher.weights={name}")
+    assert spec_with().teacher.weights == "fp32"
+    with pytest.raises(SpecError, match="must be one of fp32, bf16, int8"):
+        spec_with("teacher.weights=int4")

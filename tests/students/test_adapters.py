@@ -13,8 +13,11 @@ from dimo_cli.specs.manifest import TeacherFacts
 from dimo_cli.students.adapters import our_names, peft_names, write_adapters
 from dimo_cli.students.checkpoints import at_best
 from dimo_cli.students.folder import load_student
+from dimo_cli.students.lowrank import merge_student
 from dimo_cli.students.published import open_student
+from dimo_cli.students.target import Target
 from dimo_cli.teachers.registry import load_teacher
+from dimo_cli.teachers.stored import is_stored
 from tests.engine.test_lora import asked, disturb
 from tests.helpers.runs import distilled
 from tests.helpers.tiny import FAMILIES, tiny_teacher
@@ -203,3 +206,49 @@ def test_a_push_sends_the_files_of_the_adapters(lora_run, dimo):
     names = {file["path"] for file in json.loads(told.stdout)["files"]}
     assert {"adapter_model.safetensors", "adapter_config.json", "dimo.json"} <= names
     assert "model.safetensors" not in names
+
+
+@pytest.fixture(scope="module")
+def int8_run(tmp_path_factory):
+    """A run of adapters over a teacher in int8."""
+    folder = tmp_path_factory.mktemp("int8") / "run"
+    student = {"optimizer": {"learning_rate": 1e-2}, "lora": {"rank": RANK}}
+    distilled(folder, steps=2, student=student, teacher={"weights": "int8"})
+    return folder
+
+
+def test_adapters_over_int8_are_loaded_over_int8(int8_run, generator):
+    manifest = json.loads((int8_run / "student" / "dimo.json").read_text())
+    assert manifest["teacher"]["weights"] == "int8"
+    student = load_student(int8_run)
+    assert is_stored(student.teacher.backbone)
+    assert is_stored(student.backbone)
+    plain = merge_student(student)
+    assert not is_stored(plain.backbone)
+    assert plain.manifest.teacher.weights is None
+    tokens, cond = asked(student.teacher, generator)
+    with torch.no_grad():
+        expected = student.backbone(tokens, cond)
+        torch.testing.assert_close(plain.backbone(tokens, cond), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_adapters_over_int8_are_not_refined_over_other_weights(int8_run, dimo):
+    refused = dimo("refine", int8_run, "--gan", "--set", "student.lora.rank=3", "-o", "x")
+    assert refused.exit_code == 2
+    assert "`teacher.weights` is fp32" in refused.stderr
+    assert "Set `teacher.weights=int8`" in refused.stderr
+
+
+def test_the_teacher_is_drawn_as_it_is_asked_for(int8_run, dimo, monkeypatch):
+    loaded = []
+    real = Target.__init__
+
+    def seen(self, teacher, *rest):
+        loaded.append(is_stored(teacher.backbone))
+        real(self, teacher, *rest)
+
+    monkeypatch.setattr(Target, "__init__", seen)
+    draw = ("sample", "--teacher", "--steps", 1, "-n", 1, "--preset", "digits", "--grid", "a.png")
+    assert dimo(*draw, "--set", "teacher.weights=int8").exit_code == 0
+    assert dimo(*draw).exit_code == 0
+    assert loaded == [True, False]

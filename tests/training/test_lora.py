@@ -4,12 +4,13 @@ import torch
 from safetensors.torch import load_file
 
 from dimo_cli.teachers.registry import load_teacher
+from dimo_cli.teachers.stored import is_stored
 from dimo_cli.training.trainer import Trainer
 from tests.conftest import Silent, small_spec
 
 
 def lora_spec(rank=2, **groups):
-    student = {
+    student = groups.pop("student", {}) | {
         "optimizer": {"learning_rate": 1e-2, "warmup_steps": 0},
         "ema": {"decay": 0.9},
         "lora": {"rank": rank},
@@ -45,6 +46,34 @@ def test_a_run_goes_on_exactly_where_it_stopped(tmp_path):
         expected = load_file(whole.checkpoints.path(6) / file)
         found = load_file(parts.checkpoints.path(6) / file)
         assert all(torch.equal(found[key], expected[key]) for key in expected)
+
+
+def test_a_run_over_int8_goes_on_exactly_where_it_stopped(tmp_path):
+    stored = {"teacher": {"weights": "int8"}}
+    whole = trained(tmp_path / "whole", **stored)
+    trained(tmp_path / "parts", steps=3, **stored)
+    parts = trained(tmp_path / "parts", resume=True, **stored)
+    plain = trained(tmp_path / "plain")
+    files = [t.checkpoints.path(6) / "student.safetensors" for t in (whole, parts, plain)]
+    expected, found, other = (load_file(path) for path in files)
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
+    assert not all(torch.equal(other[key], expected[key]) for key in expected)
+    base = whole.distillation.teacher.backbone
+    assert base.blocks[0].qkv.weight.dtype == torch.int8
+    assert whole.averaged.blocks[0].qkv.weight is base.blocks[0].qkv.weight
+
+
+def test_copies_start_from_the_weights_as_they_were_loaded(tmp_path):
+    spec = small_spec(teacher={"weights": "int8"})
+    trainer = Trainer(spec, load_teacher("digits"), tmp_path, Silent())
+    expected = load_teacher("digits").backbone.state_dict()
+    for network in (trainer.distillation.student, trainer.distillation.auxiliary):
+        found = network.state_dict()
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[key], expected[key]) for key in expected)
+    assert is_stored(trainer.distillation.teacher.backbone)
+    trainer.run()
+    assert not is_stored(trainer.averaged)
 
 
 def test_the_average_is_of_adapters_alone(tmp_path):

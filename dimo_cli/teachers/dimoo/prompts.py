@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dimo_cli.errors import SpecError
 from dimo_cli.hub.loading import described_by
 from dimo_cli.hub.published import HubFile, Store
-from dimo_cli.teachers.conditioning import PromptConditioner, TextEncoder
+from dimo_cli.teachers.conditioning import PromptConditioner, TextTower
 from dimo_cli.teachers.protocol import Cond
 
 if TYPE_CHECKING:
@@ -21,20 +21,35 @@ TEMPLATE = "<system>Generate an image according to the text prompt.</system><use
 UNCONDITION = "<uncondition>"  # in place of a prompt; the empty one was never trained
 ENDS_THE_PROMPT = "</user>"
 PADDING = -1  # of no row
+BLANK = 2**31 - 1  # of no word: tokenizers know no number below 0
 
 
-class PromptIds(TextEncoder):
+class PromptIds(TextTower):
     """Prompts to `text` [B, T]: the ids of the template around each, with padding before it."""
 
+    template = TEMPLATE
+
     def __init__(self, tokenizer: Tokenizer, length: int) -> None:
+        super().__init__(nn.Identity())
         self.tokenizer, self.length = tokenizer, length
         added = tokenizer.get_added_tokens_decoder().values()
         self.marks = {ENDS_THE_PROMPT, *(token.content for token in added)}
 
-    def encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+    def tokens(self, prompts: Sequence[str]) -> Tensor:
         for prompt in prompts:
             self.check(prompt)
-        return {"text": torch.stack([self.ids(prompt) for prompt in prompts])}
+        return torch.stack([self.ids(prompt) for prompt in prompts])
+
+    def states(self, ids: Tensor) -> dict[str, Tensor]:
+        return {"text": ids.masked_fill(ids == BLANK, PADDING)}
+
+    def tokenizer_json(self) -> str:
+        from tokenizers import Tokenizer
+
+        alone = Tokenizer.from_str(self.tokenizer.to_str())
+        alone.post_processor = None  # what it would add to a text is in none that is read here
+        alone.enable_padding(direction="left", length=self.length, pad_id=BLANK)
+        return str(alone.to_str())
 
     def check(self, prompt: str) -> None:
         """Refuse what would not be read as words: a mask, say, which is a place to be filled.
@@ -58,10 +73,7 @@ class PromptIds(TextEncoder):
                 f"`teacher.architecture.text_length` is {self.length}.",
                 f"Shorten it, or use `--set teacher.architecture.text_length={len(found)}`.",
             )
-        return torch.tensor([PADDING] * (self.length - len(found)) + found)
-
-    def to(self, device: torch.device | str) -> None:
-        """Nothing is computed."""
+        return torch.tensor([BLANK] * (self.length - len(found)) + found)
 
 
 def load_encoder(tokenizer: HubFile, length: int, store: Store) -> PromptIds:
@@ -85,4 +97,4 @@ class IdsConditioner(PromptConditioner):
         if not prompts:
             return []
         features = self.encoder().encode(prompts)
-        return [{"text": row} for row in features["text"]]
+        return [{"text": row} for row in features["text"].cpu()]
