@@ -36,6 +36,7 @@ from dimo_cli.engine.objective import (
     Objective,
     SharedMask,
     StepReport,
+    Supplies,
 )
 from dimo_cli.engine.objectives.registry import named_objectives
 from dimo_cli.engine.one_step import Drawn, draw_from_hidden, rows_at_once, student_hidden
@@ -70,6 +71,7 @@ class Distillation:
         share: Share | None = None,
         objectives: Sequence[Objective] | None = None,
         relax: RelaxSpec | None = None,
+        supplies: Supplies | None = None,
     ) -> None:
         """A new run: student and auxiliary start as copies of the teacher.
 
@@ -86,6 +88,7 @@ class Distillation:
         named = named_objectives(spec) if objectives is None else objectives
         if isinstance(spec.loss.weight, CalibratedWeight):
             check_calibrated(spec.masking)
+        self.supplies = supplies or Supplies()
         self.losses = Losses(named, relax, self.follows_norms)
         slots = teacher.space.length * teacher.space.groups
         self.rollout = Rollout.of(spec.student.steps, teacher.sampler.schedule, slots)
@@ -120,6 +123,9 @@ class Distillation:
         self.verdict.begin()
         for index in range(self.spec.train.accumulate):
             self.turn_to(index)
+            self.losses.backward_passes(step, measure)
+            if not self.losses.at_x_init:
+                continue
             generation = self.generate(step, measure)
             divergence, reuse = self.backward_student(generation, measure)
             generations.append(generation)
@@ -148,6 +154,8 @@ class Distillation:
         self.verdict.end()
         if not measure:
             return StepReport({})
+        if not self.losses.at_x_init:
+            generation = self.look(step)
         assert generation.entropy is not None
         assert generation.top1 is not None
         values = {
@@ -286,6 +294,15 @@ class Distillation:
             settled=start.kept,
         )
         return hidden, drawn
+
+    def look(self, step: int) -> Generation:
+        """A pass that is only measured: the run's draws go on as if it had not been."""
+        generators = (self.run_generator, self.host)
+        before = [generator.get_state() for generator in generators]
+        generation = self.generate(step, measure=True, gradients=False)
+        for generator, state in zip(generators, before, strict=True):
+            generator.set_state(state)
+        return generation
 
     def backward_student(
         self, generation: Generation, measure: bool

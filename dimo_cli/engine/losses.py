@@ -15,6 +15,7 @@ from dimo_cli.engine.objective import (
     MaskedObjective,
     MaskedRows,
     Objective,
+    PassObjective,
     Run,
     SoftObjective,
     StepReport,
@@ -36,6 +37,7 @@ class Losses:
         self.objectives, self.relax = objectives, relax or RelaxSpec()
         self.masked = [one for one in objectives if isinstance(one, MaskedObjective)]
         self.soft = [one for one in objectives if isinstance(one, SoftObjective)]
+        self.passes = [one for one in objectives if isinstance(one, PassObjective)]
         self.norms = GradientNorms() if self.soft or follows_norms else None
         self.seen: dict[str, Tensor] = {}
 
@@ -53,6 +55,11 @@ class Losses:
     def see_student(self) -> bool:
         """Whether any looks at the student's logits where it asks for something."""
         return any(objective.needs.student for objective in self.masked)
+
+    @property
+    def at_x_init(self) -> bool:
+        """Whether any is about what the student makes of x_init."""
+        return bool(self.masked or self.soft)
 
     @property
     def can_be_recorded(self) -> bool:
@@ -75,6 +82,11 @@ class Losses:
         """The conditions of a batch, if an objective's data decides them."""
         found = (objective.conditions(count) for objective in self.objectives)
         return next((cond for cond in found if cond is not None), None)
+
+    def backward_passes(self, step: int, measure: bool) -> None:
+        """Let objectives run the student over inputs of their own, for one of the step's passes."""
+        for objective in self.passes:
+            objective.backward(step, measure)
 
     @torch.no_grad()
     def ask_masked(

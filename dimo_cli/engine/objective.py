@@ -3,7 +3,8 @@
 A run has a list of objectives. There are two ways to ask. A `MaskedObjective` knows its gradient in
 closed form at the positions that are masked in x_tilde, from what teacher, auxiliary and, if it
 wants to, the student say there. A `SoftObjective` is a loss of relaxed tokens, which are
-differentiated (`relax`). All gradients meet at the student's hidden states, in one backward pass.
+differentiated (`relax`). All these gradients meet at the student's hidden states, in one backward
+pass. A `PassObjective` shows the student something else than x_init, in passes of its own.
 """
 
 from __future__ import annotations
@@ -75,6 +76,10 @@ class Needs:
     """The student's logits at the masked positions, which are not formed otherwise."""
     anchor: float = 0.0
     """Weight of the teacher's predictions among what the auxiliary learns (D-MMD)."""
+    images: str | None = None
+    """Whose images it learns from, beside what the student draws: `data` or `teacher`."""
+    pairs: bool = False
+    """Pairs of a start and what a network made of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +106,39 @@ class MaskedRows:
     """Of teacher and auxiliary."""
 
 
+class RealTokens(Protocol):
+    """Images as tokens, with what they are images of."""
+
+    def draw(
+        self, count: int, generator: torch.Generator, rows: slice = slice(None)
+    ) -> tuple[Tensor, Cond]:
+        """`rows` of `count` random tokens [B, L, G] and their conditions, where they were drawn."""
+
+
+class PairedTokens(Protocol):
+    """Starts [B, L, G], what a network made of each, and the conditions."""
+
+    def draw(
+        self, count: int, generator: torch.Generator, rows: slice = slice(None)
+    ) -> tuple[Tensor, Tensor, Cond]:
+        """`rows` of `count` random pairs."""
+
+
+class PairMaker(Protocol):
+    """Who has pairs drawn, or finds those that were drawn before."""
+
+    def __call__(self, source: Backbone | None, count: int, steps: int | None) -> PairedTokens:
+        """So many pairs of a network, drawn in so many steps; None: the teacher and its sampler."""
+
+
+@dataclass(frozen=True, slots=True)
+class Supplies:
+    """What a run has beside its networks, where an objective needs it."""
+
+    data: RealTokens | None = None
+    pairs: PairMaker | None = None
+
+
 class Run(Protocol):
     """What an objective may use of the run that it belongs to."""
 
@@ -110,6 +148,12 @@ class Run(Protocol):
     generator: Rows
     autocast: Callable[[], AbstractContextManager[None]]
     verdict: Verdict
+    supplies: Supplies
+    chunk_tokens: int
+    """Positions whose logits are formed at a time."""
+
+    def draw_conditions(self, count: int) -> Cond:
+        """The conditions of a batch: those of an objective's data, or drawn."""
 
     def turn_to(self, index: int) -> None:
         """Draw from now on for one of the step's passes."""
@@ -186,6 +230,14 @@ class SoftObjective(Objective, ABC):
     @abstractmethod
     def factor(self) -> Tensor | float:
         """What its gradient is multiplied by."""
+
+
+class PassObjective(Objective, ABC):
+    """A loss of passes in which the student sees something else than x_init."""
+
+    @abstractmethod
+    def backward(self, step: int, measure: bool) -> None:
+        """Run the student for one of the step's passes, and backpropagate its share of the loss."""
 
 
 @dataclass(slots=True)

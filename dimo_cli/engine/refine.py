@@ -15,8 +15,8 @@ from torch import Tensor
 
 from dimo_cli.engine.distill import Distillation
 from dimo_cli.engine.lora import begin_with, trained_part
-from dimo_cli.engine.objective import Objective
-from dimo_cli.engine.objectives.gan import GanObjective, RealTokens
+from dimo_cli.engine.objective import Objective, RealTokens, Supplies
+from dimo_cli.engine.objectives.gan import GanObjective
 from dimo_cli.engine.objectives.registry import named_objectives
 from dimo_cli.engine.objectives.reward import RewardObjective, Rewards
 from dimo_cli.engine.share import Share
@@ -41,10 +41,11 @@ class Refinement(Distillation):
         data: RealTokens | None = None,
         rewards: Rewards | None = None,
         auxiliary: Mapping[str, Tensor] | None = None,
+        supplies: Supplies | None = None,
     ) -> None:
         """The student starts from `start`; the auxiliary from the teacher, if it has no weights."""
-        objectives = refining_objectives(spec, data, rewards or {})
-        super().__init__(teacher, spec, generator, autocast, share, objectives, spec.relax)
+        losses, relax = refining_objectives(spec, data, rewards or {}), spec.relax
+        super().__init__(teacher, spec, generator, autocast, share, losses, relax, supplies)
         begin_with(self.student, start)
         if auxiliary is not None:
             trained_part(self.auxiliary).load_state_dict(auxiliary)

@@ -34,6 +34,7 @@ from dimo_cli.run_folder.origins import keep_origins
 from dimo_cli.run_folder.state import DIVERGED, SUMMARY, is_refinement
 from dimo_cli.runs.closing import AtBest, Closing, comparison, leave_report
 from dimo_cli.runs.prompts import attach_prompts, with_commits
+from dimo_cli.runs.supplies import distilling
 from dimo_cli.runs.tables import best_teacher, ratio
 from dimo_cli.runs.watcher import RunWatcher
 from dimo_cli.sampling.previews import draw_comparison
@@ -180,7 +181,8 @@ def distill(
         spec = with_commits(spec, view.note)
     attach_prompts(teacher, spec)
     watcher = RunWatcher(spec, teacher, folder, view)
-    return run_method(spec, teacher, folder, watcher, resume, origins)
+    method = distilling(spec, teacher, view.note)
+    return run_method(spec, teacher, folder, watcher, resume, origins, method)
 
 
 def run_method(

@@ -19,7 +19,7 @@ from dimo_cli.specs.lora import AuxiliaryLoraSpec, LoraSpec
 from dimo_cli.specs.monitor import MonitorSpec
 from dimo_cli.specs.objectives import Objective
 
-TITLES = {"dimo": "Di[M]O", "idlm": "IDLM", "dmmd": "D-MMD"}
+TITLES = {"dimo": "Di[M]O", "idlm": "IDLM", "dmmd": "D-MMD", "redi": "ReDi"}
 MaskSchedule = Literal["linear", "square", "root", "cosine", "arccos", "truncated_normal"]
 
 
@@ -481,6 +481,12 @@ class DistillSpec(Spec):
         description="What the student is trained for: names such as dimo, idlm or dmmd, or groups "
         "of a kind, a weight and its settings, whose gradients are summed; none: dimo, whose "
         "divergence is `loss.divergence`",
+    )
+    data: str | None = Field(
+        None,
+        min_length=1,
+        description="Folder of real images as tokens (`dimo data encode`), for objectives that "
+        "learn from images; null: what ships with the teacher",
     )
     student: StudentSpec = Field(default_factory=StudentSpec, description="The one-step generator")
     auxiliary: AuxiliarySpec = Field(

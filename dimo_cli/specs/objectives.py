@@ -2,11 +2,47 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
-from dimo_cli.specs.base import Real, Spec
+from dimo_cli.files.untrusted import first_problem
+from dimo_cli.specs.base import Int, Real, Spec
+
+
+class RediSpec(Spec):
+    """ReDi: pairs of a start and what a network made of it, in rounds."""
+
+    rounds: Int = Field(
+        3,
+        ge=1,
+        le=100,
+        description="Equal shares of train.steps: in the first, pairs have the teacher's images; "
+        "in each later one, what the student makes of its starts when it begins",
+    )
+    pairs: Int = Field(
+        50_000, ge=1, le=10_000_000, description="Pairs of a round; kept in dimo's cache"
+    )
+    sampler_steps: Int | None = Field(
+        None,
+        ge=1,
+        le=10_000,
+        description="Steps that a pair is drawn in; null: those of the teacher's sampler",
+    )
+    schedule: Literal["linear", "square", "root", "cosine", "arccos", "start"] = Field(
+        "arccos",
+        description="How many tokens are still those of the start at r from 0 to 1; start: all",
+    )
+    ends_at_start: bool = Field(
+        True, description="In the last round the student sees starts alone, as one step does"
+    )
+    label_smoothing: Real = Field(
+        0.1, ge=0, lt=1, description="Share of the target that is spread over all ids"
+    )
+
+
+SETTINGS: dict[str, type[Spec]] = {"redi": RediSpec}
+"""Objectives whose settings are fields."""
 
 
 class Objective(Spec):
@@ -21,6 +57,20 @@ class Objective(Spec):
     @classmethod
     def _name_alone(cls, data: Any) -> Any:
         return {"kind": data} if isinstance(data, str) else data
+
+    @model_validator(mode="after")
+    def _has_its_settings(self) -> Objective:
+        if self.kind not in SETTINGS:
+            return self
+        try:
+            SETTINGS[self.kind].model_validate(self.settings)
+        except ValidationError as error:
+            field, problem = first_problem(error)
+            known = ", ".join(["weight", *SETTINGS[self.kind].model_fields])
+            raise ValueError(
+                f"{field or 'its settings'} of objective {self.kind}: {problem} (it has {known})"
+            ) from None
+        return self
 
     @property
     def settings(self) -> dict[str, Any]:
