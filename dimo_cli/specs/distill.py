@@ -213,6 +213,14 @@ class LossSpec(Spec):
     )
     teacher_temperature: Real = Field(1.0, gt=0, le=100, description="Divides teacher logits")
     auxiliary_temperature: Real = Field(1.0, gt=0, le=100, description="Divides auxiliary logits")
+    revealed_credit: Real = Field(
+        0.0,
+        ge=0,
+        le=10,
+        description="Weight of the credit of revealed tokens, the part of the KL's gradient that "
+        "masked tokens leave out: 1 with weight calibrated is the whole gradient. For divergence "
+        "rkl and objective idlm; it needs about twice the work of the head",
+    )
     entropy_bonus: Real = Field(
         0.0,
         ge=-10,
