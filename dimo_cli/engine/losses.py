@@ -17,11 +17,10 @@ from dimo_cli.engine.objective import (
     Objective,
     PassObjective,
     Run,
-    SoftObjective,
     StepReport,
+    WholeObjective,
 )
 from dimo_cli.engine.optimizer import NetworkOptimizer
-from dimo_cli.engine.relax import estimate
 from dimo_cli.engine.share import Share
 from dimo_cli.specs.refine import RelaxSpec
 from dimo_cli.teachers.protocol import Backbone, Cond
@@ -36,7 +35,7 @@ class Losses:
         """`relax` is how gradients get through tokens; norms are followed where they differ."""
         self.objectives, self.relax = objectives, relax or RelaxSpec()
         self.masked = [one for one in objectives if isinstance(one, MaskedObjective)]
-        self.soft = [one for one in objectives if isinstance(one, SoftObjective)]
+        self.soft = [one for one in objectives if isinstance(one, WholeObjective)]
         self.passes = [one for one in objectives if isinstance(one, PassObjective)]
         self.norms = GradientNorms() if self.soft or follows_norms else None
         self.seen: dict[str, Tensor] = {}
@@ -105,19 +104,17 @@ class Losses:
         return gradient, value
 
     def ask_soft(self, generation: Generation, logits: Tensor, generator: Source) -> Tensor:
-        """What losses of relaxed tokens ask of logits [B, L, G, V], which are a leaf.
+        """What is asked of the logits of all positions [B, L, G, V], which are a leaf.
 
-        Each loss is differentiated by itself, which also gives its norm.
+        Each gradient is found by itself, which also gives its norm.
         """
         assert self.norms is not None
         total = torch.zeros_like(logits)
         for objective in self.soft:
-            loss = objective.loss_of(generation, logits)
-            if loss is None:
+            asked = objective.ask(generation, logits, self.relax, generator)
+            if asked is None:
                 continue
-            kind, temperature = self.relax.kind, self.relax.temperature
-            surrogate, values = estimate(kind, logits, loss, generator, temperature)
-            (gradient,) = torch.autograd.grad(surrogate / len(logits), logits)
+            gradient, values = asked
             self.norms.see(objective.name, gradient)
             self.seen[f"{objective.name}_loss"] = values.mean()
             total += objective.factor() * gradient
@@ -172,7 +169,7 @@ class Losses:
         return found
 
 
-def measured_norms(running: GradientNorms, soft: Sequence[SoftObjective]) -> dict[str, float]:
+def measured_norms(running: GradientNorms, soft: Sequence[WholeObjective]) -> dict[str, float]:
     """What each loss asks of the logits: as it is, with its weight, and against Di[M]O's."""
     norms = running.values()
     values = {f"{name}_norm": value for name, value in norms.items()}

@@ -2,9 +2,10 @@
 
 A run has a list of objectives. There are two ways to ask. A `MaskedObjective` knows its gradient in
 closed form at the positions that are masked in x_tilde, from what teacher, auxiliary and, if it
-wants to, the student say there. A `SoftObjective` is a loss of relaxed tokens, which are
-differentiated (`relax`). All these gradients meet at the student's hidden states, in one backward
-pass. A `PassObjective` shows the student something else than x_init, in passes of its own.
+wants to, the student say there. A `WholeObjective` asks of the logits of all positions at once; one
+of them is a `SoftObjective`, a loss of relaxed tokens, which are differentiated (`relax`). All these
+gradients meet at the student's hidden states, in one backward pass. A `PassObjective` shows the
+student something else than x_init, in passes of its own.
 """
 
 from __future__ import annotations
@@ -18,13 +19,15 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from dimo_cli.engine.draws import Rows
+from dimo_cli.engine.draws import Rows, Source
 from dimo_cli.engine.field import TeacherLogits
 from dimo_cli.engine.masking import Mask
 from dimo_cli.engine.optimizer import NetworkOptimizer
+from dimo_cli.engine.relax import estimate
 from dimo_cli.engine.rollout import certain_logits
 from dimo_cli.engine.verdict import Verdict
 from dimo_cli.specs.distill import DistillSpec
+from dimo_cli.specs.refine import RelaxSpec
 from dimo_cli.teachers.protocol import Backbone, Cond, Teacher
 
 
@@ -216,20 +219,43 @@ class MaskedObjective(Objective, ABC):
         """
 
 
+class WholeObjective(Objective, ABC):
+    """A gradient at the student's logits of all positions."""
+
+    @abstractmethod
+    def ask(
+        self, generation: Generation, logits: Tensor, relax: RelaxSpec, generator: Source
+    ) -> tuple[Tensor, Tensor] | None:
+        """What it asks of a pass's logits [B, L, G, V], which are a leaf, and a loss a sample [B].
+
+        The gradient is that of the mean over samples. None: nothing in this step.
+        """
+
+    @abstractmethod
+    def factor(self) -> Tensor | float:
+        """What its gradient is multiplied by."""
+
+
 SoftLoss = Callable[[Tensor], Tensor]
 """A value for each sample [B] of token weights [B, L, G, V]."""
 
 
-class SoftObjective(Objective, ABC):
+class SoftObjective(WholeObjective, ABC):
     """A loss of relaxed tokens, through which a gradient flows back to the logits."""
 
     @abstractmethod
     def loss_of(self, generation: Generation, logits: Tensor) -> SoftLoss | None:
         """The loss of a pass with these student logits [B, L, G, V]; None: not in this step."""
 
-    @abstractmethod
-    def factor(self) -> Tensor | float:
-        """What its gradient is multiplied by."""
+    def ask(
+        self, generation: Generation, logits: Tensor, relax: RelaxSpec, generator: Source
+    ) -> tuple[Tensor, Tensor] | None:
+        loss = self.loss_of(generation, logits)
+        if loss is None:
+            return None
+        surrogate, values = estimate(relax.kind, logits, loss, generator, relax.temperature)
+        (gradient,) = torch.autograd.grad(surrogate / len(logits), logits)
+        return gradient, values
 
 
 class PassObjective(Objective, ABC):

@@ -19,7 +19,14 @@ from dimo_cli.specs.lora import AuxiliaryLoraSpec, LoraSpec
 from dimo_cli.specs.monitor import MonitorSpec
 from dimo_cli.specs.objectives import Objective
 
-TITLES = {"dimo": "Di[M]O", "idlm": "IDLM", "dmmd": "D-MMD", "redi": "ReDi"}
+TITLES = {
+    "dimo": "Di[M]O",
+    "idlm": "IDLM",
+    "dmmd": "D-MMD",
+    "redi": "ReDi",
+    "fpd": "FPD",
+    "catdrift": "CatDrift",
+}
 MaskSchedule = Literal["linear", "square", "root", "cosine", "arccos", "truncated_normal"]
 
 

@@ -41,7 +41,37 @@ class RediSpec(Spec):
     )
 
 
-SETTINGS: dict[str, type[Spec]] = {"redi": RediSpec}
+class FpdSpec(Spec):
+    """FPD: the student's images drift to what a step of the teacher makes of them."""
+
+    ratio: Real = Field(
+        0.3,
+        gt=0,
+        le=1,
+        description="Share of the student's tokens that the teacher fills in again; the smaller, "
+        "the closer what it leaves alone is to the teacher's own law",
+    )
+    layers: Int = Field(
+        4, ge=1, le=64, description="Layers of the teacher, spread evenly, that look at images"
+    )
+    cells: Int = Field(
+        4, ge=1, le=32, description="Side of the grid over which features are averaged"
+    )
+
+
+class CatDriftSpec(Spec):
+    """CatDrift: tokens drift to those of real images, and away from the student's others."""
+
+    bandwidth: Real = Field(
+        0.1,
+        gt=0,
+        le=100,
+        description="Reach of the kernel, in units of the mean share of tokens that differ",
+    )
+    eta: Real = Field(1.0, gt=0, le=100, description="How far logits follow the field")
+
+
+SETTINGS: dict[str, type[Spec]] = {"redi": RediSpec, "fpd": FpdSpec, "catdrift": CatDriftSpec}
 """Objectives whose settings are fields."""
 
 
