@@ -43,6 +43,7 @@ from dimo_cli.engine.one_step import Drawn, draw_from_hidden, rows_at_once, stud
 from dimo_cli.engine.optimizer import NetworkOptimizer
 from dimo_cli.engine.prepared import Prepared
 from dimo_cli.engine.remasking import Remasking, prepare
+from dimo_cli.engine.revealed import credit_of
 from dimo_cli.engine.roles import start_of
 from dimo_cli.engine.rollout import Rollout, Start
 from dimo_cli.engine.schedules import draw_mask_ratio, noise_sigma
@@ -89,8 +90,9 @@ class Distillation:
         if isinstance(spec.loss.weight, CalibratedWeight):
             check_calibrated(spec.masking)
         self.supplies = supplies or Supplies()
-        self.losses = Losses(named, relax, self.follows_norms)
         slots = teacher.space.length * teacher.space.groups
+        credit = credit_of(spec, named, slots)
+        self.losses = Losses(named, relax, self.follows_norms, credit)
         self.rollout = Rollout.of(spec.student.steps, teacher.sampler.schedule, slots)
         on_card = generator.device.type != "cpu"
         self.chunk_tokens = spec.loss.chunk_tokens or rows_at_once(teacher.space, on_card)
@@ -354,6 +356,9 @@ class Distillation:
         temperatures = self.spec.loss.teacher_temperature, self.spec.loss.auxiliary_temperature
         looks = teacher_logits, self.auxiliary, aux_hidden, temperatures
         view = MaskedView(generation.tokens, mask, weight, *looks, generation.kept)
+        credit = self.losses.credit
+        if credit is not None:
+            credit.begin_pass(len(weight), rows.device)
         divergence = torch.zeros((), device=rows.device)
         nats = torch.zeros((), dtype=torch.float64, device=rows.device)
 
@@ -363,6 +368,8 @@ class Distillation:
             seen = view.rows(part, logits)
             if measure and self.monitor is not None:
                 nats += self.monitor.sums(seen)
+            if credit is not None:
+                credit.see(seen, rows[part].div(mask.slots.shape[1], rounding_mode="floor"))
             gradient, value = self.losses.ask_masked(seen, measure, passes)
             if value is not None:
                 divergence += (value * seen.slots).sum()
@@ -381,6 +388,10 @@ class Distillation:
                     generation.kept,
                 )
             _, gradient = backward_to_hidden(self.student, hidden, rows, self.chunk_tokens, loss_of)
+            if credit is not None:
+                advantage = credit.advantage(mask, weight, passes)
+                args = (generation.tokens, mask, advantage, self.chunk_tokens)
+                gradient = gradient + credit.ask(self.student, hidden, *args)
         reuse = None
         if measure and self.monitor is not None:
             self.nats = nats / len(mask.slots)

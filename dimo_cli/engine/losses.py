@@ -21,6 +21,7 @@ from dimo_cli.engine.objective import (
     WholeObjective,
 )
 from dimo_cli.engine.optimizer import NetworkOptimizer
+from dimo_cli.engine.revealed import RevealedCredit
 from dimo_cli.engine.share import Share
 from dimo_cli.specs.refine import RelaxSpec
 from dimo_cli.teachers.protocol import Backbone, Cond
@@ -30,9 +31,17 @@ class Losses:
     """The objectives of a run, in the order in which they draw."""
 
     def __init__(
-        self, objectives: Sequence[Objective], relax: RelaxSpec | None, follows_norms: bool
+        self,
+        objectives: Sequence[Objective],
+        relax: RelaxSpec | None,
+        follows_norms: bool,
+        credit: RevealedCredit | None = None,
     ) -> None:
-        """`relax` is how gradients get through tokens; norms are followed where they differ."""
+        """`relax` is how gradients get through tokens; norms are followed where they differ.
+
+        `credit` is what revealed tokens get beside what is asked of masked ones.
+        """
+        self.credit = credit
         self.objectives, self.relax = objectives, relax or RelaxSpec()
         self.masked = [one for one in objectives if isinstance(one, MaskedObjective)]
         self.soft = [one for one in objectives if isinstance(one, WholeObjective)]
@@ -53,7 +62,8 @@ class Losses:
     @property
     def see_student(self) -> bool:
         """Whether any looks at the student's logits where it asks for something."""
-        return any(objective.needs.student for objective in self.masked)
+        asked = any(objective.needs.student for objective in self.masked)
+        return asked or self.credit is not None
 
     @property
     def at_x_init(self) -> bool:
@@ -63,7 +73,7 @@ class Losses:
     @property
     def can_be_recorded(self) -> bool:
         """Whether all of them do the same in every step (`train.capture`)."""
-        return all(one.can_be_recorded for one in self.objectives)
+        return self.credit is None and all(one.can_be_recorded for one in self.objectives)
 
     def attach(self, run: Run) -> None:
         """Teacher and student are there: make what networks are needed beside them."""
@@ -74,6 +84,8 @@ class Losses:
         """A step begins."""
         if self.norms is not None:
             self.norms.begin()
+        if self.credit is not None:
+            self.credit.begin()
         for objective in self.objectives:
             objective.begin(step)
 
@@ -124,6 +136,8 @@ class Losses:
         """Let objectives update what else is trained, once student and auxiliary are."""
         if self.norms is not None:
             self.norms.end(share)
+        if self.credit is not None:
+            self.credit.end()
         values = self.measured() if measure else {}
         for objective in self.objectives:
             report = objective.follow(step, measure)
@@ -143,10 +157,13 @@ class Losses:
 
     def state(self) -> dict[str, float]:
         """Running numbers that decide how training goes on, beside networks and optimizers."""
-        return self.norms.values() if self.norms is not None else {}
+        credit = self.credit.state() if self.credit is not None else {}
+        return credit | (self.norms.values() if self.norms is not None else {})
 
     def load_state(self, state: dict[str, float]) -> None:
         """Continue from `state`."""
+        if self.credit is not None:
+            state = self.credit.load_state(state)
         if self.norms is not None:
             self.norms.load(state)
 

@@ -13,6 +13,9 @@ agree. Its baseline b is the running mean of w C for as many masked tokens.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -21,8 +24,9 @@ from dimo_cli.engine.divergence import surrogate_loss
 from dimo_cli.engine.field import guided, log_probs
 from dimo_cli.engine.heads import HeadRows, backward_to_hidden
 from dimo_cli.engine.masking import Mask
-from dimo_cli.engine.objective import MaskedRows
-from dimo_cli.engine.objectives.idlm import student_gradient
+from dimo_cli.engine.objective import MaskedRows, Objective
+from dimo_cli.engine.objectives.dimo import Dimo
+from dimo_cli.engine.objectives.idlm import Idlm, student_gradient
 from dimo_cli.engine.share import mean_over_ranks
 from dimo_cli.errors import SpecError
 from dimo_cli.specs.distill import DistillSpec
@@ -117,15 +121,6 @@ class Baseline:
         blended = torch.where(before.isnan(), now, MEMORY * before + (1 - MEMORY) * now)
         self.means = torch.where(now.isfinite(), blended, before)
 
-    def values(self) -> dict[str, float]:
-        """The means that there are, by level."""
-        means = enumerate(self.means.tolist())
-        return {f"{CREDIT}{level}": mean for level, mean in means if mean == mean}
-
-    def load(self, values: dict[str, float]) -> None:
-        """Continue from `values`."""
-        means = [values.get(f"{CREDIT}{level}", torch.nan) for level in range(self.levels)]
-        self.means = torch.tensor(means, dtype=torch.float64)
 
 
 class RevealedCredit:
@@ -138,6 +133,22 @@ class RevealedCredit:
     def begin(self) -> None:
         """A step begins."""
         self.baseline.forget()
+
+    def end(self) -> None:
+        """A step is over."""
+        self.baseline.end()
+
+    def state(self) -> dict[str, float]:
+        """The baseline by level, as far as it was seen."""
+        means = enumerate(self.baseline.means.tolist())
+        return {f"{CREDIT}{level}": mean for level, mean in means if not math.isnan(mean)}
+
+    def load_state(self, state: dict[str, float]) -> dict[str, float]:
+        """Continue from `state`; what of it is not the baseline's is returned."""
+        levels = range(self.baseline.levels)
+        means = [state.get(f"{CREDIT}{level}", math.nan) for level in levels]
+        self.baseline.means = torch.tensor(means, dtype=torch.float64)
+        return {name: value for name, value in state.items() if not name.startswith(CREDIT)}
 
     def begin_pass(self, samples: int, device: torch.device) -> None:
         """A pass begins."""
@@ -177,3 +188,14 @@ class RevealedCredit:
             return surrogate_loss(logits, gradient.to(logits.dtype))
 
         return backward_to_hidden(student, hidden, rows, chunk_tokens, loss_of)[1]
+
+
+def credit_of(
+    spec: DistillSpec, objectives: Sequence[Objective], slots: int
+) -> RevealedCredit | None:
+    """What a run gives to revealed tokens; None: nothing."""
+    check_credit(spec)
+    masked = [one for one in objectives if isinstance(one, Dimo | Idlm)]
+    if not spec.loss.revealed_credit or not masked:
+        return None
+    return RevealedCredit(spec.loss.revealed_credit * sum(one.weight for one in masked), slots)

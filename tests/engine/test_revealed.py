@@ -1,10 +1,16 @@
 """The credit of revealed tokens: with the gradient at masked ones, it is that of the KL."""
 
+import contextlib
+
 import pytest
 import torch
 
+from dimo_cli.engine.distill import Distillation
 from dimo_cli.engine.objectives.idlm import student_gradient
 from dimo_cli.engine.revealed import Baseline, score_gradient
+from dimo_cli.errors import SpecError
+from tests.conftest import small_spec
+from tests.helpers.tabular import state_numbers, tabular_teacher
 from tests.helpers.worlds import expected_gradient, student_of, world_of
 
 WORLDS = ("three", "two_groups", "equal_bits")
@@ -93,3 +99,100 @@ def test_a_baseline_per_count_of_masked_tokens_takes_most_of_the_noise(golden, k
     variance = (chance[..., None, None] * drawn.square()).sum() - mean.square().sum()
     expected = closed[f"baseline.first.variance.{kind}"][0]
     torch.testing.assert_close(variance, expected, atol=1e-10, rtol=0)
+
+
+def run_in(world, student, samples, **loss):
+    """A distillation in a world whose student and auxiliary are those of a golden file."""
+    teacher, codes = tabular_teacher(world), world.teacher.shape[-1]
+    inits = student.tensors["inits"]
+    masked = float((inits[0] == codes).sum())
+    spec = small_spec(
+        init={"mask_ratio": masked / inits.shape[1], "embed_noise": 0.0},
+        loss={"divergence": "rkl", "weight": "calibrated", **loss},
+        train={"batch_size": samples},
+    )
+    spec = type(spec).model_validate({**spec.model_dump(), "objectives": ["idlm"]})
+    generator = torch.Generator().manual_seed(1)
+    run = Distillation(teacher, spec, generator, contextlib.nullcontext)
+    rows = state_numbers(inits, codes)
+    with torch.no_grad():
+        run.student.table[rows] = student.tensors["logits"].float()
+        run.auxiliary.table.copy_(student.auxiliary.log().clamp(min=-1e4))
+    return run, rows
+
+
+@pytest.mark.parametrize("place", ["three", "two_groups"])
+def test_as_the_engine_draws_it_is_the_gradient_of_the_kl_within_five_standard_errors(
+    golden, place
+):
+    world = world_of(golden(f"objectives/world_{place}.safetensors"))
+    student = student_of(world.tensors, "engine")
+    run, rows = run_in(world, student, 4000, revealed_credit=1.0)
+    found = []
+    for _ in range(20):
+        run.losses.begin(0)
+        run.backward_student(run.generate(0), measure=False)
+        run.losses.credit.end()
+        found.append(run.student.table.grad[rows].clone())
+        run.student.zero_grad()
+    found = torch.stack(found).double()
+    error = found.std(0) / len(found) ** 0.5
+    expected = student.tensors["gradient.kl_qp"]
+    assert ((found.mean(0) - expected).abs() < 5 * error + 1e-6).all()
+    without = student.tensors["field.A"]
+    assert ((found.mean(0) - without).abs() > 5 * error).any()
+
+
+def test_passes_and_steps_do_not_change_what_samples_earn(teacher):
+    """The baseline is that of whole steps, so that it is the same however a batch is cut."""
+
+    def weights(**train):
+        # With a large `eps`: what has no gradient but for rounding stays.
+        smooth = {"optimizer": {"learning_rate": 1e-3, "warmup_steps": 0, "eps": 1e-3}}
+        loss = {"divergence": "rkl", "revealed_credit": 1.0}
+        spec = small_spec(loss=loss, train=train, student=smooth, auxiliary=smooth)
+        run = Distillation(teacher, spec, torch.Generator().manual_seed(0), contextlib.nullcontext)
+        for step in range(3):
+            run.step(step)
+        return run
+
+    whole, parts = weights(batch_size=8), weights(batch_size=4, accumulate=2)
+    for name, tensor in whole.student.state_dict().items():
+        torch.testing.assert_close(parts.student.state_dict()[name], tensor, rtol=1e-4, atol=2e-5)
+    state = whole.state()
+    assert state
+    assert all(name.startswith("credit_of_level_") for name in state)
+    parts.load_state(state)
+    assert parts.state() == state
+
+
+def test_zero_is_no_credit_bit_for_bit_and_one_changes_the_student(teacher):
+    def after(**loss):
+        spec = small_spec(loss={"divergence": "rkl", **loss})
+        run = Distillation(teacher, spec, torch.Generator().manual_seed(0), contextlib.nullcontext)
+        for step in range(3):
+            run.step(step)
+        return run.student.state_dict()["blocks.0.qkv.weight"]
+
+    assert torch.equal(after(), after(revealed_credit=0.0))
+    assert not torch.equal(after(), after(revealed_credit=1.0))
+
+
+@pytest.mark.parametrize(
+    ("groups", "reason"),
+    [
+        ({"loss": {"divergence": "fkl"}}, "`loss.divergence` is fkl, not rkl"),
+        ({"objectives": ["dmmd"]}, "`objectives` names dmmd"),
+        ({"loss": {"student_input": "x_tilde"}}, "where no token was drawn"),
+        ({"masking": {"content": "soft"}}, "no drawn tokens"),
+        ({"loss": {"weight": "adaptive"}}, "`loss.weight` is adaptive"),
+    ],
+)
+def test_where_it_belongs_to_no_kl_it_is_refused(teacher, groups, reason):
+    loss = {"divergence": "rkl", "revealed_credit": 0.5, **groups.pop("loss", {})}
+    objectives = groups.pop("objectives", [])
+    spec = small_spec(loss=loss, **groups)
+    spec = type(spec).model_validate({**spec.model_dump(), "objectives": objectives})
+    with pytest.raises(SpecError, match=r"`loss.revealed_credit` is 0\.5, but") as caught:
+        Distillation(teacher, spec, torch.Generator(), contextlib.nullcontext)
+    assert reason in str(caught.value)
