@@ -23,6 +23,7 @@ from dimo_cli.engine.objective import (
 from dimo_cli.engine.optimizer import NetworkOptimizer
 from dimo_cli.engine.revealed import RevealedCredit
 from dimo_cli.engine.share import Share
+from dimo_cli.errors import SpecError
 from dimo_cli.specs.refine import RelaxSpec
 from dimo_cli.teachers.protocol import Backbone, Cond
 
@@ -42,6 +43,7 @@ class Losses:
         `credit` is what revealed tokens get beside what is asked of masked ones.
         """
         self.credit = credit
+        refuse_several_sources(objectives)
         self.objectives, self.relax = objectives, relax or RelaxSpec()
         self.masked = [one for one in objectives if isinstance(one, MaskedObjective)]
         self.soft = [one for one in objectives if isinstance(one, WholeObjective)]
@@ -184,6 +186,17 @@ class Losses:
         for objective in self.objectives:
             found |= objective.optimizers()
         return found
+
+
+def refuse_several_sources(objectives: Sequence[Objective]) -> None:
+    """Refuse losses whose real images would each decide what the same samples are of."""
+    whose = [one.name for one in objectives if type(one).conditions is not Objective.conditions]
+    if len(whose) > 1:
+        raise SpecError(
+            f"{' and '.join(whose)} both draw real images, whose conditions the student's are to "
+            "share.",
+            "Use one of them.",
+        )
 
 
 def measured_norms(running: GradientNorms, soft: Sequence[WholeObjective]) -> dict[str, float]:

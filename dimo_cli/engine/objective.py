@@ -3,7 +3,7 @@
 A run has a list of objectives. There are two ways to ask. A `MaskedObjective` knows its gradient in
 closed form at the positions that are masked in x_tilde, from what teacher, auxiliary and, if it
 wants to, the student say there. A `WholeObjective` asks of the logits of all positions at once; one
-of them is a `SoftObjective`, a loss of relaxed tokens, which are differentiated (`relax`). All these
+kind is a `SoftObjective`, a loss of relaxed tokens, which are differentiated (`relax`). All these
 gradients meet at the student's hidden states, in one backward pass. A `PassObjective` shows the
 student something else than x_init, in passes of its own.
 """

@@ -122,7 +122,6 @@ class Baseline:
         self.means = torch.where(now.isfinite(), blended, before)
 
 
-
 class RevealedCredit:
     """What the samples of a pass have earned, and the gradient at the student for it."""
 

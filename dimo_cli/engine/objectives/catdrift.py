@@ -43,7 +43,7 @@ def kernel(tokens: Tensor, others: Tensor, may: Tensor, bandwidth: float) -> Ten
 def categorical_field(
     tokens: Tensor, real: Tensor, group: Tensor, codes: int, bandwidth: float
 ) -> Tensor:
-    """V [B, ..., codes] of drawn and of real tokens [B, ...]; image and real image i are of group i.
+    """V [B, ..., codes] of drawn and of real tokens [B, ...], image i of each in `group` i.
 
     Who is alone in a group is compared with itself.
     """

@@ -14,8 +14,6 @@ fixed, and the guidance that of `teacher.guidance`.
 
 from __future__ import annotations
 
-import math
-
 from typing import Any
 
 import torch
