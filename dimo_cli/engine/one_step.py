@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dimo_cli.engine.draws import Source, chunks, exponential, sourced_chunks
 from dimo_cli.engine.fused import fused
+from dimo_cli.engine.input_noise import input_embeds
 from dimo_cli.engine.masking import initial_tokens
 from dimo_cli.engine.rollout import ONE_STEP, Start
 from dimo_cli.engine.schedules import middle_mask_ratio, perturb_embeddings
@@ -140,7 +141,8 @@ def student_hidden(
     backbone: Backbone, tokens: Tensor, cond: Cond, sigma: float, generator: Source
 ) -> Tensor:
     """A pass of the student: noisy token embeddings to hidden states [B, L, D]."""
-    hidden = backbone.hidden(perturb_embeddings(backbone.embed(tokens), sigma, generator), cond)
+    embeds = input_embeds(backbone, tokens, generator)
+    hidden = backbone.hidden(perturb_embeddings(embeds, sigma, generator), cond)
     assert isinstance(hidden, Tensor)
     return hidden
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from dimo_cli.engine.distill import Distillation
+from dimo_cli.engine.input_noise import with_noise_of
 from dimo_cli.engine.lora import begin_with, trained_part
 from dimo_cli.engine.objective import Objective, RealTokens, Supplies
 from dimo_cli.engine.objectives.gan import GanObjective
@@ -46,7 +47,7 @@ class Refinement(Distillation):
         """The student starts from `start`; the auxiliary from the teacher, if it has no weights."""
         losses, relax = refining_objectives(spec, data, rewards or {}), spec.relax
         super().__init__(teacher, spec, generator, autocast, share, losses, relax, supplies)
-        begin_with(self.student, start)
+        begin_with(self.student, with_noise_of(self.student, start))
         if auxiliary is not None:
             trained_part(self.auxiliary).load_state_dict(auxiliary)
 

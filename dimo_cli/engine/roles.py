@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Literal
 
+from dimo_cli.engine.input_noise import give_noise
 from dimo_cli.engine.lora import new_adapters
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.teachers.protocol import Backbone, Teacher
@@ -19,7 +20,8 @@ def start_of(teacher: Teacher, spec: DistillSpec, role: Role) -> Backbone:
     """What theta or psi starts as: the teacher's function, with weights or adapters to train."""
     lora = spec.student.lora if role == "student" else spec.auxiliary_lora
     if not lora.rank:
-        return trainable_copy(teacher, spec)
+        noise = spec.init.noise if role == "student" else None
+        return give_noise(trainable_copy(teacher, spec), noise, teacher.space, spec.train.seed)
     seed = ADAPTER_SEEDS[role] + spec.train.seed
     backbone = new_adapters(teacher.backbone, lora, seed).train(spec.train.dropout)
     backbone.gradient_checkpointing = spec.train.recomputes

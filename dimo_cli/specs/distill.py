@@ -15,6 +15,7 @@ from dimo_cli.specs.divergences import (
     Divergence,
     ForwardKL,
 )
+from dimo_cli.specs.input_noise import InputNoise
 from dimo_cli.specs.lora import AuxiliaryLoraSpec, LoraSpec
 from dimo_cli.specs.monitor import MonitorSpec
 from dimo_cli.specs.objectives import Objective
@@ -140,6 +141,11 @@ class InitSpec(Spec):
     embed_noise: Annotated[
         FixedNoise | WarmupNoise, Field(discriminator="kind"), shorthand("sigma", "fixed")
     ] = Field(default_factory=FixedNoise, description="Gaussian noise on the token embeddings")
+    noise: Annotated[InputNoise | None, shorthand("dim", "mask")] = Field(
+        None,
+        description="Noise that a network of the student's own, trained with it, adds to its "
+        "embeddings; null: none. With it even mask_ratio 1 is not the same for all images",
+    )
     control: Literal[
         "none", "fixed_image_token", "fixed_class_token", "random_class_tokens", "encoded_noise"
     ] = Field(
@@ -547,6 +553,15 @@ class DistillSpec(Spec):
         lora = self.auxiliary.lora
         if lora.alpha is not None and lora.rank == "student" and not self.student.lora.rank:
             raise ValueError("auxiliary.lora.alpha needs auxiliary.lora.rank above 0")
+        return self
+
+    @model_validator(mode="after")
+    def _noise_needs_all_weights(self) -> DistillSpec:
+        if self.init.noise is not None and self.student.lora.rank:
+            raise ValueError(
+                "init.noise has a network of its own beside the student's, which adapters leave no "
+                "place for: set student.lora.rank to 0, or init.noise to null"
+            )
         return self
 
     @model_validator(mode="after")

@@ -14,8 +14,8 @@ from dimo_cli.specs.divergences import Divergence
 from dimo_cli.specs.lora import HIGHEST_RANK
 
 FORMAT = 3
-"""The newest that is read. An earlier dimo cannot load 2, adapters over the teacher, and would draw
-3, students of several steps, in one."""
+"""The newest that is read. An earlier dimo cannot load 2, adapters over the teacher, or students that
+hear noise, and would draw students of several steps in one: both are 3."""
 MANIFEST, WEIGHTS = "dimo.json", "model.safetensors"
 ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
@@ -39,6 +39,8 @@ class Facts(Spec):
         for name in ("chosen", "fingerprint", "lora", "steps"):
             if name in values and values[name] is None:
                 del values[name]
+        if isinstance(init := values.get("init"), dict) and init.get("noise") is None:
+            init.pop("noise", None)
         return values
 
 

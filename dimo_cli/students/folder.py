@@ -14,6 +14,7 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from pydantic import ValidationError
 from safetensors import SafetensorError
@@ -73,6 +74,13 @@ def facts_of_teacher(spec: DistillSpec, teacher: Teacher) -> TeacherFacts:
     )
 
 
+def format_of(spec: DistillSpec) -> Literal[1, 2, 3]:
+    """The format of a manifest, as high as what it says needs."""
+    if spec.init.noise is not None or not spec.student.in_one_step:
+        return 3
+    return 2 if spec.student.lora.rank else 1
+
+
 def describe_run(
     spec: DistillSpec,
     teacher: Teacher | TeacherFacts,
@@ -85,7 +93,7 @@ def describe_run(
     batch = spec.train.batch_size * spec.train.accumulate
     lora, in_one = spec.student.lora, spec.student.in_one_step
     return StudentManifest(
-        format=3 if not in_one else 2 if lora.rank else 1,
+        format=format_of(spec),
         dimo_version=__version__,
         teacher=teacher if isinstance(teacher, TeacherFacts) else facts_of_teacher(spec, teacher),
         init=spec.init,

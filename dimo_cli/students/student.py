@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dimo_cli import __version__
+from dimo_cli.engine.input_noise import give_noise
 from dimo_cli.engine.one_step import sample_student, student_input
 from dimo_cli.engine.rollout import open_counts
 from dimo_cli.errors import MissingError, SpecError, counted
@@ -173,7 +174,8 @@ def assemble_student(
     if manifest.lora is not None:
         backbone = adapted_network(teacher.backbone, manifest, weights, what).to(device)
     else:
-        backbone = fill(copy.deepcopy(teacher.backbone), weights, what).to(device)
+        blank = give_noise(copy.deepcopy(teacher.backbone), manifest.init.noise, teacher.space)
+        backbone = fill(blank, weights, what).to(device)
     if not next(teacher.backbone.parameters()).is_meta:
         teacher.backbone.to(device)
     teacher.tokenizer.to(device)

@@ -84,7 +84,7 @@ def test_truncated_weights_are_refused(student_folder):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"format": 3}, "format"),
+        ({"format": 4}, "format"),
         ({"extra": 1}, "extra"),
         ({"weights_sha256": "short"}, "weights_sha256"),
         ({"temperature": -1}, "temperature"),
