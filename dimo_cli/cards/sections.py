@@ -64,10 +64,19 @@ def evaluation(facts: CardFacts) -> str:
             "Beside its teacher, all under the same protocol:\n\n| sampler | metric | value |\n"
             "|---|---|---|\n" + "\n".join(lines)
         )
-    if not parts:
-        return ""
+    if facts.teacher_kl is not None:
+        parts.append(f"KL to its teacher: {facts.teacher_kl.words}. {KL_TEXT}")
+    if not (facts.measured or facts.rows):
+        return "## Evaluation\n\n" + parts[0] if parts else ""
     parts.append("A number compares only with one of the same protocol.")
     return "## Evaluation\n\n" + "\n\n".join(parts)
+
+
+KL_TEXT = (
+    "It is the reverse KL of the tokens drawn in training to those of the teacher as it was "
+    "distilled, guidance included: 0 is the teacher's own law. The auxiliary network stands for the "
+    "student in it, so what that had not learned yet is missing: it is a lower bound."
+)
 
 
 def protocol_text(number: Measured) -> str:

@@ -30,6 +30,7 @@ from dimo_cli.run_folder.effort import hardware_name, recorded_effort
 from dimo_cli.run_folder.identity import check_owner, identity_of, new_identity
 from dimo_cli.run_folder.listing import keep_divergence
 from dimo_cli.run_folder.naming import CHECKPOINTS
+from dimo_cli.run_folder.nats import teacher_kl_of
 from dimo_cli.run_folder.origins import keep_origins
 from dimo_cli.run_folder.state import DIVERGED, SUMMARY, is_refinement
 from dimo_cli.runs.closing import AtBest, Closing, comparison, leave_report
@@ -280,7 +281,8 @@ def train_and_measure(
         preview = last_preview(watcher, backbone)
         step = trainer.progress.step
         chosen = Choice(rule="last", step=step)
-        student = save_student(folder / "student", spec, teacher, backbone, step, chosen)
+        kl = teacher_kl_of(folder)
+        student = save_student(folder / "student", spec, teacher, backbone, step, chosen, kl)
         save_png(
             enlarge(preview, 320),
             folder / "student" / "preview.png",
