@@ -178,6 +178,11 @@ class MaskingSpec(Spec):
     )
     lowest: Real = Field(0.0, ge=0, lt=1, description="Mask ratios below are raised to this")
     highest: Real = Field(1.0, gt=0, le=1, description="Mask ratios above are lowered to this")
+    bridge: bool = Field(
+        False,
+        description="For students of several steps: mask only what was open in a step's input, as "
+        "D-MMD, so that x_tilde lies between what the step saw and what it drew",
+    )
     method: Literal["exact", "bernoulli"] = Field(
         "exact",
         description="An exact number of masked tokens per sample, or each one apart "
