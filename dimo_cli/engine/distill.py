@@ -339,7 +339,7 @@ class Distillation:
 
         So it is gone when the student's own graph is at its largest.
         """
-        mask_ratio, x_tilde, mask = self.draw_x_tilde(generation.tokens, 0)
+        mask_ratio, x_tilde, mask = self.draw_x_tilde(generation.tokens, 0, generation.kept)
         with self.autocast():
             seen = self.embeds(self.teacher.backbone, generation, x_tilde, mask.slots)
             teacher_logits = self.teacher_logits(seen, generation.cond, mask_ratio)
@@ -413,9 +413,11 @@ class Distillation:
         """The law of x_tilde."""
         return Remasking(self.spec.masking, self.teacher.space.mask_id)
 
-    def draw_x_tilde(self, tokens: Tensor, which: int) -> tuple[Tensor, Tensor, Mask]:
+    def draw_x_tilde(
+        self, tokens: Tensor, which: int, kept: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Mask]:
         """Mask ratios [B], x_tilde and its mask: for the student (0), or an auxiliary update."""
-        return self.remasking.draw(tokens, which, self.generator, self.prepared)
+        return self.remasking.draw(tokens, which, self.generator, self.prepared, kept)
 
     def prepare(self) -> Prepared:
         """Draw all that Python decides of the next step, which has one pass."""

@@ -62,7 +62,10 @@ class Remasking:
         """Mask ratios [B], x_tilde and its mask, as they were `prepared` if they were."""
         if prepared is None:
             ratio = self.ratios(which, len(tokens), source)
-            return ratio, *self.at(tokens, ratio, source, kept)
+            x_tilde, mask = self.at(tokens, ratio, source, kept)
+            if kept is not None and self.masking.bridge:  # it was the share of open slots
+                ratio = mask.slots.flatten(1).float().mean(-1)
+            return ratio, x_tilde, mask
         slots = prepared.masks[which]
         everywhere = torch.arange(tokens.shape[0] * tokens.shape[1], device=tokens.device)
         x_tilde = tokens.masked_fill(slots, self.mask_id)

@@ -47,6 +47,8 @@ def obstacle(spec: DistillSpec) -> str | None:
         return f"`loss.divergence` is {spec.loss.divergence.kind}, not rkl"
     if spec.loss.student_input != "x_init":
         return f"`loss.student_input` is {spec.loss.student_input}, where no token was drawn"
+    if not spec.student.in_one_step:
+        return "`student.steps` are several, of which each has drawn a part of the tokens"
     if spec.masking.content != "tokens":
         return "`masking.content` is soft, so that teacher and auxiliary see no drawn tokens"
     if isinstance(spec.loss.weight, AdaptiveWeight):

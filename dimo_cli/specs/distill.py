@@ -570,6 +570,14 @@ class DistillSpec(Spec):
         return self
 
     @model_validator(mode="after")
+    def _bridge_needs_steps(self) -> DistillSpec:
+        if self.masking.bridge and self.student.in_one_step:
+            raise ValueError(
+                "masking.bridge needs student.steps above 1: in one step nothing is kept"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _sharing_needs_one_schedule(self) -> DistillSpec:
         if self.auxiliary.share_x_tilde and self.masking.student != self.masking.auxiliary:
             raise ValueError(

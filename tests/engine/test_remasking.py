@@ -5,6 +5,7 @@ import torch
 
 from dimo_cli.engine.remasking import Remasking, bridge_mask
 from dimo_cli.specs.distill import MaskingSpec
+from tests.conftest import small_spec
 from tests.helpers.distilling import make
 from tests.helpers.tabular import state_numbers
 from tests.helpers.worlds import world_of
@@ -92,3 +93,24 @@ def test_its_law_is_the_forward_law_if_tokens_are_drawn_together(
     several = world.counts >= 2  # those of one mask have the samples that would have had none
     error = (law * (1 - law) / draws).sqrt()
     assert ((found - law).abs() < 5 * error + 1e-9)[several].all()
+
+
+def test_a_run_of_several_steps_masks_again_what_its_step_drew(teacher):
+    di = make(teacher, student={"steps": [4]}, masking={"bridge": True})
+    for seed in range(20):
+        di.reseed(seed)
+        generation = di.generate(0)
+        if generation.kept is not None:
+            break
+    for which in (0, 1):
+        ratio, x_tilde, mask = di.draw_x_tilde(generation.tokens, which, generation.kept)
+        assert not (mask.slots & generation.kept).any()
+        torch.testing.assert_close(ratio, mask.slots.flatten(1).float().mean(-1))
+        assert (x_tilde == di.teacher.space.mask_id).equal(mask.slots)
+    values = di.step(0, measure=True).values
+    assert "teacher_kl" not in values  # its counts of masks are of no known law
+
+
+def test_in_one_step_there_is_no_bridge():
+    with pytest.raises(ValueError, match=r"masking\.bridge needs student\.steps above 1"):
+        small_spec(masking={"bridge": True})

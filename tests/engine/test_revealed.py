@@ -184,6 +184,7 @@ def test_zero_is_no_credit_bit_for_bit_and_one_changes_the_student(teacher):
         ({"loss": {"divergence": "fkl"}}, "`loss.divergence` is fkl, not rkl"),
         ({"objectives": ["dmmd"]}, "`objectives` names dmmd"),
         ({"loss": {"student_input": "x_tilde"}}, "where no token was drawn"),
+        ({"student": {"steps": [2]}}, "`student.steps` are several"),
         ({"masking": {"content": "soft"}}, "no drawn tokens"),
         ({"loss": {"weight": "adaptive"}}, "`loss.weight` is adaptive"),
     ],
