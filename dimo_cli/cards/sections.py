@@ -74,8 +74,8 @@ def evaluation(facts: CardFacts) -> str:
 
 KL_TEXT = (
     "It is the reverse KL of the tokens drawn in training to those of the teacher as it was "
-    "distilled, guidance included: 0 is the teacher's own law. The auxiliary network stands for the "
-    "student in it, so what that had not learned yet is missing: it is a lower bound."
+    "distilled, guidance included: 0 is the teacher's own law. The auxiliary network stands for "
+    "the student in it, so what that had not learned yet is missing: it is a lower bound."
 )
 
 

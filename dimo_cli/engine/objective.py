@@ -222,6 +222,9 @@ class MaskedObjective(Objective, ABC):
 class WholeObjective(Objective, ABC):
     """A gradient at the student's logits of all positions."""
 
+    looks: float = 0
+    """Forwards of a network of the student's size beside the student's own, for planning."""
+
     @abstractmethod
     def ask(
         self, generation: Generation, logits: Tensor, relax: RelaxSpec, generator: Source

@@ -16,11 +16,12 @@ from torch import Tensor
 from dimo_cli.engine.distill import Distillation
 from dimo_cli.engine.input_noise import with_noise_of
 from dimo_cli.engine.lora import begin_with, trained_part
-from dimo_cli.engine.objective import Objective, RealTokens, Supplies
+from dimo_cli.engine.objective import MaskedObjective, Objective, RealTokens, Supplies
 from dimo_cli.engine.objectives.gan import GanObjective
 from dimo_cli.engine.objectives.registry import named_objectives
 from dimo_cli.engine.objectives.reward import RewardObjective, Rewards
 from dimo_cli.engine.share import Share
+from dimo_cli.errors import SpecError
 from dimo_cli.specs.refine import RefineSpec
 from dimo_cli.teachers.protocol import Backbone, Teacher
 
@@ -63,4 +64,11 @@ def refining_objectives(
         found.append(RewardObjective(rewards, spec.reward.weight))
     if spec.distill_weight:
         found += named_objectives(spec, spec.distill_weight)
+    has_masked = any(isinstance(one, MaskedObjective) for one in found)
+    if spec.gan.enabled and spec.gan.weight == "auto" and not has_masked:
+        raise SpecError(
+            "`gan.weight` is auto, but none of `objectives` asks anything of masked tokens, whose "
+            "gradient the adversarial one would be made as long as.",
+            "Set `gan.weight` to a number.",
+        )
     return found

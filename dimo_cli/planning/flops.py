@@ -7,6 +7,8 @@ import copy
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from dimo_cli.engine.objective import WholeObjective
+from dimo_cli.engine.objectives.registry import named_objectives
 from dimo_cli.planning.memory import blank_cond
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.teachers.plans import SCHEDULES
@@ -40,7 +42,14 @@ def flops_per_step(teacher: Teacher, spec: DistillSpec) -> float:
     teacher_passes = 2 if spec.teacher.guidance.needs_null else 1
     drawing = body + head
     before = spec.student.passes_before * drawing
-    student = before + training * body + head + 3 * seen
+    named = named_objectives(spec)
+    whole = [one for one in named if isinstance(one, WholeObjective)]
+    student = before + training * body + head + (3 * head if whole else 0)
+    looks = sum(one.looks for one in whole) * drawing
+    if len(whole) == len(named):  # no masked position is looked at, and there is no auxiliary
+        total = student + looks
+        return float(total * spec.train.batch_size * spec.train.accumulate)
+    student += looks + 3 * seen
     judges = (teacher_passes + 1) * (body + seen)
     update = training * body + 3 * seen_by_auxiliary
     if spec.auxiliary.fresh_samples:

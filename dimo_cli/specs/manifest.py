@@ -14,8 +14,8 @@ from dimo_cli.specs.divergences import Divergence
 from dimo_cli.specs.lora import HIGHEST_RANK
 
 FORMAT = 3
-"""The newest that is read. An earlier dimo cannot load 2, adapters over the teacher, or students that
-hear noise, and would draw students of several steps in one: both are 3."""
+"""The newest that is read. An earlier dimo cannot load 2, adapters over the teacher, or students
+that hear noise, and would draw students of several steps in one: both are 3."""
 MANIFEST, WEIGHTS = "dimo.json", "model.safetensors"
 ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 

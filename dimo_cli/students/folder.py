@@ -130,9 +130,7 @@ def save_student(
     return write_student(folder, Student(manifest, teacher, backbone.eval()), teacher_kl)
 
 
-def write_student(
-    folder: Path, student: Student, teacher_kl: TeacherKl | None = None
-) -> Student:
+def write_student(folder: Path, student: Student, teacher_kl: TeacherKl | None = None) -> Student:
     """Write manifest, weights and card, all or nothing; returns it with the hash of its weights."""
     beside = folder.with_name(f".tmp-{folder.name}")
     shutil.rmtree(beside, ignore_errors=True)

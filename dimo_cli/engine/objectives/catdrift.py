@@ -22,12 +22,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dimo_cli.engine.draws import Source, on_host, own_generator, samples_among
+from dimo_cli.engine.draws import Source, chunks, on_host, own_generator, samples_among
 from dimo_cli.engine.objective import Generation, Needs, WholeObjective
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.objectives import CatDriftSpec
 from dimo_cli.specs.refine import RelaxSpec
 from dimo_cli.teachers.protocol import Cond, moved
+
+
+AT_ONCE = 2**24  # numbers of conditions that are compared at a time
 
 
 def kernel(tokens: Tensor, others: Tensor, may: Tensor, bandwidth: float) -> Tensor:
@@ -41,15 +44,14 @@ def kernel(tokens: Tensor, others: Tensor, may: Tensor, bandwidth: float) -> Ten
 
 
 def categorical_field(
-    tokens: Tensor, real: Tensor, group: Tensor, codes: int, bandwidth: float
+    tokens: Tensor, real: Tensor, alike: Tensor, codes: int, bandwidth: float
 ) -> Tensor:
-    """V [B, ..., codes] of drawn and of real tokens [B, ...], image i of each in `group` i.
+    """V [B, ..., codes] of drawn and of real tokens [B, ...]; `alike` [B, B]: of one condition.
 
-    Who is alone in a group is compared with itself.
+    An image that is alone with its condition is compared with itself.
     """
     drawn, true = tokens.flatten(1), real.flatten(1)
-    alike = group[:, None] == group
-    others = alike & ~torch.eye(len(group), dtype=torch.bool, device=group.device)
+    others = alike & ~torch.eye(len(alike), dtype=torch.bool, device=alike.device)
     others = torch.where(others.any(-1, keepdim=True), others, alike)
     field = torch.zeros(*drawn.shape, codes, device=tokens.device)
     for sign, images, may in ((1, true, alike), (-1, drawn, others)):
@@ -70,15 +72,14 @@ def towards(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     return log_p.exp() - target, -(target * log_p).sum(-1)
 
 
-def groups_of(cond: Cond) -> Tensor:
-    """A number [B] for each sample, the same for those with the same condition."""
-    numbers = [
-        tensor.flatten(1).unique(dim=0, return_inverse=True)[1]
-        if tensor.dim() > 1
-        else tensor.unique(return_inverse=True)[1]
-        for _, tensor in sorted(cond.tensors.items())
-    ]
-    return torch.stack(numbers, -1).unique(dim=0, return_inverse=True)[1]
+def same_condition(cond: Cond) -> Tensor:
+    """Whether two samples have the same condition, [B, B]."""
+    alike = torch.ones(len(cond), len(cond), dtype=torch.bool, device=cond.device)
+    for tensor in cond.tensors.values():
+        flat = tensor.reshape(len(cond), -1)
+        for part in chunks(flat.shape[1], max(1, AT_ONCE // len(cond) ** 2)):
+            alike &= (flat[:, None, part] == flat[:, part]).all(-1)
+    return alike
 
 
 class CatDrift(WholeObjective):
@@ -106,9 +107,9 @@ class CatDrift(WholeObjective):
     def ask(
         self, generation: Generation, logits: Tensor, relax: RelaxSpec, generator: Source
     ) -> tuple[Tensor, Tensor] | None:
-        group, codes = groups_of(generation.cond), logits.shape[-1]
+        alike, codes = same_condition(generation.cond), logits.shape[-1]
         bandwidth, eta = self.settings.bandwidth, self.settings.eta
-        field = categorical_field(generation.tokens, self.real, group, codes, bandwidth)
+        field = categorical_field(generation.tokens, self.real, alike, codes, bandwidth)
         gradient, loss = towards(logits, drift_target(logits, field, eta))
         return gradient / len(logits), loss.flatten(1).sum(-1)
 

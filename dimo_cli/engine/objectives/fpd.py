@@ -59,6 +59,7 @@ class Fpd(WholeObjective):
     """Features drift to those of what the teacher makes of the student's images."""
 
     name = "fpd"
+    looks = 5  # the teacher's step, its look at x, that again and back, and its look at y
 
     def __init__(self, settings: FpdSpec, weight: float = 1.0) -> None:
         self.settings, self.weight = settings, weight

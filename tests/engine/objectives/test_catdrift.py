@@ -10,7 +10,7 @@ from dimo_cli.engine.objective import Supplies
 from dimo_cli.engine.objectives.catdrift import (
     categorical_field,
     drift_target,
-    groups_of,
+    same_condition,
     towards,
 )
 from dimo_cli.engine.refine import Refinement
@@ -44,23 +44,24 @@ def test_images_look_only_at_those_of_their_condition():
     torch.manual_seed(0)
     tokens, real = torch.randint(5, (2, 6, 3, 2))
     group = torch.tensor([0, 0, 0, 1, 1, 2])
-    field = categorical_field(tokens, real, group, 5, 0.5)
+    alike = group[:, None] == group
+    field = categorical_field(tokens, real, alike, 5, 0.5)
     assert field.shape == (6, 3, 2, 5)
     assert field.sum(-1).abs().max() < 1e-5
     changed = real.clone()
     changed[3:] = torch.randint(5, (3, 3, 2))
     # The reach of the kernel is that of all images; it is wide open here.
-    wide = categorical_field(tokens, real, group, 5, 1e6)
-    torch.testing.assert_close(categorical_field(tokens, changed, group, 5, 1e6)[:3], wide[:3])
+    wide = categorical_field(tokens, real, alike, 5, 1e6)
+    torch.testing.assert_close(categorical_field(tokens, changed, alike, 5, 1e6)[:3], wide[:3])
     one_hot = torch.nn.functional.one_hot
     torch.testing.assert_close(field[5], (one_hot(real[5], 5) - one_hot(tokens[5], 5)).float())
 
 
 def test_conditions_are_the_same_where_all_their_tensors_are():
     cond = Cond({"a": torch.tensor([1, 1, 2, 1]), "b": torch.tensor([[0.0], [1], [0], [0]])})
-    group = groups_of(cond)
-    assert group[0] == group[3]
-    assert len(group.unique()) == 3
+    expected = torch.eye(4, dtype=torch.bool)
+    expected[0, 3] = expected[3, 0] = True
+    assert torch.equal(same_condition(cond), expected)
 
 
 class FromJoint:
@@ -124,7 +125,7 @@ def test_it_trains_the_student_alone(teacher):
 
 def test_it_is_refused_beside_a_loss_whose_data_decides_the_conditions(teacher):
     spec = resolve_spec(RefineSpec, preset="digits-gan", environment={},
-                        sets=["objectives=[catdrift]"]).spec  # fmt: skip
+                        sets=["objectives=[catdrift]", "gan.weight=1"]).spec  # fmt: skip
     images = BlankImages(teacher)
     with pytest.raises(SpecError, match="gan and catdrift both draw real images"):
         Refinement(teacher, spec, torch.Generator(), contextlib.nullcontext, start=teacher.backbone,

@@ -8,7 +8,11 @@ import torch
 from dimo_cli.engine.distill import Distillation
 from dimo_cli.engine.objective import Generation
 from dimo_cli.engine.objectives.fpd import grid_means, straight_through
-from dimo_cli.specs.refine import RelaxSpec
+from dimo_cli.engine.refine import Refinement
+from dimo_cli.errors import SpecError
+from dimo_cli.planning.rehearsal import BlankImages
+from dimo_cli.specs.refine import RefineSpec, RelaxSpec
+from dimo_cli.specs.resolve import resolve_spec
 from tests.conftest import small_spec
 from tests.helpers.tabular import tabular_teacher
 from tests.helpers.worlds import world_of
@@ -95,3 +99,18 @@ def test_settings_out_of_range_are_refused():
         spec = small_spec().model_dump()
         with pytest.raises(ValueError, match="of objective fpd"):
             type(small_spec()).model_validate({**spec, "objectives": [{"kind": "fpd", **settings}]})
+
+
+def test_beside_a_gan_whose_weight_follows_masked_tokens_it_is_refused(teacher):
+    spec = resolve_spec(RefineSpec, preset="digits-gan", environment={},
+                        sets=["objectives=[fpd]"]).spec  # fmt: skip
+
+    def refinement(spec):
+        return Refinement(teacher, spec, torch.Generator(), contextlib.nullcontext,
+                          start=teacher.backbone, data=BlankImages(teacher))  # fmt: skip
+
+    with pytest.raises(SpecError, match=r"`gan\.weight` is auto"):
+        refinement(spec)
+    numbered = spec.model_copy(update={"gan": spec.gan.model_copy(update={"weight": 1.0})})
+    run = refinement(numbered)
+    assert set(run.networks()) == {"student", "discriminator"}
