@@ -12,6 +12,8 @@ zero at first: the student starts as its teacher, bit for bit, and learns to lis
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -28,23 +30,34 @@ SEED = 0x30_0000_0000
 """What W1 is drawn from, beside the seed of the run, whose own draws stay as they are."""
 
 
+def truncated_normal(shape: tuple[int, int], seed: int) -> Tensor:
+    """Numbers of N(0, 0.02^2) within two deviations, in one draw, as planners can."""
+    generator = torch.Generator().manual_seed(seed)
+    most = math.erf(2 / math.sqrt(2))  # the probability of that
+    drawn = torch.empty(shape, device="cpu").uniform_(-most, most, generator=generator)
+    return drawn.erfinv_() * (0.02 * math.sqrt(2))
+
+
 class NoiseNetwork(nn.Module):
     """From noise to vectors that are added to the embeddings."""
 
-    def __init__(self, spec: InputNoise, width: int, mask_id: int, seed: int = 0) -> None:
+    def __init__(
+        self,
+        spec: InputNoise,
+        width: int,
+        mask_id: int,
+        seed: int = 0,
+        device: torch.device | None = None,
+    ) -> None:
         super().__init__()
         self.spec, self.mask_id, self.dim = spec, mask_id, spec.dim or width
-        self.lift = nn.Linear(self.dim, 4 * width)
-        self.land = nn.Linear(4 * width, width, bias=False)
-        nn.init.trunc_normal_(
-            self.lift.weight,
-            std=0.02,
-            a=-0.04,
-            b=0.04,
-            generator=torch.Generator().manual_seed(SEED + seed),
-        )
-        nn.init.zeros_(self.lift.bias)
-        nn.init.zeros_(self.land.weight)
+        self.lift = nn.Linear(self.dim, 4 * width, device=device)
+        self.land = nn.Linear(4 * width, width, bias=False, device=device)
+        with torch.no_grad():
+            drawn = truncated_normal((4 * width, self.dim), SEED + seed)
+            self.lift.weight.copy_(drawn.to(self.lift.weight.device))
+            self.lift.bias.zero_()
+            self.land.weight.zero_()
 
     def draw(self, tokens: Tensor, generator: Source) -> Tensor:
         """Noise for input tokens [B, L, G]: one for each slot, or for each image, [B, ..., n]."""
@@ -80,9 +93,7 @@ def give_noise(
         tokens = torch.zeros(1, space.length, space.groups, dtype=torch.long, device=device)
         with torch.no_grad():
             width = backbone.embed(tokens).shape[-1]
-        with torch.device("cpu"):  # planners build all of this under the meta device
-            network = NoiseNetwork(spec, width, space.mask_id, seed)
-        backbone.add_module(NAME, network.to(device))
+        backbone.add_module(NAME, NoiseNetwork(spec, width, space.mask_id, seed, device))
     return backbone
 
 

@@ -29,7 +29,6 @@ from dimo_cli.specs.objectives import CatDriftSpec
 from dimo_cli.specs.refine import RelaxSpec
 from dimo_cli.teachers.protocol import Cond, moved
 
-
 AT_ONCE = 2**24  # numbers of conditions that are compared at a time
 
 
