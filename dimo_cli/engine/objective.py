@@ -80,7 +80,7 @@ class Needs:
     anchor: float = 0.0
     """Weight of the teacher's predictions among what the auxiliary learns (D-MMD)."""
     images: str | None = None
-    """Whose images it learns from, beside what the student draws: `data` or `teacher`."""
+    """Whose whole images it masks parts of: those of `data`, `teacher` or `student`."""
     pairs: bool = False
     """Pairs of a start and what a network made of it."""
 
@@ -154,6 +154,9 @@ class Run(Protocol):
     supplies: Supplies
     chunk_tokens: int
     """Positions whose logits are formed at a time."""
+
+    def generate(self, step: int, measure: bool = False, gradients: bool = True) -> Generation:
+        """What the student makes of x_init."""
 
     def draw_conditions(self, count: int) -> Cond:
         """The conditions of a batch: those of an objective's data, or drawn."""

@@ -25,6 +25,7 @@ TITLES = {
     "idlm": "IDLM",
     "dmmd": "D-MMD",
     "redi": "ReDi",
+    "sdtt": "SDTT",
     "fpd": "FPD",
     "catdrift": "CatDrift",
 }

@@ -41,6 +41,53 @@ class RediSpec(Spec):
     )
 
 
+class CleanSpec(Spec):
+    """Whose whole images an objective masks parts of."""
+
+    images: Literal["data", "teacher", "student"] = Field(
+        "data",
+        description="Images of which parts are masked: real ones (`data`), the teacher's, drawn "
+        "once, or what the student makes in one pass",
+    )
+    teacher_images: Int = Field(
+        10_000, ge=1, le=10_000_000, description="How many are drawn of the teacher's"
+    )
+
+
+class SdttSpec(CleanSpec):
+    """SDTT: two steps of a teacher become one, round after round."""
+
+    rounds: Int = Field(
+        7,
+        ge=1,
+        le=30,
+        description="Equal shares of train.steps; with each the student takes half as many steps, "
+        "and its teacher is what it was before",
+    )
+    from_steps: Int = Field(
+        1024, ge=2, le=2**30, description="Steps of the teacher in the first round"
+    )
+    divergence: Literal["reverse_kl", "forward_kl", "tvd", "mse"] = Field(
+        "reverse_kl",
+        description="KL(student || target), as the paper, or the other way round; or, of "
+        "log-probabilities, the sum of their distances, or the mean of the squares",
+    )
+    grid: Literal["paper", "released"] = Field(
+        "paper",
+        description="Times of the teacher's two steps: as the paper says, or as in the authors' "
+        "code, which differs",
+    )
+
+    @model_validator(mode="after")
+    def _steps_are_left(self) -> SdttSpec:
+        if 2**self.rounds > self.from_steps:
+            raise ValueError(
+                f"{self.rounds} rounds need from_steps of at least {2**self.rounds:,}, not "
+                f"{self.from_steps:,}: each halves the steps"
+            )
+        return self
+
+
 class FpdSpec(Spec):
     """FPD: the student's images drift to what a step of the teacher makes of them."""
 
@@ -71,7 +118,7 @@ class CatDriftSpec(Spec):
     eta: Real = Field(1.0, gt=0, le=100, description="How far logits follow the field")
 
 
-SETTINGS: dict[str, type[Spec]] = {"redi": RediSpec, "fpd": FpdSpec, "catdrift": CatDriftSpec}
+SETTINGS: dict[str, type[Spec]] = {"redi": RediSpec, "sdtt": SdttSpec, "fpd": FpdSpec, "catdrift": CatDriftSpec}
 """Objectives whose settings are fields."""
 
 
