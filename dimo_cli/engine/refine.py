@@ -48,9 +48,20 @@ class Refinement(Distillation):
         """The student starts from `start`; the auxiliary from the teacher, if it has no weights."""
         losses, relax = refining_objectives(spec, data, rewards or {}), spec.relax
         super().__init__(teacher, spec, generator, autocast, share, losses, relax, supplies)
+        check_same_latent(self.student, start)
         begin_with(self.student, with_noise_of(self.student, start))
         if auxiliary is not None:
             trained_part(self.auxiliary).load_state_dict(auxiliary)
+
+
+def check_same_latent(student: Backbone, start: Backbone) -> None:
+    """Refuse to go on from a student with another network than is asked for."""
+    if student.has_latent != start.has_latent:
+        raise SpecError(
+            f"`student.latent` is {str(student.has_latent).lower()}, and the student to start from "
+            f"has {'a' if start.has_latent else 'no'} latent.",
+            f"Set `student.latent={str(start.has_latent).lower()}`.",
+        )
 
 
 def refining_objectives(

@@ -8,6 +8,7 @@ from typing import Literal
 from dimo_cli.engine.input_noise import give_noise
 from dimo_cli.engine.lora import new_adapters
 from dimo_cli.specs.distill import DistillSpec
+from dimo_cli.teachers.latent import check_has_room, give_latent
 from dimo_cli.teachers.protocol import Backbone, Teacher
 
 Role = Literal["student", "auxiliary"]
@@ -20,8 +21,13 @@ def start_of(teacher: Teacher, spec: DistillSpec, role: Role) -> Backbone:
     """What theta or psi starts as: the teacher's function, with weights or adapters to train."""
     lora = spec.student.lora if role == "student" else spec.auxiliary_lora
     if not lora.rank:
-        noise = spec.init.noise if role == "student" else None
-        return give_noise(trainable_copy(teacher, spec), noise, teacher.space, spec.train.seed)
+        backbone = trainable_copy(teacher, spec)
+        if role == "auxiliary":
+            return backbone
+        if spec.student.latent:
+            check_has_room(backbone, teacher.name)
+            give_latent(backbone, teacher.space, spec.train.seed)
+        return give_noise(backbone, spec.init.noise, teacher.space, spec.train.seed)
     seed = ADAPTER_SEEDS[role] + spec.train.seed
     backbone = new_adapters(teacher.backbone, lora, seed).train(spec.train.dropout)
     backbone.gradient_checkpointing = spec.train.recomputes

@@ -48,7 +48,8 @@ def begin_refinement(
     brought = {
         "teacher": {"name": teacher, "architecture": dict(manifest.teacher.architecture)},
         "init": manifest.init.model_dump(),
-        "student": {"temperature": manifest.temperature},
+        "student": {"temperature": manifest.temperature}
+        | ({"latent": True} if manifest.latent else {}),
     }
     return Beginning(student, preset, brought)
 

@@ -26,6 +26,7 @@ TITLES = {
     "dmmd": "D-MMD",
     "redi": "ReDi",
     "sdtt": "SDTT",
+    "di4c": "Di4C",
     "fpd": "FPD",
     "catdrift": "CatDrift",
 }
@@ -330,6 +331,11 @@ class StudentSpec(Spec):
     lora: LoraSpec = Field(
         default_factory=LoraSpec, description="Adapters over the teacher's weights"
     )
+    latent: bool = Field(
+        False,
+        description="Give it a number from 0 to 1 for each image, as one more token: a mixture "
+        "over those can make tokens agree that are drawn in one step (di4c)",
+    )
 
     @field_validator("steps")
     @classmethod
@@ -350,6 +356,11 @@ class StudentSpec(Spec):
 
     @model_validator(mode="after")
     def _adapters_leave_the_rest(self) -> StudentSpec:
+        if self.lora.rank and self.latent:
+            raise ValueError(
+                "latent adds weights that are trained whole, and lora trains adapters alone; use "
+                "one of them"
+            )
         if self.lora.rank and not self.freeze_embeddings:
             raise ValueError(
                 "freeze_embeddings false trains the token embeddings, and lora trains adapters "

@@ -36,7 +36,7 @@ class Facts(Spec):
     @model_serializer(mode="wrap")
     def _without_nothing(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         values: dict[str, Any] = handler(self)
-        for name in ("chosen", "fingerprint", "lora", "steps"):
+        for name in ("chosen", "fingerprint", "latent", "lora", "steps"):
             if name in values and values[name] is None:
                 del values[name]
         if isinstance(init := values.get("init"), dict) and init.get("noise") is None:
@@ -109,6 +109,8 @@ class StudentManifest(Facts):
     chosen: Choice | None = None
     """None: not recorded, and not written."""
     lora: LoraFacts | None = None
+    latent: Literal[True] | None = None
+    """Its network reads a latent; None: it does not, and nothing is written."""
 
     @property
     def step_counts(self) -> tuple[int, ...]:

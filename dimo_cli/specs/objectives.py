@@ -88,6 +88,33 @@ class SdttSpec(CleanSpec):
         return self
 
 
+class Di4cSpec(CleanSpec):
+    """di4c: a mixture over a latent, with a control variate for its likelihood."""
+
+    samples: Int = Field(32, ge=2, le=1024, description="Latents of each image in a step")
+    control: Real = Field(
+        0.1,
+        ge=0,
+        description="Weight of the control variate at images, where all is masked; it falls to "
+        "nothing as tokens are revealed",
+    )
+    delta: Real = Field(
+        0.05,
+        gt=0,
+        lt=1,
+        description="Share of the sampler's way that the teacher goes in a step; in the last such "
+        "share the student learns the teacher itself, with weight 1/delta",
+    )
+    choice_noise: Real = Field(
+        4.5, ge=0, description="Gumbel noise of the teacher's choice of tokens, at the start"
+    )
+    slots: Literal["all", "masked"] = Field(
+        "all",
+        description="Where losses are summed: everywhere, as the authors' code, or where tokens "
+        "are masked, for teachers that were trained there alone",
+    )
+
+
 class FpdSpec(Spec):
     """FPD: the student's images drift to what a step of the teacher makes of them."""
 
@@ -118,8 +145,10 @@ class CatDriftSpec(Spec):
     eta: Real = Field(1.0, gt=0, le=100, description="How far logits follow the field")
 
 
-SETTINGS: dict[str, type[Spec]] = {"redi": RediSpec, "sdtt": SdttSpec, "fpd": FpdSpec, "catdrift": CatDriftSpec}
+SETTINGS: dict[str, type[Spec]] = {"redi": RediSpec, "sdtt": SdttSpec, "di4c": Di4cSpec, "fpd": FpdSpec, "catdrift": CatDriftSpec}
 """Objectives whose settings are fields."""
+ROUNDS = ("redi", "sdtt")
+"""Those that learn from the student as it was when a round began."""
 
 
 class Objective(Spec):

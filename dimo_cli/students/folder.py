@@ -77,9 +77,10 @@ def facts_of_teacher(spec: DistillSpec, teacher: Teacher) -> TeacherFacts:
 
 def format_of(spec: DistillSpec) -> Literal[1, 2, 3]:
     """The format of a manifest, as high as what it says needs."""
-    if spec.init.noise is not None or not spec.student.in_one_step:
+    student = spec.student
+    if spec.init.noise is not None or student.latent or not student.in_one_step:
         return 3
-    return 2 if spec.student.lora.rank else 1
+    return 2 if student.lora.rank else 1
 
 
 def describe_run(
@@ -110,6 +111,7 @@ def describe_run(
         weights_sha256=weights_sha256,
         chosen=chosen,
         lora=LoraFacts(rank=lora.rank, alpha=lora.alpha or lora.rank) if lora.rank else None,
+        latent=True if spec.student.latent else None,
     )
 
 

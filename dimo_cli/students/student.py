@@ -21,6 +21,7 @@ from dimo_cli.specs.distill import FixedRatio, TeacherSource
 from dimo_cli.specs.manifest import StudentManifest, steps_in_words
 from dimo_cli.students.adapters import adapted_network
 from dimo_cli.teachers.decoding import Precision, decode, half_on_cuda
+from dimo_cli.teachers.latent import give_latent
 from dimo_cli.teachers.protocol import Backbone, Cond, Teacher
 from dimo_cli.teachers.registry import (
     EMBEDDED,
@@ -83,6 +84,14 @@ class Student:
                 f"This student was trained to draw in {steps_in_words(counts)}, and {what}.",
                 "Use a student that can draw in one step: `student.steps` of its run has to have "
                 "a 1.",
+            )
+
+    def check_no_latent(self, why: str) -> None:
+        """Refuse a student with a latent where that has no place."""
+        if self.backbone.has_latent:
+            raise SpecError(
+                f"This student draws a latent for each image (`student.latent`), and {why}.",
+                "Use a student without one.",
             )
 
     def sample(
@@ -174,7 +183,10 @@ def assemble_student(
     if manifest.lora is not None:
         backbone = adapted_network(teacher.backbone, manifest, weights, what).to(device)
     else:
-        blank = give_noise(copy.deepcopy(teacher.backbone), manifest.init.noise, teacher.space)
+        backbone = copy.deepcopy(teacher.backbone)
+        if manifest.latent:
+            give_latent(backbone, teacher.space)
+        blank = give_noise(backbone, manifest.init.noise, teacher.space)
         backbone = fill(blank, weights, what).to(device)
     if not next(teacher.backbone.parameters()).is_meta:
         teacher.backbone.to(device)

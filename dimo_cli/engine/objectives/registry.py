@@ -16,7 +16,7 @@ from dimo_cli.specs.objectives import Objective as ObjectiveSpec
 if TYPE_CHECKING:  # names are checked before torch is imported
     from dimo_cli.engine.objective import Objective
 
-MODULES = ("dimo", "idlm", "dmmd", "redi", "sdtt", "fpd", "catdrift")
+MODULES = ("dimo", "idlm", "dmmd", "redi", "sdtt", "di4c", "fpd", "catdrift")
 Build = Callable[..., "Objective"]
 
 
