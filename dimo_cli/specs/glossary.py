@@ -134,4 +134,16 @@ GLOSSARY: dict[str, str] = {
         "the part of a batch that goes through the networks at once. It decides the memory, not"
         " the result."
     ),
+    "round": (
+        "a share of a training that learns from what the student itself was when it began: its "
+        "images as pairs (ReDi), or its steps, of which two become one (SDTT)."
+    ),
+    "pair": (
+        "what a student starts from, and the image that a network made of it or that stands "
+        "beside it. Pairs are drawn once and kept in dimo's cache."
+    ),
+    "latent": (
+        "a random number that a student is told for each image. What it draws apart from each "
+        "other given that number can agree over all of them: a mixture (Di4C)."
+    ),
 }
