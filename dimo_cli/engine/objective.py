@@ -267,6 +267,13 @@ class SoftObjective(WholeObjective, ABC):
 class PassObjective(Objective, ABC):
     """A loss of passes in which the student sees something else than x_init."""
 
+    trained: float = 1
+    """Samples that go through the student, and back, for each of the batch."""
+    looks: float = 0
+    """Samples that go through it or a network like it without a way back."""
+    teacher_looks: float = 0
+    """Samples that go through the teacher."""
+
     @abstractmethod
     def backward(self, step: int, measure: bool) -> None:
         """Run the student for one of the step's passes, and backpropagate its share of the loss."""

@@ -42,7 +42,8 @@ def test_a_preset_of_a_method_is_called_after_teacher_and_method(name):
 
 # One of each network here; the others are the same networks at other sizes.
 ONE_OF_EACH = {"digits", "shapes", "maskgit", "maskbit", "titok-b64", "maskgen-l", "amused-256",
-               "halton-tiny", "digits-dmmd", "digits-fpd", "digits-catdrift"}  # fmt: skip
+               "halton-tiny", "digits-dmmd", "digits-fpd", "digits-catdrift", "digits-redi",
+               "digits-sdtt", "digits-di4c"}  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -129,10 +129,13 @@ class Di4c(PassObjective):
     """A mixture student, by its teacher, by images, and by itself one step later."""
 
     name = "di4c"
+    teacher_looks = 1
 
     def __init__(self, settings: Di4cSpec, weight: float = 1.0) -> None:
         self.settings, self.weight = settings, weight
         self.needs = needs_of(settings)
+        self.trained = settings.samples
+        self.looks = settings.samples + (settings.images == "student")
 
     def attach(self, run: Run) -> None:
         check_starts_masked(run, self.name)

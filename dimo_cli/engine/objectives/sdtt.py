@@ -82,10 +82,12 @@ class Sdtt(PassObjective):
     """Half as many steps with every round."""
 
     name = "sdtt"
+    teacher_looks = 2
 
     def __init__(self, settings: SdttSpec, weight: float = 1.0) -> None:
         self.settings, self.weight = settings, weight
         self.needs = needs_of(settings)
+        self.looks = 1 if settings.images == "student" else 0
 
     def attach(self, run: Run) -> None:
         check_starts_masked(run, self.name)
