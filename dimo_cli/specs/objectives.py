@@ -145,7 +145,13 @@ class CatDriftSpec(Spec):
     eta: Real = Field(1.0, gt=0, le=100, description="How far logits follow the field")
 
 
-SETTINGS: dict[str, type[Spec]] = {"redi": RediSpec, "sdtt": SdttSpec, "di4c": Di4cSpec, "fpd": FpdSpec, "catdrift": CatDriftSpec}
+SETTINGS: dict[str, type[Spec]] = {
+    "redi": RediSpec,
+    "sdtt": SdttSpec,
+    "di4c": Di4cSpec,
+    "fpd": FpdSpec,
+    "catdrift": CatDriftSpec,
+}
 """Objectives whose settings are fields."""
 ROUNDS = ("redi", "sdtt")
 """Those that learn from the student as it was when a round began."""

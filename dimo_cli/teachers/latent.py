@@ -65,7 +65,8 @@ def give_latent(backbone: Backbone, space: TokenSpace, seed: int = 0) -> Backbon
     tokens = torch.full((1, space.length, space.groups), space.mask_id, device=first.device)
     with torch.no_grad():
         width = backbone.embed(tokens).shape[-1]
-    network = LatentToken(width).begin(seed)
+    with torch.device("cpu"):  # planners build networks under the meta device
+        network = LatentToken(width).begin(seed)
     if first.device.type != "cpu":
         network.to(first.device)
     backbone.add_module(LATENT, network)

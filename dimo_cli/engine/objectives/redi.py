@@ -27,6 +27,7 @@ from dimo_cli.engine.objective import Needs, PairedTokens, PassObjective, Run
 from dimo_cli.engine.one_step import student_hidden
 from dimo_cli.engine.rounds import Rounds
 from dimo_cli.engine.schedules import noise_sigma
+from dimo_cli.errors import SpecError
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.objectives import RediSpec
 from dimo_cli.teachers.plans import SCHEDULES
@@ -65,6 +66,12 @@ class Redi(PassObjective):
         self.pairs: PairedTokens | None = None
 
     def attach(self, run: Run) -> None:
+        if not run.spec.student.in_one_step:
+            raise SpecError(
+                "Objective redi shows the student mixtures of its start and an image, and the "
+                "later ones of several steps (`student.steps`) start from masks and kept tokens.",
+                "Set `student.steps=1`.",
+            )
         self.run = run
         self.rounds = Rounds(run.student, self.settings.rounds, run.spec.train.steps)
 

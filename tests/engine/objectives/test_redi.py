@@ -10,6 +10,7 @@ from dimo_cli.engine.distill import Distillation
 from dimo_cli.engine.objective import Supplies
 from dimo_cli.engine.objectives.redi import SHARES, interpolated, smoothed_gradient
 from dimo_cli.engine.pairs import PairStore
+from dimo_cli.errors import SpecError
 from tests.conftest import small_spec
 from tests.helpers.tiny import tiny_teacher
 
@@ -158,6 +159,11 @@ def test_it_learns_beside_di_m_o_and_of_tokens_with_groups(tmp_path):
     run = run_of(maskbit, spec, tmp_path)
     values = run.step(0, measure=True).values
     assert {"redi_loss", "divergence"} <= set(values)
+
+
+def test_several_steps_are_refused_with_the_reason(teacher, tmp_path):
+    with pytest.raises(SpecError, match="the later ones of several steps"):
+        run_of(teacher, spec_with(REDI, student={"steps": [1, 2]}), tmp_path)
 
 
 def test_what_it_has_no_field_for_is_refused_by_name():
