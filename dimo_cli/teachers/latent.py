@@ -34,14 +34,16 @@ class LatentToken(nn.Sequential):
 
     def forward(self, value: Tensor) -> Tensor:
         """The token of each lambda."""
-        token: Tensor = super().forward(sinusoids(value).to(self[0].weight.dtype))
+        token: Tensor = super().forward(sinusoids(value).to(next(self.parameters()).dtype))
         return token
 
     @torch.no_grad()
     def begin(self, seed: int) -> LatentToken:
         """Weights as torch gives linear maps, from a seed of their own."""
         generator = torch.Generator().manual_seed(SEED + seed)
-        for layer in (self[0], self[2]):
+        for layer in self:
+            if not isinstance(layer, nn.Linear):
+                continue
             bound = layer.in_features**-0.5
             for weight in (layer.weight, layer.bias):
                 drawn = torch.rand(weight.shape, generator=generator)
