@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from dimo_cli.cards.licenses import License
 from dimo_cli.run_folder.effort import Effort
+from dimo_cli.run_folder.nats import TeacherKl
 from dimo_cli.specs.push import Footprint
 
 if TYPE_CHECKING:
@@ -77,6 +78,8 @@ class CardFacts:
     measured: tuple[Measured, ...] = ()
     rows: tuple[Row, ...] = ()
     """The closing table of its run."""
+    teacher_kl: TeacherKl | None = None
+    """How far it was from its teacher as its run ended, if that was measured."""
     spec_yaml: str | None = None
     effort: Effort | None = None
     footprint: Footprint = field(default_factory=Footprint)

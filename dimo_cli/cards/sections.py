@@ -64,10 +64,19 @@ def evaluation(facts: CardFacts) -> str:
             "Beside its teacher, all under the same protocol:\n\n| sampler | metric | value |\n"
             "|---|---|---|\n" + "\n".join(lines)
         )
-    if not parts:
-        return ""
+    if facts.teacher_kl is not None:
+        parts.append(f"KL to its teacher: {facts.teacher_kl.words}. {KL_TEXT}")
+    if not (facts.measured or facts.rows):
+        return "## Evaluation\n\n" + parts[0] if parts else ""
     parts.append("A number compares only with one of the same protocol.")
     return "## Evaluation\n\n" + "\n\n".join(parts)
+
+
+KL_TEXT = (
+    "It is the reverse KL of the tokens drawn in training to those of the teacher as it was "
+    "distilled, guidance included: 0 is the teacher's own law. The auxiliary network stands for "
+    "the student in it, so what that had not learned yet is missing: it is a lower bound."
+)
 
 
 def protocol_text(number: Measured) -> str:
@@ -91,6 +100,7 @@ def training(facts: CardFacts) -> str:
         "share of masks in x_init": settings_text(manifest.init.mask_ratio.model_dump()),
         "noise on x_init": settings_text(noise),
         "steps of an image": steps_text(facts),
+        "noise beside x_init": noise_text(facts),
         "sampling temperature": f"{manifest.temperature:g}",
         "adapters": lora_text(facts),
         "hardware": facts.effort and facts.effort.hardware and words(facts.effort.hardware),
@@ -115,6 +125,16 @@ def steps_text(facts: CardFacts) -> str | None:
         return None
     own = f"; {max(counts)} unless `--steps` says otherwise" if len(counts) > 1 else ""
     return ", ".join(map(str, counts)) + own
+
+
+def noise_text(facts: CardFacts) -> str | None:
+    """What the student hears beside its tokens, where it does."""
+    noise = facts.manifest.init.noise
+    if noise is None:
+        return None
+    size = f" of {noise.dim} numbers" if noise.dim else ""
+    where = "each mask" if noise.kind == "mask" else "each image"
+    return f"one noise vector{size} for {where} ({noise.law}), through a network of its own"
 
 
 def lora_text(facts: CardFacts) -> str | None:
@@ -185,6 +205,16 @@ def emissions_text(facts: CardFacts) -> str | None:
     )
 
 
+VARIETY = (
+    "The random tokens of its input are its only source of variety. Changing their share "
+    "changes how varied and how clean the images are."
+)
+VARIETY_BY_NOISE = (
+    "The noise and the random tokens of its input are its only source of variety. Changing their "
+    "share changes how varied and how clean the images are."
+)
+
+
 def limits(facts: CardFacts) -> str:
     """What it cannot do, after the papers' own account of their method."""
     method = facts.manifest.training.method
@@ -197,10 +227,7 @@ def limits(facts: CardFacts) -> str:
         "its teacher's tokenizer can rebuild an image: fine structure is lost there.",
     ]
     if facts.manifest.step_counts == (1,):
-        points.append(
-            "The random tokens of its input are its only source of variety. Changing their share "
-            "changes how varied and how clean the images are."
-        )
+        points.append(VARIETY if facts.manifest.init.noise is None else VARIETY_BY_NOISE)
     if facts.takes_prompts:
         points.append(
             "It follows prompts about as well as its teacher: counts, positions, writing and rare "

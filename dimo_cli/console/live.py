@@ -26,6 +26,7 @@ SPARKS = "\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
 # Keys of log.jsonl in the order they are shown, with a label and what a healthy run does.
 SHOWN = {
     "divergence": ("divergence teacher | auxiliary", "falls, then hovers"),
+    "teacher_kl": ("KL to the teacher (nats per token)", "falls towards 0, with much noise"),
     "auxiliary_loss": ("auxiliary loss", "must keep up with the student"),
     "auxiliary_gap": ("auxiliary loss - student entropy", "steady; a steep rise: raise its rate"),
     "entropy": ("student entropy (nats per token)", "falls slowly; near 0 at once is collapse"),

@@ -249,13 +249,13 @@ def mismatch(tokens: Tensor, condition: Tensor | Captions, images: int, recipe: 
     return ""
 
 
-def builtin_dataset(teacher: str) -> TokenDataset:
-    """The real images that ship with a teacher, where any do."""
+def builtin_dataset(teacher: str, setting: str = "gan.data") -> TokenDataset:
+    """The real images that ship with a teacher, where any do; `setting` is where others go."""
     if teacher != "digits":
         raise SpecError(
             f"No real images ship with `{teacher}`.",
             f"Encode your own: `dimo data encode SOURCE --preset {teacher} --out FOLDER`, then set "
-            "`gan.data` to that folder.",
+            f"`{setting}` to that folder.",
         )
     tokens, labels = training_tokens()
     return TokenDataset([tokens], [labels])

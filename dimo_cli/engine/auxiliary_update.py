@@ -37,7 +37,9 @@ class WithAuxiliary(Run, Protocol):
     def generate(self, step: int, measure: bool = False, gradients: bool = True) -> Generation:
         """x_init -> x_theta in one pass of the student."""
 
-    def draw_x_tilde(self, tokens: Tensor, which: int) -> tuple[Tensor, Tensor, Mask]:
+    def draw_x_tilde(
+        self, tokens: Tensor, which: int, kept: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Mask]:
         """Mask ratios [B], x_tilde and its mask."""
 
     def embeds(
@@ -81,7 +83,8 @@ class AuxiliaryUpdate:
             run.turn_to(index)
             if run.spec.auxiliary.fresh_samples:
                 generation = run.generate(step, gradients=False)
-            ratio, x_tilde, mask = run.draw_x_tilde(generation.tokens, 1 + update)
+            tokens, kept = generation.tokens, generation.kept
+            ratio, x_tilde, mask = run.draw_x_tilde(tokens, 1 + update, kept)
             teacher = None
             with run.autocast():
                 if run.losses.anchor:

@@ -55,6 +55,8 @@ def obstacle(masking: MaskingSpec) -> str | None:
         return f"`masking.method` is {masking.method}, not exact"
     if masking.lowest > 0 or masking.highest < 1:
         return "`masking.lowest` and `masking.highest` leave numbers of masked tokens out"
+    if masking.bridge:
+        return "`masking.bridge` never masks what a step kept"
     return None
 
 

@@ -36,12 +36,14 @@ from dimo_cli.engine.objective import (
     Objective,
     SharedMask,
     StepReport,
+    Supplies,
 )
 from dimo_cli.engine.objectives.registry import named_objectives
 from dimo_cli.engine.one_step import Drawn, draw_from_hidden, rows_at_once, student_hidden
 from dimo_cli.engine.optimizer import NetworkOptimizer
 from dimo_cli.engine.prepared import Prepared
 from dimo_cli.engine.remasking import Remasking, prepare
+from dimo_cli.engine.revealed import credit_of
 from dimo_cli.engine.roles import Role, starts_of
 from dimo_cli.engine.rollout import Rollout, Start
 from dimo_cli.engine.schedules import draw_mask_ratio, noise_sigma
@@ -70,6 +72,7 @@ class Distillation:
         share: Share | None = None,
         objectives: Sequence[Objective] | None = None,
         relax: RelaxSpec | None = None,
+        supplies: Supplies | None = None,
     ) -> None:
         """A new run: student and auxiliary start as copies of the teacher.
 
@@ -86,8 +89,10 @@ class Distillation:
         named = named_objectives(spec) if objectives is None else objectives
         if isinstance(spec.loss.weight, CalibratedWeight):
             check_calibrated(spec.masking)
-        self.losses = Losses(named, relax, self.follows_norms)
+        self.supplies = supplies or Supplies()
         slots = teacher.space.length * teacher.space.groups
+        credit = credit_of(spec, named, slots)
+        self.losses = Losses(named, relax, self.follows_norms, credit)
         self.rollout = Rollout.of(spec.student.steps, teacher.sampler.schedule, slots)
         on_card = generator.device.type != "cpu"
         self.chunk_tokens = spec.loss.chunk_tokens or rows_at_once(teacher.space, on_card)
@@ -120,6 +125,9 @@ class Distillation:
         self.verdict.begin()
         for index in range(self.spec.train.accumulate):
             self.turn_to(index)
+            self.losses.backward_passes(step, measure)
+            if not self.losses.at_x_init:
+                continue
             generation = self.generate(step, measure)
             divergence, reuse = self.backward_student(generation, measure)
             generations.append(generation)
@@ -148,6 +156,8 @@ class Distillation:
         self.verdict.end()
         if not measure:
             return StepReport({})
+        if not self.losses.at_x_init:
+            generation = self.look(step)
         assert generation.entropy is not None
         assert generation.top1 is not None
         values = {
@@ -287,6 +297,15 @@ class Distillation:
         )
         return hidden, drawn
 
+    def look(self, step: int) -> Generation:
+        """A pass that is only measured: the run's draws go on as if it had not been."""
+        generators = (self.run_generator, self.host)
+        before = [generator.get_state() for generator in generators]
+        generation = self.generate(step, measure=True, gradients=False)
+        for generator, state in zip(generators, before, strict=True):
+            generator.set_state(state)
+        return generation
+
     def backward_student(
         self, generation: Generation, measure: bool
     ) -> tuple[Tensor, SharedMask | None]:
@@ -320,7 +339,7 @@ class Distillation:
 
         So it is gone when the student's own graph is at its largest.
         """
-        mask_ratio, x_tilde, mask = self.draw_x_tilde(generation.tokens, 0)
+        mask_ratio, x_tilde, mask = self.draw_x_tilde(generation.tokens, 0, generation.kept)
         with self.autocast():
             seen = self.embeds(self.teacher.backbone, generation, x_tilde, mask.slots)
             teacher_logits = self.teacher_logits(seen, generation.cond, mask_ratio)
@@ -337,6 +356,9 @@ class Distillation:
         temperatures = self.spec.loss.teacher_temperature, self.spec.loss.auxiliary_temperature
         looks = teacher_logits, self.auxiliary, aux_hidden, temperatures
         view = MaskedView(generation.tokens, mask, weight, *looks, generation.kept)
+        credit = self.losses.credit
+        if credit is not None:
+            credit.begin_pass(len(weight), rows.device)
         divergence = torch.zeros((), device=rows.device)
         nats = torch.zeros((), dtype=torch.float64, device=rows.device)
 
@@ -346,6 +368,8 @@ class Distillation:
             seen = view.rows(part, logits)
             if measure and self.monitor is not None:
                 nats += self.monitor.sums(seen)
+            if credit is not None:
+                credit.see(seen, rows[part].div(mask.slots.shape[1], rounding_mode="floor"))
             gradient, value = self.losses.ask_masked(seen, measure, passes)
             if value is not None:
                 divergence += (value * seen.slots).sum()
@@ -364,6 +388,10 @@ class Distillation:
                     generation.kept,
                 )
             _, gradient = backward_to_hidden(self.student, hidden, rows, self.chunk_tokens, loss_of)
+            if credit is not None:
+                advantage = credit.advantage(mask, weight, passes)
+                args = (generation.tokens, mask, advantage, self.chunk_tokens)
+                gradient = gradient + credit.ask(self.student, hidden, *args)
         reuse = None
         if measure and self.monitor is not None:
             self.nats = nats / len(mask.slots)
@@ -385,9 +413,11 @@ class Distillation:
         """The law of x_tilde."""
         return Remasking(self.spec.masking, self.teacher.space.mask_id)
 
-    def draw_x_tilde(self, tokens: Tensor, which: int) -> tuple[Tensor, Tensor, Mask]:
+    def draw_x_tilde(
+        self, tokens: Tensor, which: int, kept: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Mask]:
         """Mask ratios [B], x_tilde and its mask: for the student (0), or an auxiliary update."""
-        return self.remasking.draw(tokens, which, self.generator, self.prepared)
+        return self.remasking.draw(tokens, which, self.generator, self.prepared, kept)
 
     def prepare(self) -> Prepared:
         """Draw all that Python decides of the next step, which has one pass."""

@@ -15,13 +15,15 @@ from dimo_cli.engine.objective import (
     MaskedObjective,
     MaskedRows,
     Objective,
+    PassObjective,
     Run,
-    SoftObjective,
     StepReport,
+    WholeObjective,
 )
 from dimo_cli.engine.optimizer import NetworkOptimizer
-from dimo_cli.engine.relax import estimate
+from dimo_cli.engine.revealed import RevealedCredit
 from dimo_cli.engine.share import Share
+from dimo_cli.errors import SpecError
 from dimo_cli.specs.refine import RelaxSpec
 from dimo_cli.teachers.protocol import Backbone, Cond
 
@@ -30,12 +32,22 @@ class Losses:
     """The objectives of a run, in the order in which they draw."""
 
     def __init__(
-        self, objectives: Sequence[Objective], relax: RelaxSpec | None, follows_norms: bool
+        self,
+        objectives: Sequence[Objective],
+        relax: RelaxSpec | None,
+        follows_norms: bool,
+        credit: RevealedCredit | None = None,
     ) -> None:
-        """`relax` is how gradients get through tokens; norms are followed where they differ."""
+        """`relax` is how gradients get through tokens; norms are followed where they differ.
+
+        `credit` is what revealed tokens get beside what is asked of masked ones.
+        """
+        self.credit = credit
+        refuse_several_sources(objectives)
         self.objectives, self.relax = objectives, relax or RelaxSpec()
         self.masked = [one for one in objectives if isinstance(one, MaskedObjective)]
-        self.soft = [one for one in objectives if isinstance(one, SoftObjective)]
+        self.soft = [one for one in objectives if isinstance(one, WholeObjective)]
+        self.passes = [one for one in objectives if isinstance(one, PassObjective)]
         self.norms = GradientNorms() if self.soft or follows_norms else None
         self.seen: dict[str, Tensor] = {}
 
@@ -52,12 +64,18 @@ class Losses:
     @property
     def see_student(self) -> bool:
         """Whether any looks at the student's logits where it asks for something."""
-        return any(objective.needs.student for objective in self.masked)
+        asked = any(objective.needs.student for objective in self.masked)
+        return asked or self.credit is not None
+
+    @property
+    def at_x_init(self) -> bool:
+        """Whether any is about what the student makes of x_init."""
+        return bool(self.masked or self.soft)
 
     @property
     def can_be_recorded(self) -> bool:
         """Whether all of them do the same in every step (`train.capture`)."""
-        return all(one.can_be_recorded for one in self.objectives)
+        return self.credit is None and all(one.can_be_recorded for one in self.objectives)
 
     def attach(self, run: Run) -> None:
         """Teacher and student are there: make what networks are needed beside them."""
@@ -68,6 +86,8 @@ class Losses:
         """A step begins."""
         if self.norms is not None:
             self.norms.begin()
+        if self.credit is not None:
+            self.credit.begin()
         for objective in self.objectives:
             objective.begin(step)
 
@@ -75,6 +95,11 @@ class Losses:
         """The conditions of a batch, if an objective's data decides them."""
         found = (objective.conditions(count) for objective in self.objectives)
         return next((cond for cond in found if cond is not None), None)
+
+    def backward_passes(self, step: int, measure: bool) -> None:
+        """Let objectives run the student over inputs of their own, for one of the step's passes."""
+        for objective in self.passes:
+            objective.backward(step, measure)
 
     @torch.no_grad()
     def ask_masked(
@@ -93,19 +118,17 @@ class Losses:
         return gradient, value
 
     def ask_soft(self, generation: Generation, logits: Tensor, generator: Source) -> Tensor:
-        """What losses of relaxed tokens ask of logits [B, L, G, V], which are a leaf.
+        """What is asked of the logits of all positions [B, L, G, V], which are a leaf.
 
-        Each loss is differentiated by itself, which also gives its norm.
+        Each gradient is found by itself, which also gives its norm.
         """
         assert self.norms is not None
         total = torch.zeros_like(logits)
         for objective in self.soft:
-            loss = objective.loss_of(generation, logits)
-            if loss is None:
+            asked = objective.ask(generation, logits, self.relax, generator)
+            if asked is None:
                 continue
-            kind, temperature = self.relax.kind, self.relax.temperature
-            surrogate, values = estimate(kind, logits, loss, generator, temperature)
-            (gradient,) = torch.autograd.grad(surrogate / len(logits), logits)
+            gradient, values = asked
             self.norms.see(objective.name, gradient)
             self.seen[f"{objective.name}_loss"] = values.mean()
             total += objective.factor() * gradient
@@ -115,6 +138,8 @@ class Losses:
         """Let objectives update what else is trained, once student and auxiliary are."""
         if self.norms is not None:
             self.norms.end(share)
+        if self.credit is not None:
+            self.credit.end()
         values = self.measured() if measure else {}
         for objective in self.objectives:
             report = objective.follow(step, measure)
@@ -134,10 +159,13 @@ class Losses:
 
     def state(self) -> dict[str, float]:
         """Running numbers that decide how training goes on, beside networks and optimizers."""
-        return self.norms.values() if self.norms is not None else {}
+        credit = self.credit.state() if self.credit is not None else {}
+        return credit | (self.norms.values() if self.norms is not None else {})
 
     def load_state(self, state: dict[str, float]) -> None:
         """Continue from `state`."""
+        if self.credit is not None:
+            state = self.credit.load_state(state)
         if self.norms is not None:
             self.norms.load(state)
 
@@ -160,7 +188,18 @@ class Losses:
         return found
 
 
-def measured_norms(running: GradientNorms, soft: Sequence[SoftObjective]) -> dict[str, float]:
+def refuse_several_sources(objectives: Sequence[Objective]) -> None:
+    """Refuse losses whose real images would each decide what the same samples are of."""
+    whose = [one.name for one in objectives if type(one).conditions is not Objective.conditions]
+    if len(whose) > 1:
+        raise SpecError(
+            f"{' and '.join(whose)} both draw real images, whose conditions the student's are to "
+            "share.",
+            "Use one of them.",
+        )
+
+
+def measured_norms(running: GradientNorms, soft: Sequence[WholeObjective]) -> dict[str, float]:
     """What each loss asks of the logits: as it is, with its weight, and against Di[M]O's."""
     norms = running.values()
     values = {f"{name}_norm": value for name, value in norms.items()}

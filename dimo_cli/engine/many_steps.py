@@ -150,12 +150,17 @@ def sample_by_plan(
     generator: torch.Generator,
     temperature: float = 1.0,
     watch: Watch | None = None,
+    start: Tensor | None = None,
 ) -> Tensor:
-    """Fill an all-mask sequence step by step; returns tokens [B, L, G], ready to decode."""
+    """Fill an all-mask sequence step by step; returns tokens [B, L, G], ready to decode.
+
+    From a `start` [B, L, G] its tokens stand in the places of masks, until others are chosen.
+    """
     space, batch = teacher.space, len(cond)
     slots = space.length * space.groups
     cond, null = both_conditions(teacher, cond, generator.device)
-    tokens = torch.full((batch, slots), space.mask_id, device=generator.device)
+    blank = torch.full((batch, slots), space.mask_id, device=generator.device)
+    blank = tokens = blank if start is None else start.flatten(1)
     masked = torch.ones_like(tokens, dtype=torch.bool)
     rolls = draw_rolls(plan, batch, space.length, generator)
     order = -revealing_ranks(plan, space, rolls).repeat_interleave(space.groups, dim=1).float()
@@ -172,6 +177,8 @@ def sample_by_plan(
         all_scores, drawn = scores.view(batch, slots) + order, drawn.view(batch, slots)
         seen = torch.where(masked, drawn, tokens)
         tokens, masked = reveal(tokens, masked, drawn, all_scores, step.masked_after, space.mask_id)
+        if start is not None:
+            tokens = torch.where(masked, blank, tokens)
         if watch is not None:
             watch(seen.view_as(grid).clamp(max=space.codes - 1), masked.view_as(grid))
     return tokens.view(batch, space.length, space.groups).clamp(max=space.codes - 1)

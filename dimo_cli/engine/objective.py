@@ -2,8 +2,10 @@
 
 A run has a list of objectives. There are two ways to ask. A `MaskedObjective` knows its gradient in
 closed form at the positions that are masked in x_tilde, from what teacher, auxiliary and, if it
-wants to, the student say there. A `SoftObjective` is a loss of relaxed tokens, which are
-differentiated (`relax`). All gradients meet at the student's hidden states, in one backward pass.
+wants to, the student say there. A `WholeObjective` asks of the logits of all positions at once; one
+kind is a `SoftObjective`, a loss of relaxed tokens, which are differentiated (`relax`). All these
+gradients meet at the student's hidden states, in one backward pass. A `PassObjective` shows the
+student something else than x_init, in passes of its own.
 """
 
 from __future__ import annotations
@@ -17,13 +19,15 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from dimo_cli.engine.draws import Rows
+from dimo_cli.engine.draws import Rows, Source
 from dimo_cli.engine.field import TeacherLogits
 from dimo_cli.engine.masking import Mask
 from dimo_cli.engine.optimizer import NetworkOptimizer
+from dimo_cli.engine.relax import estimate
 from dimo_cli.engine.rollout import certain_logits
 from dimo_cli.engine.verdict import Verdict
 from dimo_cli.specs.distill import DistillSpec
+from dimo_cli.specs.refine import RelaxSpec
 from dimo_cli.teachers.protocol import Backbone, Cond, Teacher
 
 
@@ -75,6 +79,10 @@ class Needs:
     """The student's logits at the masked positions, which are not formed otherwise."""
     anchor: float = 0.0
     """Weight of the teacher's predictions among what the auxiliary learns (D-MMD)."""
+    images: str | None = None
+    """Whose whole images it masks parts of: those of `data`, `teacher` or `student`."""
+    pairs: bool = False
+    """Pairs of a start and what a network made of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +109,39 @@ class MaskedRows:
     """Of teacher and auxiliary."""
 
 
+class RealTokens(Protocol):
+    """Images as tokens, with what they are images of."""
+
+    def draw(
+        self, count: int, generator: torch.Generator, rows: slice = slice(None)
+    ) -> tuple[Tensor, Cond]:
+        """`rows` of `count` random tokens [B, L, G] and their conditions, where they were drawn."""
+
+
+class PairedTokens(Protocol):
+    """Starts [B, L, G], what a network made of each, and the conditions."""
+
+    def draw(
+        self, count: int, generator: torch.Generator, rows: slice = slice(None)
+    ) -> tuple[Tensor, Tensor, Cond]:
+        """`rows` of `count` random pairs."""
+
+
+class PairMaker(Protocol):
+    """Who has pairs drawn, or finds those that were drawn before."""
+
+    def __call__(self, source: Backbone | None, count: int, steps: int | None) -> PairedTokens:
+        """So many pairs of a network, drawn in so many steps; None: the teacher and its sampler."""
+
+
+@dataclass(frozen=True, slots=True)
+class Supplies:
+    """What a run has beside its networks, where an objective needs it."""
+
+    data: RealTokens | None = None
+    pairs: PairMaker | None = None
+
+
 class Run(Protocol):
     """What an objective may use of the run that it belongs to."""
 
@@ -110,6 +151,15 @@ class Run(Protocol):
     generator: Rows
     autocast: Callable[[], AbstractContextManager[None]]
     verdict: Verdict
+    supplies: Supplies
+    chunk_tokens: int
+    """Positions whose logits are formed at a time."""
+
+    def generate(self, step: int, measure: bool = False, gradients: bool = True) -> Generation:
+        """What the student makes of x_init."""
+
+    def draw_conditions(self, count: int) -> Cond:
+        """The conditions of a batch: those of an objective's data, or drawn."""
 
     def turn_to(self, index: int) -> None:
         """Draw from now on for one of the step's passes."""
@@ -172,20 +222,61 @@ class MaskedObjective(Objective, ABC):
         """
 
 
+class WholeObjective(Objective, ABC):
+    """A gradient at the student's logits of all positions."""
+
+    looks: float = 0
+    """Forwards of a network of the student's size beside the student's own, for planning."""
+
+    @abstractmethod
+    def ask(
+        self, generation: Generation, logits: Tensor, relax: RelaxSpec, generator: Source
+    ) -> tuple[Tensor, Tensor] | None:
+        """What it asks of a pass's logits [B, L, G, V], which are a leaf, and a loss a sample [B].
+
+        The gradient is that of the mean over samples. None: nothing in this step.
+        """
+
+    @abstractmethod
+    def factor(self) -> Tensor | float:
+        """What its gradient is multiplied by."""
+
+
 SoftLoss = Callable[[Tensor], Tensor]
 """A value for each sample [B] of token weights [B, L, G, V]."""
 
 
-class SoftObjective(Objective, ABC):
+class SoftObjective(WholeObjective, ABC):
     """A loss of relaxed tokens, through which a gradient flows back to the logits."""
 
     @abstractmethod
     def loss_of(self, generation: Generation, logits: Tensor) -> SoftLoss | None:
         """The loss of a pass with these student logits [B, L, G, V]; None: not in this step."""
 
+    def ask(
+        self, generation: Generation, logits: Tensor, relax: RelaxSpec, generator: Source
+    ) -> tuple[Tensor, Tensor] | None:
+        loss = self.loss_of(generation, logits)
+        if loss is None:
+            return None
+        surrogate, values = estimate(relax.kind, logits, loss, generator, relax.temperature)
+        (gradient,) = torch.autograd.grad(surrogate / len(logits), logits)
+        return gradient, values
+
+
+class PassObjective(Objective, ABC):
+    """A loss of passes in which the student sees something else than x_init."""
+
+    trained: float = 1
+    """Samples that go through the student, and back, for each of the batch."""
+    looks: float = 0
+    """Samples that go through it or a network like it without a way back."""
+    teacher_looks: float = 0
+    """Samples that go through the teacher."""
+
     @abstractmethod
-    def factor(self) -> Tensor | float:
-        """What its gradient is multiplied by."""
+    def backward(self, step: int, measure: bool) -> None:
+        """Run the student for one of the step's passes, and backpropagate its share of the loss."""
 
 
 @dataclass(slots=True)

@@ -11,14 +11,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dimo_cli.engine.draws import Source, chunks, exponential, sourced_chunks
+from dimo_cli.engine.draws import Source, chunks, exponential, sourced_chunks, uniform
 from dimo_cli.engine.fused import fused
+from dimo_cli.engine.input_noise import input_embeds
 from dimo_cli.engine.masking import initial_tokens
 from dimo_cli.engine.rollout import ONE_STEP, Start
 from dimo_cli.engine.schedules import middle_mask_ratio, perturb_embeddings
 from dimo_cli.errors import NotFinite
 from dimo_cli.specs.distill import InitSpec
-from dimo_cli.teachers.protocol import Backbone, Cond, Tokenizer, TokenSpace
+from dimo_cli.teachers.protocol import LATENT, Backbone, Cond, Tokenizer, TokenSpace
 
 CHUNK_TOKENS = 8192  # positions whose logits exist at a time
 CHUNK_LOGITS = 2**21  # and how many of these at most, where training chooses
@@ -140,9 +141,18 @@ def student_hidden(
     backbone: Backbone, tokens: Tensor, cond: Cond, sigma: float, generator: Source
 ) -> Tensor:
     """A pass of the student: noisy token embeddings to hidden states [B, L, D]."""
-    hidden = backbone.hidden(perturb_embeddings(backbone.embed(tokens), sigma, generator), cond)
+    embeds = perturb_embeddings(input_embeds(backbone, tokens, generator), sigma, generator)
+    hidden = backbone.hidden(embeds, with_drawn_latent(backbone, cond, generator))
     assert isinstance(hidden, Tensor)
     return hidden
+
+
+def with_drawn_latent(backbone: Backbone, cond: Cond, generator: Source) -> Cond:
+    """The condition with a latent ~ U[0, 1] for each sample, for a network that reads one."""
+    if not backbone.has_latent:
+        return cond
+    latent = uniform((len(cond),), generator).to(cond.device)
+    return Cond({**cond.tensors, LATENT: latent}, cond.texts)
 
 
 def student_input(

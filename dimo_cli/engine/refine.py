@@ -14,12 +14,14 @@ import torch
 from torch import Tensor
 
 from dimo_cli.engine.distill import Distillation
+from dimo_cli.engine.input_noise import with_noise_of
 from dimo_cli.engine.lora import begin_with, trained_part
-from dimo_cli.engine.objective import Objective
-from dimo_cli.engine.objectives.gan import GanObjective, RealTokens
+from dimo_cli.engine.objective import MaskedObjective, Objective, RealTokens, Supplies
+from dimo_cli.engine.objectives.gan import GanObjective
 from dimo_cli.engine.objectives.registry import named_objectives
 from dimo_cli.engine.objectives.reward import RewardObjective, Rewards
 from dimo_cli.engine.share import Share
+from dimo_cli.errors import SpecError
 from dimo_cli.specs.refine import RefineSpec
 from dimo_cli.teachers.protocol import Backbone, Teacher
 
@@ -41,13 +43,25 @@ class Refinement(Distillation):
         data: RealTokens | None = None,
         rewards: Rewards | None = None,
         auxiliary: Mapping[str, Tensor] | None = None,
+        supplies: Supplies | None = None,
     ) -> None:
         """The student starts from `start`; the auxiliary from the teacher, if it has no weights."""
-        objectives = refining_objectives(spec, data, rewards or {})
-        super().__init__(teacher, spec, generator, autocast, share, objectives, spec.relax)
-        begin_with(self.student, start)
+        losses, relax = refining_objectives(spec, data, rewards or {}), spec.relax
+        super().__init__(teacher, spec, generator, autocast, share, losses, relax, supplies)
+        check_same_latent(self.student, start)
+        begin_with(self.student, with_noise_of(self.student, start))
         if auxiliary is not None:
             trained_part(self.auxiliary).load_state_dict(auxiliary)
+
+
+def check_same_latent(student: Backbone, start: Backbone) -> None:
+    """Refuse to go on from a student with another network than is asked for."""
+    if student.has_latent != start.has_latent:
+        raise SpecError(
+            f"`student.latent` is {str(student.has_latent).lower()}, and the student to start from "
+            f"has {'a' if start.has_latent else 'no'} latent.",
+            f"Set `student.latent={str(start.has_latent).lower()}`.",
+        )
 
 
 def refining_objectives(
@@ -61,4 +75,11 @@ def refining_objectives(
         found.append(RewardObjective(rewards, spec.reward.weight))
     if spec.distill_weight:
         found += named_objectives(spec, spec.distill_weight)
+    has_masked = any(isinstance(one, MaskedObjective) for one in found)
+    if spec.gan.enabled and spec.gan.weight == "auto" and not has_masked:
+        raise SpecError(
+            "`gan.weight` is auto, but none of `objectives` asks anything of masked tokens, whose "
+            "gradient the adversarial one would be made as long as.",
+            "Set `gan.weight` to a number.",
+        )
     return found

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dimo_cli.engine.draws import Source, on_host
+from dimo_cli.engine.draws import Source, on_host, uniform
 from dimo_cli.engine.masking import Mask, draw_mask, draw_ratio
 from dimo_cli.engine.prepared import Prepared
 from dimo_cli.engine.schedules import draw_mask_ratio
@@ -37,22 +37,56 @@ class Remasking:
         schedule = masking.auxiliary if which else masking.student
         return draw_ratio(schedule, count, source, masking.lowest, masking.highest)
 
-    def at(self, tokens: Tensor, ratio: Tensor, source: Source) -> tuple[Tensor, Mask]:
-        """x_tilde at given ratios [B], and its mask."""
-        mask = Mask.of(draw_mask(tokens.shape, ratio, source, self.is_exact), tokens.device)
+    def at(
+        self, tokens: Tensor, ratio: Tensor, source: Source, kept: Tensor | None = None
+    ) -> tuple[Tensor, Mask]:
+        """x_tilde at given ratios [B], and its mask.
+
+        With `masking.bridge` what was `kept` [B, L, G] of an earlier step is never masked.
+        """
+        if kept is None or not self.masking.bridge:
+            slots = draw_mask(tokens.shape, ratio, source, self.is_exact)
+        else:
+            slots = bridge_mask(kept, ratio, source, self.is_exact)
+        mask = Mask.of(slots, tokens.device)
         return tokens.masked_fill(mask.slots, self.mask_id), mask
 
     def draw(
-        self, tokens: Tensor, which: int, source: Source, prepared: Prepared | None = None
+        self,
+        tokens: Tensor,
+        which: int,
+        source: Source,
+        prepared: Prepared | None = None,
+        kept: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Mask]:
         """Mask ratios [B], x_tilde and its mask, as they were `prepared` if they were."""
         if prepared is None:
             ratio = self.ratios(which, len(tokens), source)
-            return ratio, *self.at(tokens, ratio, source)
+            x_tilde, mask = self.at(tokens, ratio, source, kept)
+            if kept is not None and self.masking.bridge:  # it was the share of open slots
+                ratio = mask.slots.flatten(1).float().mean(-1)
+            return ratio, x_tilde, mask
         slots = prepared.masks[which]
         everywhere = torch.arange(tokens.shape[0] * tokens.shape[1], device=tokens.device)
         x_tilde = tokens.masked_fill(slots, self.mask_id)
         return prepared.ratios[which], x_tilde, Mask(slots, everywhere)
+
+
+def bridge_mask(kept: Tensor, ratio: Tensor, source: Source, is_exact: bool) -> Tensor:
+    """A mask [B, L, G] of a share [B] of the slots that were not kept: at least of one (D-MMD).
+
+    It is the way back from a step's tokens to a state between those that it saw and them: with
+    single chances, an open slot stays masked with (1 - alpha_s) / (1 - alpha_t).
+    """
+    scores = uniform((len(kept), kept[0].numel()), on_host(source))
+    is_open = ~kept.flatten(1).to(scores.device)
+    order = scores.masked_fill(~is_open, torch.inf).argsort(-1).argsort(-1)
+    if is_exact:
+        counts = torch.round(ratio * is_open.sum(-1)).clamp(min=1)
+        mask = order < counts[:, None]
+    else:
+        mask = (scores < ratio[:, None]) | (order == 0)
+    return (mask & is_open).view_as(kept)
 
 
 def prepare(

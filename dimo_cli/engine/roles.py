@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+from dimo_cli.engine.input_noise import give_noise
 from dimo_cli.engine.lora import new_adapters
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.lora import LoraSpec
+from dimo_cli.teachers.latent import check_has_room, give_latent
 from dimo_cli.teachers.protocol import Backbone, Teacher
 from dimo_cli.teachers.spread import spread
 from dimo_cli.teachers.stored import plain_copy, store
@@ -24,7 +26,7 @@ def starts_of(teacher: Teacher, spec: DistillSpec, roles: Sequence[Role]) -> dic
     Copies are of the teacher's weights as they were loaded; from then on it has them as
     `teacher.weights` says, and adapters are over those.
     """
-    copies = {role: trainable_copy(teacher, spec) for role in roles if not lora_of(spec, role).rank}
+    copies = {role: whole(teacher, spec, role) for role in roles if not lora_of(spec, role).rank}
     store(teacher.backbone, spec.teacher.weights)
     return {role: copies.get(role) or adapted(teacher, spec, role) for role in roles}
 
@@ -43,6 +45,17 @@ def store_early(teacher: Teacher, spec: DistillSpec, is_sharded: bool) -> None:
         store(teacher.backbone, spec.teacher.weights)
         if is_sharded:
             spread(teacher.backbone)
+
+
+def whole(teacher: Teacher, spec: DistillSpec, role: Role) -> Backbone:
+    """A copy of the teacher with what else the student reads; at first that says nothing."""
+    backbone = trainable_copy(teacher, spec)
+    if role == "auxiliary":
+        return backbone
+    if spec.student.latent:
+        check_has_room(backbone, teacher.name)
+        give_latent(backbone, teacher.space, spec.train.seed)
+    return give_noise(backbone, spec.init.noise, teacher.space, spec.train.seed)
 
 
 def adapted(teacher: Teacher, spec: DistillSpec, role: Role) -> Backbone:

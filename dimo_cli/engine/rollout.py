@@ -80,7 +80,8 @@ class Rollout:
 
 def pick(count: int, source: Source) -> int:
     """One of `count`, the same for all samples of a step."""
-    return int(integers(count, (1,), own_generator(on_host(source))))
+    drawn = int(integers(count, (1,), own_generator(on_host(source))))
+    return drawn % count  # planners draw in shapes alone, where any number may come
 
 
 def certain_logits(tokens: Tensor, vocab: int) -> Tensor:

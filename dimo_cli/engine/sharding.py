@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from dimo_cli.distributed.ranks import sharding_wanted
 from dimo_cli.errors import SpecError
 from dimo_cli.specs.distill import DistillSpec
+from dimo_cli.specs.objectives import ROUNDS
 from dimo_cli.teachers.linear_maps import blocks_of
 from dimo_cli.teachers.protocol import Backbone
 
@@ -36,6 +37,18 @@ def check_shardable(spec: DistillSpec) -> None:
         raise SpecError(
             "`train.compile` cannot be combined with sharding: compiled blocks are not gathered.",
             "Leave out one of `--shard` and `train.compile`.",
+        )
+    if spec.student.latent:
+        raise SpecError(
+            "`student.latent` cannot be combined with sharding: its token joins the sequence after "
+            "the blocks were spread.",
+            "Leave out one of `--shard` and `student.latent`.",
+        )
+    if named := [one.kind for one in spec.objectives if one.kind in ROUNDS]:
+        raise SpecError(
+            f"Objective {named[0]} cannot be combined with sharding: its rounds keep whole copies "
+            "of the student.",
+            "Leave out `--shard`, or choose another objective.",
         )
     if spec.student.ema.offload:
         raise SpecError(

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dimo_cli.engine.input_noise import input_embeds
 from dimo_cli.engine.one_step import student_input
 from dimo_cli.engine.schedules import perturb_embeddings
 from dimo_cli.specs.distill import InitSpec
@@ -53,7 +54,8 @@ def start_embeddings(
     """The embeddings [N, L, D] that the student would start from."""
     tokens = student_input(space, tokenizer, init, count, generator)
     with torch.no_grad():
-        return perturb_embeddings(backbone.embed(tokens), init.embed_noise.sigma, generator)
+        embeds = input_embeds(backbone, tokens, generator)
+        return perturb_embeddings(embeds, init.embed_noise.sigma, generator)
 
 
 def token_probs(backbone: Backbone, embeddings: Tensor, cond: Cond, temperature: float) -> Tensor:

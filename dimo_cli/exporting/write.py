@@ -89,6 +89,7 @@ def check_exportable(student: Student) -> None:
             "Export a student that starts from mask and image tokens.",
         )
     student.check_one_step("an exported program is a single pass")
+    student.check_no_latent("an exported program does not")
     if student.teacher.takes_prompts:
         text_tower(student.teacher)
 

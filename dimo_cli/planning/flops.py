@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from dimo_cli.engine.objective import Objective, PassObjective, WholeObjective
+from dimo_cli.engine.objectives.registry import named_objectives
 from dimo_cli.planning.memory import blank_cond
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.teachers.plans import SCHEDULES
@@ -34,13 +37,39 @@ def mean_ratio(schedule: str) -> float:
 def flops_per_step(teacher: Teacher, spec: DistillSpec) -> float:
     """FLOPs of one step on one process: forwards, and backwards at twice a forward."""
     body, head = forward_flops(copy.deepcopy(teacher.backbone).to("meta"), teacher)
+    named = named_objectives(spec)
+    of_passes = [one for one in named if isinstance(one, PassObjective)]
+    total = sum(flops_of_passes(one, spec, body + head) for one in of_passes)
+    at_x_init = [one for one in named if not isinstance(one, PassObjective)]
+    if at_x_init:
+        total += flops_at_x_init(at_x_init, spec, body, head)
+    return float(total * spec.train.batch_size * spec.train.accumulate)
+
+
+def flops_of_passes(objective: PassObjective, spec: DistillSpec, whole: float) -> float:
+    """Of one sample, by an objective that runs the student itself; `whole` is one forward."""
+    training = 3 + spec.train.recomputes
+    teacher_passes = 2 if spec.teacher.guidance.needs_null else 1
+    looks = objective.looks + teacher_passes * objective.teacher_looks
+    return whole * (training * objective.trained + looks)
+
+
+def flops_at_x_init(
+    named: Sequence[Objective], spec: DistillSpec, body: float, head: float
+) -> float:
+    """Of one sample, by objectives that ask for something at x_init."""
     seen = head * mean_ratio(spec.masking.student)  # only masked positions reach the vocabulary
     seen_by_auxiliary = head * mean_ratio(spec.masking.auxiliary)
     training = 3 + spec.train.recomputes  # forward, backward, and the forward again
     teacher_passes = 2 if spec.teacher.guidance.needs_null else 1
     drawing = body + head
     before = spec.student.passes_before * drawing
-    student = before + training * body + head + 3 * seen
+    whole = [one for one in named if isinstance(one, WholeObjective)]
+    student = before + training * body + head + (3 * head if whole else 0)
+    looks = sum(one.looks for one in whole) * drawing
+    if len(whole) == len(named):  # no masked position is looked at, and there is no auxiliary
+        return student + looks
+    student += looks + 3 * seen
     judges = (teacher_passes + 1) * (body + seen)
     update = training * body + 3 * seen_by_auxiliary
     if spec.auxiliary.fresh_samples:
@@ -48,4 +77,4 @@ def flops_per_step(teacher: Teacher, spec: DistillSpec) -> float:
     total = student + judges + spec.auxiliary.updates * update
     if spec.auxiliary.share_x_tilde:
         total -= body
-    return float(total * spec.train.batch_size * spec.train.accumulate)
+    return total

@@ -19,7 +19,7 @@ from dimo_cli.engine.one_step import rows_at_once
 from dimo_cli.engine.refine import Refinement
 from dimo_cli.engine.sharding import GATHERED
 from dimo_cli.engine.share import divide, largest_divisor, local_train
-from dimo_cli.planning.rehearsal import BlankImages, rehearse, without_content
+from dimo_cli.planning.rehearsal import BlankImages, blank_supplies, rehearse, without_content
 from dimo_cli.rewards.registry import blank_reward
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.lora import LoraSpec
@@ -203,7 +203,8 @@ def make_method(
 ) -> Distillation:
     """The method of a spec, with stand-ins for what it would load."""
     if not isinstance(spec, RefineSpec):
-        return Distillation(teacher, spec, generator, autocast)
+        supplies = blank_supplies(teacher)
+        return Distillation(teacher, spec, generator, autocast, supplies=supplies)
     at_once = spec.gan.model_copy(update={"start": 0})  # a later step has all losses
     return Refinement(
         teacher,
@@ -213,6 +214,7 @@ def make_method(
         start=teacher.backbone,
         data=BlankImages(teacher) if spec.gan.enabled else None,
         rewards=rewards(spec),
+        supplies=blank_supplies(teacher),
     )
 
 

@@ -24,6 +24,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from dimo_cli.engine.distill import Distillation
 from dimo_cli.engine.lora import own_copy
+from dimo_cli.engine.objective import Supplies
 from dimo_cli.engine.optimizer import Ema, NetworkOptimizer
 from dimo_cli.teachers.protocol import Cond, Conditioner, Teacher
 from dimo_cli.training.precision import matrices
@@ -157,6 +158,26 @@ class BlankImages:
         space = self.teacher.space
         tokens = torch.zeros((count, space.length, space.groups), dtype=torch.long)
         return tokens[rows], self.teacher.conditioner.blank(count)[rows]
+
+
+@dataclass(frozen=True, slots=True)
+class BlankPairs:
+    """Pairs of a start and an image, from no network."""
+
+    images: BlankImages
+
+    def draw(
+        self, count: int, generator: torch.Generator, rows: slice = slice(None)
+    ) -> tuple[Tensor, Tensor, Cond]:
+        """Tokens of the right shape."""
+        tokens, cond = self.images.draw(count, generator, rows)
+        return tokens, tokens, cond
+
+
+def blank_supplies(teacher: Teacher) -> Supplies:
+    """What objectives of a step learn from, in shapes alone."""
+    images = BlankImages(teacher)
+    return Supplies(images, lambda source, count, steps: BlankPairs(images))
 
 
 def without_content(network: N) -> N:

@@ -18,6 +18,7 @@ from dimo_cli.publishing.contents import carried, check_weights, public_manifest
 from dimo_cli.publishing.preview import preview_of
 from dimo_cli.publishing.upload import Upload
 from dimo_cli.run_folder.effort import Effort, effort_of
+from dimo_cli.run_folder.nats import teacher_kl_of
 from dimo_cli.sampling.samplers import draw_images
 from dimo_cli.specs.manifest import CARD, MANIFEST, PREVIEW
 from dimo_cli.specs.push import PushSpec
@@ -119,6 +120,7 @@ def facts_to_publish(spec: PushSpec, student: Student, run: Path | None) -> Card
         ),
         measured=tuple({number.title: number for number in map(public, numbers)}.values()),
         rows=tuple(rows),
+        teacher_kl=teacher_kl_of(run) if run and is_final else None,
         spec_yaml=public_settings(run / "run.yaml") if run else None,
         effort=known_effort(spec, run),
         footprint=spec.footprint,

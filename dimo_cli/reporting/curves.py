@@ -9,6 +9,7 @@ from typing import Any
 
 from dimo_cli.console.live import SHOWN
 from dimo_cli.reporting.charts import Chart, Level, Point, Series
+from dimo_cli.run_folder.nats import KEY as KL
 from dimo_cli.specs.metrics import TITLES
 
 Record = Mapping[str, Any]
@@ -29,6 +30,8 @@ def metric_chart(metric: str) -> str:
     return f"{TITLES[metric]} of the student"
 
 
+KL_CHART = "KL of the student to the teacher, nats per token"
+
 TOPICS = (
     *(
         Topic(metric_chart(name), {name: title}, f"healthy: {SHOWN[name][1]}")
@@ -38,9 +41,10 @@ TOPICS = (
         "Divergence", {"divergence": "teacher | auxiliary"}, f"healthy: {SHOWN['divergence'][1]}"
     ),
     Topic(
-        "KL of the student to the teacher, nats per token",
-        {"teacher_kl": "less the auxiliary's excess"},
-        "noisy: look at its mean over many steps; healthy: falls towards 0",
+        KL_CHART,
+        {KL: "less the auxiliary's excess"},
+        "how much of what the student draws the teacher would not, by its own auxiliary: a lower "
+        f"bound as far as that lags behind; healthy: {SHOWN[KL][1]}",
     ),
     Topic(
         "Auxiliary and student",

@@ -9,12 +9,13 @@ from typing import Any
 from dimo_cli.console import next_steps
 from dimo_cli.reporting.charts import Level, number, spread
 from dimo_cli.reporting.collect import RunRecord, Setting, collect
-from dimo_cli.reporting.curves import charts_of, metric_chart
+from dimo_cli.reporting.curves import KL_CHART, charts_of, metric_chart
 from dimo_cli.reporting.diagnosis import diagnose
 from dimo_cli.reporting.further import further_steps
 from dimo_cli.reporting.pictures import Picture, embed
 from dimo_cli.reporting.views import Card, flat_rows, plot_of
 from dimo_cli.run_folder.effort import Effort
+from dimo_cli.run_folder.nats import teacher_kl
 from dimo_cli.specs.manifest import steps_in_words
 from dimo_cli.specs.metrics import WHOLE_SETS, falls, title_of
 
@@ -177,6 +178,12 @@ def levels_of(run: RunRecord) -> dict[str, list[Level]]:
 
 def abouts_of(run: RunRecord) -> dict[str, str]:
     """What a number's sample count is: without it, it says nothing."""
+    found = teacher_kl(run.records)
+    return samples_of(run) | ({KL_CHART: found.words} if found else {})
+
+
+def samples_of(run: RunRecord) -> dict[str, str]:
+    """How many images the run's metric is of."""
     if run.spec is None:
         return {}
     monitor = run.spec.monitor

@@ -30,10 +30,12 @@ from dimo_cli.run_folder.effort import hardware_name, recorded_effort
 from dimo_cli.run_folder.identity import check_owner, identity_of, new_identity
 from dimo_cli.run_folder.listing import keep_divergence
 from dimo_cli.run_folder.naming import CHECKPOINTS
+from dimo_cli.run_folder.nats import teacher_kl_of
 from dimo_cli.run_folder.origins import keep_origins
 from dimo_cli.run_folder.state import DIVERGED, SUMMARY, is_refinement
 from dimo_cli.runs.closing import AtBest, Closing, comparison, leave_report
 from dimo_cli.runs.prompts import attach_prompts, with_commits
+from dimo_cli.runs.supplies import distilling
 from dimo_cli.runs.tables import best_teacher, ratio
 from dimo_cli.runs.watcher import RunWatcher
 from dimo_cli.sampling.previews import draw_comparison
@@ -180,7 +182,8 @@ def distill(
         spec = with_commits(spec, view.note)
     attach_prompts(teacher, spec)
     watcher = RunWatcher(spec, teacher, folder, view)
-    return run_method(spec, teacher, folder, watcher, resume, origins)
+    method = distilling(spec, teacher, view.note)
+    return run_method(spec, teacher, folder, watcher, resume, origins, method)
 
 
 def run_method(
@@ -278,7 +281,8 @@ def train_and_measure(
         preview = last_preview(watcher, backbone)
         step = trainer.progress.step
         chosen = Choice(rule="last", step=step)
-        student = save_student(folder / "student", spec, teacher, backbone, step, chosen)
+        kl = teacher_kl_of(folder)
+        student = save_student(folder / "student", spec, teacher, backbone, step, chosen, kl)
         save_png(
             enlarge(preview, 320),
             folder / "student" / "preview.png",

@@ -51,7 +51,7 @@ def begin_refinement(
     brought = {
         "teacher": {"name": teacher, "architecture": dict(manifest.teacher.architecture)},
         "init": manifest.init.model_dump(),
-        "student": own,
+        "student": own | ({"latent": True} if manifest.latent else {}),
     }
     return Beginning(student, preset, brought)
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dimo_cli.console.live import View
-from dimo_cli.data.shards import TokenDataset, builtin_dataset, read_index
+from dimo_cli.data.shards import builtin_dataset, read_index
 from dimo_cli.distributed.ranks import first_ahead, is_first, joined_ranks
 from dimo_cli.engine.objectives.reward import Rewards
 from dimo_cli.engine.refine import Refinement
@@ -26,9 +26,10 @@ from dimo_cli.run_folder.alarms import told
 from dimo_cli.run_folder.checkpoints import read_contents, spec_of
 from dimo_cli.runs.distill import RunResult, check_measurable_run, run_method
 from dimo_cli.runs.prompts import attach_prompts, with_commits
+from dimo_cli.runs.supplies import LabeledTokens, images_of, supplies_of
 from dimo_cli.runs.watcher import RunWatcher
 from dimo_cli.sampling.previews import preview_conditions
-from dimo_cli.sampling.samplers import condition, draw_images
+from dimo_cli.sampling.samplers import draw_images
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.lora import LoraSpec
 from dimo_cli.specs.manifest import steps_in_words
@@ -38,7 +39,7 @@ from dimo_cli.students.published import open_student
 from dimo_cli.students.student import LoadOptions, Student
 from dimo_cli.students.target import Target
 from dimo_cli.teachers.conditioning import PromptConditioner
-from dimo_cli.teachers.protocol import Backbone, Cond, Teacher
+from dimo_cli.teachers.protocol import Backbone, Teacher
 from dimo_cli.teachers.registry import configured, load_skeleton, load_whole
 from dimo_cli.training.accelerator import make_accelerator
 from dimo_cli.training.checkpoint import CheckpointFolder
@@ -50,27 +51,11 @@ GUARD_SEED = 31
 PREVIEW_PROMPTS, SCORED_AT_ONCE = 400, 16
 
 
-class LabeledTokens:
-    """A dataset of tokens with labels or captions, as the engine draws from it."""
-
-    def __init__(self, dataset: TokenDataset, teacher: Teacher) -> None:
-        self.dataset, self.teacher = dataset, teacher
-
-    def draw(
-        self, count: int, generator: torch.Generator, rows: slice = slice(None)
-    ) -> tuple[Tensor, Cond]:
-        tokens, wanted = self.dataset.draw(count, generator, rows)
-        wanted = wanted.tolist() if isinstance(wanted, Tensor) else wanted
-        return tokens.to(generator.device), condition(self.teacher, wanted).to(generator.device)
-
-
 def real_tokens(spec: RefineSpec, teacher: Teacher) -> LabeledTokens | None:
     """The real images that a run is held against."""
     if not spec.gan.enabled:
         return None
-    if spec.gan.data is None:
-        return LabeledTokens(builtin_dataset(teacher.name), teacher)
-    return LabeledTokens(TokenDataset.open(Path(spec.gan.data), teacher), teacher)
+    return images_of(spec.gan.data, teacher, "gan.data")
 
 
 def scored(reward: Reward) -> Any:
@@ -195,8 +180,14 @@ def refining(
     watcher = RefineWatcher(spec, teacher, folder, view, models[held_out] if held_out else None)
     start = start.to("cpu")  # its weights are copied once, and not needed again
     auxiliary = starting_auxiliary(spec)
+    supplies = supplies_of(spec, teacher, view.note) if spec.distill_weight else None
     return watcher, partial(
-        Refinement, start=start, data=data, rewards=rewards, auxiliary=auxiliary
+        Refinement,
+        start=start,
+        data=data,
+        rewards=rewards,
+        auxiliary=auxiliary,
+        supplies=supplies,
     )
 
 

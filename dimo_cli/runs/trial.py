@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,12 +15,14 @@ from typing import Any
 import torch
 
 from dimo_cli.console.live import PlainView
+from dimo_cli.engine.distill import Distillation
 from dimo_cli.engine.schedules import ema_decay
 from dimo_cli.errors import DimoError
 from dimo_cli.evaluation.evaluate import read
 from dimo_cli.evaluation.yardstick import Stream, Yardstick
 from dimo_cli.planning.hours import H100_PEAK, Hours, seconds_on_h100, share_of_peak
 from dimo_cli.planning.plan import Forecast
+from dimo_cli.planning.rehearsal import blank_supplies
 from dimo_cli.runs.prompts import attach_prompts, without_datasets
 from dimo_cli.runs.refine import refining
 from dimo_cli.runs.watcher import RunWatcher
@@ -94,12 +97,13 @@ def tried(spec: DistillSpec) -> tuple[float, float]:
     teacher, silent = load_whole(spec.teacher), PlainView(lambda line: None)
     with TemporaryDirectory() as name:
         folder = Path(name)
-        method = None
+        method: Callable[..., Distillation]
         watcher: RunWatcher
         if isinstance(spec, RefineSpec):
             watcher, method = refining(spec, teacher, teacher.backbone, folder, silent)
         else:
             attach_prompts(teacher, spec)
+            method = partial(Distillation, supplies=blank_supplies(teacher))
             watcher = RunWatcher(spec, teacher, folder, silent)
         trainer = Trainer(at_most(MOST_SAMPLES, spec), teacher, folder, watcher, method)
         return times_of(spec, trainer, watcher)

@@ -75,6 +75,7 @@ def settled(student: Student, spec: TteoSpec) -> TteoSpec:
             "Optimize a student of a text teacher.",
         )
     student.check_one_step("test-time optimization is of the input of a single pass")
+    student.check_no_latent("here one image is improved, whose latent would be another each time")
     suited = student.teacher.tteo
     chosen: dict[str, Any] = {} if spec.rewards else {"rewards": dict(suited.rewards)}
     if "learning_rate" not in spec.model_fields_set:

@@ -15,12 +15,22 @@ from dimo_cli.specs.divergences import (
     Divergence,
     ForwardKL,
 )
+from dimo_cli.specs.input_noise import InputNoise
 from dimo_cli.specs.lora import AuxiliaryLoraSpec, LoraSpec
 from dimo_cli.specs.monitor import MonitorSpec
 from dimo_cli.specs.objectives import Objective
 from dimo_cli.specs.stored import StoredWeights
 
-TITLES = {"dimo": "Di[M]O", "idlm": "IDLM", "dmmd": "D-MMD"}
+TITLES = {
+    "dimo": "Di[M]O",
+    "idlm": "IDLM",
+    "dmmd": "D-MMD",
+    "redi": "ReDi",
+    "sdtt": "SDTT",
+    "di4c": "Di4C",
+    "fpd": "FPD",
+    "catdrift": "CatDrift",
+}
 MaskSchedule = Literal["linear", "square", "root", "cosine", "arccos", "truncated_normal"]
 
 
@@ -140,6 +150,11 @@ class InitSpec(Spec):
     embed_noise: Annotated[
         FixedNoise | WarmupNoise, Field(discriminator="kind"), shorthand("sigma", "fixed")
     ] = Field(default_factory=FixedNoise, description="Gaussian noise on the token embeddings")
+    noise: Annotated[InputNoise | None, shorthand("dim", "mask")] = Field(
+        None,
+        description="Noise that a network of the student's own, trained with it, adds to its "
+        "embeddings; null: none. With it even mask_ratio 1 is not the same for all images",
+    )
     control: Literal[
         "none", "fixed_image_token", "fixed_class_token", "random_class_tokens", "encoded_noise"
     ] = Field(
@@ -172,6 +187,11 @@ class MaskingSpec(Spec):
     )
     lowest: Real = Field(0.0, ge=0, lt=1, description="Mask ratios below are raised to this")
     highest: Real = Field(1.0, gt=0, le=1, description="Mask ratios above are lowered to this")
+    bridge: bool = Field(
+        False,
+        description="For students of several steps: mask only what was open in a step's input, as "
+        "D-MMD, so that x_tilde lies between what the step saw and what it drew",
+    )
     method: Literal["exact", "bernoulli"] = Field(
         "exact",
         description="An exact number of masked tokens per sample, or each one apart "
@@ -220,6 +240,14 @@ class LossSpec(Spec):
     )
     teacher_temperature: Real = Field(1.0, gt=0, le=100, description="Divides teacher logits")
     auxiliary_temperature: Real = Field(1.0, gt=0, le=100, description="Divides auxiliary logits")
+    revealed_credit: Real = Field(
+        0.0,
+        ge=0,
+        le=10,
+        description="Weight of the credit of revealed tokens, the part of the KL's gradient that "
+        "masked tokens leave out: 1 with weight calibrated is the whole gradient. For divergence "
+        "rkl and objective idlm; it needs about twice the work of the head",
+    )
     entropy_bonus: Real = Field(
         0.0,
         ge=-10,
@@ -310,6 +338,11 @@ class StudentSpec(Spec):
     lora: LoraSpec = Field(
         default_factory=LoraSpec, description="Adapters over the teacher's weights"
     )
+    latent: bool = Field(
+        False,
+        description="Give it a number from 0 to 1 for each image, as one more token: a mixture "
+        "over those can make tokens agree that are drawn in one step (di4c)",
+    )
 
     @field_validator("steps")
     @classmethod
@@ -331,6 +364,11 @@ class StudentSpec(Spec):
 
     @model_validator(mode="after")
     def _adapters_leave_the_rest(self) -> StudentSpec:
+        if self.lora.rank and self.latent:
+            raise ValueError(
+                "latent adds weights that are trained whole, and lora trains adapters alone; use "
+                "one of them"
+            )
         if self.lora.rank and not self.freeze_embeddings:
             raise ValueError(
                 "freeze_embeddings false trains the token embeddings, and lora trains adapters "
@@ -485,6 +523,12 @@ class DistillSpec(Spec):
         "of a kind, a weight and its settings, whose gradients are summed; none: dimo, whose "
         "divergence is `loss.divergence`",
     )
+    data: str | None = Field(
+        None,
+        min_length=1,
+        description="Folder of real images as tokens (`dimo data encode`), for objectives that "
+        "learn from images; null: what ships with the teacher",
+    )
     student: StudentSpec = Field(default_factory=StudentSpec, description="The one-step generator")
     auxiliary: AuxiliarySpec = Field(
         default_factory=AuxiliarySpec, description="The auxiliary model"
@@ -529,6 +573,23 @@ class DistillSpec(Spec):
         lora = self.auxiliary.lora
         if lora.alpha is not None and lora.rank == "student" and not self.student.lora.rank:
             raise ValueError("auxiliary.lora.alpha needs auxiliary.lora.rank above 0")
+        return self
+
+    @model_validator(mode="after")
+    def _noise_needs_all_weights(self) -> DistillSpec:
+        if self.init.noise is not None and self.student.lora.rank:
+            raise ValueError(
+                "init.noise has a network of its own beside the student's, which adapters leave no "
+                "place for: set student.lora.rank to 0, or init.noise to null"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _bridge_needs_steps(self) -> DistillSpec:
+        if self.masking.bridge and self.student.in_one_step:
+            raise ValueError(
+                "masking.bridge needs student.steps above 1: in one step nothing is kept"
+            )
         return self
 
     @model_validator(mode="after")

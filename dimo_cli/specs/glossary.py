@@ -55,6 +55,24 @@ GLOSSARY: dict[str, str] = {
         "how far teacher and auxiliary are apart at the masked tokens. Its gradient is what the"
         " student learns from; forward and reverse KL, mixtures of both and others are offered."
     ),
+    "KL to the teacher": (
+        "how far what the student draws is from the teacher, in nats per token: 0 is the teacher's "
+        "own law. It is logged as `teacher_kl` where the masks allow it, and is a lower bound as "
+        "far as the auxiliary lags behind. One step of it is mostly noise; look at its mean."
+    ),
+    "credit of revealed tokens": (
+        "the part of the KL's gradient that masked tokens do not show: a token that is kept is "
+        "praised or blamed for how well the masked ones then agree with the teacher. The setting "
+        "`loss.revealed_credit`."
+    ),
+    "drift": (
+        "where a set of points should move to be more like another one: to those of the other set "
+        "around each point, and away from its own neighbors. FPD and CatDrift train by it."
+    ),
+    "input noise": (
+        "random vectors that a student hears beside its tokens, one for each mask or one for the "
+        "image: a source of variety that tokens need not carry. The setting `init.noise`."
+    ),
     "entropy": (
         "how undecided the student is about a token, in nats: 0 is certain, 6.9 is any of 1,000"
         " codes."
@@ -115,5 +133,17 @@ GLOSSARY: dict[str, str] = {
     "micro-batch": (
         "the part of a batch that goes through the networks at once. It decides the memory, not"
         " the result."
+    ),
+    "round": (
+        "a share of a training that learns from what the student itself was when it began: its "
+        "images as pairs (ReDi), or its steps, of which two become one (SDTT)."
+    ),
+    "pair": (
+        "what a student starts from, and the image that a network made of it or that stands "
+        "beside it. Pairs are drawn once and kept in dimo's cache."
+    ),
+    "latent": (
+        "a random number that a student is told for each image. What it draws apart from each "
+        "other given that number can agree over all of them: a mixture (Di4C)."
     ),
 }

@@ -14,17 +14,20 @@ from dimo_cli.specs.divergences import Divergence
 from dimo_cli.specs.lora import HIGHEST_RANK
 
 FORMAT = 3
-"""The newest that is read. An earlier dimo cannot load 2, adapters over the teacher, and would draw
-3, students of several steps, in one."""
+"""The newest that is read. An earlier dimo cannot load 2, adapters over the teacher, or students
+that hear noise, and would draw students of several steps in one: both are 3."""
 MANIFEST, WEIGHTS = "dimo.json", "model.safetensors"
 ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 CARD, PREVIEW = "README.md", "preview.png"
 
 
-def oldest_format(has_adapters: bool, counts: Sequence[int] | None) -> Literal[1, 2, 3]:
-    """The first format that can say this of a student: every dimo of its time can read it."""
-    if counts is not None:
+def oldest_format(has_adapters: bool, *newer: object) -> Literal[1, 2, 3]:
+    """The first format that can say this of a student: every dimo of its time can read it.
+
+    `newer` is what it says that only the newest can: steps, noise, a latent.
+    """
+    if any(newer):
         return 3
     return 2 if has_adapters else 1
 
@@ -43,9 +46,11 @@ class Facts(Spec):
     @model_serializer(mode="wrap")
     def _without_nothing(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         values: dict[str, Any] = handler(self)
-        for name in ("chosen", "fingerprint", "lora", "steps", "weights"):
+        for name in ("chosen", "fingerprint", "latent", "lora", "steps", "weights"):
             if name in values and values[name] is None:
                 del values[name]
+        if isinstance(init := values.get("init"), dict) and init.get("noise") is None:
+            init.pop("noise", None)
         return values
 
 
@@ -116,6 +121,8 @@ class StudentManifest(Facts):
     chosen: Choice | None = None
     """None: not recorded, and not written."""
     lora: LoraFacts | None = None
+    latent: Literal[True] | None = None
+    """Its network reads a latent; None: it does not, and nothing is written."""
 
     @property
     def step_counts(self) -> tuple[int, ...]:

@@ -16,7 +16,7 @@ COMMENT_COLUMN = 34
 def scalar(value: Any) -> str:
     """A single value as YAML."""
     if isinstance(value, tuple):
-        value = list(value)
+        value = [one.model_dump(mode="json") if isinstance(one, Spec) else one for one in value]
     return yaml.safe_dump(value, default_flow_style=True, width=10_000).split("\n...")[0].strip()
 
 

@@ -32,6 +32,7 @@ from dimo_cli.files.untrusted import first_problem, parse_json
 from dimo_cli.files.writing import contiguous, file_sha256, replace_folder, whole_file
 from dimo_cli.hub.published import StateDict
 from dimo_cli.run_folder.naming import checkpoint_names
+from dimo_cli.run_folder.nats import TeacherKl
 from dimo_cli.run_folder.state import is_refinement
 from dimo_cli.specs.distill import DistillSpec, TeacherSource
 from dimo_cli.specs.manifest import (
@@ -89,7 +90,7 @@ def describe_run(
     lora = spec.student.lora
     counts = None if spec.student.in_one_step else spec.student.steps
     return StudentManifest(
-        format=oldest_format(lora.rank > 0, counts),
+        format=oldest_format(lora.rank > 0, counts, spec.init.noise, spec.student.latent),
         dimo_version=__version__,
         teacher=teacher if isinstance(teacher, TeacherFacts) else facts_of_teacher(spec, teacher),
         init=spec.init,
@@ -105,6 +106,7 @@ def describe_run(
         weights_sha256=weights_sha256,
         chosen=chosen,
         lora=LoraFacts(rank=lora.rank, alpha=lora.alpha or lora.rank) if lora.rank else None,
+        latent=True if spec.student.latent else None,
     )
 
 
@@ -115,13 +117,17 @@ def save_student(
     backbone: Backbone,
     steps: int | None = None,
     chosen: Choice | None = None,
+    teacher_kl: TeacherKl | None = None,
 ) -> Student:
-    """Write the student that a run made, all or nothing; the preview is for whoever can draw."""
+    """Write the student that a run made, all or nothing; the preview is for whoever can draw.
+
+    `teacher_kl` is what the run measured of it, for its card.
+    """
     manifest = describe_run(spec, teacher, "0" * 64, steps, chosen)
-    return write_student(folder, Student(manifest, teacher, backbone.eval()))
+    return write_student(folder, Student(manifest, teacher, backbone.eval()), teacher_kl)
 
 
-def write_student(folder: Path, student: Student) -> Student:
+def write_student(folder: Path, student: Student, teacher_kl: TeacherKl | None = None) -> Student:
     """Write manifest, weights and card, all or nothing; returns it with the hash of its weights."""
     beside = folder.with_name(f".tmp-{folder.name}")
     shutil.rmtree(beside, ignore_errors=True)
@@ -130,7 +136,7 @@ def write_student(folder: Path, student: Student) -> Student:
     manifest = student.manifest.model_copy(update={"weights_sha256": digest})
     (beside / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
     student = replace(student, manifest=manifest)
-    card = student_card(describe_student(student))
+    card = student_card(replace(describe_student(student), teacher_kl=teacher_kl))
     (beside / CARD).write_text(card, encoding="utf-8")
     replace_folder(beside, folder)
     return student

@@ -67,6 +67,7 @@ def extract_student(
     student: Student, spec: ExtractSpec, progress: Callable[[], None] = lambda: None
 ) -> tuple[Student, Loss]:
     """The nearest student that is its teacher with adapters, and what is lost."""
+    student.check_no_latent("adapters have no place for its network")
     if has_adapters(student.backbone):
         raise SpecError(
             "This student has adapters already.",

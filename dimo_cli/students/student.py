@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dimo_cli import __version__
+from dimo_cli.engine.input_noise import give_noise
 from dimo_cli.engine.one_step import sample_student, student_input
 from dimo_cli.engine.rollout import open_counts
 from dimo_cli.errors import MissingError, SpecError, counted
@@ -19,6 +20,7 @@ from dimo_cli.specs.distill import FixedRatio, TeacherSource
 from dimo_cli.specs.manifest import StudentManifest, steps_in_words
 from dimo_cli.students.adapters import adapted_network
 from dimo_cli.teachers.decoding import Precision, decode, half_on_cuda
+from dimo_cli.teachers.latent import give_latent
 from dimo_cli.teachers.protocol import Backbone, Cond, Teacher
 from dimo_cli.teachers.registry import (
     EMBEDDED,
@@ -82,6 +84,14 @@ class Student:
                 f"This student was trained to draw in {steps_in_words(counts)}, and {what}.",
                 "Use a student that can draw in one step: `student.steps` of its run has to have "
                 "a 1.",
+            )
+
+    def check_no_latent(self, why: str) -> None:
+        """Refuse a student with a latent where that has no place."""
+        if self.backbone.has_latent:
+            raise SpecError(
+                f"This student draws a latent for each image (`student.latent`), and {why}.",
+                "Use a student without one.",
             )
 
     def sample(
@@ -173,7 +183,11 @@ def assemble_student(
     if manifest.lora is not None:
         backbone = adapted_network(teacher.backbone, manifest, weights, what).to(device)
     else:
-        backbone = fill(plain_copy(teacher.backbone), weights, what).to(device)
+        backbone = plain_copy(teacher.backbone)
+        if manifest.latent:
+            give_latent(backbone, teacher.space)
+        blank = give_noise(backbone, manifest.init.noise, teacher.space)
+        backbone = fill(blank, weights, what).to(device)
     if not next(teacher.backbone.parameters()).is_meta:
         teacher.backbone.to(device)
     teacher.tokenizer.to(device)

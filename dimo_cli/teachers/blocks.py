@@ -40,6 +40,7 @@ class EmbeddedBackbone(Backbone):
     A subclass makes the parts, and says how tokens and condition become one sequence.
     """
 
+    takes_latent = True
     token_embedding: nn.Embedding
     blocks: nn.ModuleList
     norm: nn.LayerNorm

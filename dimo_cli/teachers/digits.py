@@ -56,7 +56,7 @@ class DigitsBackbone(EmbeddedBackbone):
     ) -> Tensor | tuple[Tensor, list[Tensor]]:
         class_token = self.token_embedding(FIRST_CLASS_ID + cond.tensors["label"])
         x = torch.cat([embeds, class_token[:, None]], dim=1) + self.position
-        return self.through_blocks(x, SPACE.length, taps)
+        return self.through_blocks(self.with_latent(x, cond), SPACE.length, taps)
 
 
 class DigitsTokenizer(Tokenizer):

@@ -129,6 +129,10 @@ def call_plainly(block: Callable[..., Any], *inputs: Any) -> Any:
     return block(*inputs)
 
 
+LATENT = "latent"
+"""The name of a student's latent: a number of its condition, and the network that reads it."""
+
+
 class Backbone(nn.Module, ABC):
     """A bidirectional network from token embeddings to logits, split where the engine needs it.
 
@@ -137,6 +141,8 @@ class Backbone(nn.Module, ABC):
     """
 
     gradient_checkpointing = False
+    takes_latent = False
+    """Whether the sequence has room for a latent's token, by `with_latent`."""
     call_block: Callable[..., Any] = staticmethod(call_plainly)
     """How a block is run; `compiling.compile_blocks` puts a compiled call here."""
     lora_targets: ClassVar[Mapping[str, str]] = {
@@ -152,6 +158,18 @@ class Backbone(nn.Module, ABC):
         if self.gradient_checkpointing and torch.is_grad_enabled():
             return checkpoint(self.call_block, block, *inputs, use_reentrant=False)
         return self.call_block(block, *inputs)
+
+    @property
+    def has_latent(self) -> bool:
+        """Whether it reads a latent."""
+        return LATENT in self._modules
+
+    def with_latent(self, sequence: Tensor, cond: Cond) -> Tensor:
+        """A sequence [B, S, D] with the token of the latent behind it, if there is one."""
+        if not self.has_latent or LATENT not in cond.tensors:
+            return sequence
+        token = self.get_submodule(LATENT)(cond.tensors[LATENT])
+        return torch.cat([sequence, token[:, None].to(sequence.dtype)], dim=1)
 
     @abstractmethod
     def embed(self, tokens: Tensor) -> Tensor:

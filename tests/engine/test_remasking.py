@@ -1,9 +1,14 @@
 """x_tilde: the same whether a step draws it as it goes or finds it prepared."""
 
+import pytest
 import torch
 
-from dimo_cli.engine.remasking import Remasking
+from dimo_cli.engine.remasking import Remasking, bridge_mask
+from dimo_cli.specs.distill import MaskingSpec
+from tests.conftest import small_spec
 from tests.helpers.distilling import make
+from tests.helpers.tabular import state_numbers
+from tests.helpers.worlds import world_of
 
 
 def test_exact_masks_have_the_count_of_their_ratio_and_keep_all_other_tokens(teacher, generator):
@@ -46,3 +51,66 @@ def test_a_shared_x_tilde_is_prepared_once(teacher):
     prepared = make(teacher, auxiliary={"share_x_tilde": True, "updates": 2}).prepare()
     assert torch.equal(prepared.masks[0], prepared.masks[1])
     assert not torch.equal(prepared.masks[1], prepared.masks[2])
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_the_bridge_masks_only_what_a_step_did_not_keep(generator, exact):
+    kept = torch.rand(400, 8, 2, generator=generator) < 0.6
+    kept[:, 0, 0] = False  # a step draws something
+    ratio = torch.rand(400, generator=generator)
+    mask = bridge_mask(kept, ratio, generator, exact)
+    assert not (mask & kept).any()
+    counts, is_open = mask.flatten(1).sum(-1), (~kept).flatten(1).sum(-1)
+    assert counts.min() >= 1
+    if exact:
+        assert torch.equal(counts, torch.round(ratio * is_open).long().clamp(min=1))
+
+
+@pytest.mark.parametrize("posterior", ["exact", "factorised"])
+@pytest.mark.parametrize("times", ["1.0_0.5", "0.8_0.3"])
+def test_its_law_is_the_forward_law_if_tokens_are_drawn_together(
+    golden, generator, times, posterior
+):
+    """And that of the sheet if each is drawn for itself. A sample always has one mask here."""
+    world = world_of(golden("objectives/world_three.safetensors"))
+    closed, draws = golden("objectives/closed.safetensors"), 100_000
+    t, s = (float(time) for time in times.split("_"))
+    full, joint = world.states[world.counts == 0], world.tensors["joint"].flatten()
+    clean = full[torch.multinomial(joint, draws, replacement=True, generator=generator)]
+    kept = torch.rand(draws, 3, generator=generator) >= t
+    tokens = clean
+    if posterior == "factorised":
+        seen = clean.masked_fill(~kept, 3)
+        says = world.teacher[state_numbers(seen, 3)].flatten(0, 1)
+        tokens = torch.multinomial(says, 1, generator=generator).view(draws, 3)
+    masking = MaskingSpec(method="bernoulli", bridge=True)
+    ratio = torch.full((draws,), s / t)
+    args = (tokens[..., None], ratio, generator, kept[..., None])
+    x_tilde, _ = Remasking(masking, 3).at(*args)
+    numbers = state_numbers(x_tilde.squeeze(-1), 3)
+    found = torch.bincount(numbers, minlength=64) / draws
+    law = closed[f"bridge.first.{times}.{'forward' if posterior == 'exact' else 'factorised'}"]
+    several = world.counts >= 2  # those of one mask have the samples that would have had none
+    error = (law * (1 - law) / draws).sqrt()
+    assert ((found - law).abs() < 5 * error + 1e-9)[several].all()
+
+
+def test_a_run_of_several_steps_masks_again_what_its_step_drew(teacher):
+    di = make(teacher, student={"steps": [4]}, masking={"bridge": True})
+    for seed in range(20):
+        di.reseed(seed)
+        generation = di.generate(0)
+        if generation.kept is not None:
+            break
+    for which in (0, 1):
+        ratio, x_tilde, mask = di.draw_x_tilde(generation.tokens, which, generation.kept)
+        assert not (mask.slots & generation.kept).any()
+        torch.testing.assert_close(ratio, mask.slots.flatten(1).float().mean(-1))
+        assert (x_tilde == di.teacher.space.mask_id).equal(mask.slots)
+    values = di.step(0, measure=True).values
+    assert "teacher_kl" not in values  # its counts of masks are of no known law
+
+
+def test_in_one_step_there_is_no_bridge():
+    with pytest.raises(ValueError, match=r"masking\.bridge needs student\.steps above 1"):
+        small_spec(masking={"bridge": True})

@@ -27,13 +27,17 @@ def _no_registered_teachers(monkeypatch):
     monkeypatch.setattr(registry, "EMBEDDED", dict(registry.EMBEDDED))
 
 
-VARIANTS = {"digits-few": "digits"}
-"""Presets of another way to train a student, and of which teacher."""
+def test_every_teacher_has_a_preset_of_its_name():
+    assert set(teacher_names()) <= set(preset_names())
+    assert all(spec_of(name).teacher.name == name for name in teacher_names())
 
 
-def test_every_teacher_has_a_preset_of_its_name_and_all_others_are_known_variants():
-    assert sorted(preset_names()) == sorted([*teacher_names(), *VARIANTS])
-    assert all(spec_of(name).teacher.name == VARIANTS.get(name, name) for name in preset_names())
+OF_METHODS = sorted(set(preset_names()) - set(teacher_names()))
+
+
+@pytest.mark.parametrize("name", OF_METHODS)
+def test_a_preset_of_a_method_is_called_after_teacher_and_method(name):
+    assert name.startswith(f"{spec_of(name).teacher.name}-")
 
 
 def test_students_of_few_steps_differ_from_the_preset_of_their_teacher_in_their_steps_alone():
@@ -46,7 +50,8 @@ def test_students_of_few_steps_differ_from_the_preset_of_their_teacher_in_their_
 
 # One of each network here; the others are the same networks at other sizes.
 ONE_OF_EACH = {"digits", "digits-few", "shapes", "maskgit", "maskbit", "titok-b64", "maskgen-l",
-               "amused-256", "halton-tiny"}  # fmt: skip
+               "amused-256", "halton-tiny", "digits-dmmd", "digits-fpd", "digits-catdrift",
+               "digits-redi", "digits-sdtt", "digits-di4c"}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -58,7 +63,7 @@ ONE_OF_EACH = {"digits", "digits-few", "shapes", "maskgit", "maskbit", "titok-b6
 )
 def test_the_cost_of_every_preset_is_known_without_its_weights(name):
     spec = spec_of(name)
-    teacher = load_skeleton(spec.teacher.name)
+    teacher = load_skeleton(spec.teacher)
     assert estimate_memory(teacher, spec).total > 0
     assert flops_per_step(teacher, spec) > 0
 

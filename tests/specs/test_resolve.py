@@ -242,3 +242,11 @@ def test_a_setting_in_groups_without_end_is_refused(tmp_path, start):
     (tmp_path / "deep.yaml").write_text(f"{start}? a{'.a' * 200_000}\n{' ' * 4 * bool(start)}: 1")
     with in_time(), pytest.raises(SpecError, match="deeper than any setting"):
         resolve_spec(RefineSpec, file=tmp_path / "deep.yaml", environment={})
+
+
+def test_objectives_are_written_on_one_line_as_they_are_read():
+    from dimo_cli.specs.render import scalar
+
+    text = "[{kind: fpd, ratio: 0.5}]"
+    spec = resolve_spec(DistillSpec, environment={}, sets=[f"objectives={text}"]).spec
+    assert yaml.safe_load(scalar(spec.objectives)) == [{"kind": "fpd", "ratio": 0.5, "weight": 1.0}]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,22 +15,20 @@ from dimo_cli.engine.gan import (
     generator_loss,
     masked_embeds,
 )
-from dimo_cli.engine.objective import Generation, Run, SoftLoss, SoftObjective, StepReport
+from dimo_cli.engine.objective import (
+    Generation,
+    RealTokens,
+    Run,
+    SoftLoss,
+    SoftObjective,
+    StepReport,
+)
 from dimo_cli.engine.one_step import draw_tokens
 from dimo_cli.engine.optimizer import NetworkOptimizer
 from dimo_cli.engine.relax import one_hots, relaxed
 from dimo_cli.engine.share import mean_over_ranks
 from dimo_cli.specs.refine import GanSpec, RelaxSpec
 from dimo_cli.teachers.protocol import Backbone, Cond, moved
-
-
-class RealTokens(Protocol):
-    """Real images as tokens, with what they are images of."""
-
-    def draw(
-        self, count: int, generator: torch.Generator, rows: slice = slice(None)
-    ) -> tuple[Tensor, Cond]:
-        """`rows` of `count` random tokens [B, L, G] and their conditions, where they were drawn."""
 
 
 @dataclass(slots=True)

@@ -87,6 +87,8 @@ class MaskBitGenerator(Backbone):
     Input projection and output matrix are not tied, and there is no table of token embeddings.
     """
 
+    takes_latent = True
+
     def __init__(self, arch: Architecture) -> None:
         super().__init__()
         width = arch.hidden_dim
@@ -120,13 +122,15 @@ class MaskBitGenerator(Backbone):
         self, embeds: Tensor, cond: Cond, taps: Sequence[int] = ()
     ) -> Tensor | tuple[Tensor, list[Tensor]]:
         class_token = self.class_emb(cond.tensors["label"])[:, None]
-        x = self.first_layer(torch.cat([embeds, class_token], dim=1) + self.pos_emb)
+        x = torch.cat([embeds, class_token], dim=1) + self.pos_emb
+        x = self.first_layer(self.with_latent(x, cond))
+        image = slice(embeds.shape[1])
         tapped = []
         for index, block in enumerate(self.transformer.layers):
             x = self.run_block(block, x)
             if index in taps:
-                tapped.append(x[:, :-1])
-        return (x[:, :-1], tapped) if taps else x[:, :-1]
+                tapped.append(x[:, image])
+        return (x[:, image], tapped) if taps else x[:, image]
 
     def head(self, hidden: Tensor, positions: Tensor | None = None) -> Tensor:
         logits = self.prediction_layer(self.last_layer(hidden))

@@ -81,6 +81,8 @@ def build_outer_layers(width: int, dropout: float) -> list[nn.Module]:
 class MaskGitTransformer(Backbone):
     """Image tokens and one class token to logits over the image codes and the mask id."""
 
+    takes_latent = True
+
     def __init__(self, settings: MaskGitArchitecture) -> None:
         super().__init__()
         width, dropout = settings.hidden_dim, settings.dropout
@@ -115,13 +117,13 @@ class MaskGitTransformer(Backbone):
     ) -> Tensor | tuple[Tensor, list[Tensor]]:
         class_token = self.tok_emb(self.first_class_id + cond.tensors["label"])
         x = torch.cat([embeds, class_token[:, None]], dim=1) + self.pos_emb
-        x = self.first_layer(x)
+        x = self.first_layer(self.with_latent(x, cond))
         tapped = []
         for index, block in enumerate(self.transformer["layers"].children()):
             x = self.run_block(block, x)
             if index in taps:
-                tapped.append(x[:, :-1])
-        x = self.last_layer(x[:, :-1])
+                tapped.append(x[:, : self.length])
+        x = self.last_layer(x[:, : self.length])
         return (x, tapped) if taps else x
 
     def head(self, hidden: Tensor, positions: Tensor | None = None) -> Tensor:

@@ -141,4 +141,4 @@ class ShapesBackbone(EmbeddedBackbone):
     ) -> Tensor | tuple[Tensor, list[Tensor]]:
         image = embeds + (self.row + self.column).flatten(0, 1)
         x = torch.cat([image, self.text(cond.tensors["text"])], dim=1)
-        return self.through_blocks(x, LENGTH, taps)
+        return self.through_blocks(self.with_latent(x, cond), LENGTH, taps)
