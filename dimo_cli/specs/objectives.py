@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
-from dimo_cli.files.untrusted import first_problem
 from dimo_cli.specs.base import Int, Real, Spec
 
 
@@ -177,6 +176,8 @@ class Objective(Spec):
         try:
             SETTINGS[self.kind].model_validate(self.settings)
         except ValidationError as error:
+            from dimo_cli.files.untrusted import first_problem  # with NumPy behind it
+
             field, problem = first_problem(error)
             known = ", ".join(["weight", *SETTINGS[self.kind].model_fields])
             raise ValueError(

@@ -26,6 +26,7 @@ RUN_SPECS = {
     "distill",
     "averaging",
     "divergences",
+    "input_noise",
     "objectives",
     "launch",
     "lora",
