@@ -27,8 +27,8 @@ HIGHEST = 620  # of a page, its beginning is enough
 PROMPTS = (
     "two red circles above a blue square",
     "a green triangle",
-    "three yellow squares",
-    "a large purple circle",
+    "three yellow squares on a black background",
+    "a large purple circle on gray",
     "a red square left of a green circle",
 )
 

@@ -1,6 +1,6 @@
 """Turns a student into one that ships in the package: weights, manifest, preview and card.
 
-python examples/ship_student.py runs/shapes --out dimo_cli/teachers/builtin/shapes-student
+python examples/ship_student.py runs/shapes@step-1900 --out dimo_cli/teachers/builtin/shapes-student
 
 Weights are stored in half precision; with --keep they stay as they are, so that a shipped student
 gets a new preview and card alone. Both are made from what is stored, and show exactly that.
@@ -17,7 +17,8 @@ from dimo_cli.cards.card import student_card
 from dimo_cli.files.writing import file_sha256
 from dimo_cli.publishing.preview import draw_preview
 from dimo_cli.specs.manifest import CARD, MANIFEST, PREVIEW, WEIGHTS
-from dimo_cli.students.folder import describe_student, find_student, load_student, read_manifest
+from dimo_cli.students.folder import describe_student, load_student, read_manifest, write_student
+from dimo_cli.students.published import open_student
 
 
 def halve(folder: Path) -> None:
@@ -30,12 +31,11 @@ def halve(folder: Path) -> None:
     (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
-def ship(source: Path, target: Path, keep: bool = False) -> None:
-    """Write the student in `source` to `target`, whose files it replaces once all are made."""
+def ship(source: str, target: Path, keep: bool = False) -> None:
+    """Write the student `source` to `target`, whose files it replaces once all are made."""
     with tempfile.TemporaryDirectory() as workplace:
-        folder = Path(workplace)
-        for name in (WEIGHTS, MANIFEST):
-            shutil.copy(source / name, folder / name)
+        folder = Path(workplace) / "student"
+        write_student(folder, open_student(source))
         if not keep:
             halve(folder)
         student = load_student(folder)
@@ -49,11 +49,11 @@ def ship(source: Path, target: Path, keep: bool = False) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("student", type=Path)
+    parser.add_argument("student", help="a run, RUN@step-N, a folder")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--keep", action="store_true", help="keep the weights as they are")
     options = parser.parse_args()
-    ship(find_student(options.student), options.out, options.keep)
+    ship(options.student, options.out, options.keep)
 
 
 if __name__ == "__main__":

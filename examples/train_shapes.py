@@ -1,6 +1,6 @@
 """Trains the networks behind the teacher `shapes`: tokenizer, text encoder, then transformer.
 
-    python examples/train_shapes.py --out runs/shapes-teacher     (half an hour on 2 CPU cores)
+    python examples/train_shapes.py --out runs/shapes-teacher     (an hour on 2 CPU cores)
 
 Stopped and started again with the same --out, it goes on from its last checkpoint.
 """
@@ -26,6 +26,8 @@ from dimo_cli.teachers.shapes.network import (
     words_to_ids,
 )
 from dimo_cli.teachers.shapes.tokenizer import CODE_WIDTH, CODES, ShapesTokenizer, move_codebook
+
+CLEAN_STEPS = 1250  # what pictures look like is learned first, then to see mistakes in them
 
 
 def draw_world(count, seed):
@@ -130,6 +132,19 @@ def train_text(words, scenes, steps):
     return text
 
 
+def with_strays(tokens, generator):
+    """In every second picture, up to three tenths of the tokens are those of another picture.
+
+    A teacher that has seen clean pictures alone believes any token more than the caption: a few
+    white ones on what shall be black, and all the rest gets white. A student makes such mistakes
+    at first, and is to be told of them.
+    """
+    share = 0.3 * torch.rand(len(tokens), 1, 1, generator=generator)
+    share[1::2] = 0
+    is_stray = torch.rand(tokens.shape, generator=generator) < share
+    return torch.where(is_stray, tokens.roll(1, 0), tokens)
+
+
 def train_backbone(text, tokens, words, steps, folder, compiled=False):
     """Masked tokens from the rest and the caption; one caption in ten is left out."""
     backbone = ShapesBackbone()
@@ -145,9 +160,8 @@ def train_backbone(text, tokens, words, steps, folder, compiled=False):
     generator = torch.Generator().manual_seed(first)
     for step in range(first, steps):
         rows = torch.randint(len(tokens), (64,), generator=generator)
-        x_tilde, mask = forward_mask(
-            tokens[rows], draw_ratio("arccos", 64, generator), MASK_ID, generator
-        )
+        seen = tokens[rows] if step < CLEAN_STEPS else with_strays(tokens[rows], generator)
+        x_tilde, mask = forward_mask(seen, draw_ratio("arccos", 64, generator), MASK_ID, generator)
         ids = words[rows].masked_fill(torch.rand(64, 1, generator=generator) < 0.1, 0)
         with torch.no_grad():
             cond = Cond({"text": text(ids)})
@@ -188,7 +202,7 @@ def main():
     parser.add_argument("--pictures", type=int, default=60_000)
     parser.add_argument("--tokenizer-steps", type=int, default=2500)
     parser.add_argument("--text-steps", type=int, default=1500)
-    parser.add_argument("--steps", type=int, default=1250)
+    parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--compile", action="store_true", help="faster; needs a C++ compiler")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)

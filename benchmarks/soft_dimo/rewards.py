@@ -18,6 +18,7 @@ from benchmarks.soft_dimo.shapes import (
     diversity_of,
     refined,
     tasks,
+    unrefined,
     verdicts_of,
 )
 from benchmarks.soft_dimo.trials import Trial
@@ -63,7 +64,8 @@ def by_refining(
         f"student.temperature={TEMPERATURE}",
         "train.log_every=10",
     ]
-    probe = folder.parent / f"probe-{judge}-{estimator}-{seed}"
+    start = unrefined().manifest.weights_sha256[:8]
+    probe = folder.parent / f"probe-{start}-{judge}-{estimator}-{seed}"
     refined(probe, [*common, "reward.weight=1e-6", f"train.steps={PROBED}"])
     norms = last_line(probe)
     weight = ratio * norms["distill_norm"] / norms["reward_norm"]

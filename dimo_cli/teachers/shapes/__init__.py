@@ -69,7 +69,7 @@ def load_from(folder: Path) -> Teacher:
     return Teacher(
         name="shapes",
         family="shapes",
-        revision="5",
+        revision="6",
         license="Apache-2.0",
         space=SPACE,
         backbone=backbone,
