@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dimo_cli.specs.distill import TeacherSource
+from dimo_cli.specs.teacher import TeacherSource
 from dimo_cli.teachers.blueprint import finish
 from dimo_cli.teachers.conditioning import PromptConditioner, TextEncoder
 from dimo_cli.teachers.protocol import Teacher

@@ -17,7 +17,7 @@ from benchmarks.measuring import Clock, device_of, environment, in_turn, medians
 from benchmarks.networks import MASKGIT_SMALL, random_teacher
 from dimo_cli.engine.many_steps import sample_by_plan
 from dimo_cli.engine.one_step import sample_student, student_input
-from dimo_cli.specs.distill import InitSpec
+from dimo_cli.specs.init import InitSpec
 from dimo_cli.teachers.protocol import Cond, Teacher
 
 BARS = {"over_floor": 1.05}

@@ -27,9 +27,10 @@ from benchmarks.output import emit
 from dimo_cli.engine.many_steps import guided_head
 from dimo_cli.planning.memory import estimate_memory
 from dimo_cli.planning.plan import requirements
-from dimo_cli.specs.distill import DistillSpec, TeacherSource
+from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.resolve import resolve_spec
 from dimo_cli.specs.stored import StoredAs
+from dimo_cli.specs.teacher import TeacherSource
 from dimo_cli.teachers.protocol import Teacher
 from dimo_cli.teachers.registry import load_skeleton, load_teacher
 

@@ -52,6 +52,7 @@ HEAVY = {
     ("python.run", "reporting.page"): "torch and jinja2, likewise",
     ("rewards.registry", "hub.store"): "torch, where only a name is checked",
     ("runs.closing", "reporting.page"): "jinja2, once a run has ended",
+    ("specs.objectives", "files.untrusted"): "NumPy, where settings of an objective are refused",
 }
 """(who imports inside a function, what): what starts behind it. Commands have their own rules."""
 

@@ -14,7 +14,7 @@ from benchmarks.measuring import seconds
 from benchmarks.networks import MEISSONIC_SMALL, random_teacher
 from benchmarks.real.pieces import Found, Keep, Piece, Row, Setting, alternate, measure_pieces
 from dimo_cli import __version__
-from dimo_cli.specs.distill import InitSpec
+from dimo_cli.specs.init import InitSpec
 from dimo_cli.specs.manifest import StudentManifest, TeacherFacts, TrainingFacts
 from dimo_cli.students.student import Student
 from dimo_cli.teachers.compiling import compile_blocks

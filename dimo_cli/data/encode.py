@@ -30,7 +30,7 @@ from dimo_cli.errors import DimoError, MissingError, SpecError
 from dimo_cli.files.locking import LOCK, locked
 from dimo_cli.files.writing import file_sha256, tidy, whole_file, writing_to
 from dimo_cli.specs.data import DatasetIndex, EncodeSpec, Recipe, ShardEntry
-from dimo_cli.specs.distill import TeacherSource
+from dimo_cli.specs.teacher import TeacherSource
 from dimo_cli.teachers.protocol import Teacher
 from dimo_cli.teachers.registry import load_teacher
 

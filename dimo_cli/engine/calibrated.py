@@ -21,7 +21,8 @@ from torch import Tensor
 from dimo_cli.engine.field import guided, log_probs
 from dimo_cli.engine.objective import MaskedRows
 from dimo_cli.errors import SpecError
-from dimo_cli.specs.distill import DistillSpec, MaskingSpec
+from dimo_cli.specs.distill import DistillSpec
+from dimo_cli.specs.init import MaskingSpec
 from dimo_cli.teachers.protocol import moved
 
 # P(ratio <= r) of each mask schedule for 0 <= r <= 1.

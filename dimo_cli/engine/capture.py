@@ -13,7 +13,7 @@ import torch
 from dimo_cli.engine.distill import Distillation
 from dimo_cli.engine.objective import StepReport
 from dimo_cli.engine.prepared import Prepared
-from dimo_cli.specs.distill import WarmupNoise
+from dimo_cli.specs.init import WarmupNoise
 
 WARM_UP = 3  # steps before the recording: kernels are chosen, and all that stays is made
 SMALL = 20_000_000  # parameters; the kernels of larger networks take longer than their launch

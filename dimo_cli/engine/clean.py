@@ -8,7 +8,7 @@ from torch import Tensor
 from dimo_cli.engine.draws import on_host, own_generator, samples_among
 from dimo_cli.engine.objective import Needs, RealTokens, Run
 from dimo_cli.errors import SpecError
-from dimo_cli.specs.distill import FixedRatio
+from dimo_cli.specs.init import FixedRatio
 from dimo_cli.specs.objectives import CleanSpec
 from dimo_cli.teachers.protocol import Cond
 

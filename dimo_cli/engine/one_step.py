@@ -18,7 +18,7 @@ from dimo_cli.engine.masking import initial_tokens
 from dimo_cli.engine.rollout import ONE_STEP, Start
 from dimo_cli.engine.schedules import middle_mask_ratio, perturb_embeddings
 from dimo_cli.errors import NotFinite
-from dimo_cli.specs.distill import InitSpec
+from dimo_cli.specs.init import InitSpec
 from dimo_cli.teachers.protocol import LATENT, Backbone, Cond, Tokenizer, TokenSpace
 
 CHUNK_TOKENS = 8192  # positions whose logits exist at a time

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dimo_cli.engine.schedules import schedule_factor, warmup_factor
 from dimo_cli.engine.sharding import is_sharded, local, own_rows
-from dimo_cli.specs.distill import OptimizerSpec
+from dimo_cli.specs.optimizer import OptimizerSpec
 
 BUCKET = 2**25  # bytes of gradients that are sent at once
 

@@ -26,7 +26,8 @@ from dimo_cli.distributed.ranks import first_ahead
 from dimo_cli.engine.many_steps import sample_by_plan
 from dimo_cli.engine.one_step import student_input
 from dimo_cli.files.writing import whole_file
-from dimo_cli.specs.distill import DistillSpec, InitSpec
+from dimo_cli.specs.distill import DistillSpec
+from dimo_cli.specs.init import InitSpec
 from dimo_cli.teachers.decoding import half_on_cuda
 from dimo_cli.teachers.protocol import Backbone, Cond, Step, Teacher
 

@@ -12,7 +12,8 @@ from dimo_cli.engine.draws import Source, on_host, uniform
 from dimo_cli.engine.masking import Mask, draw_mask, draw_ratio
 from dimo_cli.engine.prepared import Prepared
 from dimo_cli.engine.schedules import draw_mask_ratio
-from dimo_cli.specs.distill import DistillSpec, MaskingSpec
+from dimo_cli.specs.distill import DistillSpec
+from dimo_cli.specs.init import MaskingSpec
 from dimo_cli.teachers.protocol import Cond, TokenSpace
 
 

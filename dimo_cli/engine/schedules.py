@@ -8,14 +8,9 @@ import torch
 from torch import Tensor
 
 from dimo_cli.engine.draws import Source, normal, on_host, own_generator, uniform
-from dimo_cli.specs.distill import (
-    FixedNoise,
-    FixedRatio,
-    RandomRatio,
-    RateSchedule,
-    TeacherGuidance,
-    WarmupNoise,
-)
+from dimo_cli.specs.init import FixedNoise, FixedRatio, RandomRatio, WarmupNoise
+from dimo_cli.specs.optimizer import RateSchedule
+from dimo_cli.specs.teacher import TeacherGuidance
 from dimo_cli.teachers.protocol import Backbone, TokenSpace
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dimo_cli.engine.field import TeacherLogits
 from dimo_cli.engine.schedules import guidance_scale
-from dimo_cli.specs.distill import TeacherGuidance
+from dimo_cli.specs.teacher import TeacherGuidance
 from dimo_cli.teachers.protocol import Backbone, Cond, Teacher, moved
 
 

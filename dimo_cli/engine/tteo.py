@@ -16,7 +16,7 @@ from torch import Tensor
 from dimo_cli.engine.input_noise import input_embeds
 from dimo_cli.engine.one_step import student_input
 from dimo_cli.engine.schedules import perturb_embeddings
-from dimo_cli.specs.distill import InitSpec
+from dimo_cli.specs.init import InitSpec
 from dimo_cli.specs.tteo import TteoSpec
 from dimo_cli.teachers.protocol import Backbone, Cond, Tokenizer, TokenSpace
 

@@ -14,7 +14,7 @@ from dimo_cli.hub.problems import Unreachable, explain
 from dimo_cli.hub.published import HubFile, Published
 from dimo_cli.hub.shards import is_index, shards_of
 from dimo_cli.hub.store import HubStore, cached_path, metadata_of
-from dimo_cli.specs.distill import TeacherSource
+from dimo_cli.specs.teacher import TeacherSource
 from dimo_cli.teachers.protocol import Teacher
 from dimo_cli.teachers.registry import EMBEDDED, blueprint_of, store_for
 

@@ -15,11 +15,12 @@ from dimo_cli.specs.divergences import (
     Divergence,
     ForwardKL,
 )
-from dimo_cli.specs.input_noise import InputNoise
+from dimo_cli.specs.init import InitSpec, MaskingSpec
 from dimo_cli.specs.lora import AuxiliaryLoraSpec, LoraSpec
 from dimo_cli.specs.monitor import MonitorSpec
 from dimo_cli.specs.objectives import Objective
-from dimo_cli.specs.stored import StoredWeights
+from dimo_cli.specs.optimizer import OptimizerSpec
+from dimo_cli.specs.teacher import TeacherSpec
 
 TITLES = {
     "dimo": "Di[M]O",
@@ -31,178 +32,6 @@ TITLES = {
     "fpd": "FPD",
     "catdrift": "CatDrift",
 }
-MaskSchedule = Literal["linear", "square", "root", "cosine", "arccos", "truncated_normal"]
-
-
-class TeacherGuidance(Spec):
-    """Classifier-free guidance of the frozen teacher: z_u + s (z_c - z_u)."""
-
-    kind: Literal["constant", "linear", "cosine"] = Field(
-        "constant",
-        description="How s depends on the mask ratio m: always `scale`, or from `start` at m = 0 "
-        "to `scale` at m = 1 along a line or a half cosine",
-    )
-    scale: Real = Field(1.0, ge=0, le=100, description="Guidance s; 1 needs no null forward")
-    start: Real = Field(
-        1.0, ge=0, le=100, description="Guidance at m = 0 of a kind that is not constant"
-    )
-
-    @model_validator(mode="after")
-    def _start_needs_a_way(self) -> TeacherGuidance:
-        if self.kind == "constant" and self.start != 1.0:
-            raise ValueError(f"start ({self.start:g}) needs kind linear or cosine, not constant")
-        return self
-
-    @property
-    def needs_null(self) -> bool:
-        """Whether the teacher looks at the null condition as well."""
-        return not (self.kind == "constant" and self.scale == 1.0)
-
-
-class TeacherSource(Spec):
-    """Which teacher, and where its weights come from."""
-
-    name: str = Field("digits", min_length=1, description="Which teacher to distill")
-    revision: str | None = Field(
-        None, min_length=1, description="Commit, tag or branch on the Hub; null: what dimo knows"
-    )
-    local_dir: str | None = Field(
-        None,
-        min_length=1,
-        description="Folder with the published files; nothing is downloaded then",
-    )
-    architecture: dict[str, Any] = Field(
-        default_factory=dict,
-        description="For a model of your own in this family's format: what differs from the "
-        "published architecture",
-    )
-    negative_prompt: str | None = Field(
-        None,
-        description="What guidance leads away from; null: what the family publishes. Text only",
-    )
-    weights: StoredWeights = Field(
-        "fp32",
-        description="What the matrices in the frozen teacher's blocks are stored as, which student "
-        "and auxiliary share where they are adapters: fp32, bf16, or int8 with a scale for each "
-        "row. A run on CUDA has bf16 where this says fp32",
-    )
-
-
-class TeacherSpec(TeacherSource):
-    """The frozen multi-step model (phi)."""
-
-    guidance: Annotated[TeacherGuidance, shorthand("scale", "constant")] = Field(
-        default_factory=TeacherGuidance, description="Guidance while distilling"
-    )
-
-
-class FixedRatio(Spec):
-    """The same share of mask tokens at every step."""
-
-    kind: Literal["fixed"] = Field("fixed", description="fixed or random")
-    value: Real = Field(0.6, ge=0, le=1, description="Share of mask tokens in x_init")
-
-
-class RandomRatio(Spec):
-    """A share of mask tokens drawn once per step for the whole batch."""
-
-    kind: Literal["random"] = Field("random", description="fixed or random")
-    low: Real = Field(0.4, ge=0, le=1, description="Smallest share")
-    high: Real = Field(0.8, ge=0, le=1, description="Largest share")
-
-    @model_validator(mode="after")
-    def _ordered(self) -> RandomRatio:
-        if self.low >= self.high:
-            raise ValueError(f"low ({self.low}) must be below high ({self.high})")
-        return self
-
-
-class FixedNoise(Spec):
-    """The same noise at every step."""
-
-    kind: Literal["fixed"] = Field("fixed", description="fixed or warmup")
-    sigma: Real = Field(
-        0.1, ge=0, le=1, description="Noise share: e becomes sigma n + sqrt(1 - sigma^2) e"
-    )
-
-
-class WarmupNoise(Spec):
-    """Noise that grows from nothing to `sigma`."""
-
-    kind: Literal["warmup"] = Field("warmup", description="fixed or warmup")
-    sigma: Real = Field(0.1, ge=0, le=1, description="Noise share that the warm-up ends at")
-    shape: Literal["linear", "exponential", "cosine"] = Field(
-        "linear", description="k/N, 1 - exp(-k/N), or (1 - cos(pi k/N))/2 at step k"
-    )
-    steps: Int = Field(1000, ge=1, description="Length N of the warm-up in steps")
-
-
-class InitSpec(Spec):
-    """The student's input x_init and its token-embedding noise (Di[M]O, section 4.3)."""
-
-    mask_ratio: Annotated[
-        FixedRatio | RandomRatio, Field(discriminator="kind"), shorthand("value", "fixed")
-    ] = Field(
-        default_factory=FixedRatio,
-        description="r_init, the share of mask tokens; the rest are random image tokens. "
-        "At 1 the input carries no randomness and the student collapses",
-    )
-    embed_noise: Annotated[
-        FixedNoise | WarmupNoise, Field(discriminator="kind"), shorthand("sigma", "fixed")
-    ] = Field(default_factory=FixedNoise, description="Gaussian noise on the token embeddings")
-    noise: Annotated[InputNoise | None, shorthand("dim", "mask")] = Field(
-        None,
-        description="Noise that a network of the student's own, trained with it, adds to its "
-        "embeddings; null: none. With it even mask_ratio 1 is not the same for all images",
-    )
-    control: Literal[
-        "none", "fixed_image_token", "fixed_class_token", "random_class_tokens", "encoded_noise"
-    ] = Field(
-        "none",
-        description="Control variants of Table 6: what stands where the masks (fixed_*), the "
-        "random image tokens (random_class_tokens) or all tokens (encoded_noise) should be",
-    )
-    control_token: Int | None = Field(
-        None, ge=0, description="Image code or class number of a fixed_* control; null: the middle"
-    )
-
-    @model_validator(mode="after")
-    def _token_needs_control(self) -> InitSpec:
-        if self.control_token is not None and not self.control.startswith("fixed_"):
-            raise ValueError(
-                "control_token only applies to control fixed_image_token or fixed_class_token"
-            )
-        return self
-
-
-class MaskingSpec(Spec):
-    """How the student's tokens are masked again into x_tilde."""
-
-    student: MaskSchedule = Field("arccos", description="Mask schedule of the student's update")
-    auxiliary: MaskSchedule = Field("arccos", description="Mask schedule of the auxiliary's update")
-    content: Literal["tokens", "soft"] = Field(
-        "tokens",
-        description="What is masked again: the student's sampled tokens, or their soft embeddings, "
-        "which converges faster and ends a little worse (Soft-Di[M]O, I.15)",
-    )
-    lowest: Real = Field(0.0, ge=0, lt=1, description="Mask ratios below are raised to this")
-    highest: Real = Field(1.0, gt=0, le=1, description="Mask ratios above are lowered to this")
-    bridge: bool = Field(
-        False,
-        description="For students of several steps: mask only what was open in a step's input, as "
-        "D-MMD, so that x_tilde lies between what the step saw and what it drew",
-    )
-    method: Literal["exact", "bernoulli"] = Field(
-        "exact",
-        description="An exact number of masked tokens per sample, or each one apart "
-        "with probability r_t",
-    )
-
-    @model_validator(mode="after")
-    def _ordered(self) -> MaskingSpec:
-        if self.lowest > self.highest:
-            raise ValueError(f"lowest ({self.lowest}) must not be above highest ({self.highest})")
-        return self
 
 
 class ConditionSpec(Spec):
@@ -260,47 +89,6 @@ class LossSpec(Spec):
         description="Positions projected to the vocabulary at a time; null: as many as fill 8 MiB, "
         "or 64 MiB on a GPU. It changes memory and time, not what is computed",
     )
-
-
-class RateSchedule(Spec):
-    """What becomes of a learning rate once its warm-up is over."""
-
-    kind: Literal["constant", "linear", "cosine"] = Field(
-        "constant",
-        description="Stay as it is, or fall to the floor along a line or a half cosine",
-    )
-    floor: Real = Field(0.0, ge=0, le=1, description="Share of the rate that is left at the end")
-    steps: Int | None = Field(
-        None, ge=1, description="Step where the floor is reached; null: train.steps"
-    )
-
-    @model_validator(mode="after")
-    def _constant_has_no_end(self) -> RateSchedule:
-        if self.kind == "constant" and (self.floor or self.steps is not None):
-            raise ValueError("floor and steps need kind linear or cosine, not constant")
-        return self
-
-
-class OptimizerSpec(Spec):
-    """How one network's weights follow its gradient."""
-
-    kind: Literal["adam", "adamw"] = Field("adam", description="Optimizer")
-    learning_rate: Real = Field(1e-5, gt=0, le=1, description="Rate after the warm-up")
-    schedule: Annotated[RateSchedule, shorthand("floor", "constant")] = Field(
-        default_factory=RateSchedule, description="How the rate falls after the warm-up"
-    )
-    beta1: Real = Field(0.9, ge=0, lt=1, description="Decay of the first moment")
-    beta2: Real = Field(0.999, ge=0, lt=1, description="Decay of the second moment")
-    eps: Real = Field(1e-8, gt=0, description="Added to the root of the second moment")
-    weight_decay: Real = Field(0.0, ge=0, le=1, description="Weight decay; needs adamw")
-    warmup_steps: Int = Field(100, ge=0, description="Linear warm-up: rate k/N at step k")
-    clip_norm: Real | None = Field(1.0, gt=0, description="Largest gradient norm; null: no limit")
-
-    @model_validator(mode="after")
-    def _decay_needs_adamw(self) -> OptimizerSpec:
-        if self.weight_decay and self.kind == "adam":
-            raise ValueError("weight_decay needs kind adamw, not adam")
-        return self
 
 
 MOST_STEPS = 8  # of a student; a teacher takes hardly more

@@ -9,8 +9,9 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from dimo_cli.errors import counted
 from dimo_cli.specs.base import Int, Real, Spec
-from dimo_cli.specs.distill import MOST_STEPS, InitSpec
+from dimo_cli.specs.distill import MOST_STEPS
 from dimo_cli.specs.divergences import Divergence
+from dimo_cli.specs.init import InitSpec
 from dimo_cli.specs.lora import HIGHEST_RANK
 
 FORMAT = 3

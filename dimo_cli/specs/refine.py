@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from dimo_cli.specs.base import Flag, Int, Real, Spec, or_auto
-from dimo_cli.specs.distill import AuxiliarySpec, DistillSpec, OptimizerSpec
+from dimo_cli.specs.distill import AuxiliarySpec, DistillSpec
+from dimo_cli.specs.optimizer import OptimizerSpec
 
 FROM_TEACHER = "teacher"  # a start without any student
 WARM_UP = 100  # steps of a discriminator whose weight is automatic

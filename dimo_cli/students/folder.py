@@ -34,7 +34,7 @@ from dimo_cli.hub.published import StateDict
 from dimo_cli.run_folder.naming import checkpoint_names
 from dimo_cli.run_folder.nats import TeacherKl
 from dimo_cli.run_folder.state import is_refinement
-from dimo_cli.specs.distill import DistillSpec, TeacherSource
+from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.manifest import (
     CARD,
     FORMAT,
@@ -48,6 +48,7 @@ from dimo_cli.specs.manifest import (
     oldest_format,
 )
 from dimo_cli.specs.resolve import preset_names
+from dimo_cli.specs.teacher import TeacherSource
 from dimo_cli.students.adapters import write_adapters
 from dimo_cli.students.names import student_names
 from dimo_cli.students.student import LoadOptions, Student, assemble_student

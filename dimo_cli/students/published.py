@@ -13,8 +13,9 @@ from dimo_cli.hub.access import Located
 from dimo_cli.hub.published import HubFile, Published
 from dimo_cli.hub.store import HubStore
 from dimo_cli.hub.weights import read_published
-from dimo_cli.specs.distill import FixedNoise, FixedRatio, InitSpec, TeacherSource
+from dimo_cli.specs.init import FixedNoise, FixedRatio, InitSpec
 from dimo_cli.specs.manifest import MANIFEST, StudentManifest, TeacherFacts, TrainingFacts
+from dimo_cli.specs.teacher import TeacherSource
 from dimo_cli.students.checkpoints import look_at_checkpoint, open_checkpoint
 from dimo_cli.students.folder import (
     BUILTIN,

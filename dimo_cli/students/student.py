@@ -16,8 +16,9 @@ from dimo_cli.engine.rollout import open_counts
 from dimo_cli.errors import MissingError, SpecError, counted
 from dimo_cli.hub.loading import fill
 from dimo_cli.hub.published import StateDict
-from dimo_cli.specs.distill import FixedRatio, TeacherSource
+from dimo_cli.specs.init import FixedRatio
 from dimo_cli.specs.manifest import StudentManifest, steps_in_words
+from dimo_cli.specs.teacher import TeacherSource
 from dimo_cli.students.adapters import adapted_network
 from dimo_cli.teachers.decoding import Precision, decode, half_on_cuda
 from dimo_cli.teachers.latent import give_latent

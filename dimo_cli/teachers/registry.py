@@ -9,7 +9,7 @@ from pathlib import Path
 from dimo_cli.errors import SpecError, did_you_mean
 from dimo_cli.hub.store import HubStore
 from dimo_cli.plugins import register_plugins
-from dimo_cli.specs.distill import TeacherSource
+from dimo_cli.specs.teacher import TeacherSource
 from dimo_cli.teachers import digits, shapes
 from dimo_cli.teachers.blueprint import Blueprint, ReadConfig, assemble, skeleton
 from dimo_cli.teachers.conditioning import PromptConditioner

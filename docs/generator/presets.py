@@ -8,9 +8,9 @@ from typing import Any
 from dimo_cli.commands.plan import flops, size
 from dimo_cli.hub.published import HubFile
 from dimo_cli.metrics.measured import HEAD, known_of
-from dimo_cli.specs.distill import TeacherSource
 from dimo_cli.specs.render import commented_yaml
 from dimo_cli.specs.resolve import preset_names, preset_path, preset_summary, refine_preset_names
+from dimo_cli.specs.teacher import TeacherSource
 from dimo_cli.teachers.registry import EMBEDDED, blueprint_of, load_skeleton
 from docs.generator.costs import Cost, read_costs, spec_of
 from docs.generator.markdown import fill, table

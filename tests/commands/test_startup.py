@@ -34,7 +34,7 @@ RUN_SPECS = {
     "metrics",
     "monitor",
 }
-RUN_SPECS |= {"render", "resolve"}
+RUN_SPECS |= {"init", "optimizer", "teacher", "render", "resolve"}
 SPECS = {
     "distill": RUN_SPECS,
     "sweep": RUN_SPECS | {"sweep"},

@@ -16,7 +16,7 @@ from dimo_cli.data.shards import TokenDataset
 from dimo_cli.errors import SpecError
 from dimo_cli.files.locking import locked
 from dimo_cli.specs.data import EncodeSpec
-from dimo_cli.specs.distill import TeacherSource
+from dimo_cli.specs.teacher import TeacherSource
 from dimo_cli.teachers.digits import training_tokens
 from tests.helpers.pictures import archive, captioned_folder, class_folder, odd_pictures
 

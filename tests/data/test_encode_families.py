@@ -11,7 +11,7 @@ from dimo_cli.data.images import open_source
 from dimo_cli.data.shards import TokenDataset
 from dimo_cli.engine.gan import Discriminator, augmentation_mask, masked_embeds
 from dimo_cli.engine.relax import relaxed
-from dimo_cli.specs.distill import TeacherSource
+from dimo_cli.specs.teacher import TeacherSource
 from dimo_cli.teachers.registry import load_teacher
 from tests.helpers import published
 from tests.helpers.fake_hub import COMMIT

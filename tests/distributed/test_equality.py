@@ -12,8 +12,8 @@ from dimo_cli.distributed.ranks import is_first, joined_ranks
 from dimo_cli.engine.lora import fingerprint, new_adapters, trained_part
 from dimo_cli.engine.optimizer import average_over_ranks
 from dimo_cli.engine.sharding import is_sharded, local, own_rows, shard_blocks
-from dimo_cli.specs.distill import TeacherSource
 from dimo_cli.specs.lora import LoraSpec
+from dimo_cli.specs.teacher import TeacherSource
 from dimo_cli.teachers.linear_maps import blocks_of
 from dimo_cli.teachers.protocol import Cond
 from dimo_cli.teachers.registry import load_teacher

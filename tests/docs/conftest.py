@@ -15,7 +15,7 @@ from dimo_cli.hub.store import HubStore
 from dimo_cli.metrics.prompts import GENEVAL_COUNTS
 from dimo_cli.rewards.registry import REWARDS
 from dimo_cli.runs.distill import distill
-from dimo_cli.specs.distill import TeacherSource
+from dimo_cli.specs.teacher import TeacherSource
 from dimo_cli.students.folder import BUILTIN
 from dimo_cli.teachers.registry import EMBEDDED, FAMILIES, blueprint_of
 from tests.conftest import shorten_trials, small_spec

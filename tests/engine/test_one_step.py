@@ -13,7 +13,7 @@ from dimo_cli.engine.one_step import (
     sample_student,
     student_input,
 )
-from dimo_cli.specs.distill import InitSpec
+from dimo_cli.specs.init import InitSpec
 
 
 def test_chunks_cover_every_row_once():

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dimo_cli.engine.remasking import Remasking, bridge_mask
-from dimo_cli.specs.distill import MaskingSpec
+from dimo_cli.specs.init import MaskingSpec
 from tests.conftest import small_spec
 from tests.helpers.distilling import make
 from tests.helpers.tabular import state_numbers

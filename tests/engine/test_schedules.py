@@ -16,13 +16,9 @@ from dimo_cli.engine.schedules import (
     schedule_factor,
     warmup_factor,
 )
-from dimo_cli.specs.distill import (
-    FixedNoise,
-    RandomRatio,
-    RateSchedule,
-    TeacherGuidance,
-    WarmupNoise,
-)
+from dimo_cli.specs.init import FixedNoise, RandomRatio, WarmupNoise
+from dimo_cli.specs.optimizer import RateSchedule
+from dimo_cli.specs.teacher import TeacherGuidance
 
 SHAPES = {"": "linear", "linear": "linear", "exp": "exponential", "cos": "cosine"}
 

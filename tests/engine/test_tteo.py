@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dimo_cli.engine.tteo import clipped, optimize_embeddings, render, start_embeddings
-from dimo_cli.specs.distill import InitSpec
+from dimo_cli.specs.init import InitSpec
 from dimo_cli.specs.tteo import TteoSpec
 
 

@@ -10,7 +10,7 @@ from dimo_cli.engine.distill import Distillation
 from dimo_cli.engine.optimizer import Ema, NetworkOptimizer
 from dimo_cli.engine.refine import Refinement
 from dimo_cli.engine.verdict import Verdict
-from dimo_cli.specs.distill import OptimizerSpec
+from dimo_cli.specs.optimizer import OptimizerSpec
 from dimo_cli.specs.refine import RefineSpec
 from dimo_cli.teachers.protocol import Cond
 from tests.conftest import small_spec

@@ -9,7 +9,7 @@ import torch
 from dimo_cli.errors import MissingError, SpecError
 from dimo_cli.hub.loading import fill, on_meta
 from dimo_cli.planning.downloads import needs_of
-from dimo_cli.specs.distill import TeacherSource
+from dimo_cli.specs.teacher import TeacherSource
 from dimo_cli.teachers.blueprint import skeleton
 from dimo_cli.teachers.dimoo import HEAD, PREFIX, blueprint
 from dimo_cli.teachers.registry import load_skeleton, load_teacher

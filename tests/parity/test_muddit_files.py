@@ -9,7 +9,7 @@ import torch
 from dimo_cli.errors import MissingError, SpecError
 from dimo_cli.hub.loading import fill
 from dimo_cli.planning.downloads import needs_of
-from dimo_cli.specs.distill import TeacherSource
+from dimo_cli.specs.teacher import TeacherSource
 from dimo_cli.teachers import muddit
 from dimo_cli.teachers.amused_parts import settings
 from dimo_cli.teachers.blueprint import skeleton

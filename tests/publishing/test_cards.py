@@ -90,7 +90,7 @@ def test_every_published_teacher_is_the_base_model_of_its_students(digits):
 
 
 def blueprint_of_name(name):
-    from dimo_cli.specs.distill import TeacherSource
+    from dimo_cli.specs.teacher import TeacherSource
 
     return blueprint_of(TeacherSource(name=name))
 

@@ -9,8 +9,9 @@ from dimo_cli.planning.downloads import needs_of
 from dimo_cli.planning.flops import flops_per_step, mean_ratio
 from dimo_cli.planning.memory import advice_to_fit, estimate_memory, with_train
 from dimo_cli.specs.difference import differences
-from dimo_cli.specs.distill import DistillSpec, TeacherSource
+from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.resolve import preset_names, preset_path, preset_summary, resolve_spec
+from dimo_cli.specs.teacher import TeacherSource
 from dimo_cli.teachers.registry import load_skeleton, register_teacher, teacher_names
 from tests.conftest import small_spec
 from tests.helpers.students import PUBLISH, TEXT

@@ -10,8 +10,8 @@ from dimo_cli.errors import MissingError
 from dimo_cli.hub.access import dimo_cache
 from dimo_cli.hub.hashes import ACCEPTED
 from dimo_cli.runs.refine import starting_student
-from dimo_cli.specs.distill import TeacherSource
 from dimo_cli.specs.refine import RefineSpec
+from dimo_cli.specs.teacher import TeacherSource
 from dimo_cli.students import published
 from dimo_cli.students.folder import BUILTIN, load_student
 from dimo_cli.students.student import LoadOptions

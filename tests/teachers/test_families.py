@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dimo_cli.specs.distill import TeacherSource
+from dimo_cli.specs.teacher import TeacherSource
 from dimo_cli.teachers.registry import load_teacher
 from tests.helpers import published
 from tests.helpers.students import PROMPTS, PUBLISH, TEXT

@@ -157,7 +157,7 @@ def test_only_prompts_that_are_new_are_read(backbone, watched, cond, generator):
 
 
 def test_test_time_optimization_reads_the_prompt_once(teacher, watched, generator):
-    from dimo_cli.specs.distill import InitSpec
+    from dimo_cli.specs.init import InitSpec
 
     backbone, space = teacher.backbone, teacher.space
     cond = prompts(backbone, (4,), generator).times(2)

@@ -6,7 +6,7 @@ from tokenizers import Tokenizer
 
 from dimo_cli.errors import MissingError
 from dimo_cli.hub.store import HubStore
-from dimo_cli.specs.distill import TeacherSource
+from dimo_cli.specs.teacher import TeacherSource
 from dimo_cli.teachers.conditioning import PromptConditioner
 from dimo_cli.teachers.registry import load_teacher
 from dimo_cli.teachers.showo.architecture import SPECIAL, Architecture

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from dimo_cli.engine.lora import fingerprint, merged, new_adapters
-from dimo_cli.specs.distill import TeacherSource
 from dimo_cli.specs.lora import LoraSpec
+from dimo_cli.specs.teacher import TeacherSource
 from dimo_cli.teachers.linear_maps import owner_of, target_names
 from dimo_cli.teachers.registry import load_teacher
 from dimo_cli.teachers.stored import Product, is_stored, plain_copy, rounded, store

@@ -17,7 +17,8 @@ from dimo_cli.hub.published import HubFile, Published
 from dimo_cli.hub.store import HubStore
 from dimo_cli.metrics import dinov2, geneval_detector
 from dimo_cli.rewards import aesthetic, clip
-from dimo_cli.specs.distill import DistillSpec, TeacherSource
+from dimo_cli.specs.distill import DistillSpec
+from dimo_cli.specs.teacher import TeacherSource
 from dimo_cli.students.folder import BUILTIN, load_student, save_student
 from dimo_cli.students.student import LoadOptions
 from dimo_cli.teachers.hub_text import load_text_encoder

@@ -22,7 +22,7 @@ from dimo_cli.run_folder.listing import log_records
 from dimo_cli.run_folder.log import LONGEST_LINE, RunLog, records_of
 from dimo_cli.run_folder.origins import ORIGINS, read_origins
 from dimo_cli.sampling.tteo import NUMBERS, OUTCOME, read_outcome
-from dimo_cli.specs.distill import TeacherSource
+from dimo_cli.specs.teacher import TeacherSource
 from dimo_cli.teachers.registry import load_skeleton
 from tests.torture.guards import in_little_memory, in_time
 

@@ -31,8 +31,9 @@ from dimo_cli.engine.one_step import draw_tokens, student_hidden
 from dimo_cli.engine.rounds import Rounds
 from dimo_cli.engine.schedules import noise_sigma
 from dimo_cli.engine.teacher_pass import TeacherPass
-from dimo_cli.specs.distill import DistillSpec, TeacherGuidance
+from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.objectives import SdttSpec
+from dimo_cli.specs.teacher import TeacherGuidance
 from dimo_cli.teachers.protocol import Cond
 
 FIRST, LEAST_REVEALED = 1e-5, 1e-3
