@@ -41,6 +41,10 @@ def carry_out_run(
     if run.full and not run.dry_run:
         raise SpecError("`--full` is for `--dry-run`: nothing else shows the spec.")
     if run.dry_run:
+        if run.resume:
+            from dimo_cli.runs.distill import check_continuation
+
+            check_continuation(plan.spec, folder)
         show_plan(plan, folder, launch, run.full)
         return
     if run.resume and (summary := finished_as(folder, plan.spec)):

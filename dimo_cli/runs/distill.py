@@ -110,19 +110,24 @@ def prepare_folder(spec: DistillSpec, folder: Path) -> None:
 
 
 def continue_folder(spec: DistillSpec, folder: Path) -> None:
-    """Check what a continuation changes and write its spec over the old one.
+    """Check what a continuation changes and write its spec over the old one."""
+    check_continuation(spec, folder)
+    write_whole_text(folder / "run.yaml", to_yaml(spec))
+
+
+def check_continuation(spec: DistillSpec, folder: Path) -> None:
+    """Refuse a continuation that would make another run.
 
     What the run was trained with is what its checkpoints say; run.yaml may have been edited.
     """
-    path = folder / "run.yaml"
     trained_with = None
     if newest := newest_contents(folder):
         place = folder / CHECKPOINTS / f"step-{newest.step}"
         check_owner(place, newest, Owner(run=identity_of(folder)))
         trained_with = spec_of(newest, place)
-    before = trained_with or resolve_spec(type(spec), file=path, environment={}).spec
+    written = folder / "run.yaml"
+    before = trained_with or resolve_spec(type(spec), file=written, environment={}).spec
     check_resume(before, spec)
-    write_whole_text(path, to_yaml(spec))
 
 
 def check_same_base(folder: Path, teacher: TeacherFacts) -> None:

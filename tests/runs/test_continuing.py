@@ -74,10 +74,11 @@ def test_settings_that_were_edited_in_a_checkpoint_are_damage(run):
     assert any("not those that were written" in line for line in said), said
 
 
-def test_an_edited_run_yaml_does_not_change_what_cannot_change(run, dimo):
+@pytest.mark.parametrize("look", [(), ("--dry-run",)])
+def test_an_edited_run_yaml_does_not_change_what_cannot_change(run, dimo, look):
     path = run / "run.yaml"
     path.write_text(path.read_text().replace("seed: 0", "seed: 4"))
-    refused = dimo("distill", "--resume", run, "--set", "train.steps=7")
+    refused = dimo("distill", "--resume", run, "--set", "train.steps=7", *look)
     assert refused.exit_code == 2, refused.stderr
     assert "cannot change `train.seed`" in refused.stderr
     assert "0 before, 4 now" in refused.stderr
