@@ -8,7 +8,10 @@ The shots of pages need the extra `browser` and a Chromium; without them they ar
 
 import io
 import json
+import re
 import shutil
+import signal
+import subprocess
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -77,15 +80,17 @@ def draw_panel(run: Path, file: Path) -> None:
     file.write_text(console.export_svg(title="dimo"), encoding="utf-8")
 
 
-def photograph(page: Path, file: Path, part: str) -> None:
-    """A part of a page, as a browser shows it."""
+def photograph(address: str, file: Path, part: str, ready: str | None = None) -> None:
+    """A part of a page, as a browser shows it; `ready` is what the page has to show before."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as api:
         found = shutil.which("chromium") or api.chromium.executable_path
         browser = api.chromium.launch(executable_path=found, args=["--no-sandbox"])
         tab = browser.new_page(viewport={"width": 1000, "height": 700})
-        tab.goto(page.resolve().as_uri())
+        tab.goto(address)
+        if ready:
+            tab.get_by_text(re.compile(ready)).first.wait_for(timeout=60_000)
         tab.locator(part).first.screenshot(path=str(file))
         browser.close()
     shot = Image.open(file).convert("RGB")
@@ -94,11 +99,23 @@ def photograph(page: Path, file: Path, part: str) -> None:
     shot.crop((left, top, right, min(bottom, top + HIGHEST))).quantize(64).save(file, optimize=True)
 
 
+def photograph_play(file: Path) -> None:
+    """The page of `dimo play shapes` with its first pictures."""
+    command = [sys.executable, "-m", "dimo_cli", "play", "shapes", "--port", "0", "--no-open"]
+    with subprocess.Popen([*command, "--json"], stdout=subprocess.PIPE, text=True) as process:
+        said = ""
+        while not said.rstrip().endswith("}"):
+            said += process.stdout.readline()
+        photograph(json.loads(said)["url"], file, "body", ready="images in")
+        process.send_signal(signal.SIGINT)
+
+
 if __name__ == "__main__":
     run, folder = Path(sys.argv[1]), Path(sys.argv[2])
     draw_digits(folder.parent / "digits.png")
     draw_text_world(folder / "shapes.png")
     with TemporaryDirectory() as place:
         draw_panel(run, panel := Path(place) / "panel.svg")
-        photograph(panel, folder / "panel.png", "svg")
-    photograph(run / "report.html", folder / "report.png", ".charts")
+        photograph(panel.as_uri(), folder / "panel.png", "svg")
+    photograph((run / "report.html").resolve().as_uri(), folder / "report.png", ".charts")
+    photograph_play(folder / "play.png")

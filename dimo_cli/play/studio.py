@@ -54,9 +54,9 @@ MOST_FRAMES = 32  # of the steps that a page looks at
 SMALL = 128  # pixels of a side below which a frame is sent as it is
 SHOWPIECES = {
     "shapes": (
-        "one large purple circle on a gray background",
+        "two yellow triangles on gray",
         "a red square to the left of a green circle",
-        "three yellow squares on black",
+        "three blue circles",
         "two red circles above a blue square",
     )
 }
