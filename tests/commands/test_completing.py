@@ -36,7 +36,7 @@ def offered(tmp_path, monkeypatch):
         ("dimo distill --pres", ["--preset"]),
         ("dimo distill --preset maskgit", ["maskgit", "maskgit-512"]),
         ("dimo refine x --preset dig", ["digits-gan"]),
-        ("dimo presets show shapes", ["shapes", "shapes-reward"]),
+        ("dimo presets show shapes-re", ["shapes-redi", "shapes-reward"]),
         ("dimo sample --class s", ["six", "seven"]),
         ("dimo sample --preset maskgit --teacher --class golden_", ["golden_retriever"]),
         ("dimo sample --student digits --class e", ["eight"]),

@@ -253,7 +253,7 @@ def test_embedded_rewards_prefer_what_is_true(name, least, rng):
 
 @pytest.mark.parametrize(
     ("name", "overall", "of_students"),
-    [("shapes_preference", 0.98, 0.95), ("shapes_witness", 0.97, 0.94)],
+    [("shapes_preference", 0.98, 0.95), ("shapes_witness", 0.97, 0.95)],
 )
 def test_the_judges_that_ship_tell_true_from_false_on_held_out_captions(name, overall, of_students):
     """As `examples/examine_shapes_judges.py` found of these very weights."""
