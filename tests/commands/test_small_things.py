@@ -10,6 +10,7 @@ from dimo_cli.errors import SpecError, counted
 from dimo_cli.pipeline import OneStepPipeline
 from dimo_cli.planning.plan import requirements
 from dimo_cli.specs.distill import DistillSpec
+from dimo_cli.specs.manifest import FORMAT
 from dimo_cli.specs.resolve import resolve_spec
 from dimo_cli.students.folder import BUILTIN
 
@@ -44,7 +45,8 @@ def test_a_pipeline_without_a_prompt_says_that_there_is_none():
 def test_a_manifest_of_a_newer_dimo_is_not_called_damaged(dimo, tmp_path):
     shutil.copytree(BUILTIN["digits"], tmp_path / "student")
     manifest = tmp_path / "student" / "dimo.json"
-    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "format": 3, "new": 1}))
+    newer = {"format": FORMAT + 1, "new": 1}
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), **newer}))
     told = dimo("sample", "--student", "student").stderr
     assert "made by a newer dimo" in told
     assert "upgrade" in told

@@ -73,7 +73,9 @@ def from_its_usage(exported):
 
 def fed(monkeypatch, draws):
     """Let students draw these numbers, whatever their generator says."""
-    monkeypatch.setattr(one_step, "student_input", lambda *args, **more: draws.x_init)
+    monkeypatch.setattr(
+        "dimo_cli.students.student.student_input", lambda *args, **more: draws.x_init
+    )
     noise = draws.embed_noise
     monkeypatch.setattr("dimo_cli.engine.schedules.normal", lambda shape, source: noise)
     if draws.gumbel is not None:

@@ -204,7 +204,7 @@ def test_wrong_arguments_of_distill_exit_2(dimo, arguments, words):
         (("sample", "--top-k", "-2"), "`--top-k` is -2"),
         (("sample", "--columns", "0"), "`--columns` is 0"),
         (("sample", "--pixels", "0"), "`--pixels` is 0"),
-        (("sample", "--steps", "4"), "add --teacher"),
+        (("sample", "--steps", "4"), "in 1 step, not in 4"),
         (("sample", "--grid", "out.jpg"), "must end in .png"),
         (("sample", "--teacher", "--steps", "0"), "`--steps` is 0"),
         (("sample", "--teacher", "--steps", "65"), "more than the 64 tokens"),
