@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dimo_cli.console import next_steps
+from dimo_cli.data.shards import builtin_dataset
 from dimo_cli.engine.objective import PassObjective
 from dimo_cli.engine.objectives.registry import named_objectives
 from dimo_cli.errors import DimoError, SpecError
@@ -102,6 +103,7 @@ def entrant(asked: ArenaSpec, method: str, sets: Sequence[str], folder: Path) ->
     if not asked.steps_of(method):
         return Entrant(method, refusal=f"{method} trains for one step alone: add 1 to `--steps`.")
     try:
+        refuse_without_images(plan_of(asked, method, sets, {}).spec)
         steps = training_steps(asked, method, sets, folder)
         bouts = tuple(
             bout(asked, method, seed, 1.0, steps, sets, folder) for seed in range(asked.seeds)
@@ -110,7 +112,14 @@ def entrant(asked: ArenaSpec, method: str, sets: Sequence[str], folder: Path) ->
         tried = (bout(asked, method, TUNING_SEED, rate, steps, sets, folder) for rate in tuning)
         return Entrant(method, bouts, tuning=tuple(tried))
     except SpecError as problem:
-        return Entrant(method, refusal=problem.message)
+        return Entrant(method, refusal=" ".join(filter(None, (problem.message, problem.hint))))
+
+
+def refuse_without_images(spec: DistillSpec) -> None:
+    """Refuse a method that learns from real images of a teacher that has none."""
+    wanted = {one.needs.images for one in named_objectives(spec)}
+    if "data" in wanted and spec.data is None:
+        builtin_dataset(spec.teacher.name, "data")
 
 
 def with_rates(
@@ -186,7 +195,9 @@ def bout(
             rate = getattr(usual, part).optimizer.learning_rate * factor
             more[f"{part}.optimizer.learning_rate"] = float(f"{rate:.4g}")
     is_tuning = seed == TUNING_SEED
-    place = ("tuning", method, f"rates-{factor:g}") if is_tuning else ("runs", method, f"seed-{seed}")
+    place = (
+        ("tuning", method, f"rates-{factor:g}") if is_tuning else ("runs", method, f"seed-{seed}")
+    )
     plan = plan_of(asked, method, sets, more)
     return Bout(method, seed, factor, Trial({}, plan, folder.joinpath(*place)))
 
