@@ -18,6 +18,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import torch
+
 from dimo_cli.console.live import View
 from dimo_cli.distributed.ranks import joined_ranks
 from dimo_cli.errors import DivergedError, MissingError, NotFinite, SpecError
@@ -137,7 +139,7 @@ def outcome_of(asked: ArenaSpec, bout: Bout, begin: Begin, say: Say) -> Outcome:
     outcome = told_by(bout, problem)
     if not has_student(bout):
         return outcome
-    say(f"Measuring {bout.method}, seed {bout.seed}")
+    say(f"Measuring {METHODS[bout.method].title}, seed {bout.seed}")
     try:
         with joined_ranks():
             numbers = {
@@ -168,6 +170,8 @@ def carried_out(asked: ArenaSpec, bout: Bout, begin: Begin) -> str | None:
     watching = RunWatcher if seconds is None else partial(Timed, seconds=seconds)
     has_begun = (bout.folder / "run.yaml").is_file()
     view = begin(bout)
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()  # that of the run before
     try:
         distill(
             trial.plan.spec, bout.folder, view, has_begun, trial.plan.origins, watching=watching
@@ -205,6 +209,7 @@ def told_by(bout: Bout, problem: str | None) -> Outcome:
     lines = records_of(bout.folder / "log.jsonl")
     speeds = [line["images_per_second"] for line in lines if line.get("images_per_second")]
     memory = [line["peak_memory_gib"] for line in lines if line.get("peak_memory_gib")]
+    on_card = torch.cuda.is_available() and bout.spec.train.device != "cpu"
     train = bout.spec.train
     effort, kl = effort_of(bout.folder), teacher_kl(lines)
     done = lines[-1]["step"] if lines else 0
@@ -217,7 +222,7 @@ def told_by(bout: Bout, problem: str | None) -> Outcome:
         forwards=round(bout.forwards * done / train.steps),
         seconds=effort.hours * 3600 if effort else None,
         seconds_per_step=samples / median(speeds) if speeds else None,
-        memory_gib=max(memory) if memory else None,
+        memory_gib=max(memory) if memory and on_card else None,
         teacher_kl=kl.value if kl else None,
         problem=problem,
     )

@@ -24,7 +24,7 @@ T = (
     2.093024,
 )
 # fmt: on
-NOTHING = "–"
+NOTHING = "-"
 PREVIEW = Path("student", "preview.png")
 
 
@@ -45,7 +45,7 @@ class Interval:
     @property
     def words(self) -> str:
         """As people read it."""
-        if self.low is None or self.high is None:
+        if self.low is None or self.high is None or self.low == self.high:
             return f"{self.mean:.4g}"
         if self.seeds == 2:
             return f"{self.mean:.4g} ({self.low:.4g} to {self.high:.4g})"
@@ -193,8 +193,8 @@ class ArenaResult:
             [
                 one.title,
                 said(one.over_seeds(lambda o: o.teacher_kl)),
-                said(one.over_seeds(lambda o: float(o.forwards))),
-                said(one.over_seeds(lambda o: float(o.steps))),
+                count_of(one.over_seeds(lambda o: float(o.forwards))),
+                count_of(one.over_seeds(lambda o: float(o.steps))),
                 time_of(one.over_seeds(lambda o: o.seconds)),
                 said(
                     one.over_seeds(
@@ -306,6 +306,11 @@ def said(found: Interval | None) -> str:
     return found.words if found else NOTHING
 
 
+def count_of(found: Interval | None) -> str:
+    """A cell of whole numbers, which are mostly the same for all seeds."""
+    return f"{found.mean:,.0f}" if found else NOTHING
+
+
 def time_of(found: Interval | None) -> str:
     """A cell of a time."""
     return time_words(found.mean) if found else NOTHING
@@ -317,7 +322,13 @@ def parts_of(result: ArenaResult) -> list[tuple[str, str, list[str], list[list[s
     told = spread.get(result.asked.seeds, "Mean and 95 % interval over seeds, by Student's t.")
     tables = [
         ("Numbers", told, result.head, result.rows()),
-        ("What they took", "KL in nats per token, where it is logged.", COSTS, result.costs()),
+        (
+            "What they took",
+            "KL in nats per token, where it is logged; time and memory of training, without "
+            "measuring. A CPU does not tell the memory of one run from that of others.",
+            COSTS,
+            result.costs(),
+        ),
         (
             "Learning rates",
             f"Times those of the preset, on seed {TUNING_SEED}, which is not reported; chosen by "

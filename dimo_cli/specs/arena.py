@@ -36,6 +36,7 @@ class Method:
 
 _LINEAR = {"masking.student": "linear", "masking.auxiliary": "linear"}
 _MASKS = {"init.mask_ratio": 1.0}  # alone, at the start of a student
+_OWN = {"images": "teacher"}  # no real ones ship with most teachers
 METHODS: Mapping[str, Method] = {
     "dimo": Method("Di[M]O", {}),
     "idlm": Method("IDLM", {"objectives": ["idlm"]}),
@@ -65,8 +66,10 @@ METHODS: Mapping[str, Method] = {
     "fpd": Method("FPD", {"objectives": ["fpd"]}),
     "catdrift": Method("CatDrift", {"objectives": ["catdrift"]}),
     "redi": Method("ReDi", {"init.mask_ratio": 0.3, "objectives": ["redi"]}, in_one_step=True),
-    "sdtt": Method("SDTT", {**_MASKS, "objectives": ["sdtt"]}),
-    "di4c": Method("Di4C", {**_MASKS, "objectives": ["di4c"], "student.latent": True}),
+    "sdtt": Method("SDTT", {**_MASKS, "objectives": [{"kind": "sdtt", **_OWN}]}),
+    "di4c": Method(
+        "Di4C", {**_MASKS, "objectives": [{"kind": "di4c", **_OWN}], "student.latent": True}
+    ),
 }
 
 
@@ -82,8 +85,9 @@ class Budget:
         """As people say it."""
         if self.forwards is not None:
             return f"{self.forwards:,} forwards of the student"
-        minutes = (self.seconds or 0.0) / 60
-        return f"{minutes:g} minutes" if minutes != 1 else "1 minute"
+        seconds = self.seconds or 0.0
+        each, unit = (60, "minutes") if seconds >= 60 else (1, "seconds")
+        return f"{seconds / each:g} {unit} of training"
 
 
 def read_budget(text: str) -> Budget:
@@ -124,7 +128,12 @@ class ArenaSpec(Spec):
         tuple[str, ...],
         Flag(names=("--methods", "-m"), metavar="NAMES", is_text=True),
         BeforeValidator(_parted),
-    ] = Field(("all",), min_length=1, description=f"With commas: all, or {', '.join(METHODS)}")
+    ] = Field(
+        ("all",),
+        min_length=1,
+        validate_default=True,
+        description=f"With commas: all, or {', '.join(METHODS)}",
+    )
     budget: Annotated[str, Flag(names=("--budget", "-b"), metavar="FORWARDS|TIME")] = Field(
         "70400",
         description="What each run may spend: forwards of the student, as 70400, the same for "
