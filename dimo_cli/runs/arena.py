@@ -16,7 +16,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -29,6 +29,7 @@ from dimo_cli.files.untrusted import parse_json
 from dimo_cli.files.writing import write_whole_text
 from dimo_cli.hub.store import HubStore
 from dimo_cli.reporting.arena_page import write_arena_page
+from dimo_cli.run_folder.checkpoints import newest_contents
 from dimo_cli.run_folder.effort import effort_of
 from dimo_cli.run_folder.log import records_of
 from dimo_cli.run_folder.nats import teacher_kl
@@ -47,7 +48,7 @@ from dimo_cli.runs.watcher import RunWatcher
 from dimo_cli.specs.arena import METHODS, ArenaSpec
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.evaluate import EvalSpec, MetricName
-from dimo_cli.specs.metrics import is_better
+from dimo_cli.specs.metrics import WITH_REFERENCE, is_better
 from dimo_cli.specs.sample import SamplerSpec
 from dimo_cli.teachers.protocol import Teacher
 
@@ -94,11 +95,27 @@ def run_arena(
             if not one.tuning or bout in one.tuning:
                 refuse_other_run(bout.trial)
     result = ArenaResult(asked, (), tuple(sets), folder)
+    refuse_other_budget(asked, folder)
+    if not (folder / TABLE).is_file():
+        write_result(result, folder)
     for one in found:
         contender = contend(asked, one, sets, folder, begin, say)
         result = replace(result, contenders=(*result.contenders, contender))
         write_result(result, folder)
     return result
+
+
+def refuse_other_budget(asked: ArenaSpec, folder: Path) -> None:
+    """Refuse a folder whose runs were given another budget than this arena's."""
+    path = folder / TABLE
+    if not path.is_file():
+        return
+    before = parse_json(read_text(path, MOST_DOCUMENT)).get("budget")
+    if before != asked.budget:
+        raise SpecError(
+            f"`{folder}` is of an arena with `--budget {before}`, and this one has {asked.budget}.",
+            "Choose another folder with `--out`.",
+        )
 
 
 def contend(
@@ -190,7 +207,8 @@ def carried_out(asked: ArenaSpec, bout: Bout, begin: Begin) -> str | None:
 def measured(asked: ArenaSpec, bout: Bout, steps: int, say: Say) -> dict[str, float]:
     """The numbers of a student in so many steps; those that were measured before are cached."""
     metric = bout.spec.monitor.metric
-    names: tuple[MetricName, ...] = ("fid", "pr") if metric == "fid" else (metric,)
+    by_reference = metric in WITH_REFERENCE
+    names = ("fid", "pr") if by_reference else (cast(MetricName, metric),)
     spec = EvalSpec(
         target=str(bout.folder),
         metrics=names,
@@ -200,7 +218,7 @@ def measured(asked: ArenaSpec, bout: Bout, steps: int, say: Say) -> dict[str, fl
         sampler=SamplerSpec(seed=SAMPLING_SEED, steps=steps),
     )
     found = evaluate(spec, HubStore(None, say=say))
-    wanted = ("fid", "precision", "recall") if metric == "fid" else (metric,)
+    wanted = ("fid", "precision", "recall") if by_reference else (metric,)
     return {name: found[name] for name in wanted}
 
 
@@ -212,7 +230,10 @@ def told_by(bout: Bout, problem: str | None) -> Outcome:
     on_card = torch.cuda.is_available() and bout.spec.train.device != "cpu"
     train = bout.spec.train
     effort, kl = effort_of(bout.folder), teacher_kl(lines)
-    done = lines[-1]["step"] if lines else 0
+    newest = newest_contents(bout.folder)
+    done = (
+        newest.step if newest else None
+    ) or 0  # one that ended by its time has not logged its last step
     samples = train.batch_size * train.accumulate
     return Outcome(
         run=bout.folder,

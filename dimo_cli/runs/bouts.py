@@ -169,11 +169,15 @@ def plan_of(
     """What a method trains with; `more` by path is what the arena sets of one run."""
     start, overrides = asked.start_of(method)
     own = asked.steps_of(method)
-    decided = {"student.steps": list(own), "monitor.fid_every": 0, "monitor.table_samples": 0}
+    decided: dict[str, Any] = {
+        "student.steps": list(own),
+        "monitor.fid_every": 0,
+        "monitor.table_samples": 0,
+    }
     if own == (1,):
         decided["masking.bridge"] = False  # in one step nothing is kept that could be bridged
     layers = {f"method {method}, {path}": nested(path, to) for path, to in overrides.items()}
-    layers |= {f"the arena, {path}": nested(path, to) for path, to in (decided | more).items()}
+    layers |= {f"the arena, {path}": nested(path, to) for path, to in {**decided, **more}.items()}
     return start_from(start, sets, layers)
 
 

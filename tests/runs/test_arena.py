@@ -123,17 +123,19 @@ def test_an_arena_trains_measures_and_writes_all_of_it(dimo, tmp_path):
     other = dimo("arena", *SHORT, "--set", "loss.teacher_temperature=2")
     assert other.exit_code == 2
     assert "with other settings" in other.stderr
+    larger = dimo("arena", *SHORT, "--budget", "16")
+    assert larger.exit_code == 2
+    assert "with `--budget 8`" in larger.stderr
 
 
 def test_a_run_that_was_stopped_goes_on_and_what_is_done_stays(dimo, tmp_path):
-    def stop(spec, folder, *rest, **more):
-        raise KeyboardInterrupt
+    def first_alone(spec, folder, *rest, **more):
+        if spec.objectives:
+            raise KeyboardInterrupt
+        return real(spec, folder, *rest, **more)
 
     real = arena.distill
-    with measured_as(2.0), patch.object(arena, "distill", side_effect=[real, stop]) as calls:
-        calls.side_effect = lambda spec, folder, *rest, **more: (
-            stop(spec, folder) if "idlm" in str(folder) else real(spec, folder, *rest, **more)
-        )
+    with measured_as(2.0), patch.object(arena, "distill", first_alone):
         dimo("arena", *SHORT)
     place = tmp_path / "runs" / "arena-digits"
     assert [one["method"] for one in json.loads((place / "arena.json").read_text())["results"]] == [
@@ -198,3 +200,18 @@ def test_a_run_ends_when_its_time_is_over(dimo, tmp_path):
     (one,) = json.loads((folder / "arena.json").read_text())["results"]
     assert 1 <= one["runs"][0]["steps"] < 300
     assert begun_with(folder, "dimo") > 1000, "the same plan when the arena goes on"
+
+
+def test_the_numbers_are_those_of_dimo_eval(dimo, tmp_path):
+    """Nothing is replaced here: a run of one step, and 16 images in one and two steps."""
+    options = ["--methods", "dimo", "--budget", "12", "--seeds", "1", "--steps", "1,2", "-n", "16"]
+    done = dimo("arena", *options, *SMALL, "--out", "a", "--json")
+    assert done.exit_code == 0, done.output
+    (one,) = json.loads(done.stdout)["results"]
+    run = "a/runs/dimo/seed-0"
+    same = dimo("eval", "pr", run, "-n", "16", "--steps", "2", "--json")
+    found = json.loads(same.stdout)["values"]
+    told = {name: number["mean"] for name, number in one["numbers"]["2"].items()}
+    assert set(told) == {"fid", "precision", "recall"}
+    assert told["recall"] == pytest.approx(found["recall"])
+    assert one["numbers"]["1"]["fid"]["mean"] != told["fid"]
