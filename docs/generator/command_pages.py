@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import Any
 
-from dimo_cli.specs.base import Spec
 from dimo_cli.specs.arena import ArenaSpec
+from dimo_cli.specs.base import Spec
 from dimo_cli.specs.check import CheckSpec
 from dimo_cli.specs.data import EncodeSpec
 from dimo_cli.specs.distill import DistillSpec
