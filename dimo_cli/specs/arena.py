@@ -48,6 +48,7 @@ METHODS: Mapping[str, Method] = {
             "loss.weight": "calibrated",
             "loss.revealed_credit": 1.0,
         },
+        in_one_step=True,
     ),
     "imdm": Method(
         "IMDM",
@@ -132,7 +133,7 @@ class ArenaSpec(Spec):
         ("all",),
         min_length=1,
         validate_default=True,
-        description=f"With commas: all, or {', '.join(METHODS)}",
+        description=f"With commas, of {', '.join(METHODS)}; none: all",
     )
     budget: Annotated[str, Flag(names=("--budget", "-b"), metavar="FORWARDS|TIME")] = Field(
         "70400",
@@ -149,7 +150,8 @@ class ArenaSpec(Spec):
     ] = Field(
         (1, 2, 4, 8),
         min_length=1,
-        description="Steps that images are drawn in, with commas; one student learns all of them",
+        description="Steps that images are drawn in, with commas; one student learns all of them; "
+        "none: 1,2,4,8",
     )
     samples: Annotated[Int | None, Flag(names=("--samples", "-n"))] = Field(
         None,

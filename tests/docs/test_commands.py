@@ -42,8 +42,7 @@ def of_kind(kind):
 
 def takes_long(page):
     """The pages of presets are of one form: the first of them will do for a quick look."""
-    # Of the one, processes start one after the other here; the other tries a run of every method.
-    several = page in ("docs/multi-gpu.md", "docs/commands/arena.md")
+    several = page == "docs/multi-gpu.md"  # its processes start one after the other here
     return several or (page.startswith("docs/presets/") and page != "docs/presets/digits.md")
 
 
