@@ -21,6 +21,9 @@ COMMANDS = {
     "sweep": Later(
         "sweep", "Distill for a few steps at several values of a setting, and name the best."
     ),
+    "arena": Later(
+        "arena", "Distill one teacher by every method under one budget, and compare the students."
+    ),
     "ema": Later(
         "ema", "Give a run's student an average of another length, out of the snapshots it kept."
     ),

@@ -173,11 +173,13 @@ def distill(
     view: View,
     resume: bool = False,
     origins: Mapping[str, str] | None = None,
+    watching: Callable[[DistillSpec, Teacher, Path, View], RunWatcher] = RunWatcher,
 ) -> RunResult | None:
     """Train a student in `folder`, save it, and measure it beside its teacher.
 
-    `origins` says who set which value of the spec; it is kept in the folder for the report. Of
-    several processes only the first one has a result.
+    `origins` says who set which value of the spec; it is kept in the folder for the report.
+    `watching` makes who looks on and may end the run. Of several processes only the first one has
+    a result.
     """
     check_measurable_run(spec)
     if is_first():
@@ -186,7 +188,7 @@ def distill(
         teacher = load_whole(spec.teacher, view.note)
         spec = with_commits(spec, view.note)
     attach_prompts(teacher, spec)
-    watcher = RunWatcher(spec, teacher, folder, view)
+    watcher = watching(spec, teacher, folder, view)
     method = distilling(spec, teacher, view.note)
     return run_method(spec, teacher, folder, watcher, resume, origins, method)
 

@@ -146,4 +146,12 @@ GLOSSARY: dict[str, str] = {
         "a random number that a student is told for each image. What it draws apart from each "
         "other given that number can agree over all of them: a mixture (Di4C)."
     ),
+    "arena": (
+        "all methods on one teacher with the same budget and the same seeds, and their students "
+        "side by side (`dimo arena`)."
+    ),
+    "95 % interval": (
+        "around the mean of several seeds: 95 of 100 such intervals hold the mean that very many "
+        "seeds would have. Where two overlap, the difference may be luck."
+    ),
 }

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import Any
 
+from dimo_cli.specs.arena import ArenaSpec
 from dimo_cli.specs.base import Spec
 from dimo_cli.specs.check import CheckSpec
 from dimo_cli.specs.data import EncodeSpec
@@ -28,6 +29,7 @@ from docs.generator.markdown import HERE, fill
 SETTINGS: dict[str, type[Spec]] = {"distill": DistillSpec, "refine": RefineSpec}
 # What flags are turned into, and checked against.
 CHECKED: dict[str, tuple[type[Spec], ...]] = {
+    "arena": (ArenaSpec,),
     "distill": (LaunchSpec,),
     "refine": (LaunchSpec,),
     "sample": (SampleSpec,),

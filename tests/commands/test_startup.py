@@ -38,6 +38,7 @@ RUN_SPECS |= {"init", "optimizer", "teacher", "render", "resolve"}
 SPECS = {
     "distill": RUN_SPECS,
     "sweep": RUN_SPECS | {"sweep"},
+    "arena": RUN_SPECS | {"arena"},
     "ema": {"averages", "metrics"},
     "refine": RUN_SPECS | {"refine"},
     "tteo": {"tteo"},

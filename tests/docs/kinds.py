@@ -59,6 +59,8 @@ def kind_of_dimo(words):
     needs = needs_something_published(name, others)
     if name == "push":
         return Kind.NEEDS if is_published_student(others[0]) else Kind.PLANS
+    if name == "arena":
+        return Kind.PLANS
     if name in ("distill", "refine") and (needs or "--dry-run" in words):
         return Kind.NEEDS if any(map(HUB_ID.match, others)) else Kind.PLANS
     return Kind.NEEDS if needs else Kind.RUNS

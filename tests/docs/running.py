@@ -51,6 +51,8 @@ def scaled(shown):
         words += ["--set", "reward.watch_images=4"]
     if kind_of(shown) is Kind.PLANS and "--dry-run" not in words:
         words += ["--dry-run"]
+    if words[0] == "arena":
+        words += ["--set", "train.batch_size=4"]
     if words[0] == "doctor" and "--offline" not in words:
         words += ["--offline"]
     return words
