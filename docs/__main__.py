@@ -1,6 +1,6 @@
 """Write every generated page and picture: python -m docs (or `make docs`).
 
---costs first counts anew what the presets cost, which takes a minute.
+--costs first counts anew what the presets cost, which takes some eight minutes.
 """
 
 import argparse

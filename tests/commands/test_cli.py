@@ -359,9 +359,9 @@ def test_rewards_that_are_named_take_the_place_of_the_presets(dimo):
 
 
 def test_what_is_trained_for_is_not_held_out(dimo):
-    result = dimo("refine", "shapes", "--reward", "shapes_preference", "--dry-run")
+    result = dimo("refine", "shapes", "--reward", "shapes_witness", "--dry-run")
     assert result.exit_code == 2
-    assert "held_out is shapes_preference, which is trained for" in result.stderr
+    assert "held_out is shapes_witness, which is trained for" in result.stderr
 
 
 @pytest.mark.parametrize(

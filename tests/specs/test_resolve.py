@@ -7,10 +7,10 @@ import pytest
 import yaml
 
 from dimo_cli.errors import SpecError
-from dimo_cli.specs import distill as specs
 from dimo_cli.specs import divergences
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.explain import known_paths, leaves
+from dimo_cli.specs.init import FixedNoise, FixedRatio, RandomRatio, WarmupNoise
 from dimo_cli.specs.refine import RefineSpec
 from dimo_cli.specs.render import changed_values, commented_yaml, to_yaml
 from dimo_cli.specs.resolve import (
@@ -20,6 +20,7 @@ from dimo_cli.specs.resolve import (
     preset_summary,
     resolve_spec,
 )
+from dimo_cli.specs.teacher import TeacherGuidance
 from tests.torture.guards import in_time
 
 
@@ -58,11 +59,11 @@ def test_program_variables_are_no_settings():
 @pytest.mark.parametrize(
     ("assignment", "path", "value"),
     [
-        ("init.mask_ratio=0.4", "mask_ratio", specs.FixedRatio(value=0.4)),
-        ("init.mask_ratio.value=0.4", "mask_ratio", specs.FixedRatio(value=0.4)),
-        ("init.embed_noise=0.2", "embed_noise", specs.FixedNoise(sigma=0.2)),
-        ("init.embed_noise={kind: warmup, steps: 5}", "embed_noise", specs.WarmupNoise(steps=5)),
-        ("init.mask_ratio={kind: random}", "mask_ratio", specs.RandomRatio()),
+        ("init.mask_ratio=0.4", "mask_ratio", FixedRatio(value=0.4)),
+        ("init.mask_ratio.value=0.4", "mask_ratio", FixedRatio(value=0.4)),
+        ("init.embed_noise=0.2", "embed_noise", FixedNoise(sigma=0.2)),
+        ("init.embed_noise={kind: warmup, steps: 5}", "embed_noise", WarmupNoise(steps=5)),
+        ("init.mask_ratio={kind: random}", "mask_ratio", RandomRatio()),
     ],
 )
 def test_short_forms_mean_the_long_ones(assignment, path, value):
@@ -90,7 +91,7 @@ def test_changing_the_kind_drops_the_settings_of_the_old_one(sets, divergence):
 
 def test_naming_the_kind_that_stands_there_drops_nothing():
     sets = ["init.mask_ratio.value=0.5", "init.mask_ratio.kind=fixed"]
-    assert resolve(sets=sets).spec.init.mask_ratio == specs.FixedRatio(value=0.5)
+    assert resolve(sets=sets).spec.init.mask_ratio == FixedRatio(value=0.5)
 
 
 def test_changing_a_kind_without_variants_keeps_the_other_settings():
@@ -101,7 +102,7 @@ def test_changing_a_kind_without_variants_keeps_the_other_settings():
     ]
     spec = resolve(preset="digits", sets=sets).spec
     assert spec.student.optimizer.learning_rate == 4e-4
-    assert spec.teacher.guidance == specs.TeacherGuidance(kind="linear", scale=3)
+    assert spec.teacher.guidance == TeacherGuidance(kind="linear", scale=3)
 
 
 def test_numbers_in_any_notation_and_null_are_understood():
