@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dimo_cli import sample
 from dimo_cli.cards.card import student_card
 from dimo_cli.publishing.preview import draw_preview
 from dimo_cli.sampling.tteo import settled
@@ -17,6 +18,7 @@ from dimo_cli.specs.manifest import CARD, PREVIEW
 from dimo_cli.specs.tteo import RENO_WEIGHTS, SHAPES_WEIGHTS, TteoSpec
 from dimo_cli.students.folder import BUILTIN, describe_student, load_student
 from dimo_cli.teachers.protocol import TteoDefaults
+from dimo_cli.teachers.shapes import world
 
 SHIP = Path(__file__).parents[2] / "examples" / "ship_student.py"
 AGAIN = "run `python examples/ship_student.py FOLDER --out FOLDER --keep`"
@@ -77,3 +79,15 @@ def test_tteo_begins_with_what_suits_the_teacher(shipped):
         assert settled(student, TteoSpec(rewards={"clip": 2.0})).rewards == {"clip": 2.0}
     else:
         assert defaults == TteoDefaults(RENO_WEIGHTS, 0.2)
+
+
+@pytest.mark.parametrize("background", list(world.BACKGROUNDS))
+def test_the_student_of_shapes_paints_the_background_that_is_asked_for(background):
+    """One of before painted white, whatever was asked."""
+    prompts = [
+        f"a {color} {shape} on {background}" for color in world.COLORS for shape in world.SHAPES
+    ]
+    pictures = sample("shapes", prompts=prompts, seed=5)
+    corners = np.stack([np.asarray(picture)[0, 0] for picture in pictures]).astype(int)
+    wanted = np.asarray(world.BACKGROUNDS[background])
+    assert (abs(corners - wanted).max(1) < 30).mean() >= 0.9
