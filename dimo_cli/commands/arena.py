@@ -12,6 +12,7 @@ from rich.text import Text
 
 from dimo_cli.commands.frame import command
 from dimo_cli.commands.options import LocalDirOption, SetOption, with_local_dir
+from dimo_cli.commands.running import view_titled
 from dimo_cli.console.output import out
 from dimo_cli.errors import MissingError
 from dimo_cli.specs.arena import METHODS, ArenaSpec
@@ -111,11 +112,5 @@ def table_of(head: list[str], rows: list[list[str]]) -> Table:
 
 def view_of(bout: Bout) -> View:
     """How one run of an arena is shown."""
-    from dimo_cli.console.live import LiveView, PlainView
-
     told = f"{METHODS[bout.method].title}, seed {bout.seed}"
-    talk = out.talk
-    if out.quiet or not talk.is_terminal:
-        out.note(f"Training {told}")
-        return PlainView((lambda line: None) if out.quiet else out.note)
-    return LiveView(talk, f"dimo arena, {told}")
+    return view_titled(f"dimo arena, {told}", f"Training {told}")

@@ -103,15 +103,9 @@ def say_finished(folder: Path, steps: int, summary: dict[str, Any]) -> None:
 
 def show_run(start: str, folder: Path, work: Callable[[View], RunResult | None]) -> None:
     """Watch a run in the terminal, then show what came of it."""
-    from dimo_cli.console.live import LiveView, PlainView
     from dimo_cli.training.trainer import Interrupted
 
-    talk = out.talk
-    view: View
-    if out.quiet or not talk.is_terminal:
-        view = PlainView((lambda line: None) if out.quiet else out.note)
-    else:
-        view = LiveView(talk, f"dimo: {start} -> {folder}")
+    view = view_titled(f"dimo: {start} -> {folder}")
     try:
         result = work(view)
     except Interrupted as stop:
@@ -138,6 +132,17 @@ def show_run(start: str, folder: Path, work: Callable[[View], RunResult | None])
     out.result(result.summary(), shown)
     drawn = next_steps.sample(str(folder), prompt_for(result), SAMPLED)
     out.hint(f"Sample it with {drawn}.")
+
+
+def view_titled(title: str, instead: str | None = None) -> View:
+    """A live panel in a terminal; elsewhere lines, after a first one in place of the title."""
+    from dimo_cli.console.live import LiveView, PlainView
+
+    if not out.quiet and out.talk.is_terminal:
+        return LiveView(out.talk, title)
+    if instead is not None:
+        out.note(instead)
+    return PlainView((lambda line: None) if out.quiet else out.note)
 
 
 def prompt_for(result: RunResult) -> str | None:

@@ -13,6 +13,7 @@ from rich.text import Text
 from dimo_cli.commands import completing
 from dimo_cli.commands.frame import command
 from dimo_cli.commands.options import LocalDirOption, SetOption, with_local_dir
+from dimo_cli.commands.running import view_titled
 from dimo_cli.console import next_steps
 from dimo_cli.console.output import out
 from dimo_cli.errors import MissingError
@@ -93,14 +94,8 @@ def show_sweep(asked: Sweep, place: Path, preset: str) -> None:
 
 def view_of(asked: Sweep, index: int, trial: Trial) -> View:
     """How one run of a sweep is shown."""
-    from dimo_cli.console.live import LiveView, PlainView
-
     told = f"run {index + 1} of {len(asked.trials)}: {trial.folder.name}"
-    talk = out.talk
-    if out.quiet or not talk.is_terminal:
-        out.note(f"{told[0].upper()}{told[1:]}")
-        return PlainView((lambda line: None) if out.quiet else out.note)
-    return LiveView(talk, f"dimo sweep, {told}")
+    return view_titled(f"dimo sweep, {told}", f"{told[0].upper()}{told[1:]}")
 
 
 def table_of(result: SweepResult) -> Table:
