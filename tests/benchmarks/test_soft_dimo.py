@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.soft_dimo import gan, report, rewards, shapes, steps, tteo
+from benchmarks.soft_dimo import gan, report, rewards, shapes, steps, trials, tteo
 from benchmarks.soft_dimo.__main__ import asked_for
 from benchmarks.soft_dimo.claims import Claim
 from benchmarks.soft_dimo.evidence import Measured, over_seeds
@@ -133,7 +133,7 @@ def test_a_result_is_kept_and_measured_again_when_its_settings_change(tmp_path, 
 
 def test_every_arm_that_is_asked_for_is_there():
     arms = [trial.settings for trial in rewards.trials()]
-    assert len(arms) == 3 * 3 * 2 * 3 * 2
+    assert sum(arm["steps"] == 300 for arm in arms) == 3 * 3 * 2 * 3 * 2
     assert {arm["ratio"] for arm in arms} == {0.3, 1.0, 5.0}
     names = {f"{trial.part}/{trial.name}" for trial in asked_for(["tteo/base-soft"])}
     assert names == {f"tteo/base-soft-{name}" for name in tteo.BUDGETS}
@@ -189,6 +189,41 @@ def test_a_reward_that_gains_for_every_prompt_is_reproduced():
     text = report.claims({"steps": before, "rewards": after})
     line = next(line for line in text.splitlines() if "more pictures true" in line)
     assert line.endswith("| 3 | above 0.02 | reproduced |")
+
+
+def test_a_longer_refinement_stands_beside_the_usual_one():
+    by_name = {trial.name: trial for trial in rewards.trials()}
+    usual = by_name["shapes_preference-soft-1.0-dimo-0"]
+    longer = by_name["shapes_preference-soft-1.0-dimo-0-900"]
+    assert longer.settings == {**usual.settings, "steps": 900}
+    assert longer.digest != usual.digest
+
+
+def test_what_was_measured_before_is_still_of_these_settings():
+    kept = list((trials.RESULTS / "rewards").glob("*.json"))
+    known = {trial.name: trial.settings for trial in rewards.trials()}
+    assert kept
+    for path in kept:
+        assert json.loads(path.read_text())["settings"] == known[path.stem]
+
+
+def test_claims_are_of_the_longer_refinement_once_all_its_seeds_are_there():
+    told = {"shapes_witness": 1.0, "diversity": 0.5}
+    start, arm, best = ({"true": true * 50, **told} for true in ("0100", "0110", "0111"))
+    before = {f"student-T1.0-{seed}": start for seed in (0, 1, 2)}
+    after = {f"shapes_preference-soft-1.0-dimo-{seed}": arm for seed in (0, 1, 2)}
+    longer = {f"shapes_preference-soft-1.0-dimo-{seed}-900": best for seed in (0, 1, 2)}
+
+    def line(found):
+        text = report.claims({"steps": before, "rewards": found})
+        return next(line for line in text.splitlines() if "more pictures true" in line)
+
+    assert "| 0.25 (" in line(after)
+    two = dict(list(longer.items())[:2])
+    assert line(after | two) == line(after)
+    assert "| 0.5 (" in line(after | longer)
+    assert "| 3, 900 steps |" in line(after | longer)
+    assert "| 3, 900 steps |" in report.rewards({"steps": before, "rewards": after | longer})
 
 
 def test_what_is_kept_of_digits_is_evidence_as_it_is():
