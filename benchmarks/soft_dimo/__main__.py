@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from benchmarks.soft_dimo import estimators, gan, rewards, softness, steps, tteo
-from benchmarks.soft_dimo.report import report
+from benchmarks.soft_dimo.report import pictures, report
 from benchmarks.soft_dimo.trials import Trial
 
 PARTS = {
@@ -56,7 +56,10 @@ def main() -> None:
         if not done:
             print(f"{trial.part}/{trial.name}", flush=True)
     if not asked.list:
-        asked.report.write_text(report(asked_for([])), encoding="utf-8")
+        every = asked_for([])
+        asked.report.write_text(report(every), encoding="utf-8")
+        for name, svg in pictures(every).items():
+            (asked.report.parent / name).write_text(svg, encoding="utf-8")
 
 
 if __name__ == "__main__":

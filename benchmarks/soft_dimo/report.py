@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import mean, stdev
 from typing import Any
 
+from benchmarks.soft_dimo import curves
 from benchmarks.soft_dimo.claims import NOT_RUN, REFUTED, REPRODUCED, UNDECIDED, row, short
 from benchmarks.soft_dimo.claims_of_dimo import OF_DIMO
 from benchmarks.soft_dimo.claims_of_soft import OF_SOFT
@@ -166,6 +167,8 @@ def gan(measured: Mapping[str, Results]) -> str:
         "The control is the same training with the GAN off. The paper, MaskGit: 6.91 to 6.40, a "
         "ratio of 0.93 (Table 2).\n\n"
         + table(["training", "FID, held out", "FID, trained on", "over the control"], rows)
+        + "\n"
+        + curves.text(found)
     )
 
 
@@ -293,6 +296,11 @@ def kept(trials: Sequence[Trial]) -> Mapping[str, Results]:
         if result is not None:
             measured[trial.part][trial.name] = result
     return measured
+
+
+def pictures(trials: Sequence[Trial]) -> dict[str, str]:
+    """The pictures beside the report, by file name."""
+    return curves.files(kept(trials).get("gan", {}))
 
 
 def report(trials: Sequence[Trial]) -> str:

@@ -2,11 +2,12 @@
 
 import json
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import torch
 
-from benchmarks.soft_dimo import gan, report, rewards, shapes, steps, trials, tteo
+from benchmarks.soft_dimo import curves, gan, report, rewards, shapes, steps, trials, tteo
 from benchmarks.soft_dimo.__main__ import asked_for
 from benchmarks.soft_dimo.claims import Claim
 from benchmarks.soft_dimo.evidence import Measured, over_seeds
@@ -82,8 +83,9 @@ def test_a_claim_of_the_gan_has_the_interval_of_the_seeds_that_are_there():
 
 
 def test_the_report_compares_a_gan_on_tokens_with_maskgits_numbers():
-    arm = {"held_out": {"fid5k": 0.9}, "seen": {"fid5k": 0.8}}
-    control = {"held_out": {"fid5k": 1.0}, "seen": {"fid5k": 0.8}}
+    curve = {"curve": curve_of(None, 0.5, None, 0.4)}
+    arm = {"held_out": {"fid5k": 0.9}, "seen": {"fid5k": 0.8}, **curve}
+    control = {"held_out": {"fid5k": 1.0}, "seen": {"fid5k": 0.8}, **curve}
     text = report.gan({"gan": {"soft-0": arm, "control-0": control}})
     assert "6.91 to 6.40" in text
     assert "2.89" not in text
@@ -237,6 +239,38 @@ def test_what_is_kept_of_digits_is_evidence_as_it_is():
 def test_the_report_that_is_kept_is_of_the_results_that_are_kept():
     kept = Path(report.__file__).parents[2] / "examples" / "results" / "soft-dimo.md"
     assert kept.read_text(encoding="utf-8") == report.report(asked_for([]))
+    pictures = report.pictures(asked_for([]))
+    assert {path.name for path in kept.parent.glob("*.svg")} == set(pictures)
+    for name, svg in pictures.items():
+        assert (kept.parent / name).read_text(encoding="utf-8") == svg
+
+
+def curve_of(*fids):
+    steps = [50.0 * (number + 1) for number in range(len(fids))]
+    return {"step": steps, "fid": list(fids), "entropy": [0.4] * len(fids), "top1": [0.8] * 4}
+
+
+def test_curves_are_means_of_the_seeds_that_all_arms_have():
+    first, second = curve_of(None, 0.5, None, 0.4), curve_of(None, 0.7, None, 0.6)
+    points = curves.averaged([first, second], "fid")
+    assert points == [(100.0, 0.6), (200.0, 0.5)]
+
+
+def test_pictures_of_the_gan_say_which_arms_are_not_run():
+    arm = {**gan_arm(0.9), "curve": curve_of(None, 0.5, None, 0.4)}
+    found = {"control-0": arm, "control-1": arm, "soft-0": arm}
+    drawn = curves.files(found)
+    assert set(drawn) == {f"soft-dimo-{name}.svg" for name in ("fid", "masks", "entropy", "top1")}
+    assert "gumbel" not in drawn["soft-dimo-fid.svg"]
+    ElementTree.fromstring(drawn["soft-dimo-fid.svg"])
+    text = report.gan({"gan": found})
+    assert "(Figs. 4a and 4b), mean of seeds: 0. Not run: gumbel, gan-alone." in text
+    assert "](soft-dimo-fid.svg)" in text
+
+
+def test_without_any_arm_there_is_no_picture():
+    assert curves.files({}) == {}
+    assert "(Fig. 4c): not run." in curves.text({})
 
 
 def test_the_readme_has_the_claims_that_were_tried():
