@@ -7,12 +7,23 @@ from xml.etree import ElementTree
 import pytest
 import torch
 
-from benchmarks.soft_dimo import curves, gan, report, rewards, shapes, steps, trials, tteo
+from benchmarks.soft_dimo import (
+    curves,
+    distilling,
+    gan,
+    report,
+    rewards,
+    shapes,
+    steps,
+    trials,
+    tteo,
+)
 from benchmarks.soft_dimo.__main__ import asked_for
-from benchmarks.soft_dimo.claims import Claim
+from benchmarks.soft_dimo.claims import Claim, row
 from benchmarks.soft_dimo.evidence import Measured, over_seeds
 from benchmarks.soft_dimo.intervals import mcnemar, paired_gain
 from benchmarks.soft_dimo.trials import Trial, packed, unpacked
+from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.refine import RefineSpec
 from dimo_cli.specs.resolve import resolve_spec
 
@@ -226,6 +237,36 @@ def test_claims_are_of_the_longer_refinement_once_all_its_seeds_are_there():
     assert "| 0.5 (" in line(after | longer)
     assert "| 3, 900 steps |" in line(after | longer)
     assert "| 3, 900 steps |" in report.rewards({"steps": before, "rewards": after | longer})
+
+
+def test_a_setting_of_dimo_is_compared_with_the_same_training_without_it():
+    def kept(fid):
+        return {"fid": fid, "accuracy": 0.98}
+
+    found = {f"preset-{seed}": kept(0.5) for seed in (0, 1, 2)}
+    found |= {f"updates-4-{seed}": kept(0.5 + 0.01 * seed) for seed in (0, 1, 2)}
+    found |= {"guidance-4-0": kept(2.0), "guidance-2-0": kept(1.0)}
+    told = {claim.text: claim.measure({"distilling": found}) for claim in report.CLAIMS}
+    more = told["more updates of the auxiliary do not help"]
+    assert (more.mean, more.seeds) == (pytest.approx(1.02), "3")
+    assert told["higher guidance makes FID worse"].mean == 2
+    assert told["an entropy bonus does not help"] is None
+    text = report.distilling({"distilling": found})
+    assert "| updates-4 | `auxiliary.updates=4` | 0.510 ± 0.010 (3 seeds) |" in text
+
+
+def test_the_settings_that_are_compared_are_settings_of_the_preset():
+    for sets in distilling.ARMS.values():
+        resolve_spec(DistillSpec, preset="digits", sets=list(sets), environment={})
+
+
+def test_a_claim_that_fails_says_why_and_one_that_holds_does_not():
+    claims = [claim for claim in report.CLAIMS if claim.because]
+    for claim in claims:
+        beyond = claim.low - 1 if claim.low > float("-inf") else claim.high + 1
+        failing = Measured(beyond, beyond, beyond, "3")
+        assert row(claim, failing)[-1] == f"refuted here: {claim.because}"
+        assert row(claim, None)[-1] == "not run"
 
 
 def test_what_is_kept_of_digits_is_evidence_as_it_is():
