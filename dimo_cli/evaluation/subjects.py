@@ -128,6 +128,7 @@ def subject_of(
     }
     if student is not None and not spec.sampler.teacher:
         facts["student_sha256"] = student.manifest.weights_sha256
+        facts["method"] = student.manifest.training.method  # published numbers are of a method
     return Subject(
         generated,
         images_at_once(teacher) if spec.tteo is None else AT_ONCE,

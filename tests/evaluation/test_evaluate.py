@@ -55,6 +55,7 @@ def test_all_numbers_of_a_teacher_come_with_their_protocol(dimo):
         assert (protocol.get("reference_sha256") == fid["reference_sha256"]) == compared
     assert document["subject"]["seed"] == 20_000
     assert len(document["subject"]["student_sha256"]) == 64
+    assert document["subject"]["method"].startswith("Di[M]O")  # what published numbers go by
 
 
 def test_an_unchanged_student_is_not_measured_twice_and_another_seed_is(dimo):
