@@ -38,7 +38,7 @@ class WithAuxiliary(Run, Protocol):
         """x_init -> x_theta in one pass of the student."""
 
     def draw_x_tilde(
-        self, tokens: Tensor, which: int, kept: Tensor | None = None
+        self, tokens: Tensor, which: int, kept: Tensor | None = None, still_open: int = 0
     ) -> tuple[Tensor, Tensor, Mask]:
         """Mask ratios [B], x_tilde and its mask."""
 
@@ -83,8 +83,8 @@ class AuxiliaryUpdate:
             run.turn_to(index)
             if run.spec.auxiliary.fresh_samples:
                 generation = run.generate(step, gradients=False)
-            tokens, kept = generation.tokens, generation.kept
-            ratio, x_tilde, mask = run.draw_x_tilde(tokens, 1 + update, kept)
+            drawn = generation.tokens, 1 + update, generation.kept, generation.still_open
+            ratio, x_tilde, mask = run.draw_x_tilde(*drawn)
             teacher = None
             with run.autocast():
                 if run.losses.anchor:

@@ -42,10 +42,15 @@ def count_probabilities(schedule: str, slots: int) -> Tensor:
     return torch.diff(below, prepend=below.new_zeros(1), append=below.new_ones(1))
 
 
-def calibrated_weights(schedule: str, slots: int) -> Tensor:
-    """w(k) = 1 / (k P(k)) for k = 1 ... S."""
-    counts = torch.arange(1, slots + 1, dtype=torch.float64)
-    return 1 / (counts * count_probabilities(schedule, slots))
+def calibrated_weights(schedule: str, slots: int, still_open: int = 0) -> Tensor:
+    """w(k) = 1 / (k P(k)) for k = 1 ... S; those of a step that leaves slots open.
+
+    More than the `still_open` are masked then, as many more as the law says of the others: the KL
+    is that of any S - `still_open` tokens, since those after them are not judged.
+    """
+    counts = torch.arange(still_open + 1, slots + 1, dtype=torch.float64)
+    weights = 1 / (counts * count_probabilities(schedule, slots - still_open))
+    return torch.cat([weights.new_zeros(still_open), weights])
 
 
 def obstacle(masking: MaskingSpec) -> str | None:
@@ -83,11 +88,12 @@ class KlMonitor:
         self.schedule, self.slots = schedule, slots
 
     @torch.no_grad()
-    def sums(self, rows: MaskedRows) -> Tensor:
+    def sums(self, rows: MaskedRows, still_open: int = 0) -> Tensor:
         """The sum over some rows of what each masked slot adds to its sample."""
         log_p = log_probs(guided(rows.teacher()), rows.temperatures[0])
         nats = nats_at_tokens(rows.auxiliary().float().log_softmax(-1), log_p, rows.tokens())
-        table = calibrated_weights(self.schedule, self.slots) / self.slots
+        table = calibrated_weights(self.schedule, self.slots, still_open)
+        table /= self.slots - still_open
         weights = moved(table, nats.device)[rows.masked() - 1]
         return (nats.double() * weights[:, None] * rows.slots).sum()
 

@@ -45,9 +45,10 @@ from dimo_cli.engine.prepared import Prepared
 from dimo_cli.engine.remasking import Remasking, prepare
 from dimo_cli.engine.revealed import credit_of
 from dimo_cli.engine.roles import Role, starts_of
-from dimo_cli.engine.rollout import Rollout, Start
+from dimo_cli.engine.rollout import Path, Rollout, Start
 from dimo_cli.engine.schedules import draw_mask_ratio, noise_sigma
 from dimo_cli.engine.share import Share, divide, halved, local_train
+from dimo_cli.engine.step_vectors import give_step_vectors, told_step
 from dimo_cli.engine.teacher_pass import TeacherPass, plain_hidden
 from dimo_cli.engine.verdict import Verdict
 from dimo_cli.engine.weighting import probability_gap, sample_weights
@@ -102,6 +103,8 @@ class Distillation:
         self.student = started["student"]
         # Where nothing needs an auxiliary, none takes up memory: its place is held by the student.
         self.auxiliary = started.get("auxiliary", self.student)
+        if self.uses_auxiliary and spec.knows_step:
+            give_step_vectors(self.auxiliary, self.rollout.paths, teacher.space)
         steps = spec.train.steps
         self.student_optimizer = NetworkOptimizer(self.student, spec.student.optimizer, steps)
         if self.uses_auxiliary:
@@ -263,19 +266,21 @@ class Distillation:
             self.teacher.tokenizer,
             mask=mask,
         )
-        start = self.roll_out(Start(x_init), cond, sigma)
+        path = self.rollout.draw(self.generator)
+        start = self.roll_out(Start(x_init), cond, sigma, path)
         gradients = gradients and self.spec.loss.student_input == "x_init"
         with self.autocast(), torch.set_grad_enabled(gradients):
             hidden, drawn = self.draw(start, cond, sigma, measure)
         tokens = start.filled(drawn.tokens)
-        return Generation(
-            cond, init_mask, sigma, hidden, tokens, drawn.entropy, drawn.top1, start.kept
-        )
+        found = drawn.entropy, drawn.top1
+        still_open = self.rollout.still_open(path) if self.spec.masking.judged == "kept" else 0
+        step_of = start.kept, path, still_open
+        return Generation(cond, init_mask, sigma, hidden, tokens, *found, *step_of)
 
     @torch.no_grad()
-    def roll_out(self, start: Start, cond: Cond, sigma: float) -> Start:
+    def roll_out(self, start: Start, cond: Cond, sigma: float, path: Path) -> Start:
         """Where a step of the student starts, by the steps that it takes itself until there."""
-        for still_open in self.rollout.draw(self.generator):
+        for still_open in path:
             with self.autocast():
                 _, drawn = self.draw(start, cond, sigma)
             mask_id = self.teacher.space.mask_id
@@ -339,7 +344,8 @@ class Distillation:
 
         So it is gone when the student's own graph is at its largest.
         """
-        mask_ratio, x_tilde, mask = self.draw_x_tilde(generation.tokens, 0, generation.kept)
+        drawn = generation.tokens, 0, generation.kept, generation.still_open
+        mask_ratio, x_tilde, mask = self.draw_x_tilde(*drawn)
         with self.autocast():
             seen = self.embeds(self.teacher.backbone, generation, x_tilde, mask.slots)
             teacher_logits = self.teacher_logits(seen, generation.cond, mask_ratio)
@@ -352,7 +358,8 @@ class Distillation:
             hidden = self.hidden_at_x_tilde(generation, x_tilde)
         rows, passes = mask.rows, self.spec.train.accumulate
         with self.autocast():
-            weight = self.sample_weights(hidden, teacher_logits, mask.slots)
+            args = hidden, teacher_logits, mask.slots, generation.still_open
+            weight = self.sample_weights(*args)
         temperatures = self.spec.loss.teacher_temperature, self.spec.loss.auxiliary_temperature
         looks = teacher_logits, self.auxiliary, aux_hidden, temperatures
         view = MaskedView(generation.tokens, mask, weight, *looks, generation.kept)
@@ -367,7 +374,7 @@ class Distillation:
             logits = head.logits() if self.losses.see_student else None
             seen = view.rows(part, logits)
             if measure and self.monitor is not None:
-                nats += self.monitor.sums(seen)
+                nats += self.monitor.sums(seen, generation.still_open)
             if credit is not None:
                 credit.see(seen, rows[part].div(mask.slots.shape[1], rounding_mode="floor"))
             gradient, value = self.losses.ask_masked(seen, measure, passes)
@@ -414,10 +421,11 @@ class Distillation:
         return Remasking(self.spec.masking, self.teacher.space.mask_id)
 
     def draw_x_tilde(
-        self, tokens: Tensor, which: int, kept: Tensor | None = None
+        self, tokens: Tensor, which: int, kept: Tensor | None = None, still_open: int = 0
     ) -> tuple[Tensor, Tensor, Mask]:
         """Mask ratios [B], x_tilde and its mask: for the student (0), or an auxiliary update."""
-        return self.remasking.draw(tokens, which, self.generator, self.prepared, kept)
+        source, prepared = self.generator, self.prepared
+        return self.remasking.draw(tokens, which, source, prepared, kept, still_open)
 
     def prepare(self) -> Prepared:
         """Draw all that Python decides of the next step, which has one pass."""
@@ -434,7 +442,7 @@ class Distillation:
     ) -> Tensor:
         """x_tilde [B, L, D] for a backbone: of tokens, or of the student's probabilities (I.15)."""
         if self.spec.masking.content == "tokens":
-            return backbone.embed(x_tilde)
+            return told_step(backbone, backbone.embed(x_tilde), generation.path)
         B, L, _ = generation.hidden.shape
         slots, rows = mask.flatten(0, 1), torch.arange(B * L, device=mask.device)
         parts = []
@@ -443,7 +451,7 @@ class Distillation:
             # A sum over thousands of small probabilities is not for half precision.
             with torch.autocast(mask.device.type, enabled=False):
                 parts.append(backbone.embed_probs(probs[:, None], slots[part][:, None]).squeeze(1))
-        return torch.cat(parts).unflatten(0, (B, L))
+        return told_step(backbone, torch.cat(parts).unflatten(0, (B, L)), generation.path)
 
     def hidden_at_x_tilde(self, generation: Generation, x_tilde: Tensor) -> Tensor:
         """The student's stand-in for z_theta(x_tilde): one of the three of Fig. 12."""
@@ -463,7 +471,11 @@ class Distillation:
         return self.teacher_pass.logits(embeds, cond, mask_ratio)
 
     def sample_weights(
-        self, hidden: Tensor, teacher_logits: Callable[[Tensor], TeacherLogits], mask: Tensor
+        self,
+        hidden: Tensor,
+        teacher_logits: Callable[[Tensor], TeacherLogits],
+        mask: Tensor,
+        still_open: int = 0,
     ) -> Tensor:
         """What each sample's gradient is multiplied by, [B], where it is masked so."""
 
@@ -472,4 +484,4 @@ class Distillation:
             args = (hidden, teacher_logits, temperature, self.chunk_tokens)
             return probability_gap(self.student, *args)
 
-        return sample_weights(self.spec, self.teacher.space, mask, gap)
+        return sample_weights(self.spec, self.teacher.space, mask, gap, still_open)

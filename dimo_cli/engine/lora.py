@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dimo_cli.engine.step_vectors import STEP_VECTORS, vectors_of
 from dimo_cli.errors import SpecError
 from dimo_cli.specs.lora import GROUPS, LoraSpec
 from dimo_cli.teachers.linear_maps import Factor, owner_of, target_names
@@ -145,7 +146,8 @@ def has_adapters(network: nn.Module) -> bool:
 def trained_part(network: nn.Module) -> nn.Module:
     """What is trained of a network, averaged and kept: its adapters, or all of it if it has none.
 
-    The parameters are the network's own, under their names in it.
+    The parameters are the network's own, under their names in it. Beside adapters there are the
+    vectors by which an auxiliary is told steps.
     """
     found = list(adapted_modules(network))
     if not found:
@@ -159,6 +161,8 @@ def trained_part(network: nn.Module) -> nn.Module:
             node = cast(nn.Module, node._modules[part])
         for name in (A, B):
             node.add_module(name, module.get_submodule(name))
+    if (vectors := vectors_of(network)) is not None:
+        root.add_module(STEP_VECTORS, vectors)
     return root
 
 

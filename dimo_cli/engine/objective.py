@@ -24,7 +24,7 @@ from dimo_cli.engine.field import TeacherLogits
 from dimo_cli.engine.masking import Mask
 from dimo_cli.engine.optimizer import NetworkOptimizer
 from dimo_cli.engine.relax import estimate
-from dimo_cli.engine.rollout import certain_logits
+from dimo_cli.engine.rollout import Path, certain_logits
 from dimo_cli.engine.verdict import Verdict
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.refine import RelaxSpec
@@ -44,6 +44,10 @@ class Generation:
     top1: Tensor | None
     kept: Tensor | None = None
     """Which slots [B, L, G] kept their token of an earlier step; None: the pass drew them all."""
+    path: Path = ()
+    """Which step it was of those that are trained."""
+    still_open: int = 0
+    """How many slots the next step draws anew: so many are always masked in x_tilde."""
     logits: Tensor | None = None
     """The student's logits [B L, G, V], where they are asked for after its head has changed."""
 

@@ -21,6 +21,7 @@ from dimo_cli.engine.objectives.gan import GanObjective
 from dimo_cli.engine.objectives.registry import named_objectives
 from dimo_cli.engine.objectives.reward import RewardObjective, Rewards
 from dimo_cli.engine.share import Share
+from dimo_cli.engine.step_vectors import with_own_vectors
 from dimo_cli.errors import SpecError
 from dimo_cli.specs.refine import RefineSpec
 from dimo_cli.teachers.protocol import Backbone, Teacher
@@ -51,7 +52,8 @@ class Refinement(Distillation):
         check_same_latent(self.student, start)
         begin_with(self.student, with_noise_of(self.student, start))
         if auxiliary is not None:
-            trained_part(self.auxiliary).load_state_dict(auxiliary)
+            psi = trained_part(self.auxiliary)
+            psi.load_state_dict(with_own_vectors(psi, auxiliary))
 
 
 def check_same_latent(student: Backbone, start: Backbone) -> None:

@@ -59,10 +59,18 @@ class Remasking:
         source: Source,
         prepared: Prepared | None = None,
         kept: Tensor | None = None,
+        still_open: int = 0,
     ) -> tuple[Tensor, Tensor, Mask]:
-        """Mask ratios [B], x_tilde and its mask, as they were `prepared` if they were."""
+        """Mask ratios [B], x_tilde and its mask, as they were `prepared` if they were.
+
+        More slots are masked than the `still_open`, if there are any.
+        """
         if prepared is None:
             ratio = self.ratios(which, len(tokens), source)
+            if still_open:
+                is_part = kept is not None and self.masking.bridge
+                slots = int((~kept[0]).sum()) if is_part else tokens[0].numel()
+                ratio = above(ratio, still_open, slots)
             x_tilde, mask = self.at(tokens, ratio, source, kept)
             if kept is not None and self.masking.bridge:  # it was the share of open slots
                 ratio = mask.slots.flatten(1).float().mean(-1)
@@ -71,6 +79,15 @@ class Remasking:
         everywhere = torch.arange(tokens.shape[0] * tokens.shape[1], device=tokens.device)
         x_tilde = tokens.masked_fill(slots, self.mask_id)
         return prepared.ratios[which], x_tilde, Mask(slots, everywhere)
+
+
+def above(ratio: Tensor, still_open: int, slots: int) -> Tensor:
+    """Ratios [B] in which more of some slots are masked than are still open after a step.
+
+    What a step leaves open is drawn anew by the next one: only as many of its tokens are judged
+    together as stay, whose law the next step goes on from.
+    """
+    return ((still_open + (slots - still_open) * ratio) / slots).clamp(min=(still_open + 1) / slots)
 
 
 def bridge_mask(kept: Tensor, ratio: Tensor, source: Source, is_exact: bool) -> Tensor:

@@ -25,6 +25,9 @@ CERTAIN = 1e4
 
 ONE_STEP = (0,)
 
+Path = tuple[int, ...]
+"""A step, as the open slots after each of the steps before it."""
+
 
 def open_counts(schedule: str, steps: int, slots: int) -> tuple[int, ...]:
     """How many slots are open after each of a student's steps, by a teacher's mask schedule."""
@@ -67,14 +70,22 @@ class Rollout:
         """That of a student which may draw in any of these numbers of steps."""
         return cls([open_counts(schedule, count, slots) for count in counts])
 
-    def draw(self, source: Source) -> tuple[int, ...]:
-        """A step to train, as the open slots after each of the steps before it.
+    @property
+    def paths(self) -> list[Path]:
+        """All steps that are trained, the first one, which all numbers have, counted once."""
+        return list(dict.fromkeys(plan[:step] for plan in self.plans for step in range(len(plan))))
 
-        All are alike, the first step, which all have, counted once: the auxiliary learns what they
-        draw together, and a step that is rare in that makes up for what others draw too often. It
-        is drawn for all samples of a training step, which take as many passes of the network.
+    def still_open(self, path: Path) -> int:
+        """How many slots a step leaves open at least, in whatever number of steps it is taken."""
+        steps = [plan[: len(path) + 1] for plan in self.plans if len(plan) > len(path)]
+        return min(taken[-1] for taken in steps if taken[:-1] == path)
+
+    def draw(self, source: Source) -> Path:
+        """A step to train, each as likely as any other.
+
+        It is drawn for all samples of a training step, which take as many passes of the network.
         """
-        paths = list(dict.fromkeys(plan[:step] for plan in self.plans for step in range(len(plan))))
+        paths = self.paths
         return paths[pick(len(paths), source)] if len(paths) > 1 else ()
 
 

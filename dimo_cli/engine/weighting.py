@@ -16,11 +16,16 @@ from dimo_cli.teachers.protocol import Backbone, TokenSpace, moved
 
 
 def sample_weights(
-    spec: DistillSpec, space: TokenSpace, mask: Tensor, gap: Callable[[], Tensor]
+    spec: DistillSpec,
+    space: TokenSpace,
+    mask: Tensor,
+    gap: Callable[[], Tensor],
+    still_open: int = 0,
 ) -> Tensor:
     """w(t) of each sample times the factor of the reduction, [B], under a mask [B, L, G].
 
-    `gap` is asked for the `probability_gap` [B] where the weight follows it.
+    `gap` is asked for the `probability_gap` [B] where the weight follows it; `still_open` slots and
+    one more are masked at least.
     """
     loss, slots = spec.loss, space.length * space.groups
     factor = torch.full((len(mask),), 1 / (len(mask) * spec.train.accumulate), device=mask.device)
@@ -29,7 +34,7 @@ def sample_weights(
     elif loss.reduction == "masked_mean":
         factor = factor / mask.flatten(1).sum(-1)
     if isinstance(loss.weight, CalibratedWeight):
-        weights = moved(calibrated_weights(spec.masking.student, slots), mask.device)
+        weights = moved(calibrated_weights(spec.masking.student, slots, still_open), mask.device)
         return factor * weights[mask.flatten(1).sum(-1) - 1].to(factor.dtype)
     if isinstance(loss.weight, AdaptiveWeight):
         return factor / gap().clamp(min=loss.weight.floor)

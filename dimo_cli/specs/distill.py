@@ -188,6 +188,12 @@ class AuxiliarySpec(Spec):
         description="Reuse the student's x_tilde and auxiliary forward in the first auxiliary "
         "update: saves a forward; the paper draws them apart",
     )
+    knows_step: bool = Field(
+        True,
+        description="Of a student of several steps, tell it which step an image is from, by a "
+        "vector that it learns for each: it then knows the law of each step, and not only that of "
+        "all together",
+    )
     soft_weight: Real = Field(
         0.0, ge=0, le=1, description="alpha of Eq. 19: share of the soft-target loss"
     )
@@ -341,6 +347,11 @@ class DistillSpec(Spec):
     def auxiliary_lora(self) -> LoraSpec:
         """The auxiliary's adapters; rank 0: none."""
         return self.auxiliary.lora.beside(self.student.lora)
+
+    @property
+    def knows_step(self) -> bool:
+        """Whether the auxiliary is told which step an image is from."""
+        return self.auxiliary.knows_step and self.student.steps[-1] > 1
 
     @model_validator(mode="after")
     def _steps_go_on_from_kept_tokens(self) -> DistillSpec:

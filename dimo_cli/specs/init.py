@@ -108,6 +108,12 @@ class MaskingSpec(Spec):
         description="For students of several steps: mask only what was open in a step's input, as "
         "D-MMD, so that x_tilde lies between what the step saw and what it drew",
     )
+    judged: Literal["kept", "all"] = Field(
+        "kept",
+        description="For students of several steps: how many tokens of a step that is not the last "
+        "are judged together: as many as stay (kept), so that the law that the next step goes on "
+        "from is the teacher's, or all of them (all)",
+    )
     method: Literal["exact", "bernoulli"] = Field(
         "exact",
         description="An exact number of masked tokens per sample, or each one apart "

@@ -3,11 +3,13 @@
 import contextlib
 import copy
 import itertools
+import math
 
 import pytest
 import torch
 
 from dimo_cli.engine import masking
+from dimo_cli.engine.calibrated import calibrated_weights, count_probabilities
 from dimo_cli.engine.distill import Distillation
 from dimo_cli.engine.divergence import build_divergence
 from dimo_cli.engine.draws import Rows
@@ -31,6 +33,9 @@ class Fixed:
 
     def draw(self, source):
         return self.before
+
+    def still_open(self, path):
+        return 0
 
 
 class Table(Backbone):
@@ -194,6 +199,7 @@ def test_the_gradient_of_equation_7_is_taken_at_slots_that_the_step_drew(teacher
         student={"steps": [2]},
         init={"embed_noise": 0.0},
         loss={"chunk_tokens": 37},
+        auxiliary={"knows_step": False},
         masking={"content": content},
     )
     run.rollout = Fixed(42)
@@ -357,3 +363,88 @@ def test_students_of_every_kind_of_token_are_trained_for_a_few_steps(name):
         run.rollout = Fixed(*path)
         values = run.step(step, measure=True).values
         assert all(torch.tensor(value).isfinite() for value in values.values())
+
+
+def test_a_step_leaves_open_what_the_longest_way_on_does_not_need():
+    rollout = Rollout.of((1, 2, 4), "arccos", 64)
+    left = {path: rollout.still_open(path) for path in rollout.paths}
+    assert left == {(): 0, (42,): 0, (53,): 42, (53, 42): 29, (53, 42, 29): 0}
+    alone = Rollout.of((4,), "arccos", 64)
+    assert [alone.still_open(path) for path in alone.paths] == [53, 42, 29, 0]
+
+
+@pytest.mark.parametrize("masking", [{}, {"bridge": True}], ids=["anywhere", "bridge"])
+def test_what_the_next_step_draws_anew_is_never_judged(teacher, masking):
+    run = make(teacher, student={"steps": [4]}, masking=masking)
+    for _ in range(6):
+        generation = run.generate(0)
+        least = (53, 42, 29, 0)[len(generation.path)]
+        assert generation.still_open == least
+        for which in (0, 1):
+            drawn = generation.tokens, which, generation.kept, generation.still_open
+            ratio, _, mask = run.draw_x_tilde(*drawn)
+            counts = mask.slots.flatten(1).sum(-1)
+            assert counts.min() > least
+            if not masking:
+                torch.testing.assert_close(counts, (64 * ratio).round().long().clamp(min=1))
+
+
+def test_all_tokens_of_a_step_are_judged_where_that_is_asked_for(teacher):
+    run = make(teacher, student={"steps": [4]}, masking={"judged": "all"})
+    assert all(run.generate(0).still_open == 0 for _ in range(4))
+
+
+def test_a_step_is_judged_by_the_law_of_what_stays(golden, generator):
+    """The weights of its masks make the KL that of any so many tokens, in a counted world."""
+    world = world_of(golden("objectives/world_three.safetensors"))
+    slots, still_open = 3, 1
+    weights = calibrated_weights("arccos", slots, still_open)
+    q = tokens_apart(world)
+    expected = sum(
+        kl(marginal(q, pair), marginal(world.tensors["joint"], pair)) / 3
+        for pair in itertools.combinations(range(slots), slots - still_open)
+    )
+    found, codes = 0.0, world.teacher.shape[-1]
+    chances = count_probabilities("arccos", slots - still_open)
+    for state, said in zip(world.states, world.teacher, strict=True):
+        masked = state == codes
+        count = int(masked.sum())
+        if count <= still_open:
+            continue
+        subsets = math.comb(slots, count)
+        shown = [None if hidden else int(token) for token, hidden in zip(state, masked, strict=True)]
+        chance = agreeing(q, shown).sum() * chances[count - still_open - 1] / subsets
+        for slot in masked.nonzero().flatten().tolist():
+            psi = conditional(q, shown, slot)
+            found += float(chance * weights[count - 1]) * kl(psi, said[slot].double())
+    assert found == pytest.approx(expected, abs=1e-9)
+
+
+def tokens_apart(world):
+    """The law of a student of one step that says what the teacher says of masks alone."""
+    codes, slots = world.teacher.shape[-1], world.states.shape[1]
+    blank = (world.states == codes).all(-1).nonzero().item()
+    law = torch.ones([codes] * slots, dtype=torch.float64)
+    for slot in range(slots):
+        shape = [codes if place == slot else 1 for place in range(slots)]
+        law = law * world.teacher[blank, slot].double().view(shape)
+    return law
+
+
+def marginal(law, places):
+    """That of some slots."""
+    codes = round(law.numel() ** (1 / 3))
+    rest = [place for place in range(3) if place not in places]
+    return law.double().reshape([codes] * 3).sum(rest).flatten()
+
+
+def agreeing(law, shown):
+    """The part of a law [V, V, V] that has these tokens."""
+    return law[tuple(slice(None) if token is None else slice(token, token + 1) for token in shown)]
+
+
+def conditional(law, shown, slot):
+    """The law of a slot among those that have these tokens."""
+    part = agreeing(law, shown)
+    found = part.sum([place for place in range(3) if place != slot])
+    return found / found.sum()
