@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,6 +27,7 @@ app = typer.Typer()
 EXAMPLES = """
 dimo arena --teacher digits
 dimo arena --teacher digits --methods dimo,redi,di4c --budget 5m --seeds 2 --steps 1,4
+dimo arena --teacher digits --budget 70400 --also 5m
 dimo arena --teacher shapes --tune --dry-run
 """
 
@@ -55,11 +57,24 @@ def arena(
 
 def show_runs(spec: ArenaSpec, settings: list[str], place: Path) -> None:
     """The runs, how long they take, and what is refused."""
+    table = Table("method", "runs", "steps", "forwards", "hours", box=None, header_style="bold")
+    refused: list[Text] = []
+    found = {"methods": planned(spec, settings, place, table, refused)}
+    if spec.second is not None:
+        from dimo_cli.runs.arena import ALSO
+
+        table.add_row(Text(f"also {spec.second.limit.words}:", style="bold"))
+        found["also"] = planned(spec.second, settings, place / ALSO, table, refused)
+    out.result(found, Group(table, *refused))
+
+
+def planned(
+    spec: ArenaSpec, settings: list[str], place: Path, table: Table, refused: list[Text]
+) -> list[dict[str, Any]]:
+    """The methods within one budget, each with a row of the table or the reason why not."""
     from dimo_cli.runs.bouts import entrants, hours_of_bouts
 
-    table = Table("method", "runs", "steps", "forwards", "hours", box=None, header_style="bold")
     documents: list[dict[str, Any]] = []
-    refused: list[Text] = []
     for one in entrants(spec, settings, place):
         title = METHODS[one.method].title
         if one.refusal is not None:
@@ -74,13 +89,13 @@ def show_runs(spec: ArenaSpec, settings: list[str], place: Path) -> None:
         told = "not known" if hours is None else f"{hours:.2g}"
         counts = (len(runs), first.spec.train.steps, first.forwards)
         table.add_row(title, *(f"{count:,}" for count in counts), told)
-    out.result({"methods": documents}, Group(table, *refused))
+    return documents
 
 
 def show_arena(spec: ArenaSpec, settings: list[str], place: Path) -> None:
     """Run what is not finished, then show the tables."""
     from dimo_cli.runs.arena import PAGE, TEXT, run_arena
-    from dimo_cli.runs.arena_table import parts_of
+    from dimo_cli.runs.arena_text import parts_of
     from dimo_cli.training.trainer import Interrupted
 
     try:
@@ -89,9 +104,9 @@ def show_arena(spec: ArenaSpec, settings: list[str], place: Path) -> None:
         out.note("Stopped. What is finished stays, and the same command goes on from here.")
         raise typer.Exit(stop.exit_code) from None
     shown: list[RenderableType] = []
-    for title, about, head, rows in parts_of(result):
-        shown += [Text(title, style="bold"), *([Text(about)] if about else [])]
-        shown += [table_of(head, rows), Text("")]
+    for part in parts_of(result):
+        shown += [Text(part.title, style="bold"), *([Text(part.about)] if part.about else [])]
+        shown += [table_of(part.head, part.rows), Text("")]
     told = Text(f"Page: {place / PAGE}. The same as text: {place / TEXT}.")
     out.result(result.document(), Group(*shown, told))
     if not result.metrics:
@@ -101,7 +116,7 @@ def show_arena(spec: ArenaSpec, settings: list[str], place: Path) -> None:
         )
 
 
-def table_of(head: list[str], rows: list[list[str]]) -> Table:
+def table_of(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     """Rows as the terminal has them."""
     table = Table(*head, box=None, header_style="bold")
     for row in rows:

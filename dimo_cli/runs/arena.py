@@ -4,6 +4,7 @@ FOLDER/runs/, FOLDER/tuning/   the runs (`runs/bouts`); what is finished is not 
 FOLDER/arena.json              all numbers
 FOLDER/arena.md                the table, the grid of learning rates and the commands
 FOLDER/arena.html              the same with curves and pictures
+FOLDER/also/                   the arena of the second budget, if there is one
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -30,7 +31,7 @@ from dimo_cli.files.writing import write_whole_text
 from dimo_cli.hub.store import HubStore
 from dimo_cli.reporting.arena_page import write_arena_page
 from dimo_cli.run_folder.checkpoints import newest_contents
-from dimo_cli.run_folder.effort import effort_of
+from dimo_cli.run_folder.effort import Effort, effort_of
 from dimo_cli.run_folder.log import records_of
 from dimo_cli.run_folder.nats import teacher_kl
 from dimo_cli.run_folder.state import DIVERGED
@@ -38,9 +39,8 @@ from dimo_cli.runs.arena_table import (
     ArenaResult,
     Contender,
     Outcome,
-    markdown,
-    page_of,
 )
+from dimo_cli.runs.arena_text import markdown, page_of
 from dimo_cli.runs.bouts import Bout, Entrant, again, entrants, with_rates
 from dimo_cli.runs.distill import distill
 from dimo_cli.runs.sweep import refuse_other_run, with_its_commits
@@ -53,6 +53,7 @@ from dimo_cli.specs.sample import SamplerSpec
 from dimo_cli.teachers.protocol import Teacher
 
 TABLE, TEXT, PAGE = "arena.json", "arena.md", "arena.html"
+ALSO = "also"  # the folder of the second budget
 SAMPLING_SEED = 20_000  # that of `dimo eval`
 Begin = Callable[[Bout], View]
 Say = Callable[[str], None]
@@ -96,12 +97,33 @@ def run_arena(
                 refuse_other_run(bout.trial)
     result = ArenaResult(asked, (), tuple(sets), folder)
     refuse_other_budget(asked, folder)
+    if asked.second is not None:
+        refuse_other_budget(asked.second, folder / ALSO)
     if not (folder / TABLE).is_file():
         write_result(result, folder)
     for one in found:
         contender = contend(asked, one, sets, folder, begin, say)
         result = replace(result, contenders=(*result.contenders, contender))
         write_result(result, folder)
+    if asked.second is not None:
+        result = with_second(result, asked.second, begin, say)
+    return result
+
+
+def with_second(result: ArenaResult, asked: ArenaSpec, begin: Begin, say: Say) -> ArenaResult:
+    """Carry out the same arena within its other budget, an arena of its own in a folder inside."""
+    place, sets = result.folder / ALSO, result.sets
+    factors = {one.method: one.factor for one in result.contenders}
+    second = ArenaResult(asked, (), sets, place)
+    for one in entrants(asked, sets, place):
+        if one.refusal is None and factors[one.method] != 1:
+            one = with_rates(asked, one, factors[one.method], sets, place)
+        contender = contend(asked, one, sets, place, begin, say)
+        contender = replace(contender, factor=factors[one.method])
+        second = replace(second, contenders=(*second.contenders, contender))
+        write_result(second, place)
+        result = replace(result, second=second)
+        write_result(result, result.folder)
     return result
 
 
@@ -226,8 +248,6 @@ def told_by(bout: Bout, problem: str | None) -> Outcome:
     """What the folder of a run tells of its training."""
     lines = records_of(bout.folder / "log.jsonl")
     speeds = [line["images_per_second"] for line in lines if line.get("images_per_second")]
-    memory = [line["peak_memory_gib"] for line in lines if line.get("peak_memory_gib")]
-    on_card = torch.cuda.is_available() and bout.spec.train.device != "cpu"
     train = bout.spec.train
     effort, kl = effort_of(bout.folder), teacher_kl(lines)
     newest = newest_contents(bout.folder)
@@ -243,10 +263,19 @@ def told_by(bout: Bout, problem: str | None) -> Outcome:
         forwards=round(bout.forwards * done / train.steps),
         seconds=effort.hours * 3600 if effort else None,
         seconds_per_step=samples / median(speeds) if speeds else None,
-        memory_gib=max(memory) if memory and on_card else None,
+        memory_gib=memory_of(bout, lines, effort),
         teacher_kl=kl.value if kl else None,
         problem=problem,
     )
+
+
+def memory_of(
+    bout: Bout, lines: Sequence[Mapping[str, Any]], effort: Effort | None
+) -> float | None:
+    """The most GiB that a run had on its card; on a CPU what the whole process held meanwhile."""
+    if torch.cuda.is_available() and bout.spec.train.device != "cpu":
+        return max((line.get("peak_memory_gib") or 0.0 for line in lines), default=0.0) or None
+    return effort.resident / 2**30 if effort and effort.resident else None
 
 
 def best_factor(tuned: Sequence[Outcome]) -> float:

@@ -1,71 +1,17 @@
-"""What came of an arena, as numbers, as Markdown, and as a page takes it."""
+"""What came of an arena, as numbers and as rows of its tables."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any
 
-from dimo_cli.cards.markdown import block, words
 from dimo_cli.console import next_steps
-from dimo_cli.planning.hours import words as time_words
-from dimo_cli.reporting.arena_page import ArenaPage, ArenaTable
-from dimo_cli.specs.arena import TUNING_SEED, ArenaSpec
+from dimo_cli.runs.intervals import NOTHING, Interval, count_of, interval, said, time_of
+from dimo_cli.specs.arena import ArenaSpec
 from dimo_cli.specs.metrics import is_better, title_of
-
-# The 97.5 % points of Student's t for 1, 2, ... degrees of freedom.
-# fmt: off
-T = (
-    12.706205, 4.302653, 3.182446, 2.776445, 2.570582, 2.446912, 2.364624, 2.306004, 2.262157,
-    2.228139, 2.200985, 2.178813, 2.160369, 2.144787, 2.131450, 2.119905, 2.109816, 2.100922,
-    2.093024,
-)
-# fmt: on
-NOTHING = "-"
-PREVIEW = Path("student", "preview.png")
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """The mean over seeds; of three and more with its 95 % interval, of two with their range."""
-
-    mean: float
-    low: float | None = None
-    high: float | None = None
-    seeds: int = 1
-
-    @property
-    def kind(self) -> str:
-        """What its ends are."""
-        return {1: "none", 2: "range"}.get(self.seeds, "95 %")
-
-    @property
-    def words(self) -> str:
-        """As people read it."""
-        if self.low is None or self.high is None or self.low == self.high:
-            return f"{self.mean:.4g}"
-        if self.seeds == 2:
-            return f"{self.mean:.4g} ({self.low:.4g} to {self.high:.4g})"
-        return f"{self.mean:.4g} ± {self.high - self.mean:.2g}"
-
-    def document(self) -> dict[str, Any]:
-        """For machines."""
-        ends = {"low": self.low, "high": self.high}
-        return {"mean": self.mean, **ends, "interval": self.kind, "seeds": self.seeds}
-
-
-def interval(values: Sequence[float]) -> Interval:
-    """Mean and Student's t; two values have too little to say for that, and show their range."""
-    mean, count = fmean(values), len(values)
-    if count == 1:
-        return Interval(mean)
-    if count == 2:
-        return Interval(mean, min(values), max(values), count)
-    reach = T[count - 2] * stdev(values) / math.sqrt(count)
-    return Interval(mean, mean - reach, mean + reach, count)
 
 
 @dataclass(frozen=True)
@@ -152,6 +98,8 @@ class ArenaResult:
     sets: tuple[str, ...] = ()
     """Settings that hold for every run."""
     folder: Path = Path()
+    second: ArenaResult | None = None
+    """What they came to within the other budget."""
 
     @property
     def metrics(self) -> list[str]:
@@ -234,6 +182,7 @@ class ArenaResult:
             **self.asked.model_dump(mode="json"),
             "metrics": self.metrics,
             "results": [self.of_method(one) for one in self.contenders],
+            **({"within_also": self.second.document()} if self.second else {}),
         }
 
     def of_method(self, one: Contender) -> dict[str, Any]:
@@ -262,6 +211,7 @@ class ArenaResult:
         """The command that goes on with it, or shows it again."""
         asked = self.asked
         options = ["--methods", ",".join(asked.methods), "--budget", asked.budget]
+        options += ["--also", asked.also] if asked.also else []
         options += ["--seeds", str(asked.seeds), "--steps", ",".join(map(str, asked.steps))]
         options += ["--samples", str(asked.samples)] if asked.samples else []
         options += ["--tune"] if asked.tune else []
@@ -273,86 +223,3 @@ class ArenaResult:
         """What was done."""
         seeds = f"{self.asked.seeds} seeds" if self.asked.seeds > 1 else "1 seed"
         return f"Teacher {self.asked.name}, {self.asked.limit.words} for each run, {seeds}."
-
-
-COSTS = ["method", "KL to teacher", "forwards", "steps", "training", "ms a step", "GiB"]
-GRID = ["method", "rates times", "number", ""]
-REFUSALS = ["method", "why it cannot be used"]
-PROBLEMS = ["method", "what went wrong"]
-
-
-def page_of(result: ArenaResult) -> ArenaPage:
-    """All that the page shows."""
-    contenders, steps = result.contenders, result.asked.steps
-    curves = {
-        metric: {
-            one.title: [(k, found.mean) for k in steps if (found := one.number(metric, k))]
-            for one in contenders
-        }
-        for metric in result.metrics
-    }
-    tables = [
-        ArenaTable(title.lower().replace(" ", "-"), title, about, head, rows)
-        for title, about, head, rows in parts_of(result)
-    ]
-    previews = [(one.title, one.outcomes[0].run / PREVIEW) for one in contenders if one.outcomes]
-    commands = [result.command, *(one.command for one in contenders if one.command)]
-    name = result.asked.name
-    return ArenaPage(name, result.sentence(), tables, curves, previews, commands)
-
-
-def said(found: Interval | None) -> str:
-    """A cell."""
-    return found.words if found else NOTHING
-
-
-def count_of(found: Interval | None) -> str:
-    """A cell of whole numbers, which are mostly the same for all seeds."""
-    return f"{found.mean:,.0f}" if found else NOTHING
-
-
-def time_of(found: Interval | None) -> str:
-    """A cell of a time."""
-    return time_words(found.mean) if found else NOTHING
-
-
-def parts_of(result: ArenaResult) -> list[tuple[str, str, list[str], list[list[str]]]]:
-    """The tables that have rows: title, what to know of it, head and rows."""
-    spread = {1: "Of one seed, without interval.", 2: "Mean and range of two seeds."}
-    told = spread.get(result.asked.seeds, "Mean and 95 % interval over seeds, by Student's t.")
-    tables = [
-        ("Numbers", told, result.head, result.rows()),
-        (
-            "What they took",
-            "KL in nats per token, where it is logged; time and memory of training, without "
-            "measuring. A CPU does not tell the memory of one run from that of others.",
-            COSTS,
-            result.costs(),
-        ),
-        (
-            "Learning rates",
-            f"Times those of the preset, on seed {TUNING_SEED}, which is not reported; chosen by "
-            "the first metric in the fewest steps.",
-            GRID,
-            result.grid(),
-        ),
-        ("Refused", "", REFUSALS, result.refusals()),
-        ("Without a student", "", PROBLEMS, result.problems()),
-    ]
-    return [one for one in tables if one[3]]
-
-
-def markdown(result: ArenaResult) -> str:
-    """The tables and the commands."""
-    lines = [f"# Arena of {words(result.asked.name)}", "", result.sentence(), ""]
-    lines += [block(result.command, "sh"), ""]
-    for title, about, head, rows in parts_of(result):
-        lines += [f"## {title}", ""]
-        lines += [about, ""] if about else []
-        lines += [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
-        lines += [f"| {' | '.join(words(cell) if cell else '' for cell in row)} |" for row in rows]
-        lines.append("")
-    commands = [one.command for one in result.contenders if one.command]
-    if commands:
-        lines += ["## One run of each", "", block("\n".join(commands), "sh"), ""]
-    return "\n".join(lines)

@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, field_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from dimo_cli.errors import did_you_mean
 from dimo_cli.specs.base import Flag, Int, Spec
@@ -140,6 +147,12 @@ class ArenaSpec(Spec):
         description="What each run may spend: forwards of the student, as 70400, the same for "
         "all, or seconds, minutes or hours of training, as 90s, 5m or 1h",
     )
+    also: Annotated[str | None, Flag(names=("--also",), metavar="FORWARDS|TIME")] = Field(
+        None,
+        description="A second budget, of the other kind, as 5m beside 70400: the same methods are "
+        "trained once more within it, with the learning rates of the first, and their table stands "
+        "beside the first one's",
+    )
     seeds: Int = Field(
         3, ge=1, le=MOST_SEEDS, description="Runs of each method, with the seeds 0, 1, 2, ..."
     )
@@ -183,16 +196,34 @@ class ArenaSpec(Spec):
     def _in_order(cls, steps: tuple[int, ...]) -> tuple[int, ...]:
         return tuple(sorted(set(steps)))
 
-    @field_validator("budget")
+    @field_validator("budget", "also")
     @classmethod
-    def _readable(cls, budget: str) -> str:
-        read_budget(budget)
+    def _readable(cls, budget: str | None) -> str | None:
+        if budget is not None:
+            read_budget(budget)
         return budget
+
+    @model_validator(mode="after")
+    def _budgets_differ(self) -> ArenaSpec:
+        second = self.second
+        if second and (second.limit.seconds is None) == (self.limit.seconds is None):
+            raise ValueError(
+                f"also is {self.also}, which is of the same kind as budget {self.budget}: one is a "
+                "number of forwards, such as 70400, and the other a time, such as 5m"
+            )
+        return self
 
     @property
     def limit(self) -> Budget:
         """The budget as numbers."""
         return read_budget(self.budget)
+
+    @property
+    def second(self) -> ArenaSpec | None:
+        """The same arena within the other budget; None where there is none."""
+        if self.also is None:
+            return None
+        return self.model_copy(update={"budget": self.also, "also": None, "tune": False})
 
     @property
     def name(self) -> str:

@@ -11,10 +11,13 @@ from scipy import stats
 from dimo_cli.errors import DivergedError, SpecError
 from dimo_cli.evaluation.result import Evaluation
 from dimo_cli.metrics.protocol import Result
+from dimo_cli.run_folder.effort import effort_of
 from dimo_cli.runs import arena
-from dimo_cli.runs.arena_table import T, interval
+from dimo_cli.runs.arena_table import ArenaResult, Contender
+from dimo_cli.runs.arena_text import markdown
 from dimo_cli.runs.bouts import begun_with, entrants
-from dimo_cli.specs.arena import ArenaSpec
+from dimo_cli.runs.intervals import T, interval
+from dimo_cli.specs.arena import METHODS, ArenaSpec
 
 SMALL = ["--set", "train.batch_size=4", "--set", "monitor.preview_images=2"]
 SHORT = ["--teacher", "digits", "--methods", "dimo,idlm", "--budget", "8", "--seeds", "1"]
@@ -215,3 +218,67 @@ def test_the_numbers_are_those_of_dimo_eval(dimo, tmp_path):
     assert set(told) == {"fid", "precision", "recall"}
     assert told["recall"] == pytest.approx(found["recall"])
     assert one["numbers"]["1"]["fid"]["mean"] != told["fid"]
+
+
+def test_a_second_table_is_of_as_much_time_for_all(dimo, tmp_path):
+    """The same methods once more, with the rates of the first table, in a folder inside."""
+    trained = []
+
+    def work(spec, folder, *rest, **more):
+        (folder / "student").mkdir(parents=True)
+        (folder / "student" / "dimo.json").write_text("{}")
+        trained.append((folder, spec.student.optimizer.learning_rate))
+
+    place = tmp_path / "runs" / "arena-digits"
+    asked = ["--methods", "dimo", "--budget", "70400", "--also", "5m", "--seeds", "1", "--tune"]
+    asked = ["arena", *asked, "--steps", "1"]
+    numbers = measured_as(2.0, 3.0, 1.0, 5.0, 6.0)
+    with (
+        patch("dimo_cli.runs.bouts.hours_of") as hours,
+        numbers,
+        patch.object(arena, "distill", work),
+    ):
+        hours.return_value.training = 600.0
+        plan = dimo(*asked, "--dry-run", "--json")
+        done = dimo(*asked, "--json")
+    assert done.exit_code == 0, done.output
+    planned = json.loads(plan.stdout)
+    assert (planned["methods"][0]["steps"], planned["also"][0]["steps"]) == (1100, 550)
+    assert [str(folder) for folder, _ in trained[3:]] == [
+        "runs/arena-digits/runs/dimo/seed-0",
+        "runs/arena-digits/also/runs/dimo/seed-0",
+    ]
+    assert trained[3][1] == trained[4][1] == trained[2][1] == 8e-4
+    table = json.loads(done.stdout)
+    assert table["results"][0]["numbers"]["1"]["fid"]["mean"] == 5.0
+    assert table["within_also"]["results"][0]["numbers"]["1"]["fid"]["mean"] == 6.0
+    text = (place / "arena.md").read_text()
+    assert "## Numbers\n" in text
+    assert "## Numbers, 5 minutes of training\n" in text
+    assert "--budget 70400 --also 5m" in text
+    assert "Numbers, 5 minutes of training" in (place / "arena.html").read_text()
+    assert json.loads((place / "also" / "arena.json").read_text())["budget"] == "5m"
+
+
+def test_a_run_on_a_cpu_tells_what_the_process_held(dimo, tmp_path):
+    alone = ["dimo" if word == "dimo,idlm" else word for word in SHORT]
+    with measured_as(2.0):
+        done = dimo("arena", *alone, "--json")
+    assert done.exit_code == 0, done.output
+    (one,) = json.loads(done.stdout)["results"]
+    held = effort_of(tmp_path / "runs" / "arena-digits" / "runs" / "dimo" / "seed-0").resident
+    assert one["runs"][0]["memory_gib"] == held / 2**30 > 0.1
+    text = (tmp_path / "runs" / "arena-digits" / "arena.md").read_text()
+    assert "on a CPU the most that the whole process held" in text
+
+
+def test_papers_stand_beside_the_table_and_nothing_is_claimed_of_them(tmp_path):
+    asked = ArenaSpec(methods="dimo,redi,idlm")
+    titles = [METHODS[name].title for name in asked.methods]
+    contenders = tuple(map(Contender, asked.methods, titles))
+    text = markdown(ArenaResult(asked, contenders, folder=tmp_path))
+    (part,) = text.split("## What papers report")[1:]
+    assert "with which none of them compares. None is known for images of: IDLM." in part
+    assert "| ReDi3-distill | maskgit | 1 | FID 11.68, IS 182 |" in part
+    assert "maskgit | 1 | FID 6.91, IS 214 |" in part
+    assert "SDTT" not in part

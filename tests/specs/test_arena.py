@@ -60,3 +60,13 @@ def test_a_method_takes_its_preset_of_the_teacher_where_there_is_one():
             "maskgit",
             METHODS[method].overrides,
         )
+
+
+def test_a_second_budget_is_of_the_other_kind():
+    second = ArenaSpec(budget="70400", also="5m", tune=True).second
+    assert (second.budget, second.also, second.tune) == ("5m", None, False)
+    assert ArenaSpec(budget="70400").second is None
+    with pytest.raises(SpecError, match="of the same kind as budget 5m"):
+        spec_from_flags(ArenaSpec, {"budget": "5m", "also": "90s"}, {"also": "--also"})
+    with pytest.raises(SpecError, match="such as 70400, or a time"):
+        spec_from_flags(ArenaSpec, {"also": "soon"}, {"also": "--also"})
