@@ -412,7 +412,9 @@ def test_a_step_is_judged_by_the_law_of_what_stays(golden, generator):
         if count <= still_open:
             continue
         subsets = math.comb(slots, count)
-        shown = [None if hidden else int(token) for token, hidden in zip(state, masked, strict=True)]
+        shown = [
+            None if hidden else int(token) for token, hidden in zip(state, masked, strict=True)
+        ]
         chance = agreeing(q, shown).sum() * chances[count - still_open - 1] / subsets
         for slot in masked.nonzero().flatten().tolist():
             psi = conditional(q, shown, slot)
