@@ -274,8 +274,8 @@ class Distillation:
         tokens = start.filled(drawn.tokens)
         found = drawn.entropy, drawn.top1
         still_open = self.rollout.still_open(path) if self.spec.masking.judged == "kept" else 0
-        step_of = start.kept, path, still_open
-        return Generation(cond, init_mask, sigma, hidden, tokens, *found, *step_of)
+        seen = cond, init_mask, sigma, hidden, tokens
+        return Generation(*seen, *found, start.kept, path, still_open)
 
     @torch.no_grad()
     def roll_out(self, start: Start, cond: Cond, sigma: float, path: Path) -> Start:
@@ -358,8 +358,8 @@ class Distillation:
             hidden = self.hidden_at_x_tilde(generation, x_tilde)
         rows, passes = mask.rows, self.spec.train.accumulate
         with self.autocast():
-            args = hidden, teacher_logits, mask.slots, generation.still_open
-            weight = self.sample_weights(*args)
+            at_least = generation.still_open
+            weight = self.sample_weights(hidden, teacher_logits, mask.slots, at_least)
         temperatures = self.spec.loss.teacher_temperature, self.spec.loss.auxiliary_temperature
         looks = teacher_logits, self.auxiliary, aux_hidden, temperatures
         view = MaskedView(generation.tokens, mask, weight, *looks, generation.kept)

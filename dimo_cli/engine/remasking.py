@@ -52,6 +52,12 @@ class Remasking:
         mask = Mask.of(slots, tokens.device)
         return tokens.masked_fill(mask.slots, self.mask_id), mask
 
+    def maskable(self, tokens: Tensor, kept: Tensor | None) -> int:
+        """How many slots of a sample a ratio is a share of."""
+        if kept is None or not self.masking.bridge:
+            return tokens[0].numel()
+        return int((~kept[0]).sum())
+
     def draw(
         self,
         tokens: Tensor,
@@ -68,9 +74,7 @@ class Remasking:
         if prepared is None:
             ratio = self.ratios(which, len(tokens), source)
             if still_open:
-                is_part = kept is not None and self.masking.bridge
-                slots = int((~kept[0]).sum()) if is_part else tokens[0].numel()
-                ratio = above(ratio, still_open, slots)
+                ratio = above(ratio, still_open, self.maskable(tokens, kept))
             x_tilde, mask = self.at(tokens, ratio, source, kept)
             if kept is not None and self.masking.bridge:  # it was the share of open slots
                 ratio = mask.slots.flatten(1).float().mean(-1)

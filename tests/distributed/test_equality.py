@@ -102,8 +102,9 @@ def test_sharded_adapters_train_as_whole_ones_do_and_go_on_as_such(tmp_path):
         {"auxiliary": {"fresh_samples": True, "updates": 2}, "masking": {"method": "bernoulli"}},
         {"auxiliary": {"share_x_tilde": True}, "loss": {"chunk_tokens": 100}},
         {"init": {"mask_ratio": {"kind": "random"}}, "loss": {"reduction": "masked_mean"}},
+        {"student": {"steps": [1, 2, 4]}},
     ],
-    ids=["plain", "checkpointing", "fresh", "shared-x-tilde", "random-ratio"],
+    ids=["plain", "checkpointing", "fresh", "shared-x-tilde", "random-ratio", "few-steps"],
 )
 def test_one_pass_shared_by_two_ranks_is_that_of_one(tmp_path, groups):
     both = {**SMOOTH, **groups}
