@@ -30,7 +30,7 @@ from dimo_cli.teachers.shapes.network import (
     WordTower,
     words_to_ids,
 )
-from dimo_cli.teachers.shapes.tokenizer import Residual
+from dimo_cli.teachers.patches import Residual
 from dimo_cli.teachers.shapes.world import SIDE
 
 
