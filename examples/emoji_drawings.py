@@ -15,7 +15,10 @@ from safetensors.torch import load_file, save_file
 
 from dimo_cli.teachers.emoji import world
 
-PACKAGES = {"noto": "iconify-json-noto-1.2.9.tgz", "fluent": "iconify-json-fluent-emoji-flat-1.2.6.tgz"}
+PACKAGES = {
+    "noto": "iconify-json-noto-1.2.9.tgz",
+    "fluent": "iconify-json-fluent-emoji-flat-1.2.6.tgz",
+}
 
 
 def drawings_of(packages, cache):

@@ -17,33 +17,30 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from emoji_drawings import drawings_of
-from safetensors.torch import save_file
+from train_shapes import decaying_rate, save_half, with_strays
 
+from dimo_cli.engine.masking import draw_ratio, forward_mask
 from dimo_cli.teachers.emoji import world
+from dimo_cli.teachers.emoji.network import (
+    MASK_ID,
+    SUMMARY,
+    WIDTH,
+    WORDS,
+    EmojiBackbone,
+    EmojiText,
+    words_to_ids,
+)
 from dimo_cli.teachers.emoji.tokenizer import CODE_WIDTH, CODES, EmojiTokenizer
 from dimo_cli.teachers.patches import move_codebook
-
-PAIRS = [
-    (thing, style)
-    for thing in range(len(world.things()))
-    for style in world.STYLES
-    if (thing, style) not in world.held_out()
-]
+from dimo_cli.teachers.protocol import Cond
+from dimo_cli.teachers.small import fill_from
 
 
-def draw_batch(drawings, size, rng, pairs=PAIRS):
+def draw_batch(drawings, size, rng, pairs=world.trained_on()):
     """Random pictures as images [B, 3, 32, 32] in [-1, 1], and what they look like."""
     looks = [world.random_look(rng, pairs) for _ in range(size)]
     pictures = np.stack([world.compose(look, drawings) for look in looks])
     return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1, looks
-
-
-def decaying_rate(step, steps, top):
-    """Linear warm-up of 100 steps, then half a cosine down to a fiftieth."""
-    if step < 100:
-        return top * (step + 1) / 100
-    done = (step - 100) / max(1, steps - 100)
-    return top * (0.02 + 0.98 * (1 + math.cos(math.pi * done)) / 2)
 
 
 class Checkpoint:
@@ -76,6 +73,7 @@ def psnr(tokenizer, images):
 
 def train_tokenizer(drawings, steps, folder):
     """Reconstruction, first without codes, then with a codebook that follows its vectors."""
+    torch.manual_seed(0)
     tokenizer = EmojiTokenizer()
     optimizer = torch.optim.Adam(tokenizer.parameters(), betas=(0.9, 0.99))
     counts, sums = torch.ones(CODES), torch.zeros(CODES, CODE_WIDTH)
@@ -88,7 +86,7 @@ def train_tokenizer(drawings, steps, folder):
     start = steps // 12
     torch.manual_seed(first)
     for step in range(first, steps):
-        images, _ = draw_batch(drawings, 32, random.Random(step))
+        images, _ = draw_batch(drawings, 64, random.Random(step))
         latents = tokenizer.latents(images)
         if step == start:
             vectors = latents.detach().flatten(0, 1)
@@ -107,35 +105,163 @@ def train_tokenizer(drawings, steps, folder):
             move_codebook(tokenizer, latents, tokens, counts, sums)
         if step % 50 == 0:
             used, quality = len(tokens.unique()), psnr(tokenizer, held_out)
-            say(f"tokenizer {step}: squared error {error.square().mean():.5f}, {used} codes, held out {quality:.2f} dB")
+            say(
+                f"tokenizer {step}: squared error {error.square().mean():.5f}, {used} codes, held out {quality:.2f} dB"
+            )
         if checkpoint.is_due(step, steps):
             state = {"tokenizer": tokenizer.state_dict(), "optimizer": optimizer.state_dict()}
             checkpoint.keep(**state, counts=counts, sums=sums, step=step + 1)
     return tokenizer
 
 
+def draw_captions(looks, rng):
+    """What captions may say of these pictures, and one caption of each as word numbers."""
+    scenes = [world.random_scene(look, rng) for look in looks]
+    return scenes, words_to_ids([world.caption(scene, rng) for scene in scenes])
+
+
+def facts_of(scene):
+    """All that a caption says, as numbers from 0, which stands for unsaid."""
+    tables = (world.STYLES, world.BACKGROUNDS, world.SIZES, world.PLACES)
+    said = (scene.style, scene.background, scene.size, scene.place)
+    numbers = [(None, *table).index(value) for table, value in zip(tables, said, strict=True)]
+    return [scene.thing, *numbers, int(scene.mirrored)]
+
+
+def with_gaps(ids, rng):
+    """In every third caption, a gap where a word is left out that nobody knows."""
+    for row in ids:
+        if rng.random() < 1 / 3:
+            place = rng.randrange(WORDS)
+            row[place + 1 :] = row[place:-1].clone()
+            row[place] = 0
+    return ids
+
+
+def train_text(steps):
+    """A text encoder that reads: its states tell all that a caption says."""
+    torch.manual_seed(0)
+    text, rng = EmojiText(), random.Random(0)
+    tables = (world.things(), *(world.STYLES, world.BACKGROUNDS, world.SIZES, world.PLACES), "x")
+    heads = torch.nn.ModuleList(torch.nn.Linear(SUMMARY * WIDTH, 1 + len(t)) for t in tables)
+    optimizer = torch.optim.AdamW([*text.parameters(), *heads.parameters()], betas=(0.9, 0.98))
+    for step in range(steps):
+        scenes, ids = draw_captions(
+            [world.random_look(rng, world.trained_on()) for _ in range(128)], rng
+        )
+        wanted = torch.tensor([facts_of(scene) for scene in scenes])
+        states = text(with_gaps(ids, rng)).flatten(1)
+        answers = [head(states) for head in heads]
+        loss = sum(F.cross_entropy(answer, wanted[:, i]) for i, answer in enumerate(answers))
+        optimizer.zero_grad()
+        loss.backward()
+        for group in optimizer.param_groups:
+            group["lr"] = decaying_rate(step, steps, 1e-3)
+        optimizer.step()
+        if step % 100 == 0:
+            right = torch.stack([a.argmax(1) == wanted[:, i] for i, a in enumerate(answers)])
+            say(f"text {step}: loss {loss:.4f}, {right.all(0).float().mean():.1%} read")
+    return text
+
+
+class Training:
+    """A transformer in training, its optimizer, and the average of its weights, which is used."""
+
+    def __init__(self, folder):
+        torch.manual_seed(0)
+        self.backbone = EmojiBackbone()
+        self.average = {n: tensor.clone() for n, tensor in self.backbone.state_dict().items()}
+        self.optimizer = torch.optim.AdamW(
+            self.backbone.parameters(), betas=(0.9, 0.98), weight_decay=0.02
+        )
+        self.checkpoint, self.step = Checkpoint(folder / "backbone.pt"), 0
+        self.shipped = folder / "emoji_backbone.safetensors"
+        if state := self.checkpoint.read():
+            self.backbone.load_state_dict(state["backbone"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.average, self.step = state["average"], state["step"]
+
+    def learn(self, loss):
+        """One step down a loss."""
+        self.optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.backbone.parameters(), 1.0)
+        for group in self.optimizer.param_groups:
+            group["lr"] = 1e-3 * min(1, (self.step + 1) / 300)  # the average makes it settle
+        self.optimizer.step()
+        for name, tensor in self.backbone.state_dict().items():
+            self.average[name].lerp_(tensor, 1 - min(0.999, (1 + self.step) / (10 + self.step)))
+        self.step += 1
+
+    def keep(self):
+        """Write a checkpoint, and the average as it ships."""
+        state = {"backbone": self.backbone.state_dict(), "optimizer": self.optimizer.state_dict()}
+        self.checkpoint.keep(**state, average=self.average, step=self.step)
+        save_half(self.average, self.shipped)
+
+
+def train_backbone(drawings, tokenizer, text, options):
+    """Masked tokens from the rest and the caption; one caption in ten is left out."""
+    training = Training(options.out)
+    while training.step < options.steps:
+        rng = random.Random(training.step)
+        generator = torch.Generator().manual_seed(training.step)
+        images, looks = draw_batch(drawings, 64, rng)
+        _, ids = draw_captions(looks, rng)
+        ids = ids.masked_fill(torch.rand(64, 1, generator=generator) < 0.1, 0)
+        with torch.no_grad():
+            tokens, cond = tokenizer.encode(images), Cond({"text": text(ids)})
+        is_clean = training.step < options.clean_steps
+        seen = tokens if is_clean else with_strays(tokens, generator)
+        x_tilde, mask = forward_mask(seen, draw_ratio("arccos", 64, generator), MASK_ID, generator)
+        backbone = training.backbone
+        with torch.autocast("cpu", torch.bfloat16, enabled=options.bf16):
+            hidden = backbone.hidden(backbone.embed(x_tilde), cond)
+            logits = backbone.head(hidden[mask.squeeze(-1)]).flatten(0, 1).float()
+        loss = F.cross_entropy(logits, tokens[mask])
+        training.learn(loss)
+        if training.step % 50 == 0:
+            say(f"teacher {training.step}: cross-entropy {loss:.4f}")
+        if training.step % 250 == 0 or training.step == options.steps:
+            training.keep()
+
+
 def say(line):
     print(f"{time.strftime('%H:%M:%S')} {line}", flush=True)
 
 
-def save_half(weights, path):
-    """Weights in half precision, as they ship."""
-    save_file({name: tensor.half().contiguous() for name, tensor in weights.items()}, path)
+def once(path, network, train):
+    """The network that an earlier run left at this path, or else the one that is trained now."""
+    if not path.exists():
+        save_half(train().state_dict(), path)
+    return fill_from(network, path)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--packages", type=Path, default=Path(), help="folder of the npm packages")
-    parser.add_argument("--tokenizer-steps", type=int, default=2200)
+    parser.add_argument("--tokenizer-steps", type=int, default=4500)
+    parser.add_argument("--text-steps", type=int, default=2500)
+    parser.add_argument("--steps", type=int, default=9000)
+    parser.add_argument("--clean-steps", type=int, default=5500, help="before mistakes are seen")
+    parser.add_argument("--bf16", action="store_true", help="twice as fast on CPUs that have it")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(options.threads)
-    torch.manual_seed(0)
     drawings = drawings_of(options.packages, options.out / "drawings.safetensors")
-    tokenizer = train_tokenizer(drawings, options.tokenizer_steps, options.out)
-    save_half(tokenizer.state_dict(), options.out / "emoji_tokenizer.safetensors")
+    text = once(
+        options.out / "emoji_text.safetensors",
+        EmojiText(),
+        lambda: train_text(options.text_steps),
+    )
+    tokenizer = once(
+        options.out / "emoji_tokenizer.safetensors",
+        EmojiTokenizer(),
+        lambda: train_tokenizer(drawings, options.tokenizer_steps, options.out),
+    )
+    train_backbone(drawings, tokenizer, text, options)
 
 
 if __name__ == "__main__":

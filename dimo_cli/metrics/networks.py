@@ -20,9 +20,9 @@ from dimo_cli.metrics.protocol import FeatureNetwork, Features
 from dimo_cli.teachers.builtin import builtin_path
 from dimo_cli.teachers.digits import CLASSES, LEVELS
 from dimo_cli.teachers.digits import SIDE as DIGITS_SIDE
-from dimo_cli.teachers.shapes import fill_from
 from dimo_cli.teachers.shapes.world import COLORS, SHAPES
 from dimo_cli.teachers.shapes.world import SIDE as SHAPES_SIDE
+from dimo_cli.teachers.small import fill_from
 
 DIGITS_FILE = "digits_features.safetensors"
 SHAPES_FILE = "shapes_features.safetensors"

@@ -22,7 +22,7 @@ from dimo_cli.hub.loading import on_meta
 from dimo_cli.hub.published import Published
 from dimo_cli.rewards.protocol import Reward, RewardCard, RewardText
 from dimo_cli.teachers.builtin import builtin_path
-from dimo_cli.teachers.shapes import fill_from
+from dimo_cli.teachers.patches import Residual
 from dimo_cli.teachers.shapes.network import (
     SUMMARY,
     WIDTH,
@@ -30,8 +30,8 @@ from dimo_cli.teachers.shapes.network import (
     WordTower,
     words_to_ids,
 )
-from dimo_cli.teachers.patches import Residual
 from dimo_cli.teachers.shapes.world import SIDE
+from dimo_cli.teachers.small import fill_from
 
 
 def card(name: str, summary: str, scale_note: str, parameters: int) -> RewardCard:

@@ -1,0 +1,75 @@
+"""The embedded text teacher `emoji`: plain English to 32x32 pictures that people like to look at.
+
+Hundreds of things, from ants to zebras, in two styles on plain backgrounds. It is as small as
+`shapes` and has all that large text teachers have, but its prompts ask for what is in the picture
+and not for how many and where. Everything here is trained by `examples/train_emoji.py` on drawings
+of Noto Emoji (Apache-2.0, Google) and Fluent Emoji (MIT, Microsoft), which do not ship.
+"""
+
+from __future__ import annotations
+
+import random
+from functools import partial
+from pathlib import Path
+
+from dimo_cli.teachers.builtin import builtin_path
+from dimo_cli.teachers.conditioning import PromptConditioner
+from dimo_cli.teachers.emoji.network import (
+    LENGTH,
+    MASK_ID,
+    SUMMARY,
+    WIDTH,
+    EmojiBackbone,
+    EmojiText,
+    EmojiTextEncoder,
+)
+from dimo_cli.teachers.emoji.tokenizer import CODES, GRID, EmojiTokenizer
+from dimo_cli.teachers.emoji.world import SIDE, caption, random_look, random_scene, trained_on
+from dimo_cli.teachers.plans import heuristic_plan
+from dimo_cli.teachers.protocol import SamplerDefaults, Teacher, TokenSpace
+from dimo_cli.teachers.small import Captions, fill_from
+
+SPACE = TokenSpace(
+    length=LENGTH,
+    groups=1,
+    vocab=CODES,
+    codes=CODES,
+    mask_id=MASK_ID,
+    image_size=SIDE,
+    grid=(GRID, GRID),
+)
+STEPS, GUIDANCE = 16, 2.0
+CAPTIONS = 6000
+
+
+def random_caption(rng: random.Random) -> str:
+    """A caption of something that the networks were trained on."""
+    return caption(random_scene(random_look(rng, trained_on()), rng), rng)
+
+
+def load_from(folder: Path) -> Teacher:
+    """The teacher from the three files that the training script writes."""
+    backbone = fill_from(EmojiBackbone(), folder / "emoji_backbone.safetensors")
+    text = fill_from(EmojiText(), folder / "emoji_text.safetensors")
+    tokenizer = fill_from(EmojiTokenizer(), folder / "emoji_tokenizer.safetensors")
+    conditioner = PromptConditioner(
+        {"text": (SUMMARY, WIDTH)}, partial(EmojiTextEncoder, text), key="emoji 1"
+    )
+    conditioner.dataset = Captions(CAPTIONS, 1, random_caption)
+    return Teacher(
+        name="emoji",
+        family="emoji",
+        revision="1",
+        license="Apache-2.0",
+        space=SPACE,
+        backbone=backbone,
+        tokenizer=tokenizer,
+        conditioner=conditioner,
+        sampler=SamplerDefaults(steps=STEPS, guidance=GUIDANCE, plan=heuristic_plan("random")),
+        takes_prompts=True,
+    )
+
+
+def load_teacher() -> Teacher:
+    """The teacher with the weights that ship in the package."""
+    return load_from(Path(builtin_path("")))

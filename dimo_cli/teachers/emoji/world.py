@@ -60,8 +60,31 @@ OPENINGS = ("", "", "", "", "a picture of ", "a drawing of ", "an emoji of ")
 ARTICLES = ("a", "an", "the", "one")
 # Words that say nothing here: they are passed over without a note.
 FILLERS = frozenset(
-    "picture image drawing photo emoji icon of in on at to and with is are there background style "
-    "side please draw show me".split()
+    [
+        "picture",
+        "image",
+        "drawing",
+        "photo",
+        "emoji",
+        "icon",
+        "of",
+        "in",
+        "on",
+        "at",
+        "to",
+        "and",
+        "with",
+        "is",
+        "are",
+        "there",
+        "background",
+        "style",
+        "side",
+        "please",
+        "draw",
+        "show",
+        "me",
+    ]
 )
 SAID_AS = {"grey": "gray", "centre": "center", "middle": "center", "huge": "large"}
 
@@ -122,6 +145,13 @@ def held_out() -> frozenset[tuple[int, str]]:
     """One style of every tenth thing, which no network is trained on."""
     tenth = range(5, len(things()), 10)
     return frozenset((thing, STYLES[index % 2]) for index, thing in enumerate(tenth))
+
+
+@cache
+def trained_on() -> tuple[tuple[int, str], ...]:
+    """All other pairs of a thing and a style."""
+    pairs = ((thing, style) for thing in range(len(things())) for style in STYLES)
+    return tuple(pair for pair in pairs if pair not in held_out())
 
 
 def random_look(rng: random.Random, pairs: Sequence[tuple[int, str]]) -> Look:
