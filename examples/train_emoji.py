@@ -36,9 +36,9 @@ from dimo_cli.teachers.protocol import Cond
 from dimo_cli.teachers.small import fill_from
 
 
-def draw_batch(drawings, size, rng, pairs=world.trained_on()):
+def draw_batch(drawings, size, rng, pairs=None):
     """Random pictures as images [B, 3, 32, 32] in [-1, 1], and what they look like."""
-    looks = [world.random_look(rng, pairs) for _ in range(size)]
+    looks = [world.random_look(rng, pairs or world.trained_on()) for _ in range(size)]
     pictures = np.stack([world.compose(look, drawings) for look in looks])
     return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1, looks
 
@@ -105,9 +105,7 @@ def train_tokenizer(drawings, steps, folder):
             move_codebook(tokenizer, latents, tokens, counts, sums)
         if step % 50 == 0:
             used, quality = len(tokens.unique()), psnr(tokenizer, held_out)
-            say(
-                f"tokenizer {step}: squared error {error.square().mean():.5f}, {used} codes, held out {quality:.2f} dB"
-            )
+            say(f"tokenizer {step}: loss {loss:.5f}, {used} codes, held out {quality:.2f} dB")
         if checkpoint.is_due(step, steps):
             state = {"tokenizer": tokenizer.state_dict(), "optimizer": optimizer.state_dict()}
             checkpoint.keep(**state, counts=counts, sums=sums, step=step + 1)
@@ -242,7 +240,7 @@ def main():
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--packages", type=Path, default=Path(), help="folder of the npm packages")
     parser.add_argument("--tokenizer-steps", type=int, default=4500)
-    parser.add_argument("--text-steps", type=int, default=2500)
+    parser.add_argument("--text-steps", type=int, default=1000)
     parser.add_argument("--steps", type=int, default=9000)
     parser.add_argument("--clean-steps", type=int, default=5500, help="before mistakes are seen")
     parser.add_argument("--bf16", action="store_true", help="twice as fast on CPUs that have it")

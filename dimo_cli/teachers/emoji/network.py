@@ -12,7 +12,7 @@ from dimo_cli.errors import SpecError, nearest
 from dimo_cli.teachers.blocks import TextBackbone
 from dimo_cli.teachers.conditioning import TextTower
 from dimo_cli.teachers.emoji.tokenizer import CODES, GRID
-from dimo_cli.teachers.emoji.world import ARTICLES, SAID_AS, read, things, vocabulary
+from dimo_cli.teachers.emoji.world import ARTICLES, PICTURES, SAID_AS, read, things, vocabulary
 from dimo_cli.teachers.protocol import Cond
 from dimo_cli.teachers.words import WordTower, word_level_json
 
@@ -78,9 +78,10 @@ class EmojiTextEncoder(TextTower):
         return read(prompt).left_out
 
     def tokenizer_json(self) -> str:
-        articles = "|".join(ARTICLES)
+        articles, pictures = "|".join(ARTICLES), "|".join(PICTURES)
         spelled = {rf"\b{said}\b": meant for said, meant in SAID_AS.items()}
-        replaced = {r"[^\w]|_": " ", rf"\b({articles})\b": " ", **spelled}
+        openings = {rf"\b({pictures}) of\b": " ", rf"\b({articles})\b": " "}
+        replaced = {r"[^\w]|_": " ", **openings, **spelled}
         return word_level_json(vocabulary(), WORDS, replaced)
 
 
