@@ -1,4 +1,4 @@
-"""The networks of `emoji`: what they read, and that soft tokens are hard ones when they are sure."""
+"""The networks of `emoji`: what they read, and that sure soft tokens are hard ones."""
 
 import random
 

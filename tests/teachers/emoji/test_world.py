@@ -84,7 +84,7 @@ def test_one_style_of_every_tenth_thing_is_never_trained_on(rng):
 
 @pytest.mark.parametrize(
     ("name", "prompt"),
-    [("ant", "an ant"), ("unicorn", "a unicorn"), ("hourglass", "an hourglass"), ("grapes", "grapes"),
+    [("ant", "an ant"), ("unicorn", "a unicorn"), ("hourglass", "an hourglass"),
      ("red apple", "a red apple"), ("umbrella", "an umbrella"), ("scissors", "scissors")],
 )  # fmt: skip
 def test_articles_are_those_of_english(name, prompt):
