@@ -22,21 +22,21 @@ PACKAGES = {
 
 
 def drawings_of(packages, cache):
-    """Drawings [things, styles, side, side, RGBA] of each size, rendered unless they are cached."""
+    """Drawings [things, styles, side, side, RGBA] of each size, rendered unless they are cached.
+
+    Behind the things of the world come all others that both sets have: the more drawings a
+    tokenizer has seen, the better it keeps those that it has not.
+    """
     if not cache.exists():
-        icons = [icon_set(packages / PACKAGES[style]) for style in world.STYLES]
+        sets = [icon_set(packages / PACKAGES[style]) for style in world.STYLES]
+        keys = [thing.key for thing in world.things()]
+        common = set.intersection(*(set(icons["icons"]) for icons in sets))
+        keys += sorted(key for key in common - set(keys) if "skin-tone" not in key)
         drawn = {
-            size: torch.from_numpy(
-                np.stack(
-                    [
-                        np.stack([render(icon_set, thing.key, side) for icon_set in icons])
-                        for thing in world.things()
-                    ]
-                )
-            )
+            size: np.stack([[render(icons, key, side) for icons in sets] for key in keys])
             for size, side in world.SIZES.items()
         }
-        save_file(drawn, cache)
+        save_file({size: torch.from_numpy(pixels) for size, pixels in drawn.items()}, cache)
     return {size: tensor.numpy() for size, tensor in load_file(cache).items()}
 
 

@@ -64,6 +64,14 @@ class Checkpoint:
         new.replace(self.path)
 
 
+def draw_mixed(drawings, rng):
+    """Images for the tokenizer: half of the world's own things, half of whatever else is drawn."""
+    others = range(len(world.things()), len(drawings["large"]))
+    images, _ = draw_batch(drawings, 32, rng)
+    more, _ = draw_batch(drawings, 32, rng, [(n, s) for n in others for s in world.STYLES])
+    return torch.cat([images, more])
+
+
 def psnr(tokenizer, images):
     """How well pictures survive their tokens, in dB."""
     with torch.no_grad():
@@ -86,7 +94,7 @@ def train_tokenizer(drawings, steps, folder):
     start = steps // 12
     torch.manual_seed(first)
     for step in range(first, steps):
-        images, _ = draw_batch(drawings, 64, random.Random(step))
+        images = draw_mixed(drawings, random.Random(step))
         latents = tokenizer.latents(images)
         if step == start:
             vectors = latents.detach().flatten(0, 1)
@@ -109,6 +117,30 @@ def train_tokenizer(drawings, steps, folder):
         if checkpoint.is_due(step, steps):
             state = {"tokenizer": tokenizer.state_dict(), "optimizer": optimizer.state_dict()}
             checkpoint.keep(**state, counts=counts, sums=sums, step=step + 1)
+    return tokenizer
+
+
+def polish(tokenizer, drawings, steps):
+    """The decoder alone, for codes that stay: tokens do not change, and pictures get sharper."""
+    torch.manual_seed(0)
+    decoder = tokenizer.decoder.requires_grad_(True)
+    held_out, _ = draw_batch(drawings, 256, random.Random(1), sorted(world.held_out()))
+    optimizer = torch.optim.Adam(decoder.parameters(), betas=(0.9, 0.99))
+    average = torch.optim.swa_utils.AveragedModel(
+        decoder, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.995)
+    )
+    for step in range(steps):
+        images = draw_mixed(drawings, random.Random(steps + step))
+        loss = (tokenizer.decode(tokenizer.encode(images)) - images).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        for group in optimizer.param_groups:
+            group["lr"] = decaying_rate(step, steps, 1e-3)
+        optimizer.step()
+        average.update_parameters(decoder)
+        if step % 100 == 0:
+            say(f"decoder {step}: {loss:.5f}, held out {psnr(tokenizer, held_out):.2f} dB")
+    tokenizer.decoder.load_state_dict(average.module.state_dict())
     return tokenizer
 
 
@@ -239,7 +271,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--packages", type=Path, default=Path(), help="folder of the npm packages")
-    parser.add_argument("--tokenizer-steps", type=int, default=4500)
+    parser.add_argument("--tokenizer-steps", type=int, default=3000)
     parser.add_argument("--text-steps", type=int, default=1000)
     parser.add_argument("--steps", type=int, default=9000)
     parser.add_argument("--clean-steps", type=int, default=5500, help="before mistakes are seen")

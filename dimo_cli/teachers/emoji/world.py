@@ -60,9 +60,8 @@ OPENINGS = ("", "", "", "", "a picture of ", "a drawing of ", "an emoji of ")
 ARTICLES = ("a", "an", "the", "one")
 # Words that say nothing here: they are passed over without a note.
 PICTURES = ("picture", "image", "drawing", "photo", "emoji", "icon")
-FILLERS = frozenset(
-    [*PICTURES, *"of in on at to and with is are there background style side draw show me".split()]
-)
+SMALL_WORDS = "of in on at to and with is are there background style side please draw show me"
+FILLERS = frozenset((*PICTURES, *SMALL_WORDS.split()))
 SAID_AS = {"grey": "gray", "centre": "center", "middle": "center", "huge": "large"}
 
 
