@@ -22,6 +22,7 @@ from dimo_cli.teachers.emoji.network import (
     EmojiBackbone,
     EmojiText,
     EmojiTextEncoder,
+    left_out,
 )
 from dimo_cli.teachers.emoji.tokenizer import CODES, GRID, EmojiTokenizer
 from dimo_cli.teachers.emoji.world import SIDE, caption, random_look, random_scene, trained_on
@@ -53,7 +54,10 @@ def load_from(folder: Path) -> Teacher:
     text = fill_from(EmojiText(), folder / "emoji_text.safetensors")
     tokenizer = fill_from(EmojiTokenizer(), folder / "emoji_tokenizer.safetensors")
     conditioner = PromptConditioner(
-        {"text": (SUMMARY, WIDTH)}, partial(EmojiTextEncoder, text), key="emoji 1"
+        {"text": (SUMMARY, WIDTH)},
+        partial(EmojiTextEncoder, text),
+        key="emoji 1",
+        left_out=left_out,
     )
     conditioner.dataset = Captions(CAPTIONS, 1, random_caption)
     return Teacher(

@@ -39,6 +39,12 @@ def words_to_ids(prompts: Sequence[str]) -> Tensor:
     return ids
 
 
+def left_out(prompt: str) -> tuple[str, ...]:
+    """The words that are left out of a prompt; none of one that is refused."""
+    reading = read(prompt)
+    return () if reading.scene.thing is None else reading.left_out
+
+
 def nothing_to_draw(prompt: str, strange: Sequence[str]) -> SpecError:
     """Why a prompt is refused, with the nearest names."""
     names = [name for thing in things() for name in thing.names]
@@ -72,10 +78,6 @@ class EmojiTextEncoder(TextTower):
 
     def states(self, ids: Tensor) -> dict[str, Tensor]:
         return {"text": self.network(ids)}
-
-    def left_out(self, prompt: str) -> tuple[str, ...]:
-        """The words of a prompt that mean nothing to this encoder."""
-        return read(prompt).left_out
 
     def tokenizer_json(self) -> str:
         articles, pictures = "|".join(ARTICLES), "|".join(PICTURES)

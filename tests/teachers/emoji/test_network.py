@@ -14,6 +14,7 @@ from dimo_cli.teachers.emoji.network import (
     EmojiBackbone,
     EmojiText,
     EmojiTextEncoder,
+    left_out,
     words_to_ids,
 )
 from dimo_cli.teachers.emoji.tokenizer import CODES, EmojiTokenizer
@@ -52,7 +53,8 @@ def test_a_flat_patch_has_one_code_wherever_it_is(networks):
 
 def test_words_that_say_nothing_are_left_out_of_what_is_encoded():
     assert words_to_ids(["a red fox in the snow"]).equal(words_to_ids(["a fox"]))
-    assert EmojiTextEncoder(EmojiText()).left_out("a red fox in the snow") == ("red", "snow")
+    assert left_out("a red fox in the snow") == ("red", "snow")
+    assert left_out("a sofa in the snow") == ()  # it is refused
 
 
 def test_a_prompt_of_nothing_known_is_refused_with_the_nearest_names():
