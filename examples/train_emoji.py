@@ -35,6 +35,8 @@ from dimo_cli.teachers.patches import move_codebook
 from dimo_cli.teachers.protocol import Cond
 from dimo_cli.teachers.small import fill_from
 
+BATCH = 32
+
 
 def draw_batch(drawings, size, rng, pairs=None):
     """Random pictures as images [B, 3, 32, 32] in [-1, 1], and what they look like."""
@@ -236,14 +238,16 @@ def train_backbone(drawings, tokenizer, text, options):
     while training.step < options.steps:
         rng = random.Random(training.step)
         generator = torch.Generator().manual_seed(training.step)
-        images, looks = draw_batch(drawings, 64, rng)
+        images, looks = draw_batch(drawings, BATCH, rng)
         _, ids = draw_captions(looks, rng)
-        ids = ids.masked_fill(torch.rand(64, 1, generator=generator) < 0.1, 0)
+        ids = ids.masked_fill(torch.rand(BATCH, 1, generator=generator) < 0.1, 0)
         with torch.no_grad():
             tokens, cond = tokenizer.encode(images), Cond({"text": text(ids)})
         is_clean = training.step < options.clean_steps
         seen = tokens if is_clean else with_strays(tokens, generator)
-        x_tilde, mask = forward_mask(seen, draw_ratio("arccos", 64, generator), MASK_ID, generator)
+        x_tilde, mask = forward_mask(
+            seen, draw_ratio("arccos", BATCH, generator), MASK_ID, generator
+        )
         backbone = training.backbone
         with torch.autocast("cpu", torch.bfloat16, enabled=options.bf16):
             hidden = backbone.hidden(backbone.embed(x_tilde), cond)
@@ -272,9 +276,10 @@ def main():
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--packages", type=Path, default=Path(), help="folder of the npm packages")
     parser.add_argument("--tokenizer-steps", type=int, default=3000)
+    parser.add_argument("--polish-steps", type=int, default=1500)
     parser.add_argument("--text-steps", type=int, default=1000)
     parser.add_argument("--steps", type=int, default=9000)
-    parser.add_argument("--clean-steps", type=int, default=5500, help="before mistakes are seen")
+    parser.add_argument("--clean-steps", type=int, default=5000, help="before mistakes are seen")
     parser.add_argument("--bf16", action="store_true", help="twice as fast on CPUs that have it")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
@@ -292,6 +297,9 @@ def main():
         lambda: train_tokenizer(drawings, options.tokenizer_steps, options.out),
     )
     train_backbone(drawings, tokenizer, text, options)
+    polished = options.out / "emoji_decoder.safetensors"
+    once(polished, EmojiTokenizer(), lambda: polish(tokenizer, drawings, options.polish_steps))
+    polished.replace(options.out / "emoji_tokenizer.safetensors")
 
 
 if __name__ == "__main__":
