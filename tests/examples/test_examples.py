@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+
+from dimo_cli.teachers.emoji.world import SIZES, things
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SHIPPED = EXAMPLES.parent / "dimo_cli" / "teachers" / "builtin"
@@ -56,6 +58,23 @@ def test_the_scripts_of_shapes_write_every_network_that_ships(tmp_path):
     run("train_shapes_rewards.py", "--teacher", str(SHIPPED), *where, *steps)
     names = ("backbone", "text", "tokenizer", "clip", "preference")
     assert_the_same_tensors(tmp_path, [f"shapes_{name}" for name in names])
+
+
+@pytest.mark.slow
+def test_the_script_of_emoji_writes_every_network_that_ships(tmp_path):
+    """In steps too few to learn anything, of drawings that are noise."""
+    count = len(things()) + 3
+    drawn = {
+        size: torch.randint(256, (count, 2, side, side, 4), dtype=torch.uint8)
+        for size, side in SIZES.items()
+    }
+    save_file(drawn, tmp_path / "drawings.safetensors")
+    steps = ("tokenizer", "text", "polish")
+    arguments = [part for name in steps for part in (f"--{name}-steps", "13")]
+    run("train_emoji.py", "--out", str(tmp_path), "--steps", "2", "--clean-steps", "1", *arguments)
+    assert_the_same_tensors(
+        tmp_path, [f"emoji_{name}" for name in ("backbone", "text", "tokenizer")]
+    )
 
 
 def test_the_picture_of_the_readme_can_be_drawn_again(tmp_path):
