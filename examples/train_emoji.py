@@ -8,6 +8,7 @@ Stopped and started again with the same --out, it goes on from its last checkpoi
 """
 
 import argparse
+import copy
 import math
 import random
 import time
@@ -36,6 +37,7 @@ from dimo_cli.teachers.protocol import Cond
 from dimo_cli.teachers.small import fill_from
 
 BATCH = 32
+SAID = (world.STYLES, world.BACKGROUNDS, world.SIZES, world.PLACES)
 
 
 def draw_batch(drawings, size, rng, pairs=None):
@@ -154,9 +156,8 @@ def draw_captions(looks, rng):
 
 def facts_of(scene):
     """All that a caption says, as numbers from 0, which stands for unsaid."""
-    tables = (world.STYLES, world.BACKGROUNDS, world.SIZES, world.PLACES)
     said = (scene.style, scene.background, scene.size, scene.place)
-    numbers = [(None, *table).index(value) for table, value in zip(tables, said, strict=True)]
+    numbers = [(None, *table).index(value) for table, value in zip(SAID, said, strict=True)]
     return [scene.thing, *numbers, int(scene.mirrored)]
 
 
@@ -174,7 +175,7 @@ def train_text(steps):
     """A text encoder that reads: its states tell all that a caption says."""
     torch.manual_seed(0)
     text, rng = EmojiText(), random.Random(0)
-    tables = (world.things(), *(world.STYLES, world.BACKGROUNDS, world.SIZES, world.PLACES), "x")
+    tables = (world.things(), *SAID, "x")
     heads = torch.nn.ModuleList(torch.nn.Linear(SUMMARY * WIDTH, 1 + len(t)) for t in tables)
     optimizer = torch.optim.AdamW([*text.parameters(), *heads.parameters()], betas=(0.9, 0.98))
     for step in range(steps):
@@ -193,6 +194,50 @@ def train_text(steps):
         if step % 100 == 0:
             right = torch.stack([a.argmax(1) == wanted[:, i] for i, a in enumerate(answers)])
             say(f"text {step}: loss {loss:.4f}, {right.all(0).float().mean():.1%} read")
+    return settle_text(text, steps // 2)
+
+
+def facts_alone(scenes):
+    """All that captions say, one number for each thing that can be said [B, F]."""
+    sizes = [1 + len(table) for table in (world.things(), *SAID, "x")]
+    facts = torch.tensor([facts_of(scene) for scene in scenes]).split(1, dim=1)
+    return torch.cat([F.one_hot(f[:, 0], n) for f, n in zip(facts, sizes, strict=True)], 1).float()
+
+
+def settle_text(text, steps):
+    """The same encoder, which tells what is said and no longer how.
+
+    Of its states the part is kept that is a sum over what is said: synonyms become one thing, and
+    a style means the same of all things.
+    """
+    rng = random.Random(1)
+
+    def draw(count):
+        looks = [world.random_look(rng, world.trained_on()) for _ in range(count)]
+        scenes, ids = draw_captions(looks, rng)
+        return facts_alone(scenes), ids
+
+    facts, ids = draw(8000)
+    with torch.no_grad():
+        states = torch.cat([text(part).flatten(1) for part in ids.split(500)])
+    gram = facts.T @ facts + 0.1 * torch.eye(facts.shape[1])
+    told = torch.linalg.solve(gram, facts.T @ states)
+    norm = copy.deepcopy(text.norm).requires_grad_(False)
+    text.norm.requires_grad_(False)
+    learned = [parameter for parameter in text.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(learned, betas=(0.9, 0.98))
+    for step in range(steps):
+        facts, ids = draw(128)
+        wanted = (facts @ told).unflatten(1, (SUMMARY, WIDTH))
+        wanted = norm((wanted - norm.bias) / norm.weight)
+        loss = (text(with_gaps(ids, rng)) - wanted).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        for group in optimizer.param_groups:
+            group["lr"] = decaying_rate(step, steps, 1e-3)
+        optimizer.step()
+        if step % 100 == 0:
+            say(f"text {step}: {loss:.4f} from what is said")
     return text
 
 
