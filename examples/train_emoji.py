@@ -258,13 +258,15 @@ class Training:
             self.optimizer.load_state_dict(state["optimizer"])
             self.average, self.step = state["average"], state["step"]
 
-    def learn(self, loss):
-        """One step down a loss."""
+    def learn(self, loss, steps):
+        """One of so many steps down a loss, smaller and smaller in the last fifth of them."""
         self.optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.backbone.parameters(), 1.0)
         for group in self.optimizer.param_groups:
-            group["lr"] = 1e-3 * min(1, (self.step + 1) / 300)  # the average makes it settle
+            group["lr"] = 1e-3 * min(
+                1, (self.step + 1) / 300, max(0.05, 5 * (1 - self.step / steps))
+            )
         self.optimizer.step()
         for name, tensor in self.backbone.state_dict().items():
             self.average[name].lerp_(tensor, 1 - min(0.999, (1 + self.step) / (10 + self.step)))
@@ -298,7 +300,7 @@ def train_backbone(drawings, tokenizer, text, options):
             hidden = backbone.hidden(backbone.embed(x_tilde), cond)
             logits = backbone.head(hidden[mask.squeeze(-1)]).flatten(0, 1).float()
         loss = F.cross_entropy(logits, tokens[mask])
-        training.learn(loss)
+        training.learn(loss, options.steps)
         if training.step % 50 == 0:
             say(f"teacher {training.step}: cross-entropy {loss:.4f}")
         if training.step % 250 == 0 or training.step == options.steps:
@@ -323,7 +325,7 @@ def main():
     parser.add_argument("--tokenizer-steps", type=int, default=3000)
     parser.add_argument("--polish-steps", type=int, default=1500)
     parser.add_argument("--text-steps", type=int, default=1000)
-    parser.add_argument("--steps", type=int, default=9000)
+    parser.add_argument("--steps", type=int, default=10_000)
     parser.add_argument("--clean-steps", type=int, default=5000, help="before mistakes are seen")
     parser.add_argument("--bf16", action="store_true", help="twice as fast on CPUs that have it")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
