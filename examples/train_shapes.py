@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from dimo_cli.engine.masking import draw_ratio, forward_mask
+from dimo_cli.teachers.patches import move_codebook
 from dimo_cli.teachers.protocol import Cond
-from dimo_cli.teachers.shapes import fill_from, world
+from dimo_cli.teachers.shapes import world
 from dimo_cli.teachers.shapes.network import (
     MASK_ID,
     SUMMARY,
@@ -25,7 +26,8 @@ from dimo_cli.teachers.shapes.network import (
     ShapesText,
     words_to_ids,
 )
-from dimo_cli.teachers.shapes.tokenizer import CODE_WIDTH, CODES, ShapesTokenizer, move_codebook
+from dimo_cli.teachers.shapes.tokenizer import CODE_WIDTH, CODES, ShapesTokenizer
+from dimo_cli.teachers.small import fill_from
 
 CLEAN_STEPS = 1250  # what pictures look like is learned first, then to see mistakes in them
 

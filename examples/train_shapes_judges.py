@@ -21,8 +21,9 @@ from train_shapes import as_images, decaying_rate
 
 from dimo_cli.rewards.shapes import ShapesJudge, ShapesWitness
 from dimo_cli.teachers.builtin import builtin_path
-from dimo_cli.teachers.shapes import fill_from, world
+from dimo_cli.teachers.shapes import world
 from dimo_cli.teachers.shapes.network import ShapesText
+from dimo_cli.teachers.small import fill_from
 
 JUDGES = {"shapes_preference": ShapesJudge, "shapes_witness": ShapesWitness}
 ROLES = {"shapes_preference": "trained", "shapes_witness": "watching"}

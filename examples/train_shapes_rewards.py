@@ -16,9 +16,10 @@ from safetensors.torch import save_file
 from train_shapes import as_images, decaying_rate
 
 from dimo_cli.rewards.shapes import ShapesClip
-from dimo_cli.teachers.shapes import fill_from, world
+from dimo_cli.teachers.shapes import world
 from dimo_cli.teachers.shapes.network import words_to_ids
 from dimo_cli.teachers.shapes.tokenizer import ShapesTokenizer
+from dimo_cli.teachers.small import fill_from
 
 
 def triples(count, seed):

@@ -15,6 +15,8 @@ from dimo_cli.errors import MissingError, SpecError
 from dimo_cli.evaluation.subjects import Subject, content_hash
 from dimo_cli.hub.store import HubStore
 from dimo_cli.metrics.clip_score import load_clip_score
+from dimo_cli.metrics.emoji_reader import load_emoji
+from dimo_cli.metrics.emoji_truth import EmojiTruth
 from dimo_cli.metrics.fid import Fid
 from dimo_cli.metrics.geneval import GenEval, ShapesGenEval
 from dimo_cli.metrics.geneval_detector import load_detector
@@ -41,13 +43,15 @@ REWARDS: Mapping[MetricName, str] = {
     "image_reward": "image_reward",
     "pickscore": "pickscore",
 }
-SHAPES_REWARDS: Mapping[MetricName, str] = {
-    "clip": "shapes_clip",
-    "image_reward": "shapes_preference",
+# What the embedded worlds have in the place of a reward of photographs.
+OF_WORLDS: Mapping[str, Mapping[MetricName, str]] = {
+    world: {"clip": f"{world}_clip", "image_reward": f"{world}_preference"}
+    for world in ("shapes", "emoji")
 }
 SUITED: Mapping[str, tuple[MetricName, ...]] = {
     "digits": ON_FEATURES,
     "shapes": (*ON_FEATURES, "clip", "image_reward", "geneval"),
+    "emoji": (*ON_FEATURES, "clip", "image_reward", "emoji"),
 }
 Readers = list[tuple[FeatureNetwork | None, list[Metric]]]
 Say = Callable[[str], None]
@@ -140,6 +144,8 @@ def prompt_metric(name: MetricName, subject: Subject, store: HubStore) -> Metric
         )
     if name == "geneval":
         return geneval(subject, store)
+    if name == "emoji":
+        return emoji_truth(subject)
     judge = judge_of(name, subject.domain)
     if judge is None:
         return load_clip_score(store, subject.device)
@@ -149,7 +155,7 @@ def prompt_metric(name: MetricName, subject: Subject, store: HubStore) -> Metric
 
 def judge_of(name: MetricName, domain: str) -> str | None:
     """The reward whose mean a metric is; None for one that is of no reward."""
-    return (domain == "shapes" and SHAPES_REWARDS.get(name)) or REWARDS.get(name)
+    return OF_WORLDS.get(domain, {}).get(name) or REWARDS.get(name)
 
 
 def geneval(subject: Subject, store: HubStore) -> Metric:
@@ -161,6 +167,13 @@ def geneval(subject: Subject, store: HubStore) -> Metric:
     if subject.prompts.name == "shapes":
         return ShapesGenEval(subject.prompts)
     return GenEval(load_detector(store, subject.device), subject.prompts)
+
+
+def emoji_truth(subject: Subject) -> Metric:
+    """What the prompts of `emoji` ask for, read off pictures by its network."""
+    if subject.prompts is None or subject.prompts.name != "emoji":
+        raise SpecError("`emoji` needs its own prompts.", "Add `--prompts emoji`.")
+    return EmojiTruth(subject.prompts, load_emoji().to(subject.device))
 
 
 def find_reference(

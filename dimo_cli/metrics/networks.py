@@ -14,15 +14,16 @@ from dimo_cli.errors import MissingError, SpecError, did_you_mean
 from dimo_cli.files.writing import file_sha256
 from dimo_cli.hub.store import HubStore
 from dimo_cli.metrics.dinov2 import load_dinov2
+from dimo_cli.metrics.emoji_reader import load_emoji
 from dimo_cli.metrics.features import DigitsFeatures, load_digits_features
 from dimo_cli.metrics.inception import load_inception
 from dimo_cli.metrics.protocol import FeatureNetwork, Features
 from dimo_cli.teachers.builtin import builtin_path
 from dimo_cli.teachers.digits import CLASSES, LEVELS
 from dimo_cli.teachers.digits import SIDE as DIGITS_SIDE
-from dimo_cli.teachers.shapes import fill_from
 from dimo_cli.teachers.shapes.world import COLORS, SHAPES
 from dimo_cli.teachers.shapes.world import SIDE as SHAPES_SIDE
+from dimo_cli.teachers.small import fill_from
 
 DIGITS_FILE = "digits_features.safetensors"
 SHAPES_FILE = "shapes_features.safetensors"
@@ -158,6 +159,7 @@ LOADERS: dict[str, Callable[[NetworkSource], FeatureNetwork]] = {
     "dinov2": load_dinov2_from,
     "digits": lambda source: DigitsNetwork(),
     "shapes": lambda source: load_shapes(),
+    "emoji": lambda source: load_emoji(),
 }
 
 

@@ -15,7 +15,7 @@ H100_PEAK = 989e12  # dense bf16 FLOP/s, as of its data sheet
 # transformers, and Meissonic's, of four samples at a time, with convolutions in between.
 PLAIN, CONVOLVED = 0.371, 0.092
 CONVOLVED_FAMILIES = ("meissonic", "muddit", "amused")
-TOO_SMALL = ("digits", "shapes")  # a card would wait for Python most of the time
+TOO_SMALL = ("digits", "shapes", "emoji")  # a card would wait for Python most of the time
 DOLLARS_AN_HOUR = 2.50  # of one H100, as rented; prices differ, so it is always said beside a cost
 
 

@@ -28,7 +28,7 @@ from dimo_cli.teachers.linear_maps import blocks_of
 from dimo_cli.teachers.protocol import Backbone, Cond, Teacher
 from dimo_cli.teachers.spread import linear_maps
 
-SMALL = ("digits", "shapes")
+SMALL = ("digits", "shapes", "emoji")
 MOST_CHUNKS = 32  # a rehearsal goes through; larger batches follow from smaller ones
 
 

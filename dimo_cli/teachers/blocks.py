@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dimo_cli.teachers.protocol import Backbone, LastLinear
+from dimo_cli.teachers.protocol import Backbone, Cond, LastLinear
 
 
 class Block(nn.Module):
@@ -76,3 +76,28 @@ class EmbeddedBackbone(Backbone):
 
     def embedding_parameters(self) -> list[nn.Parameter]:
         return list(self.token_embedding.parameters())
+
+
+class TextBackbone(EmbeddedBackbone):
+    """Image tokens of a square grid first, then states of a text, as one sequence."""
+
+    def __init__(self, codes: int, grid: int, width: int, depth: int, heads: int) -> None:
+        super().__init__()
+        self.token_embedding = nn.Embedding(codes + 1, width)
+        self.row = nn.Parameter(0.02 * torch.randn(grid, 1, width))
+        self.column = nn.Parameter(0.02 * torch.randn(1, grid, width))
+        self.text = nn.Linear(width, width)
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+        self.to_logits = nn.Linear(width, codes)
+
+    def placed(self, embeds: Tensor, cond: Cond) -> Tensor:
+        """Embedded tokens [B, L, D] that know where they are."""
+        return embeds + (self.row + self.column).flatten(0, 1)
+
+    def hidden(
+        self, embeds: Tensor, cond: Cond, taps: Sequence[int] = ()
+    ) -> Tensor | tuple[Tensor, list[Tensor]]:
+        image = self.placed(embeds, cond)
+        x = torch.cat([image, self.text(cond.tensors["text"])], dim=1)
+        return self.through_blocks(self.with_latent(x, cond), image.shape[1], taps)

@@ -108,10 +108,11 @@ class PromptConditioner(Conditioner):
         cache: Path | None = None,
         constants: Mapping[str, Tensor] | None = None,
         negative_prompt: str = "",
+        left_out: Callable[[str], tuple[str, ...]] = lambda prompt: (),
     ) -> None:
         self.shapes, self.load_encoder, self.key = shapes, load_encoder, key
         self.cache, self.constants = cache, dict(constants or {})
-        self.negative_prompt = negative_prompt
+        self.negative_prompt, self._left_out = negative_prompt, left_out
         self.dataset: Sequence[str] = ()
         self.device: torch.device | str = "cpu"
         self._encoder: TextEncoder | None = None
@@ -126,6 +127,9 @@ class PromptConditioner(Conditioner):
         rows = [row for prompt in prompts if (row := known[prompt]) is not None]
         stacked = {name: torch.stack([row[name] for row in rows]) for name in self.shapes}
         return self._complete(stacked, tuple(prompts))
+
+    def left_out(self, prompt: str) -> tuple[str, ...]:
+        return self._left_out(prompt)
 
     def null(self, count: int) -> Cond:
         if self._null is None:

@@ -57,7 +57,7 @@ def check_has_room(backbone: Backbone, name: str) -> None:
         raise SpecError(
             f"`student.latent` adds a token to the sequence of tokens, and the network of `{name}` "
             "has no room for one: it knows each place of its sequence.",
-            "Use a teacher of the families digits, shapes, maskgit or maskbit.",
+            "Use a teacher of the families digits, shapes, emoji, maskgit or maskbit.",
         )
 
 

@@ -10,7 +10,7 @@ from dimo_cli.errors import SpecError, did_you_mean
 from dimo_cli.hub.store import HubStore
 from dimo_cli.plugins import register_plugins
 from dimo_cli.specs.teacher import TeacherSource
-from dimo_cli.teachers import digits, shapes
+from dimo_cli.teachers import digits, emoji, shapes
 from dimo_cli.teachers.blueprint import Blueprint, ReadConfig, assemble, skeleton
 from dimo_cli.teachers.conditioning import PromptConditioner
 from dimo_cli.teachers.protocol import Teacher
@@ -20,6 +20,7 @@ from dimo_cli.teachers.stored import store
 EMBEDDED: dict[str, Callable[[], Teacher]] = {
     "digits": digits.load_teacher,
     "shapes": shapes.load_teacher,
+    "emoji": emoji.load_teacher,
 }
 
 # Families are imported when one of their teachers is asked for: some bring heavy packages.

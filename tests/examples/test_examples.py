@@ -8,7 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+
+from dimo_cli.teachers.emoji import CAPTIONS, CAPTIONS_SEED, random_caption
+from dimo_cli.teachers.emoji.real import training_tokens
+from dimo_cli.teachers.emoji.world import SIZES, things
+from dimo_cli.teachers.small import Captions
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SHIPPED = EXAMPLES.parent / "dimo_cli" / "teachers" / "builtin"
@@ -56,6 +61,40 @@ def test_the_scripts_of_shapes_write_every_network_that_ships(tmp_path):
     run("train_shapes_rewards.py", "--teacher", str(SHIPPED), *where, *steps)
     names = ("backbone", "text", "tokenizer", "clip", "preference")
     assert_the_same_tensors(tmp_path, [f"shapes_{name}" for name in names])
+
+
+@pytest.mark.slow
+def test_the_scripts_of_emoji_write_every_network_that_ships(tmp_path):
+    """In steps too few to learn anything, of drawings that are noise."""
+    count = len(things()) + 3
+    drawn = {
+        size: torch.randint(256, (count, 2, side, side, 4), dtype=torch.uint8)
+        for size, side in SIZES.items()
+    }
+    save_file(drawn, tmp_path / "drawings.safetensors")
+    steps = ("tokenizer", "text", "polish")
+    arguments = [part for name in steps for part in (f"--{name}-steps", "13")]
+    run("train_emoji.py", "--out", str(tmp_path), "--steps", "2", "--clean-steps", "1", *arguments)
+    few = ("--steps", "2", "--painted", "8", "--captions", "4")
+    judges = ("--teacher", str(tmp_path), "--out", str(tmp_path), *few)
+    run("train_emoji_judges.py", *judges)
+    names = ("backbone", "text", "tokenizer", "features", "reference", "data", "clip", "preference")
+    assert_the_same_tensors(tmp_path, [f"emoji_{name}" for name in names])
+
+
+def test_pictures_of_emoji_that_a_gan_trains_on_are_not_those_that_fid_compares_with():
+    real = runpy.run_path(str(EXAMPLES / "emoji_real_pictures.py"))
+    compared = [look for look, _ in real["looks_with_captions"](5000, real["CAPTIONS_SEED"])]
+    others = real["others_with_captions"]()
+    assert not {look for look, _ in others} & set(compared)
+    assert [caption for _, caption in others] == training_tokens()[1]
+
+
+def test_the_captions_that_students_of_emoji_are_measured_on_are_those_of_the_compared_pictures():
+    real = runpy.run_path(str(EXAMPLES / "emoji_real_pictures.py"))
+    captions = [caption for _, caption in real["looks_with_captions"](50, real["CAPTIONS_SEED"])]
+    dataset = Captions(CAPTIONS, CAPTIONS_SEED, random_caption)
+    assert dataset[:50] == captions
 
 
 def test_the_picture_of_the_readme_can_be_drawn_again(tmp_path):

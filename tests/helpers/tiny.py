@@ -151,7 +151,7 @@ ARCHITECTURES = {
         "vqvae": VQVAE,
     },
 }
-FAMILIES = ["digits", "shapes", *ARCHITECTURES]
+FAMILIES = ["digits", "shapes", "emoji", *ARCHITECTURES]
 
 
 def tiny_teacher(name):

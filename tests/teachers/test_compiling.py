@@ -39,7 +39,8 @@ def method_of(name, **groups):
     groups.setdefault("train", {"batch_size": 2, "accumulate": 2})
     teacher = tiny_teacher(name)
     if hasattr(teacher.conditioner, "dataset"):
-        teacher.conditioner.dataset = ["a red circle", "a blue square"]
+        own = teacher.conditioner.dataset[:2]
+        teacher.conditioner.dataset = list(own) or ["a red circle", "a blue square"]
     generator = torch.Generator().manual_seed(0)
     return Distillation(teacher, small_spec(**groups), generator, contextlib.nullcontext)
 

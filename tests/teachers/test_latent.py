@@ -9,7 +9,7 @@ from dimo_cli.teachers.latent import check_has_room, give_latent, sinusoids
 from dimo_cli.teachers.protocol import LATENT, Cond
 from tests.helpers.tiny import ARCHITECTURES, tiny_teacher
 
-WITH_ROOM = ["digits", "shapes", "maskgit", "maskbit"]
+WITH_ROOM = ["digits", "shapes", "emoji", "maskgit", "maskbit"]
 
 
 def test_a_number_becomes_the_sinusoids_of_the_authors_code(golden):

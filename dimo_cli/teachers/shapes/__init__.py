@@ -8,13 +8,7 @@ Everything here is trained by `examples/train_shapes.py` on pictures that `world
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
-from typing import TypeVar, overload
-
-from safetensors.torch import load_file
-from torch import nn
 
 from dimo_cli.specs.tteo import SHAPES_WEIGHTS
 from dimo_cli.teachers.builtin import builtin_path
@@ -32,6 +26,7 @@ from dimo_cli.teachers.shapes.network import (
 )
 from dimo_cli.teachers.shapes.tokenizer import CODES, GRID, ShapesTokenizer
 from dimo_cli.teachers.shapes.world import SIDE, caption, random_scene
+from dimo_cli.teachers.small import Captions, fill_from
 
 SPACE = TokenSpace(
     length=LENGTH,
@@ -42,18 +37,14 @@ SPACE = TokenSpace(
     image_size=SIDE,
     grid=(GRID, GRID),
 )
-N = TypeVar("N", bound=nn.Module)
 STEPS, GUIDANCE = 16, 1.5
 CAPTIONS = 4000
 TTEO_RATE = 0.1  # of 0.01 to 1 what raises the rewards most
 
 
-def fill_from(network: N, path: Path) -> N:
-    """The network with the weights of a file, frozen."""
-    weights = {name: tensor.float() for name, tensor in load_file(path).items()}
-    network.load_state_dict(weights)
-    network.requires_grad_(False).eval()
-    return network
+def random_caption(rng: random.Random) -> str:
+    """A caption of any scene."""
+    return caption(random_scene(rng), rng)
 
 
 def load_from(folder: Path) -> Teacher:
@@ -65,7 +56,7 @@ def load_from(folder: Path) -> Teacher:
     conditioner = PromptConditioner(
         {"text": (SUMMARY, WIDTH)}, lambda: ShapesTextEncoder(text), key="shapes 4"
     )
-    conditioner.dataset = Captions(CAPTIONS, seed=1)
+    conditioner.dataset = Captions(CAPTIONS, 1, random_caption)
     return Teacher(
         name="shapes",
         family="shapes",
@@ -79,32 +70,6 @@ def load_from(folder: Path) -> Teacher:
         takes_prompts=True,
         tteo=TteoDefaults(SHAPES_WEIGHTS, TTEO_RATE),
     )
-
-
-class Captions(Sequence[str]):
-    """Random captions of the world: what students train on when nobody says otherwise.
-
-    They are made up when the first is read: an image of a prompt needs none.
-    """
-
-    def __init__(self, size: int, seed: int) -> None:
-        self.size, self.seed = size, seed
-
-    @cached_property
-    def lines(self) -> list[str]:
-        """All of them."""
-        rng = random.Random(self.seed)
-        return [caption(random_scene(rng), rng) for _ in range(self.size)]
-
-    def __len__(self) -> int:
-        return self.size
-
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        return self.lines[index]
 
 
 def load_teacher() -> Teacher:

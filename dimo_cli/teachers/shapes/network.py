@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from dimo_cli.errors import SpecError, nearest
-from dimo_cli.teachers.blocks import Block, EmbeddedBackbone
+from dimo_cli.teachers import words
+from dimo_cli.teachers.blocks import TextBackbone
 from dimo_cli.teachers.conditioning import TextTower
-from dimo_cli.teachers.protocol import Cond
 from dimo_cli.teachers.shapes.tokenizer import CODES, GRID
 from dimo_cli.teachers.shapes.world import vocabulary
 
@@ -72,21 +72,11 @@ def words_to_ids(prompts: Sequence[str]) -> Tensor:
     return ids
 
 
-class WordTower(nn.Module):
+class WordTower(words.WordTower):
     """Words to states [B, 22, D]."""
 
     def __init__(self, width: int, depth: int, heads: int) -> None:
-        super().__init__()
-        self.words = nn.Embedding(len(vocabulary()), width)
-        self.position = nn.Parameter(0.02 * torch.randn(WORDS, width))
-        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
-
-    def forward(self, ids: Tensor) -> Tensor:
-        """Map word numbers [B, 22] to [B, 22, D]; the number 0 is no word."""
-        x = self.words(ids) + self.position
-        for block in self.blocks:
-            x = block(x)
-        return x
+        super().__init__(len(vocabulary()), WORDS, width, depth, heads)
 
 
 class ShapesText(WordTower):
@@ -123,22 +113,8 @@ class ShapesTextEncoder(TextTower):
         return str(tokenizer.to_str())
 
 
-class ShapesBackbone(EmbeddedBackbone):
+class ShapesBackbone(TextBackbone):
     """Image tokens first, then the text, as one sequence through all blocks."""
 
     def __init__(self, width: int = WIDTH, depth: int = 6, heads: int = 4) -> None:
-        super().__init__()
-        self.token_embedding = nn.Embedding(CODES + 1, width)
-        self.row = nn.Parameter(0.02 * torch.randn(GRID, 1, width))
-        self.column = nn.Parameter(0.02 * torch.randn(1, GRID, width))
-        self.text = nn.Linear(width, width)
-        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
-        self.norm = nn.LayerNorm(width)
-        self.to_logits = nn.Linear(width, CODES)
-
-    def hidden(
-        self, embeds: Tensor, cond: Cond, taps: Sequence[int] = ()
-    ) -> Tensor | tuple[Tensor, list[Tensor]]:
-        image = embeds + (self.row + self.column).flatten(0, 1)
-        x = torch.cat([image, self.text(cond.tensors["text"])], dim=1)
-        return self.through_blocks(self.with_latent(x, cond), LENGTH, taps)
+        super().__init__(CODES, GRID, width, depth, heads)
