@@ -18,7 +18,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from emoji_drawings import drawings_of
-from train_shapes import decaying_rate, save_half, with_strays
+from safetensors.torch import save_file
+from train_shapes import decaying_rate, with_strays
 
 from dimo_cli.engine.masking import draw_ratio, forward_mask
 from dimo_cli.teachers.emoji import world
@@ -34,7 +35,7 @@ from dimo_cli.teachers.emoji.network import (
 from dimo_cli.teachers.emoji.tokenizer import CODE_WIDTH, CODES, EmojiTokenizer
 from dimo_cli.teachers.patches import move_codebook
 from dimo_cli.teachers.protocol import Cond
-from dimo_cli.teachers.small import fill_from
+from dimo_cli.teachers.small import fill_from, in_bytes
 
 BATCH = 32
 SAID = (world.STYLES, world.BACKGROUNDS, world.SIZES, world.PLACES)
@@ -276,7 +277,7 @@ class Training:
         """Write a checkpoint, and the average as it ships."""
         state = {"backbone": self.backbone.state_dict(), "optimizer": self.optimizer.state_dict()}
         self.checkpoint.keep(**state, average=self.average, step=self.step)
-        save_half(self.average, self.shipped)
+        save_file(in_bytes(self.average), self.shipped)
 
 
 def train_backbone(drawings, tokenizer, text, options):
@@ -314,7 +315,7 @@ def say(line):
 def once(path, network, train):
     """The network that an earlier run left at this path, or else the one that is trained now."""
     if not path.exists():
-        save_half(train().state_dict(), path)
+        save_file(in_bytes(train().state_dict()), path)
     return fill_from(network, path)
 
 

@@ -25,7 +25,8 @@ from emoji_judges_data import (
 from emoji_real_pictures import keep_real_tokens, keep_reference
 from emoji_sampled import STEPS, sampled
 from safetensors.torch import load_file
-from train_emoji import Checkpoint, decaying_rate, save_half, say
+from train_emoji import Checkpoint, decaying_rate, say
+from train_shapes import save_half
 
 from dimo_cli.metrics.emoji_reader import NOTHING, EmojiReader, answers
 from dimo_cli.rewards.emoji import EmojiClip, EmojiJudge
