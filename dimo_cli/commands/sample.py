@@ -91,22 +91,24 @@ def open_target(spec: SampleSpec, local_dir: Path | None, sets: list[str]) -> Ta
         return Target(teacher.to(best_device()))
     if sets:
         raise SpecError("`--set` changes a preset: add --preset.", "For a student leave it out.")
+    from dimo_cli.students.defaults import default_student
     from dimo_cli.students.folder import BUILTIN
     from dimo_cli.students.published import open_student
     from dimo_cli.students.student import LoadOptions
 
     folder = str(local_dir) if local_dir else None
     options = LoadOptions(spec.sampler.teacher, folder, out.note)
-    by_prompt = bool(spec.prompts) or names_prompts(spec)
-    builtin = "shapes" if by_prompt else "digits"
-    student = open_student(spec.student or BUILTIN[builtin], options, by_prompt)
+    prompts = spec.prompts or prompts_of_ends(spec)
+    student = open_student(
+        spec.student or BUILTIN[default_student(prompts)], options, bool(prompts)
+    )
     return Target(student.teacher, student)
 
 
-def names_prompts(spec: SampleSpec) -> bool:
-    """Whether an end of `--interpolate` can only be a prompt, where no student is named."""
+def prompts_of_ends(spec: SampleSpec) -> tuple[str, ...]:
+    """The ends of `--interpolate` that can only be prompts, where no student is named."""
     ends = spec.interpolate or ()
-    return not spec.student and any(" " in end and not Path(end).exists() for end in ends)
+    return () if spec.student else tuple(e for e in ends if " " in e and not Path(e).exists())
 
 
 @dataclass(frozen=True)

@@ -53,12 +53,18 @@ SMALLEST_SIDE = 64  # as `dimo sample` writes its files
 MOST_FRAMES = 32  # of the steps that a page looks at
 SMALL = 128  # pixels of a side below which a frame is sent as it is
 SHOWPIECES = {
+    "emoji": (
+        "a red apple",
+        "a penguin on pink",
+        "a fluent-style rocket on blue",
+        "a cactus on white",
+    ),
     "shapes": (
         "two yellow triangles on gray",
         "a red square to the left of a green circle",
         "three blue circles",
         "two red circles above a blue square",
-    )
+    ),
 }
 """Prompts to begin with that a good student of these teachers draws well."""
 EXAMPLES = ("a red fox in the snow", "a lighthouse at dusk", "a bowl of oranges on a table")

@@ -20,6 +20,7 @@ from dimo_cli.sampling.samplers import (
     words_left_out,
 )
 from dimo_cli.specs.sample import SampleSpec
+from dimo_cli.students.defaults import default_student
 from dimo_cli.students.student import LoadOptions
 from dimo_cli.students.target import load_target
 
@@ -39,7 +40,7 @@ def sample(
     """Draw images as `dimo sample` does: the same seed gives the same pixels.
 
     `student` is a `Run`, a run folder (or `RUN@best`), a student folder or a Hub id; without one, a
-    built-in student draws: `shapes` for prompts and `digits` for classes. With `teacher=True` its
+    built-in student draws: `emoji` or `shapes` for prompts and `digits` for classes. With `teacher=True` its
     teacher draws, or that of a preset.
 
     Prompts, or classes by number, WordNet id or name, are taken in turn for `count` images: as many
@@ -57,7 +58,7 @@ def sample(
     if count is None and (named_ones := own["prompts"] or own["classes"]):
         own["count"] = len(named_ones)
     spec = asked_for(SampleSpec, own, sampler)
-    name = named(student, "student") or ("shapes" if spec.prompts else "digits")
+    name = named(student, "student") or default_student(spec.prompts)
     view = view_of(progress, "dimo: sample")
     try:
         options = LoadOptions(spec.sampler.teacher, named(local_dir, "local_dir"), view.note)

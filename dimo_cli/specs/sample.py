@@ -65,7 +65,8 @@ class SampleSpec(Spec):
         None,
         min_length=1,
         description="Run folder (RUN@best, RUN@last, RUN@step-N: a checkpoint of it), student "
-        "folder or Hub id; null: a built-in one, `shapes` for prompts and `digits` for classes",
+        "folder or Hub id; null: a built-in one, `emoji` or `shapes` for prompts, as they are of "
+        "the one or the other, and `digits` for classes",
     )
     preset: Annotated[str | None, Flag(names=("--preset", "-p"), completion="presets")] = Field(
         None, min_length=1, description="With --teacher: sample the teacher of this preset"
