@@ -40,8 +40,8 @@ def sample(
     """Draw images as `dimo sample` does: the same seed gives the same pixels.
 
     `student` is a `Run`, a run folder (or `RUN@best`), a student folder or a Hub id; without one, a
-    built-in student draws: `emoji` or `shapes` for prompts and `digits` for classes. With `teacher=True` its
-    teacher draws, or that of a preset.
+    built-in student draws: `emoji` or `shapes` for prompts and `digits` for classes. With
+    `teacher=True` its teacher draws, or that of a preset.
 
     Prompts, or classes by number, WordNet id or name, are taken in turn for `count` images: as many
     as there are of them, or 16 where none is named. The tokens of the image `init` take the place
