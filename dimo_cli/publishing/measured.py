@@ -14,7 +14,8 @@ from dimo_cli.files.reading import MOST_DOCUMENT, read_text
 from dimo_cli.files.untrusted import parse_json
 
 SUMMARY = "summary.json"
-ITSELF = ("target", "network", "student_sha256", "teacher", "method")  # who drew, which the card says above
+# Who drew, which the card says above.
+ITSELF = ("target", "network", "student_sha256", "teacher", "method")
 
 
 def of_evaluations(files: Sequence[str], weights_sha256: str) -> list[Measured]:
