@@ -27,15 +27,23 @@ from dimo_cli.console.panels import Panel, matrix
 from dimo_cli.files.png import enlarge, grid, save_png
 
 HIGHEST = 620  # of a page, its beginning is enough
-PROMPTS = (
-    "two red circles above a blue square",
-    "a green triangle",
-    "three yellow squares on a black background",
-    "a large purple circle on gray",
-    "a red square left of a green circle",
-)
-
-
+PROMPTS = {
+    "emoji": (
+        "a red apple",
+        "a penguin on pink",
+        "a noto-style cactus on white",
+        "a fox on green",
+        "a fluent-style fire on blue",
+        "a watch on yellow",
+    ),
+    "shapes": (
+        "two red circles above a blue square",
+        "a green triangle",
+        "three yellow squares on a black background",
+        "a large purple circle on gray",
+        "a red square left of a green circle",
+    ),
+}
 ROWS = {
     "teacher, 1 step": {"teacher": True, "steps": 1},
     "teacher, 16 steps": {"teacher": True, "steps": 16},
@@ -56,13 +64,13 @@ def draw_digits(file: Path) -> None:
     Image.fromarray(np.concatenate(bands)).save(file)
 
 
-def draw_text_world(file: Path) -> None:
-    """The teacher of shapes at 1 and 16 steps above its student at one."""
-    panels = []
+def draw_text_world(world: str, file: Path) -> None:
+    """A teacher of prompts at 1 and 16 steps above its student at one."""
+    panels, prompts = [], list(PROMPTS[world])
     for title, how in ROWS.items():
-        images = [sample("shapes", prompts=[p], seed=1, **how)[0] for p in PROMPTS]
+        images = [sample(world, prompts=[prompt], seed=1, **how)[0] for prompt in prompts]
         panels.append(Panel(title, np.stack([np.asarray(image) for image in images])))
-    save_png(matrix(panels, list(PROMPTS), 32, ""), file, {})
+    save_png(matrix(panels, prompts, 32, ""), file, {})
 
 
 def draw_panel(run: Path, file: Path) -> None:
@@ -113,7 +121,8 @@ def photograph_play(file: Path) -> None:
 if __name__ == "__main__":
     run, folder = Path(sys.argv[1]), Path(sys.argv[2])
     draw_digits(folder.parent / "digits.png")
-    draw_text_world(folder / "shapes.png")
+    for world in PROMPTS:
+        draw_text_world(world, folder / f"{world}.png")
     with TemporaryDirectory() as place:
         draw_panel(run, panel := Path(place) / "panel.svg")
         photograph(panel.as_uri(), folder / "panel.png", "svg")

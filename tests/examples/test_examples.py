@@ -169,5 +169,6 @@ def test_the_readmes_pictures_are_drawn_from_a_run(tmp_path, finished_run):
     drawing = runpy.run_path(str(EXAMPLES / "draw_readme_pictures.py"))
     drawing["draw_panel"](finished_run, tmp_path / "panel.svg")
     assert "what the words mean" in (tmp_path / "panel.svg").read_text().replace("&#160;", " ")
-    drawing["draw_text_world"](tmp_path / "shapes.png")
-    assert (tmp_path / "shapes.png").stat().st_size > 10_000
+    for world in ("emoji", "shapes"):
+        drawing["draw_text_world"](world, tmp_path / f"{world}.png")
+        assert (tmp_path / f"{world}.png").stat().st_size > 10_000
