@@ -59,7 +59,7 @@ from dimo_cli.teachers.registry import EMBEDDED, FAMILIES, blueprint_of, load_sk
 
 PROMPT = "a red fox in the snow"
 
-BUILTIN = {name: Path(builtin_path(f"{name}-student")) for name in ("digits", "shapes")}
+BUILTIN = {name: Path(builtin_path(f"{name}-student")) for name in ("digits", "shapes", "emoji")}
 """Students that ship in the package, by the teacher's name."""
 
 
