@@ -60,6 +60,22 @@ TEACHERS: Mapping[str, tuple[Work, ...]] = {
             link="https://doi.org/10.24432/C50P49",
         ),
     ),
+    "emoji": (
+        Work(
+            "google2013noto",
+            "Noto Emoji (Apache License 2.0)",
+            ("{Google Inc.}",),
+            2013,
+            link="https://github.com/googlefonts/noto-emoji",
+        ),
+        Work(
+            "microsoft2022fluent",
+            "Fluent Emoji (MIT License)",
+            ("{Microsoft Corporation}",),
+            2022,
+            link="https://github.com/microsoft/fluentui-emoji",
+        ),
+    ),
     "maskgit": (
         Work(
             "chang2022maskgit",
