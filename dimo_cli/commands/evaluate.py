@@ -22,6 +22,7 @@ METRICS = {
     "image-reward": "Mean ImageReward.",
     "pickscore": "Mean PickScore.",
     "geneval": "Six tasks of prompt following, and overall.",
+    "emoji": "Whether pictures of `emoji` show what was asked, by task and overall.",
     "all": "Everything that suits the target.",
 }
 COMMANDS = {

@@ -58,6 +58,7 @@ SHOWN_WITH = {
     "image-reward": "shapes",
     "pickscore": "runs/meissonic --prompts prompts.txt",
     "geneval": "shapes",
+    "emoji": "emoji",
 }
 FEWEST_PARTS, MOST_PARTS = 3, 1000  # the fewest of a range without whole steps
 app = typer.Typer()

@@ -33,7 +33,12 @@ from dimo_cli.metrics.prompts import PromptSet, load_prompts
 from dimo_cli.metrics.protocol import Features, Result
 from dimo_cli.specs.evaluate import EvalSpec, MetricName
 
-OWN_PROMPTS: Mapping[MetricName, str] = {"hps": "hpsv2", "geneval": "geneval"}
+OWN_PROMPTS: Mapping[MetricName, str] = {"hps": "hpsv2", "geneval": "geneval", "emoji": "emoji"}
+# The embedded worlds have prompts of their own, and know no others.
+OF_WORLDS: Mapping[str, Mapping[MetricName, str]] = {
+    "shapes": {"geneval": "shapes"},
+    "emoji": {"emoji": "emoji"},
+}
 
 
 def evaluate(
@@ -91,9 +96,7 @@ def prompts_for(
     name: MetricName, domain: str, given: PromptSet | None, store: HubStore
 ) -> PromptSet | None:
     """The prompts that a metric draws images of: its own benchmark's, or those that are given."""
-    own = OWN_PROMPTS.get(name)
-    if domain == "shapes" and own:
-        own = "shapes" if name == "geneval" else None
+    own = OF_WORLDS.get(domain, OWN_PROMPTS).get(name)
     if own and (given is None or given.name != own):
         return load_prompts(own, store)
     return given

@@ -16,11 +16,12 @@ GATED: Mapping[str, tuple[str, ...]] = {
     "is": ("is",),
     "pr": ("precision", "recall", "density", "coverage"),
     "fdd": ("fdd",),
-    "clip": ("clip", "shapes_clip"),
+    "clip": ("clip", "shapes_clip", "emoji_clip"),
     "hps": ("hps",),
-    "image_reward": ("image_reward", "shapes_preference"),
+    "image_reward": ("image_reward", "shapes_preference", "emoji_preference"),
     "pickscore": ("pickscore",),
     "geneval": ("geneval",),
+    "emoji": ("emoji",),
 }
 
 
@@ -87,6 +88,12 @@ def read_limits(texts: Sequence[str], metrics: Sequence[str], flag: str) -> dict
     return limits
 
 
+def named(results: Sequence[Measured], name: str) -> Measured | None:
+    """The number of this very name, else the first whose name begins so."""
+    exact = [result for result in results if result.metric == name]
+    return next(iter(exact or [r for r in results if r.metric.startswith(name)]), None)
+
+
 def check_gates(
     results: Sequence[Measured], maximum: Mapping[str, float], minimum: Mapping[str, float]
 ) -> list[Gate]:
@@ -94,7 +101,7 @@ def check_gates(
     gates = []
     for limits, is_maximum in ((maximum, True), (minimum, False)):
         for name, limit in limits.items():
-            found = next((result for result in results if result.metric.startswith(name)), None)
+            found = named(results, name)
             if found is None:
                 told = ", ".join(result.metric for result in results)
                 raise SpecError(f"There is no number `{name}` to gate on, only {told}.")

@@ -15,6 +15,8 @@ from dimo_cli.errors import MissingError, SpecError
 from dimo_cli.evaluation.subjects import Subject, content_hash
 from dimo_cli.hub.store import HubStore
 from dimo_cli.metrics.clip_score import load_clip_score
+from dimo_cli.metrics.emoji_reader import load_emoji
+from dimo_cli.metrics.emoji_truth import EmojiTruth
 from dimo_cli.metrics.fid import Fid
 from dimo_cli.metrics.geneval import GenEval, ShapesGenEval
 from dimo_cli.metrics.geneval_detector import load_detector
@@ -41,13 +43,15 @@ REWARDS: Mapping[MetricName, str] = {
     "image_reward": "image_reward",
     "pickscore": "pickscore",
 }
-SHAPES_REWARDS: Mapping[MetricName, str] = {
-    "clip": "shapes_clip",
-    "image_reward": "shapes_preference",
+# What the embedded worlds have in the place of a reward of photographs.
+OF_WORLDS: Mapping[str, Mapping[MetricName, str]] = {
+    world: {"clip": f"{world}_clip", "image_reward": f"{world}_preference"}
+    for world in ("shapes", "emoji")
 }
 SUITED: Mapping[str, tuple[MetricName, ...]] = {
     "digits": ON_FEATURES,
     "shapes": (*ON_FEATURES, "clip", "image_reward", "geneval"),
+    "emoji": (*ON_FEATURES, "clip", "image_reward", "emoji"),
 }
 Readers = list[tuple[FeatureNetwork | None, list[Metric]]]
 Say = Callable[[str], None]
@@ -140,8 +144,10 @@ def prompt_metric(name: MetricName, subject: Subject, store: HubStore) -> Metric
         )
     if name == "geneval":
         return geneval(subject, store)
-    if subject.domain == "shapes" and name in SHAPES_REWARDS:
-        return load_reward_score(SHAPES_REWARDS[name], store, subject.device)
+    if name == "emoji":
+        return emoji_truth(subject)
+    if own := OF_WORLDS.get(subject.domain, {}).get(name):
+        return load_reward_score(own, store, subject.device)
     if name == "clip":
         return load_clip_score(store, subject.device)
     return load_reward_score(REWARDS[name], store, subject.device, subject.prompts)
@@ -156,6 +162,13 @@ def geneval(subject: Subject, store: HubStore) -> Metric:
     if subject.prompts.name == "shapes":
         return ShapesGenEval(subject.prompts)
     return GenEval(load_detector(store, subject.device), subject.prompts)
+
+
+def emoji_truth(subject: Subject) -> Metric:
+    """What the prompts of `emoji` ask for, read off pictures by its network."""
+    if subject.prompts is None or subject.prompts.name != "emoji":
+        raise SpecError("`emoji` needs its own prompts.", "Add `--prompts emoji`.")
+    return EmojiTruth(subject.prompts, load_emoji().to(subject.device))
 
 
 def find_reference(

@@ -348,6 +348,12 @@ def check_measurable(spec: DistillSpec) -> None:
             "Download `prompts/evaluation_metadata.jsonl` of https://github.com/djghosh13/geneval "
             f"and set `monitor.prompts=geneval=FILE`, {NOT_MEASURED}",
         )
+    if monitor.metric == "emoji" and spec.teacher.name != "emoji":
+        raise SpecError(
+            f"`monitor.metric` is emoji, which is about pictures of the teacher `emoji`, and this "
+            f"one is `{spec.teacher.name}`.",
+            f"Choose another of {', '.join(TITLES)}, {NOT_MEASURED}",
+        )
     if monitor.metric in WITH_REFERENCE:
         check_reference(monitor, spec.teacher.name)
 

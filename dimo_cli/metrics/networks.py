@@ -14,6 +14,7 @@ from dimo_cli.errors import MissingError, SpecError, did_you_mean
 from dimo_cli.files.writing import file_sha256
 from dimo_cli.hub.store import HubStore
 from dimo_cli.metrics.dinov2 import load_dinov2
+from dimo_cli.metrics.emoji_reader import load_emoji
 from dimo_cli.metrics.features import DigitsFeatures, load_digits_features
 from dimo_cli.metrics.inception import load_inception
 from dimo_cli.metrics.protocol import FeatureNetwork, Features
@@ -158,6 +159,7 @@ LOADERS: dict[str, Callable[[NetworkSource], FeatureNetwork]] = {
     "dinov2": load_dinov2_from,
     "digits": lambda source: DigitsNetwork(),
     "shapes": lambda source: load_shapes(),
+    "emoji": lambda source: load_emoji(),
 }
 
 

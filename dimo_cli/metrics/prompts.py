@@ -1,7 +1,7 @@
 """The prompt sets of the benchmarks: read strictly, so that a score is of the right prompts.
 
 HPSv2 and MJHQ-30K are pulled from the Hub; COCO-30K and GenEval are files that a person fetches
-from the projects that made them; the set of `shapes` is drawn by its own world.
+from the projects that made them; the sets of `shapes` and `emoji` are drawn by their own worlds.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from dimo_cli.files.lines import lines_of
 from dimo_cli.files.reading import MOST_PROMPTS, read_bytes
 from dimo_cli.files.untrusted import first_problem
 from dimo_cli.hub.published import HubFile
+from dimo_cli.metrics import emoji, shapes
 from dimo_cli.metrics.geneval_requests import TAGS, Request
-from dimo_cli.metrics.shapes import benchmark
 
 if TYPE_CHECKING:
     from dimo_cli.hub.store import HubStore
@@ -38,7 +38,7 @@ CATEGORIES = (
 PROMPTS_PER_CATEGORY = 3000
 GENEVAL_COUNTS = dict(zip(TAGS, (80, 99, 80, 94, 100, 100), strict=True))
 GENEVAL_IMAGES = 4
-SHAPES_PER_TASK = 50
+PER_TASK = 50  # prompts of the embedded worlds
 
 HPS_FILES = {
     style: HubFile("zhwang/HPDv2", f"benchmark/{style}.json", repo_type="dataset")
@@ -58,7 +58,7 @@ class PromptSet:
     keys: tuple[str, ...] = ()
     """What each prompt's image is called in the layout of the benchmark, without an ending."""
     requests: tuple[Any, ...] = ()
-    """What each prompt asks for, where rules can tell: GenEval's metadata, scenes of `shapes`."""
+    """What each prompt asks for, where rules can tell: GenEval's metadata, scenes of a world."""
     images_per_prompt: int = 1
 
     @property
@@ -281,11 +281,11 @@ def read_geneval(path: Path) -> PromptSet:
     return geneval_set(requests, numbered(len(requests)), GENEVAL_IMAGES)
 
 
-def draw_shapes() -> PromptSet:
-    """The benchmark of `shapes`: as many prompts of each of six tasks, the same every time."""
-    tasks = benchmark(SHAPES_PER_TASK)
+def drawn_by_world(name: str) -> PromptSet:
+    """The benchmark of an embedded world: as many prompts of each task, the same every time."""
+    tasks = BENCHMARKS[name](PER_TASK)
     return PromptSet(
-        "shapes",
+        name,
         tuple(task.prompt for task in tasks),
         tuple(task.name for task in tasks),
         numbered(len(tasks)),
@@ -307,17 +307,21 @@ FROM_DISK: dict[str, Callable[[Path], PromptSet]] = {
     "hpsv2": lambda folder: read_hps(hps_paths(folder)),
     "mjhq-30k": read_mjhq,
 }
-PROMPT_SETS = (*FROM_DISK, "shapes")
+BENCHMARKS: dict[str, Callable[[int], Sequence[shapes.Task | emoji.Task]]] = {
+    "shapes": shapes.benchmark,
+    "emoji": emoji.benchmark,
+}
+PROMPT_SETS = (*FROM_DISK, *BENCHMARKS)
 
 
 def load_prompts(name: str, store: HubStore, path: Path | None = None) -> PromptSet:
     """A prompt set by its name, from the user's file (folder for HPSv2) or from the Hub."""
     if name not in PROMPT_SETS:
         raise SpecError(f"{name!r} is not a known prompt set.", did_you_mean(name, PROMPT_SETS))
-    if name == "shapes":
+    if name in BENCHMARKS:
         if path is not None:
-            raise SpecError(f"`shapes` draws its own prompts; it reads none from `{path}`.")
-        return draw_shapes()
+            raise SpecError(f"`{name}` draws its own prompts; it reads none from `{path}`.")
+        return drawn_by_world(name)
     if path is not None:
         return FROM_DISK[name](path)
     if name in FROM_HUB:

@@ -26,6 +26,8 @@ MODULES = {
     "shapes_clip": "shapes",
     "shapes_preference": "shapes",
     "shapes_witness": "shapes",
+    "emoji_clip": "emoji",
+    "emoji_preference": "emoji",
 }
 
 

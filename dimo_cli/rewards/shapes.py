@@ -10,7 +10,6 @@ own, trained on other scenes and other draws, that watches while a student is tr
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dimo_cli.hub.loading import on_meta
-from dimo_cli.hub.published import Published
-from dimo_cli.rewards.protocol import Reward, RewardCard, RewardText
+from dimo_cli.rewards.embedded import AskedResidual, EmbeddedReward, card, picture_tower
+from dimo_cli.rewards.protocol import RewardCard, RewardText
 from dimo_cli.teachers.builtin import builtin_path
 from dimo_cli.teachers.patches import Residual
 from dimo_cli.teachers.shapes.network import (
@@ -32,12 +31,6 @@ from dimo_cli.teachers.shapes.network import (
 )
 from dimo_cli.teachers.shapes.world import SIDE
 from dimo_cli.teachers.small import fill_from
-
-
-def card(name: str, summary: str, scale_note: str, parameters: int) -> RewardCard:
-    """An embedded reward has nothing to download."""
-    return RewardCard(name, summary, scale_note, "Apache-2.0", Published(()), parameters)
-
 
 CARDS = {
     "shapes_clip": card(
@@ -59,15 +52,6 @@ CARDS = {
         660_801,
     ),
 }
-
-
-def picture_tower(widths: Sequence[int], strides: Sequence[int]) -> nn.Sequential:
-    """Convolutions with SiLU behind each."""
-    parts: list[nn.Module] = []
-    for (before, after), stride in zip(pairwise([3, *widths]), strides, strict=True):
-        size = 4 if stride == 2 else 3
-        parts += [nn.Conv2d(before, after, size, stride=stride, padding=1), nn.SiLU()]
-    return nn.Sequential(*parts)
 
 
 class ShapesClip(nn.Module):
@@ -142,22 +126,6 @@ class ShapesJudge(nn.Module):
         return self.judge(self.look(pictures), states)
 
 
-class AskedResidual(nn.Module):
-    """Two convolutions beside a skip connection; the words say which channels count."""
-
-    def __init__(self, width: int, words: int) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(width, width, 3, padding=1)
-        self.second = nn.Conv2d(width, width, 3, padding=1)
-        self.asked = nn.Linear(words, 4 * width)
-
-    def forward(self, x: Tensor, words: Tensor) -> Tensor:
-        """Map [B, C, H, W] to [B, C, H, W]."""
-        scale, shift, more_scale, more_shift = self.asked(words)[..., None, None].chunk(4, 1)
-        y = self.first(F.silu(x)) * (1 + scale) + shift
-        return x + self.second(F.silu(y)) * (1 + more_scale) + more_shift
-
-
 class ShapesWitness(nn.Module):
     """Convolutions whose channels the words turn up and down, and one number of all places."""
 
@@ -198,20 +166,7 @@ class ShapesWitness(nn.Module):
         return self.judge(self.look(pictures), words)
 
 
-class ShapesReward(Reward):
-    """An embedded reward behind the protocol: pictures need no preparation."""
-
-    def __init__(self, card: RewardCard, network: nn.Module) -> None:
-        super().__init__(card, network, SIDE)
-
-    def forward(self, images: Tensor, text: RewardText) -> Tensor:
-        pixels = images.float().clamp(-1, 1)
-        if pixels.shape[-1] != SIDE:
-            pixels = F.interpolate(pixels, size=(SIDE, SIDE), mode="bilinear", antialias=True)
-        return self.score(pixels, text)
-
-
-class ClipReward(ShapesReward):
+class ClipReward(EmbeddedReward):
     """How near picture and words are."""
 
     network: ShapesClip
@@ -224,7 +179,7 @@ class ClipReward(ShapesReward):
         return self.network.logit_scale.exp() * cosines
 
 
-class PreferenceReward(ShapesReward):
+class PreferenceReward(EmbeddedReward):
     """A judge that reads with the text encoder of the teacher."""
 
     network: ShapesJudge
@@ -241,7 +196,7 @@ class PreferenceReward(ShapesReward):
         return scores
 
 
-class WitnessReward(ShapesReward):
+class WitnessReward(EmbeddedReward):
     """A judge that reads for itself."""
 
     network: ShapesWitness
@@ -254,7 +209,7 @@ class WitnessReward(ShapesReward):
         return scores
 
 
-def load(name: str, store: Any = None, sizes: Any = None) -> ShapesReward:
+def load(name: str, store: Any = None, sizes: Any = None) -> EmbeddedReward:
     """An embedded reward with the weights that ship in the package."""
     builtin = Path(builtin_path(""))
     file = builtin / f"{name}.safetensors"
@@ -266,7 +221,7 @@ def load(name: str, store: Any = None, sizes: Any = None) -> ShapesReward:
     return PreferenceReward(CARDS[name], fill_from(ShapesJudge(), file), reader)
 
 
-def blank(name: str) -> ShapesReward:
+def blank(name: str) -> EmbeddedReward:
     """An embedded reward without weights."""
     if name == "shapes_clip":
         return ClipReward(CARDS[name], on_meta(ShapesClip))

@@ -7,7 +7,7 @@ from typing import Literal
 # fmt: off
 RunMetric = Literal[
     "fid", "kid", "is", "precision", "recall", "density", "coverage", "fdd",
-    "clip", "hps", "image_reward", "pickscore", "geneval",
+    "clip", "hps", "image_reward", "pickscore", "geneval", "emoji",
 ]
 # fmt: on
 TITLES = {
@@ -24,12 +24,14 @@ TITLES = {
     "image_reward": "ImageReward",
     "pickscore": "PickScore",
     "geneval": "GenEval",
+    "emoji": "emoji score",
 }
+REWARDS_OF_EMOJI = ("emoji_clip", "emoji_preference")  # no scores of the benchmark
 FALLING = ("fid", "kid", "fdd")
 NEIGHBORS = ("precision", "recall", "density", "coverage")  # `dimo eval pr` measures all four
 WITH_REFERENCE = (*FALLING, *NEIGHBORS)
-WITH_PROMPTS = ("clip", "hps", "image_reward", "pickscore", "geneval")
-WHOLE_SETS = ("hps", "geneval")  # benchmarks: their scores are of all their prompts
+WITH_PROMPTS = ("clip", "hps", "image_reward", "pickscore", "geneval", "emoji")
+WHOLE_SETS = ("hps", "geneval", "emoji")  # benchmarks: their scores are of all their prompts
 
 
 def falls(metric: str) -> bool:
@@ -44,4 +46,6 @@ def is_better(metric: str, value: float, other: float) -> bool:
 
 def title_of(metric: str) -> str:
     """What people call the metric of a result, such as `fid50k`."""
+    if metric in REWARDS_OF_EMOJI:
+        return metric
     return next((title for name, title in TITLES.items() if metric.startswith(name)), metric)

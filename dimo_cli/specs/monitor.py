@@ -27,7 +27,7 @@ class MonitorSpec(Spec):
         None,
         min_length=1,
         description="Real images to compare with, as `dimo eval --ref` takes them: digits, shapes, "
-        "statistics (.npz, .pkl) or a folder; null: what ships with the teacher",
+        "emoji, statistics (.npz, .pkl) or a folder; null: what ships with the teacher",
     )
     prompts: str | None = Field(
         None,
@@ -42,14 +42,14 @@ class MonitorSpec(Spec):
         1000,
         ge=100,
         le=100_000,
-        description="Images of such a measurement; geneval and hps take all their prompts",
+        description="Images of such a measurement; geneval, emoji and hps take all their prompts",
     )
     table_samples: Int = Field(
         5000,
         ge=0,
         le=100_000,
-        description="Images per row of the closing table, or all prompts of geneval and hps; "
-        "0: no table",
+        description="Images per row of the closing table, or all prompts of geneval, emoji "
+        "and hps; 0: no table",
     )
     teacher_steps: tuple[Annotated[int, Field(ge=1, le=1024)], ...] = Field(
         (1, 2, 4, 8, 16), min_length=1, description="Teacher rows of the closing table"

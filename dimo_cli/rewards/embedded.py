@@ -1,0 +1,57 @@
+"""What the rewards that ship in the package share: small networks that look at small pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dimo_cli.hub.published import Published
+from dimo_cli.rewards.protocol import Reward, RewardCard, RewardText
+
+SIDE = 32  # of the pictures of every world that has rewards of its own
+
+
+def card(name: str, summary: str, scale_note: str, parameters: int) -> RewardCard:
+    """An embedded reward has nothing to download."""
+    return RewardCard(name, summary, scale_note, "Apache-2.0", Published(()), parameters)
+
+
+def picture_tower(widths: Sequence[int], strides: Sequence[int]) -> nn.Sequential:
+    """Convolutions with SiLU behind each."""
+    parts: list[nn.Module] = []
+    for (before, after), stride in zip(pairwise([3, *widths]), strides, strict=True):
+        size = 4 if stride == 2 else 3
+        parts += [nn.Conv2d(before, after, size, stride=stride, padding=1), nn.SiLU()]
+    return nn.Sequential(*parts)
+
+
+class AskedResidual(nn.Module):
+    """Two convolutions beside a skip connection; the words say which channels count."""
+
+    def __init__(self, width: int, words: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(width, width, 3, padding=1)
+        self.second = nn.Conv2d(width, width, 3, padding=1)
+        self.asked = nn.Linear(words, 4 * width)
+
+    def forward(self, x: Tensor, words: Tensor) -> Tensor:
+        """Map [B, C, H, W] to [B, C, H, W]."""
+        scale, shift, more_scale, more_shift = self.asked(words)[..., None, None].chunk(4, 1)
+        y = self.first(F.silu(x)) * (1 + scale) + shift
+        return x + self.second(F.silu(y)) * (1 + more_scale) + more_shift
+
+
+class EmbeddedReward(Reward):
+    """An embedded reward behind the protocol: pictures need no preparation."""
+
+    def __init__(self, card: RewardCard, network: nn.Module) -> None:
+        super().__init__(card, network, SIDE)
+
+    def forward(self, images: Tensor, text: RewardText) -> Tensor:
+        pixels = images.float().clamp(-1, 1)
+        if pixels.shape[-1] != SIDE:
+            pixels = F.interpolate(pixels, size=(SIDE, SIDE), mode="bilinear", antialias=True)
+        return self.score(pixels, text)

@@ -1,0 +1,134 @@
+"""The embedded rewards of `emoji`: one compares picture and words, one judges them together.
+
+`emoji_clip` is trained like CLIP, on pictures and captions in pairs. `emoji_preference` says
+whether a picture is whole and is what the words ask for. Neither has seen the network that reads
+the benchmark or its pictures; `examples/train_emoji_judges.py` trains all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dimo_cli.hub.loading import on_meta
+from dimo_cli.rewards.embedded import SIDE, AskedResidual, EmbeddedReward, card, picture_tower
+from dimo_cli.rewards.protocol import RewardText
+from dimo_cli.teachers.builtin import builtin_path
+from dimo_cli.teachers.emoji.network import WORDS, words_to_ids
+from dimo_cli.teachers.emoji.world import vocabulary
+from dimo_cli.teachers.patches import Residual
+from dimo_cli.teachers.small import fill_from
+from dimo_cli.teachers.words import WordTower
+
+CARDS = {
+    "emoji_clip": card(
+        "emoji_clip",
+        "how well a picture of `emoji` fits its words, by two towers",
+        "scale x cosine, usually -5 to 15",
+        0,
+    ),
+    "emoji_preference": card(
+        "emoji_preference",
+        "whether a picture of `emoji` is whole and as asked, by one network",
+        "log odds, usually -8 to 8",
+        0,
+    ),
+}
+
+
+class EmojiClip(nn.Module):
+    """Two towers and the cosine of what they make."""
+
+    def __init__(self, width: int = 48, joint: int = 80) -> None:
+        super().__init__()
+        self.text = WordTower(len(vocabulary()), WORDS, width, depth=1, heads=4)
+        self.text_out = nn.Linear(width, joint)
+        self.picture = picture_tower((24, 40, 64, 80), (2, 1, 2, 2))
+        self.picture_out = nn.Linear(80 * (SIDE // 8) ** 2, joint)
+        self.logit_scale = nn.Parameter(torch.tensor(2.0))
+
+    def embed_text(self, ids: Tensor) -> Tensor:
+        """Unit vectors [B, J] of word numbers [B, T]."""
+        is_word = (ids > 0).float()[..., None]
+        states = (self.text(ids) * is_word).sum(1) / is_word.sum(1).clamp(min=1)
+        return F.normalize(self.text_out(states), dim=-1)
+
+    def embed_pictures(self, pictures: Tensor) -> Tensor:
+        """Unit vectors [B, J] of pictures [B, 3, 32, 32]."""
+        return F.normalize(self.picture_out(self.picture(pictures).flatten(1)), dim=-1)
+
+
+class EmojiJudge(nn.Module):
+    """Convolutions whose channels the words turn up and down, and one verdict."""
+
+    def __init__(self, width: int = 48, words: int = 56, seen: int = 56) -> None:
+        super().__init__()
+        self.words = nn.EmbeddingBag(len(vocabulary()), words, mode="sum", padding_idx=0)
+        self.read_out = nn.Sequential(nn.Linear(words, words), nn.SiLU(), nn.Linear(words, words))
+        self.picture = nn.Sequential(*picture_tower((32, width), (2, 2)), Residual(width))
+        self.asked = AskedResidual(width, words)
+        self.sum_up = nn.Conv2d(width, seen, 4, stride=2, padding=1)
+        self.see = nn.Linear(seen * (SIDE // 8) ** 2, words)
+        self.verdict = nn.Sequential(
+            nn.Linear(2 * words + 2 * seen, 64), nn.SiLU(), nn.Linear(64, 1)
+        )
+
+    def read(self, ids: Tensor) -> Tensor:
+        """What words [B, W] ask for, in no order: [B, D]."""
+        states: Tensor = self.read_out(self.words(ids))
+        return states
+
+    def forward(self, pictures: Tensor, words: Tensor) -> Tensor:
+        """Log odds [B] that pictures [B, 3, 32, 32] are whole and as `read` says [B, D]."""
+        x = F.silu(self.sum_up(F.silu(self.asked(self.picture(pictures), words))))
+        seen = self.see(x.flatten(1))
+        places = x.flatten(2)
+        found = torch.cat([seen, seen * words, places.mean(-1), places.amax(-1)], dim=1)
+        verdict: Tensor = self.verdict(found)
+        return verdict.squeeze(-1)
+
+
+class ClipReward(EmbeddedReward):
+    """How near picture and words are."""
+
+    network: EmojiClip
+
+    def encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        return {"words": self.network.embed_text(words_to_ids(prompts).to(self.device))}
+
+    def score(self, pixels: Tensor, text: RewardText) -> Tensor:
+        cosines = (self.network.embed_pictures(pixels) * text.tensors["words"]).sum(-1)
+        return self.network.logit_scale.exp() * cosines
+
+
+class PreferenceReward(EmbeddedReward):
+    """A judge of picture and words."""
+
+    network: EmojiJudge
+
+    def encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        return {"words": self.network.read(words_to_ids(prompts).to(self.device))}
+
+    def score(self, pixels: Tensor, text: RewardText) -> Tensor:
+        scores: Tensor = self.network(pixels, text.tensors["words"])
+        return scores
+
+
+def load(name: str, store: Any = None, sizes: Any = None) -> EmbeddedReward:
+    """An embedded reward with the weights that ship in the package."""
+    file = Path(builtin_path(f"{name}.safetensors"))
+    if name == "emoji_clip":
+        return ClipReward(CARDS[name], fill_from(EmojiClip(), file))
+    return PreferenceReward(CARDS[name], fill_from(EmojiJudge(), file))
+
+
+def blank(name: str) -> EmbeddedReward:
+    """An embedded reward without weights."""
+    if name == "emoji_clip":
+        return ClipReward(CARDS[name], on_meta(EmojiClip))
+    return PreferenceReward(CARDS[name], on_meta(EmojiJudge))

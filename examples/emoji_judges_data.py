@@ -1,0 +1,101 @@
+"""Pictures that `train_emoji_judges.py` trains judges on: drawn ones, and what can go wrong with them."""
+
+import random
+
+import torch
+from safetensors.torch import load_file, save_file
+from train_emoji import draw_batch
+
+from dimo_cli.metrics.emoji_reader import numbers_of
+from dimo_cli.teachers.emoji import world
+
+EVERY = [(thing, style) for thing in range(len(world.things())) for style in world.STYLES]
+SIDE = world.SIDE
+
+
+def drawn(drawings, size, seed, pairs=EVERY):
+    """Pictures [B, 3, 32, 32] in [-1, 1], and what is true of them [B, 6]."""
+    images, looks = draw_batch(drawings, size, random.Random(seed), pairs)
+    return images, torch.tensor([numbers_of(look) for look in looks])
+
+
+class Source:
+    """Pictures with what is true of them: half of a batch just drawn, half through the tokenizer.
+
+    Those through the tokenizer are made once and kept, for it is larger than what learns here.
+    """
+
+    def __init__(self, drawings, tokenizer, seed, folder, count=4096):
+        self.drawings, self.seed = drawings, seed
+        path = folder / f"painted-{seed}.safetensors"
+        if not path.exists():
+            images, truth = drawn(drawings, count, seed - 1)
+            generator = torch.Generator().manual_seed(seed)
+            parts = [painted(tokenizer, part, generator) for part in images.split(256)]
+            save_file({"images": torch.cat(parts).half().contiguous(), "truth": truth}, path)
+        self.kept = load_file(path)
+
+    def batch(self, size, number):
+        """Batch `number`, and the random numbers to go on with."""
+        generator = torch.Generator().manual_seed(self.seed + number)
+        images, truth = drawn(self.drawings, size // 2, self.seed + number)
+        rows = torch.randint(len(self.kept["truth"]), (size - size // 2,), generator=generator)
+        images = torch.cat([images, self.kept["images"][rows].float()])
+        order = torch.randperm(size, generator=generator)
+        return images[order], torch.cat([truth, self.kept["truth"][rows]])[order], generator
+
+
+@torch.no_grad()
+def painted(tokenizer, images, generator):
+    """Pictures through the tokenizer, with noise on their codes as soft codes have it."""
+    vectors = tokenizer.codebook(tokenizer.encode(images).squeeze(-1))
+    strength = 0.3 * torch.rand(len(images), 1, 1, generator=generator) * vectors.std()
+    noise = torch.randn(vectors.shape, generator=generator)
+    return tokenizer.paint(vectors + strength * noise).clamp(-1, 1)
+
+
+def some(count, share, generator):
+    """A random choice of rows, as a mask that fits pictures."""
+    return (torch.rand(count, generator=generator) < share)[:, None, None, None]
+
+
+def patches(count, share, generator):
+    """Random patches of 4x4 pixels of which each picture has that share [B], as a mask."""
+    chosen = torch.rand(count, 8, 8, generator=generator) < share[:, None, None]
+    return chosen.repeat_interleave(4, 1).repeat_interleave(4, 2)[:, None]
+
+
+def halves(count, share, generator):
+    """That share [B] of each picture, cut off along a line, as a mask."""
+    line = torch.linspace(0, 1, SIDE)
+    across = torch.rand(count, generator=generator) < 0.5
+    from_end = torch.rand(count, generator=generator) < 0.5
+    place = torch.where(from_end[:, None], line.flip(0), line)
+    mask = place < share[:, None]
+    rows, columns = mask[:, :, None], mask[:, None, :]
+    return torch.where(across[:, None, None], rows, columns).expand(-1, SIDE, SIDE)[:, None]
+
+
+def roughened(images, generator):
+    """Pictures with noise, some soft, and some with a few patches of another."""
+    count = len(images)
+    share = 0.2 * torch.rand(count, generator=generator)
+    strange = some(count, 0.4, generator) & patches(count, share, generator)
+    images = torch.where(strange, images.roll(1, 0), images)
+    soft = torch.nn.functional.avg_pool2d(images, 3, 1, 1, count_include_pad=False)
+    images = torch.where(some(count, 0.2, generator), (images + soft) / 2, images)
+    strength = 0.12 * torch.rand(count, 1, 1, 1, generator=generator)
+    return images + strength * torch.randn(images.shape, generator=generator)
+
+
+def mixed(images, generator, share=None):
+    """Pictures of which a share [B] is another picture: patches of it, a side of it, or faintly."""
+    count = len(images)
+    if share is None:
+        share = 0.3 + 0.4 * torch.rand(count, generator=generator)
+    others = images.roll(1, 0)
+    way = torch.randint(0, 3, (count, 1, 1, 1), generator=generator)
+    by_patches = torch.where(patches(count, share, generator), others, images)
+    by_side = torch.where(halves(count, share, generator), others, images)
+    faintly = torch.lerp(images, others, share[:, None, None, None])
+    return torch.where(way == 0, by_patches, torch.where(way == 1, by_side, faintly)), share
