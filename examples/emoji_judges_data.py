@@ -1,16 +1,25 @@
 """Pictures that `train_emoji_judges.py` trains judges on: drawn ones, and what can go wrong with them."""
 
 import random
+from dataclasses import replace
 
 import torch
 from safetensors.torch import load_file, save_file
 from train_emoji import draw_batch
 
-from dimo_cli.metrics.emoji_reader import numbers_of
+from dimo_cli.metrics.emoji_reader import look_of, numbers_of
 from dimo_cli.teachers.emoji import world
+from dimo_cli.teachers.emoji.network import words_to_ids
 
 EVERY = [(thing, style) for thing in range(len(world.things())) for style in world.STYLES]
 SIDE = world.SIDE
+OTHERS = {
+    "thing": range(len(world.things())),
+    "style": world.STYLES,
+    "background": tuple(world.BACKGROUNDS),
+    "size": tuple(world.SIZES),
+    "place": tuple(world.PLACES),
+}
 
 
 def drawn(drawings, size, seed, pairs=EVERY):
@@ -25,11 +34,11 @@ class Source:
     Those through the tokenizer are made once and kept, for it is larger than what learns here.
     """
 
-    def __init__(self, drawings, tokenizer, seed, folder, count=4096):
-        self.drawings, self.seed = drawings, seed
+    def __init__(self, drawings, tokenizer, seed, folder, pairs=EVERY, count=4096):
+        self.drawings, self.seed, self.pairs = drawings, seed, pairs
         path = folder / f"painted-{seed}.safetensors"
         if not path.exists():
-            images, truth = drawn(drawings, count, seed - 1)
+            images, truth = drawn(drawings, count, seed - 1, pairs)
             generator = torch.Generator().manual_seed(seed)
             parts = [painted(tokenizer, part, generator) for part in images.split(256)]
             save_file({"images": torch.cat(parts).half().contiguous(), "truth": truth}, path)
@@ -38,7 +47,7 @@ class Source:
     def batch(self, size, number):
         """Batch `number`, and the random numbers to go on with."""
         generator = torch.Generator().manual_seed(self.seed + number)
-        images, truth = drawn(self.drawings, size // 2, self.seed + number)
+        images, truth = drawn(self.drawings, size // 2, self.seed + number, self.pairs)
         rows = torch.randint(len(self.kept["truth"]), (size - size // 2,), generator=generator)
         images = torch.cat([images, self.kept["images"][rows].float()])
         order = torch.randperm(size, generator=generator)
@@ -78,13 +87,16 @@ def halves(count, share, generator):
 
 def roughened(images, generator):
     """Pictures with noise, some soft, and some with a few patches of another."""
-    count = len(images)
-    share = 0.2 * torch.rand(count, generator=generator)
-    strange = some(count, 0.4, generator) & patches(count, share, generator)
-    images = torch.where(strange, images.roll(1, 0), images)
+    share = 0.2 * torch.rand(len(images), generator=generator)
+    strange = some(len(images), 0.4, generator) & patches(len(images), share, generator)
+    return noisy(torch.where(strange, images.roll(1, 0), images), generator)
+
+
+def noisy(images, generator):
+    """Pictures with noise, and some soft."""
     soft = torch.nn.functional.avg_pool2d(images, 3, 1, 1, count_include_pad=False)
-    images = torch.where(some(count, 0.2, generator), (images + soft) / 2, images)
-    strength = 0.12 * torch.rand(count, 1, 1, 1, generator=generator)
+    images = torch.where(some(len(images), 0.2, generator), (images + soft) / 2, images)
+    strength = 0.12 * torch.rand(len(images), 1, 1, 1, generator=generator)
     return images + strength * torch.randn(images.shape, generator=generator)
 
 
@@ -99,3 +111,20 @@ def mixed(images, generator, share=None):
     by_side = torch.where(halves(count, share, generator), others, images)
     faintly = torch.lerp(images, others, share[:, None, None, None])
     return torch.where(way == 0, by_patches, torch.where(way == 1, by_side, faintly)), share
+
+
+def near_miss(scene, rng):
+    """A scene that says the same but for one fact, which is false of a picture of the first."""
+    said = [name for name in OTHERS if getattr(scene, name) is not None]
+    name = rng.choice(said)
+    others = [value for value in OTHERS[name] if value != getattr(scene, name)]
+    return replace(scene, **{name: rng.choice(others)})
+
+
+def said_of(truth, seed):
+    """For pictures with these facts [B, 6]: captions that are true, and near misses, as words."""
+    rng = random.Random(seed)
+    scenes = [world.random_scene(look_of(row), rng) for row in truth.tolist()]
+    true = [world.caption(scene, rng) for scene in scenes]
+    false = [world.caption(near_miss(scene, rng), rng) for scene in scenes]
+    return words_to_ids(true), words_to_ids(false)

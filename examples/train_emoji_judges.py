@@ -11,17 +11,19 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from emoji_judges_data import Source, mixed, roughened
+from emoji_judges_data import EVERY, Source, mixed, noisy, roughened, said_of
 from safetensors.torch import load_file
 from train_emoji import Checkpoint, decaying_rate, save_half, say
 
 from dimo_cli.metrics.emoji_reader import EmojiReader
+from dimo_cli.rewards.emoji import EmojiClip, EmojiJudge
+from dimo_cli.teachers.emoji import world
 from dimo_cli.teachers.emoji.tokenizer import EmojiTokenizer
 from dimo_cli.teachers.small import fill_from
 
 BATCH = 128
 MIXED = 0.15  # of a batch are pictures of two things, and the reader has to say so
-READER_SEED = 1_000_000
+READER_SEED, CLIP_SEED, JUDGE_SEED = 1_000_000, 2_000_000, 3_000_000
 WEIGHTS = (2, 1, 0.5, 0.5, 0.5, 0.2)  # of questions: many things look alike from both sides
 
 
@@ -37,6 +39,10 @@ class Training:
             network.load_state_dict(state["network"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.first = state["step"]
+
+    def finished(self):
+        """The network, as it is saved."""
+        return self.network.to(memory_format=torch.contiguous_format).eval()
 
     def step(self, number, loss):
         """One step of AdamW, and a checkpoint when one is due."""
@@ -63,7 +69,7 @@ def train_reader(source, folder, steps):
         is_mixed = torch.rand(BATCH, generator=generator) < MIXED
         images = torch.where(is_mixed[:, None, None, None], both, images)
         images = roughened(images, generator)
-        _, logits = training.network(images.contiguous(memory_format=torch.channels_last))
+        _, logits = training.network(in_channels_last(images))
         other = torch.where(is_mixed, share, torch.zeros(()))
         loss = sum(
             weight * told_apart(part, truth[:, at], other)
@@ -76,7 +82,7 @@ def train_reader(source, folder, steps):
                 for at, part in enumerate(logits)
             ]
             say(f"reader {step}: loss {loss:.3f}, right " + " ".join(f"{r:.3f}" for r in right))
-    return training.network.to(memory_format=torch.contiguous_format)
+    return training.finished()
 
 
 def told_apart(logits, truth, other):
@@ -86,11 +92,70 @@ def told_apart(logits, truth, other):
     return ((1 - other) * own + other * strange).mean()
 
 
+def train_clip(source, folder, steps):
+    """Each picture must find its caption among all of the batch and all near misses."""
+    torch.manual_seed(CLIP_SEED)
+    training = Training(EmojiClip(), folder / "clip.pt", steps, rate=1.5e-3)
+    target = torch.arange(BATCH)
+    for step in range(training.first, steps):
+        images, truth, generator = source.batch(BATCH, step)
+        true, false = said_of(truth, CLIP_SEED + step)
+        seen = training.network.embed_pictures(in_channels_last(roughened(images, generator)))
+        read = training.network.embed_text(torch.cat([true, false]))
+        logits = training.network.logit_scale.exp().clamp(max=60) * seen @ read.T
+        loss = F.cross_entropy(logits, target) + F.cross_entropy(logits[:, :BATCH].T, target)
+        training.step(step, loss)
+        if step % 50 == 0:
+            found = (logits[:, :BATCH].argmax(-1) == target).float().mean()
+            prefers = (logits[target, target] > logits[target, target + BATCH]).float().mean()
+            say(f"clip {step}: loss {loss:.3f}, finds {found:.3f}, prefers truth {prefers:.3f}")
+    return training.finished()
+
+
+def train_judge(source, folder, steps, size=48):
+    """Whole pictures with words that are true, against near misses, strange words, and damage."""
+    torch.manual_seed(JUDGE_SEED)
+    training = Training(EmojiJudge(), folder / "judge.pt", steps, rate=1.5e-3)
+    for step in range(training.first, steps):
+        images, truth, generator = source.batch(size, step)
+        true, false = said_of(truth, JUDGE_SEED + step)
+        broken, share = mixed(images, generator, 0.6 * torch.rand(size, generator=generator))
+        whole, broken = noisy(images, generator), noisy(broken, generator)
+        pictures = torch.cat([whole, whole, whole, broken, broken])
+        own, miss = training.network.read(true), training.network.read(false)
+        words = torch.cat([own, miss, own.roll(1, 0), own, miss])
+        logits = training.network(in_channels_last(pictures), words)
+        nothing = torch.zeros(size)
+        worth = torch.cat([nothing + 1, nothing, nothing, (1 - 3 * share).clamp(min=0), nothing])
+        verdict = F.binary_cross_entropy_with_logits(logits, 0.01 + 0.98 * worth)
+        good, *bad = logits.split(size)
+        order = sum(F.softplus(other - good).mean() for other in (bad[1].roll(-1, 0), bad[2]))
+        training.step(step, verdict + 0.2 * order)
+        if step % 50 == 0:
+            ahead = [(good > other).float().mean().item() for other in bad]
+            told = " ".join(f"{a:.3f}" for a in ahead)
+            say(f"judge {step}: loss {verdict:.3f}, above near, strange, broken, both: {told}")
+    return training.finished()
+
+
+def in_channels_last(images):
+    """Pictures as convolutions on a CPU read them fastest."""
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+TRAINERS = {
+    "emoji_features": (train_reader, READER_SEED, EVERY, 5000),
+    "emoji_clip": (train_clip, CLIP_SEED, world.trained_on(), 3000),
+    "emoji_preference": (train_judge, JUDGE_SEED, world.trained_on(), 3000),
+}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--teacher", type=Path, required=True, help="folder of train_emoji.py")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--reader-steps", type=int, default=5000)
+    parser.add_argument("--only", choices=TRAINERS, nargs="+", default=list(TRAINERS))
+    parser.add_argument("--steps", type=int, help="of each, instead of its own")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -100,9 +165,11 @@ def main():
         for size, tensor in load_file(options.teacher / "drawings.safetensors").items()
     }
     tokenizer = fill_from(EmojiTokenizer(), options.teacher / "emoji_tokenizer.safetensors")
-    source = Source(drawings, tokenizer, READER_SEED, options.out)
-    reader = train_reader(source, options.out, options.reader_steps)
-    save_half(reader.state_dict(), options.out / "emoji_features.safetensors")
+    for name in options.only:
+        train, seed, pairs, steps = TRAINERS[name]
+        source = Source(drawings, tokenizer, seed, options.out, pairs)
+        network = train(source, options.out, options.steps or steps)
+        save_half(network.state_dict(), options.out / f"{name}.safetensors")
 
 
 if __name__ == "__main__":
