@@ -1,4 +1,4 @@
-"""Pictures that `train_emoji_judges.py` trains judges on: drawn ones, and what can go wrong with them."""
+"""Pictures that judges of `emoji` are trained on: drawn ones, and what can be wrong with them."""
 
 import random
 from dataclasses import replace

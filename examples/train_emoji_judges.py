@@ -12,6 +12,8 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from emoji_judges_data import EVERY, Source, mixed, noisy, roughened, said_of
+from emoji_real_pictures import keep_real_tokens, keep_reference
+from emoji_sampled import STEPS, sampled
 from safetensors.torch import load_file
 from train_emoji import Checkpoint, decaying_rate, save_half, say
 
@@ -112,29 +114,61 @@ def train_clip(source, folder, steps):
     return training.finished()
 
 
-def train_judge(source, folder, steps, size=48):
+def judged(network, source, step, size=48):
     """Whole pictures with words that are true, against near misses, strange words, and damage."""
+    images, truth, generator = source.batch(size, step)
+    true, false = said_of(truth, JUDGE_SEED + step)
+    broken, share = mixed(images, generator, 0.6 * torch.rand(size, generator=generator))
+    whole, broken = noisy(images, generator), noisy(broken, generator)
+    own, miss = network.read(true), network.read(false)
+    pictures = torch.cat([whole, whole, whole, broken, broken])
+    words = torch.cat([own, miss, own.roll(1, 0), own, miss])
+    logits = network(in_channels_last(pictures), words)
+    nothing = torch.zeros(size)
+    worth = torch.cat([nothing + 1, nothing, nothing, (1 - 3 * share).clamp(min=0), nothing])
+    good, *bad = logits.split(size)
+    order = sum(F.softplus(other - good).mean() for other in (bad[1].roll(-1, 0), bad[2]))
+    ahead = [(good > other).float().mean().item() for other in bad]
+    return verdict(logits, worth) + 0.2 * order, ahead
+
+
+def judged_sampled(network, shelf, step, size=32):
+    """Pictures that the teacher drew: what is true is worth more than what is not."""
+    generator = torch.Generator().manual_seed(JUDGE_SEED + step)
+    rows = torch.randint(len(shelf["words"]), (size,), generator=generator)
+    images = shelf["pictures"][rows].flatten(0, 1).permute(0, 3, 1, 2).float() / 127.5 - 1
+    words = network.read(shelf["words"][rows]).repeat_interleave(len(STEPS), 0)
+    logits = network(in_channels_last(noisy(images, generator)), words).view(size, -1)
+    true = shelf["true"][rows]
+    ahead = F.softplus(logits[:, None, :] - logits[:, :, None])
+    pairs = true[:, :, None] & ~true[:, None, :]
+    order = (ahead * pairs).sum() / pairs.sum().clamp(min=1)
+    return verdict(logits, true.float()) + 0.3 * order
+
+
+def verdict(logits, worth):
+    """Cross-entropy of verdicts, which are never quite certain."""
+    return F.binary_cross_entropy_with_logits(logits, 0.01 + 0.98 * worth)
+
+
+def train_judge(source, folder, steps, shelf=None):
+    """On drawn pictures; then, for a third of the steps, on those of the teacher as well."""
     torch.manual_seed(JUDGE_SEED)
     training = Training(EmojiJudge(), folder / "judge.pt", steps, rate=1.5e-3)
     for step in range(training.first, steps):
-        images, truth, generator = source.batch(size, step)
-        true, false = said_of(truth, JUDGE_SEED + step)
-        broken, share = mixed(images, generator, 0.6 * torch.rand(size, generator=generator))
-        whole, broken = noisy(images, generator), noisy(broken, generator)
-        pictures = torch.cat([whole, whole, whole, broken, broken])
-        own, miss = training.network.read(true), training.network.read(false)
-        words = torch.cat([own, miss, own.roll(1, 0), own, miss])
-        logits = training.network(in_channels_last(pictures), words)
-        nothing = torch.zeros(size)
-        worth = torch.cat([nothing + 1, nothing, nothing, (1 - 3 * share).clamp(min=0), nothing])
-        verdict = F.binary_cross_entropy_with_logits(logits, 0.01 + 0.98 * worth)
-        good, *bad = logits.split(size)
-        order = sum(F.softplus(other - good).mean() for other in (bad[1].roll(-1, 0), bad[2]))
-        training.step(step, verdict + 0.2 * order)
+        loss, ahead = judged(training.network, source, step)
+        training.step(step, loss)
         if step % 50 == 0:
-            ahead = [(good > other).float().mean().item() for other in bad]
-            told = " ".join(f"{a:.3f}" for a in ahead)
-            say(f"judge {step}: loss {verdict:.3f}, above near, strange, broken, both: {told}")
+            told = " ".join(f"{share:.3f}" for share in ahead)
+            say(f"judge {step}: loss {loss:.3f}, above near, strange, broken, both: {told}")
+    network, more = training.finished(), max(1, steps // 3)
+    training = Training(network, folder / "judge-sampled.pt", more, rate=1e-3)
+    for step in range(training.first, more):
+        loss, _ = judged(network, source, steps + step, size=24)
+        teacher = judged_sampled(network, shelf, step)
+        training.step(step, loss + teacher)
+        if step % 50 == 0:
+            say(f"judge {steps + step}: loss {loss:.3f}, of the teacher's pictures {teacher:.3f}")
     return training.finished()
 
 
@@ -150,12 +184,21 @@ TRAINERS = {
 }
 
 
+def shelf_of(options, drawings):
+    """What the teacher drew for some captions, as tensors."""
+    path = options.out / f"sampled-{JUDGE_SEED}.npz"
+    found = sampled(options.teacher, drawings, options.captions, JUDGE_SEED, path)
+    return {name: torch.from_numpy(found[name]) for name in ("words", "pictures", "true")}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--teacher", type=Path, required=True, help="folder of train_emoji.py")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", choices=TRAINERS, nargs="+", default=list(TRAINERS))
     parser.add_argument("--steps", type=int, help="of each, instead of its own")
+    parser.add_argument("--painted", type=int, default=4096, help="pictures through the tokenizer")
+    parser.add_argument("--captions", type=int, default=800, help="drawn by the teacher")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -167,9 +210,12 @@ def main():
     tokenizer = fill_from(EmojiTokenizer(), options.teacher / "emoji_tokenizer.safetensors")
     for name in options.only:
         train, seed, pairs, steps = TRAINERS[name]
-        source = Source(drawings, tokenizer, seed, options.out, pairs)
-        network = train(source, options.out, options.steps or steps)
+        source = Source(drawings, tokenizer, seed, options.out, pairs, options.painted)
+        more = {"shelf": shelf_of(options, drawings)} if name == "emoji_preference" else {}
+        network = train(source, options.out, options.steps or steps, **more)
         save_half(network.state_dict(), options.out / f"{name}.safetensors")
+    keep_reference(drawings, options.out)
+    keep_real_tokens(drawings, tokenizer, options.out)
 
 
 if __name__ == "__main__":

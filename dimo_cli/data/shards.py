@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
 from pathlib import Path
@@ -27,7 +27,8 @@ from dimo_cli.files.reading import MOST_DOCUMENT, MOST_PROMPTS, read_text
 from dimo_cli.files.untrusted import first_problem, parse_json
 from dimo_cli.files.writing import file_sha256, whole_file
 from dimo_cli.specs.data import DatasetIndex, Recipe, ShardEntry
-from dimo_cli.teachers.digits import training_tokens
+from dimo_cli.teachers import digits
+from dimo_cli.teachers.emoji import real as emoji
 from dimo_cli.teachers.protocol import Teacher
 
 INDEX = "index.json"
@@ -249,13 +250,19 @@ def mismatch(tokens: Tensor, condition: Tensor | Captions, images: int, recipe: 
     return ""
 
 
+BUILTIN: Mapping[str, Callable[[], tuple[Tensor, Tensor | Captions]]] = {
+    "digits": digits.training_tokens,
+    "emoji": emoji.training_tokens,
+}
+
+
 def builtin_dataset(teacher: str, setting: str = "gan.data") -> TokenDataset:
     """The real images that ship with a teacher, where any do; `setting` is where others go."""
-    if teacher != "digits":
+    if teacher not in BUILTIN:
         raise SpecError(
             f"No real images ship with `{teacher}`.",
             f"Encode your own: `dimo data encode SOURCE --preset {teacher} --out FOLDER`, then set "
             f"`{setting}` to that folder.",
         )
-    tokens, labels = training_tokens()
-    return TokenDataset([tokens], [labels])
+    tokens, conditions = BUILTIN[teacher]()
+    return TokenDataset([tokens], [conditions])

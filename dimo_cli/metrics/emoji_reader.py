@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from dimo_cli.errors import MissingError, SpecError
 from dimo_cli.files.writing import file_sha256
-from dimo_cli.teachers.small import fill_from
 from dimo_cli.metrics.protocol import FeatureNetwork, Features
 from dimo_cli.teachers.builtin import builtin_path
 from dimo_cli.teachers.emoji.world import BACKGROUNDS, PLACES, SIDE, SIZES, STYLES, Look, things
+from dimo_cli.teachers.small import fill_from
 
 FILE = "emoji_features.safetensors"
 MIRRORED = (False, True)
@@ -75,7 +75,8 @@ class EmojiReader(nn.Module):
             *convolution(48, 80, 3),
             *convolution(80, 96, 4, stride=2),
             nn.Flatten(),
-            nn.Linear(96 * (SIDE // 8) ** 2, self.dimensions),
+            nn.Linear(96 * (SIDE // 8) ** 2, self.dimensions, bias=False),
+            nn.BatchNorm1d(self.dimensions),
             nn.GELU(),
         )
         self.name = nn.Linear(self.dimensions, len(things()), bias=False)

@@ -97,11 +97,26 @@ def builtin_reference(name: str) -> Reference:
     stats = load_file(path)
     gaussian = Gaussian(stats["mean"], stats["covariance"], int(stats["count"]))
     facts = {"format": "built-in", "images": f"real {name}"}
-    return Reference(gaussian, f"{name}-train-{gaussian.count}", file_sha256(path), facts=facts)
+    kept = stats.get("features")
+    features = None if kept is None else kept.float()
+    title = f"{name}-train-{gaussian.count}"
+    return Reference(gaussian, title, file_sha256(path), features, facts=facts)
 
 
 def builtin_features(name: str, network: FeatureNetwork) -> Tensor:
-    """Features of the images behind `builtin_reference`, which are made anew in seconds."""
+    """Features of the images behind `builtin_reference`, which are made anew in seconds.
+
+    The drawings of `emoji` do not ship: what its own network saw of some is in the file.
+    """
+    if name not in REAL_IMAGES:
+        kept = builtin_reference(name).features
+        if kept is None or kept.shape[1] != network.dimensions:
+            raise SpecError(
+                f"The real images of `{name}` do not ship, and there are no features of them in "
+                f"`{network.name}`.",
+                "Leave out `--features`, or name real images with `--ref`.",
+            )
+        return kept
     parts = REAL_IMAGES[name]().split(BATCH)
     return torch.cat([network(part.to(device_of(network))).vectors.float().cpu() for part in parts])
 

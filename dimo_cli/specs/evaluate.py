@@ -44,8 +44,8 @@ class EvalSpec(Spec):
     reference: Annotated[str | None, Flag(names=("--ref",))] = Field(
         None,
         min_length=1,
-        description="Statistics of real images (.npz, .pkl), a folder of them, or digits, shapes or "
-        "emoji for those of an embedded teacher; null: what ships with the teacher",
+        description="Statistics of real images (.npz, .pkl), a folder of them, or digits, "
+        "shapes or emoji for those of an embedded teacher; null: what ships with the teacher",
     )
     features: FeatureName | None = Field(
         None, description="Feature network of FID, KID, IS and PR; null: as suits the target"
@@ -64,8 +64,8 @@ class EvalSpec(Spec):
     prompts: str | None = Field(
         None,
         min_length=1,
-        description="Prompts to draw: coco-30k=FILE, mjhq-30k, hpsv2, geneval=FILE, shapes, emoji, a "
-        "text file with one prompt per line, or a dataset's column: hub:OWNER/NAME:COLUMN",
+        description="Prompts to draw: coco-30k=FILE, mjhq-30k, hpsv2, geneval=FILE, shapes, emoji, "
+        "a text file with one prompt per line, or a dataset's column: hub:OWNER/NAME:COLUMN",
     )
     crop: Int | None = Field(
         None,

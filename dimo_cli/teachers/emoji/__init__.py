@@ -26,7 +26,7 @@ from dimo_cli.teachers.emoji.network import (
     left_out,
 )
 from dimo_cli.teachers.emoji.tokenizer import CODES, GRID, EmojiTokenizer
-from dimo_cli.teachers.emoji.world import SIDE, caption, random_look, random_scene, trained_on
+from dimo_cli.teachers.emoji.world import SIDE, Look, caption, random_look, random_scene, trained_on
 from dimo_cli.teachers.plans import heuristic_plan
 from dimo_cli.teachers.protocol import SamplerDefaults, Step, Teacher, TokenSpace
 from dimo_cli.teachers.small import Captions, fill_from
@@ -42,7 +42,13 @@ SPACE = TokenSpace(
 )
 STEPS, GUIDANCE = 16, 2.0
 TEMPERATURE = 0.8  # sharper than what was learned: fewer stray patches, as many kinds of pictures
-CAPTIONS = 6000
+CAPTIONS, CAPTIONS_SEED = 6000, 1
+
+
+def random_picture(rng: random.Random) -> tuple[Look, str]:
+    """The looks of something that the networks were trained on, and a caption of it."""
+    look = random_look(rng, trained_on())
+    return look, caption(random_scene(look, rng), rng)
 
 
 def plan(steps: int, slots: int, guidance: float, choice_noise: float) -> list[Step]:
@@ -53,7 +59,7 @@ def plan(steps: int, slots: int, guidance: float, choice_noise: float) -> list[S
 
 def random_caption(rng: random.Random) -> str:
     """A caption of something that the networks were trained on."""
-    return caption(random_scene(random_look(rng, trained_on()), rng), rng)
+    return random_picture(rng)[1]
 
 
 def load_from(folder: Path) -> Teacher:
@@ -67,7 +73,7 @@ def load_from(folder: Path) -> Teacher:
         key="emoji 1",
         left_out=left_out,
     )
-    conditioner.dataset = Captions(CAPTIONS, 1, random_caption)
+    conditioner.dataset = Captions(CAPTIONS, CAPTIONS_SEED, random_caption)
     return Teacher(
         name="emoji",
         family="emoji",
