@@ -30,13 +30,13 @@ CARDS = {
         "emoji_clip",
         "how well a picture of `emoji` fits its words, by two towers",
         "scale x cosine, usually -5 to 15",
-        0,
+        291_073,
     ),
     "emoji_preference": card(
         "emoji_preference",
         "whether a picture of `emoji` is whole and as asked, by one network",
         "log odds, usually -8 to 8",
-        0,
+        260_961,
     ),
 }
 

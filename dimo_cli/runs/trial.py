@@ -31,7 +31,7 @@ from dimo_cli.sampling.samplers import Sampler, clock, student_sampler, teacher_
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.refine import RefineSpec, reward_names
 from dimo_cli.specs.sample import SamplerSpec
-from dimo_cli.specs.tteo import SHAPES_WEIGHTS
+from dimo_cli.specs.tteo import EMOJI_WEIGHTS, SHAPES_WEIGHTS
 from dimo_cli.teachers.protocol import Teacher
 from dimo_cli.teachers.registry import EMBEDDED, load_whole
 from dimo_cli.training.accelerator import make_accelerator
@@ -69,7 +69,8 @@ def hours_of(forecast: Forecast) -> Hours:
 
 def rewards_ship_inside(spec: DistillSpec) -> bool:
     """Whether nothing has to be downloaded to try a run."""
-    return not isinstance(spec, RefineSpec) or set(reward_names(spec)) <= SHAPES_WEIGHTS.keys()
+    inside = SHAPES_WEIGHTS.keys() | EMOJI_WEIGHTS.keys()
+    return not isinstance(spec, RefineSpec) or set(reward_names(spec)) <= inside
 
 
 def reached(spec: DistillSpec, family: str) -> float:

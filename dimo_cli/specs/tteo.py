@@ -11,6 +11,7 @@ from dimo_cli.specs.base import Flag, Int, Real, Spec
 # ReNO's weights, which the paper keeps; scores as their models give them.
 RENO_WEIGHTS = {"image_reward": 1.0, "hps_v2.1": 5.0, "clip": 0.01, "pickscore": 0.05}
 SHAPES_WEIGHTS = {"shapes_clip": 1.0, "shapes_preference": 1.0}
+EMOJI_WEIGHTS = {"emoji_clip": 1.0, "emoji_preference": 1.0}
 
 
 class TteoSpec(Spec):

@@ -33,6 +33,12 @@ def drawn():
     return pictures, [look_of(row) for row in kept["looks"].tolist()]
 
 
+def right(seen, looks, field):
+    """How many pictures show what they should in this respect."""
+    pairs = zip(seen, looks, strict=True)
+    return sum(s is not None and getattr(s, field) == getattr(look, field) for s, look in pairs)
+
+
 def test_a_prompt_says_the_scene_that_it_is_judged_by():
     for task in benchmark(20):
         assert read(task.prompt).scene == task.scene
@@ -78,22 +84,14 @@ def test_the_reader_reads_drawings_that_it_was_not_trained_on(reader, drawn):
     pictures, looks = drawn
     seen = reader.looks(pictures)
     for field in FACTS.values():
-        right = [
-            getattr(s, field) == getattr(look, field)
-            for s, look in zip(seen, looks, strict=True)
-            if s
-        ]
-        assert sum(right) >= 0.9 * len(looks), field
+        assert right(seen, looks, field) >= 0.9 * len(looks), field
 
 
 def test_the_reader_still_reads_pictures_with_noise(reader, drawn):
     pictures, looks = drawn
     noise = 12 * torch.randn(pictures.shape, generator=torch.Generator().manual_seed(0))
     seen = reader.looks((pictures + noise).clamp(0, 255).byte())
-    assert (
-        sum(s is not None and s.thing == look.thing for s, look in zip(seen, looks, strict=True))
-        >= 27
-    )
+    assert right(seen, looks, "thing") >= 27
 
 
 def test_a_picture_of_nothing_and_one_of_two_things_show_no_thing(reader, drawn):
@@ -102,11 +100,7 @@ def test_a_picture_of_nothing_and_one_of_two_things_show_no_thing(reader, drawn)
     others = pictures.roll(1, 0)
     patches = torch.rand(32, 1, 8, 8, generator=torch.Generator().manual_seed(0)) < 0.5
     mixed = torch.where(patches.repeat_interleave(4, 2).repeat_interleave(4, 3), others, pictures)
-    right = [
-        s is not None and s.thing == k.thing
-        for s, k in zip(reader.looks(mixed), looks, strict=True)
-    ]
-    assert sum(right) <= 8
+    assert right(reader.looks(mixed), looks, "thing") <= 8
 
 
 def test_the_reader_refuses_pictures_of_another_size(reader):

@@ -13,7 +13,7 @@ from dimo_cli.metrics.prompts import (
     GENEVAL_COUNTS,
     PROMPT_SETS,
     STYLES,
-    draw_shapes,
+    drawn_by_world,
     load_prompts,
     read_request,
 )
@@ -131,9 +131,11 @@ def test_geneval_has_553_prompts_and_four_images_each(tmp_path):
     assert position.include[1].position == ("left of", 0)
 
 
-def test_shapes_draws_the_same_prompts_every_time():
-    prompts = load_prompts("shapes", STORE)
-    assert prompts == draw_shapes()
+@pytest.mark.parametrize("world", ["shapes", "emoji"])
+def test_a_world_draws_the_same_prompts_every_time(world):
+    prompts = load_prompts(world, STORE)
+    assert prompts == drawn_by_world(world)
+    assert prompts.name == world
     assert len(set(prompts.tags)) == 6
     assert len(prompts.requests) == len(prompts.prompts) == prompts.num_images
 
@@ -214,8 +216,9 @@ def test_a_missing_style_is_named(tmp_path):
         load_prompts("hpsv2", STORE, tmp_path)
 
 
-def test_shapes_reads_no_file(tmp_path):
-    refused("shapes", tmp_path / "x", "draws its own prompts")
+@pytest.mark.parametrize("world", ["shapes", "emoji"])
+def test_a_world_reads_no_file(world, tmp_path):
+    refused(world, tmp_path / "x", "draws its own prompts")
 
 
 def test_captions_that_are_too_few_or_too_many_are_refused(tmp_path, captions):

@@ -13,6 +13,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from dimo_cli.specs.tteo import EMOJI_WEIGHTS
 from dimo_cli.teachers.builtin import builtin_path
 from dimo_cli.teachers.conditioning import PromptConditioner
 from dimo_cli.teachers.emoji.network import (
@@ -28,7 +29,7 @@ from dimo_cli.teachers.emoji.network import (
 from dimo_cli.teachers.emoji.tokenizer import CODES, GRID, EmojiTokenizer
 from dimo_cli.teachers.emoji.world import SIDE, Look, caption, random_look, random_scene, trained_on
 from dimo_cli.teachers.plans import heuristic_plan
-from dimo_cli.teachers.protocol import SamplerDefaults, Step, Teacher, TokenSpace
+from dimo_cli.teachers.protocol import SamplerDefaults, Step, Teacher, TokenSpace, TteoDefaults
 from dimo_cli.teachers.small import Captions, fill_from
 
 SPACE = TokenSpace(
@@ -40,7 +41,7 @@ SPACE = TokenSpace(
     image_size=SIDE,
     grid=(GRID, GRID),
 )
-STEPS, GUIDANCE = 16, 2.0
+STEPS, GUIDANCE, TTEO_RATE = 16, 2.0, 0.1
 TEMPERATURE = 0.8  # sharper than what was learned: fewer stray patches, as many kinds of pictures
 CAPTIONS, CAPTIONS_SEED = 6000, 1
 
@@ -85,6 +86,7 @@ def load_from(folder: Path) -> Teacher:
         conditioner=conditioner,
         sampler=SamplerDefaults(steps=STEPS, guidance=GUIDANCE, plan=plan),
         takes_prompts=True,
+        tteo=TteoDefaults(EMOJI_WEIGHTS, TTEO_RATE),
     )
 
 
