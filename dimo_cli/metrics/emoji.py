@@ -56,6 +56,8 @@ def random_task(name: str, rng: random.Random) -> Scene:
         return Scene(thing, background=background)
     if name == "place":
         return Scene(thing, size="small", place=place)
+    if name == "all" and rng.random() < 0.5:
+        return Scene(thing, style, background, "large")
     if name == "all":
         return Scene(thing, style, background, "small", place)
     return Scene(thing)

@@ -22,7 +22,7 @@ from dimo_cli.teachers.small import fill_from
 
 FILE = "emoji_features.safetensors"
 MIRRORED = (False, True)
-SURE = 0.5
+SURE = 0.6
 """Least share of belief that one thing has to have for a picture to show it."""
 
 
