@@ -49,13 +49,16 @@ def keep_reference(drawings, folder):
     save_file(reference, folder / "emoji_reference.safetensors")
 
 
+def others_with_captions():
+    """Pictures that nothing is compared with, and their captions."""
+    compared = {look for look, _ in looks_with_captions(COMPARED, CAPTIONS_SEED)}
+    others = looks_with_captions(2 * TRAINED_ON, DATA_SEED)
+    return [pair for pair in others if pair[0] not in compared][:TRAINED_ON]
+
+
 def keep_real_tokens(drawings, tokenizer, folder):
     """Other pictures as tokens, with their captions."""
-    compared = {look for look, _ in looks_with_captions(COMPARED, CAPTIONS_SEED)}
-    others = [
-        pair for pair in looks_with_captions(2 * TRAINED_ON, DATA_SEED) if pair[0] not in compared
-    ]
-    looks, captions = zip(*others[:TRAINED_ON], strict=True)
+    looks, captions = zip(*others_with_captions(), strict=True)
     images = pictures_of(looks, drawings).float() / 127.5 - 1
     tokens = torch.cat([tokenizer.encode(part) for part in images.split(250)])
     text = np.frombuffer(json.dumps(captions).encode(), np.uint8)

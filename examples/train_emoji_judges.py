@@ -17,7 +17,7 @@ from emoji_sampled import STEPS, sampled
 from safetensors.torch import load_file
 from train_emoji import Checkpoint, decaying_rate, save_half, say
 
-from dimo_cli.metrics.emoji_reader import EmojiReader
+from dimo_cli.metrics.emoji_reader import EmojiReader, answers
 from dimo_cli.rewards.emoji import EmojiClip, EmojiJudge
 from dimo_cli.teachers.emoji import world
 from dimo_cli.teachers.emoji.tokenizer import EmojiTokenizer
@@ -114,22 +114,43 @@ def train_clip(source, folder, steps):
     return training.finished()
 
 
-def judged(network, source, step, size=48):
+class Pupil(torch.nn.Module):
+    """The judge, and what it has to tell of a picture beside its verdict while it learns."""
+
+    def __init__(self):
+        super().__init__()
+        self.judge = EmojiJudge()
+        width = self.judge.picture[-1].first.in_channels
+        self.near = torch.nn.Conv2d(width, width, 4, stride=2, padding=1)
+        counts = [len(known) for known in answers().values()]
+        self.told = torch.nn.ModuleList(torch.nn.Linear(width * 16, count) for count in counts)
+
+    def seen(self, features, truth):
+        """How far it is from knowing what is on whole pictures."""
+        flat = F.silu(self.near(F.silu(features))).flatten(1)
+        return sum(
+            weight * F.cross_entropy(head(flat), truth[:, at])
+            for at, (head, weight) in enumerate(zip(self.told, WEIGHTS, strict=True))
+        )
+
+
+def judged(pupil, source, step, size=48):
     """Whole pictures with words that are true, against near misses, strange words, and damage."""
+    judge = pupil.judge
     images, truth, generator = source.batch(size, step)
     true, false = said_of(truth, JUDGE_SEED + step)
     broken, share = mixed(images, generator, 0.6 * torch.rand(size, generator=generator))
-    whole, broken = noisy(images, generator), noisy(broken, generator)
-    own, miss = network.read(true), network.read(false)
-    pictures = torch.cat([whole, whole, whole, broken, broken])
-    words = torch.cat([own, miss, own.roll(1, 0), own, miss])
-    logits = network(in_channels_last(pictures), words)
+    pictures = torch.cat([noisy(images, generator), noisy(broken, generator)])
+    whole, broken = judge.look(in_channels_last(pictures)).split(size)
+    own, miss = judge.read(true), judge.read(false)
+    features = torch.cat([whole, whole, whole, broken, broken])
+    logits = judge.judge(features, torch.cat([own, miss, own.roll(1, 0), own, miss]))
     nothing = torch.zeros(size)
     worth = torch.cat([nothing + 1, nothing, nothing, (1 - 3 * share).clamp(min=0), nothing])
     good, *bad = logits.split(size)
-    order = sum(F.softplus(other - good).mean() for other in (bad[1].roll(-1, 0), bad[2]))
+    order = sum(F.softplus(other - good).mean() for other in (bad[0], bad[1].roll(-1, 0), bad[2]))
     ahead = [(good > other).float().mean().item() for other in bad]
-    return verdict(logits, worth) + 0.2 * order, ahead
+    return verdict(logits, worth) + 0.2 * order + 0.1 * pupil.seen(whole, truth), ahead
 
 
 def judged_sampled(network, shelf, step, size=32):
@@ -152,24 +173,24 @@ def verdict(logits, worth):
 
 
 def train_judge(source, folder, steps, shelf=None):
-    """On drawn pictures; then, for a third of the steps, on those of the teacher as well."""
+    """On drawn pictures; then, for a fifth of the steps, on those of the teacher as well."""
     torch.manual_seed(JUDGE_SEED)
-    training = Training(EmojiJudge(), folder / "judge.pt", steps, rate=1.5e-3)
+    training = Training(Pupil(), folder / "judge.pt", steps, rate=2e-3)
     for step in range(training.first, steps):
         loss, ahead = judged(training.network, source, step)
         training.step(step, loss)
         if step % 50 == 0:
             told = " ".join(f"{share:.3f}" for share in ahead)
             say(f"judge {step}: loss {loss:.3f}, above near, strange, broken, both: {told}")
-    network, more = training.finished(), max(1, steps // 3)
-    training = Training(network, folder / "judge-sampled.pt", more, rate=1e-3)
+    pupil, more = training.finished(), max(1, steps // 5)
+    training = Training(pupil, folder / "judge-sampled.pt", more, rate=1e-3)
     for step in range(training.first, more):
-        loss, _ = judged(network, source, steps + step, size=24)
-        teacher = judged_sampled(network, shelf, step)
+        loss, _ = judged(pupil, source, steps + step)
+        teacher = judged_sampled(pupil.judge, shelf, step)
         training.step(step, loss + teacher)
         if step % 50 == 0:
             say(f"judge {steps + step}: loss {loss:.3f}, of the teacher's pictures {teacher:.3f}")
-    return training.finished()
+    return training.finished().judge
 
 
 def in_channels_last(images):
@@ -180,7 +201,7 @@ def in_channels_last(images):
 TRAINERS = {
     "emoji_features": (train_reader, READER_SEED, EVERY, 5000),
     "emoji_clip": (train_clip, CLIP_SEED, world.trained_on(), 3000),
-    "emoji_preference": (train_judge, JUDGE_SEED, world.trained_on(), 3000),
+    "emoji_preference": (train_judge, JUDGE_SEED, world.trained_on(), 5000),
 }
 
 

@@ -83,9 +83,18 @@ class EmojiJudge(nn.Module):
         states: Tensor = self.read_out(self.words(ids))
         return states
 
+    def look(self, pictures: Tensor) -> Tensor:
+        """What is where on pictures [B, 3, 32, 32]: [B, D, 8, 8]."""
+        features: Tensor = self.picture(pictures)
+        return features
+
     def forward(self, pictures: Tensor, words: Tensor) -> Tensor:
         """Log odds [B] that pictures [B, 3, 32, 32] are whole and as `read` says [B, D]."""
-        x = F.silu(self.sum_up(F.silu(self.asked(self.picture(pictures), words))))
+        return self.judge(self.look(pictures), words)
+
+    def judge(self, features: Tensor, words: Tensor) -> Tensor:
+        """Log odds [B] of what `look` found and what `read` made of the words."""
+        x = F.silu(self.sum_up(F.silu(self.asked(features, words))))
         seen = self.see(x.flatten(1))
         places = x.flatten(2)
         found = torch.cat([seen, seen * words, places.mean(-1), places.amax(-1)], dim=1)

@@ -18,6 +18,8 @@ from dimo_cli.data.shards import (
 from dimo_cli.errors import MissingError, SpecError
 from dimo_cli.files.writing import file_sha256
 from dimo_cli.specs.data import DatasetIndex, Recipe, ShardEntry
+from dimo_cli.specs.teacher import TeacherSpec
+from dimo_cli.teachers.emoji.world import held_out, read
 from dimo_cli.teachers.registry import load_skeleton
 
 
@@ -217,6 +219,16 @@ def test_the_embedded_teacher_brings_its_images_along(teacher):
     assert labels.shape == (5,)
     with pytest.raises(SpecError, match="No real images ship with `maskgit`"):
         builtin_dataset("maskgit")
+
+
+def test_the_real_pictures_of_emoji_come_with_captions_that_it_reads():
+    dataset = builtin_dataset("emoji")
+    dataset.check(load_skeleton(TeacherSpec(name="emoji")))
+    tokens, captions = dataset.draw(64, torch.Generator().manual_seed(0))
+    assert tokens.shape == (64, 64, 1)
+    scenes = [read(caption) for caption in captions]
+    assert not any(scene.left_out for scene in scenes)
+    assert not {(one.scene.thing, one.scene.style) for one in scenes} & held_out()
 
 
 def test_images_without_conditions_are_a_mistake():

@@ -127,6 +127,8 @@ REFUSED = [
     ("digits", {"metric": "fdd"}, "FD-DINOv2 has no built-in reference", "monitor.reference"),
     ("digits", {"metric": "geneval"}, "`digits` takes classes", "Choose one of fid"),
     ("digits", {"prompts": "a.txt"}, "`digits` takes classes", "Leave it out"),
+    ("digits", {"metric": "emoji"}, "`digits` takes classes", "Choose one of fid"),
+    ("shapes", {"metric": "emoji"}, "pictures of the teacher `emoji`", "Choose another of fid"),
     ("meissonic", {"metric": "geneval"}, "no prompts of its own", "monitor.prompts=geneval=FILE"),
 ]
 

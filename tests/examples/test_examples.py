@@ -10,7 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from dimo_cli.teachers.emoji import CAPTIONS, CAPTIONS_SEED, random_caption
+from dimo_cli.teachers.emoji.real import training_tokens
 from dimo_cli.teachers.emoji.world import SIZES, things
+from dimo_cli.teachers.small import Captions
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SHIPPED = EXAMPLES.parent / "dimo_cli" / "teachers" / "builtin"
@@ -75,6 +78,21 @@ def test_the_script_of_emoji_writes_every_network_that_ships(tmp_path):
     assert_the_same_tensors(
         tmp_path, [f"emoji_{name}" for name in ("backbone", "text", "tokenizer")]
     )
+
+
+def test_pictures_of_emoji_that_a_gan_trains_on_are_not_those_that_fid_compares_with():
+    real = runpy.run_path(str(EXAMPLES / "emoji_real_pictures.py"))
+    compared = [look for look, _ in real["looks_with_captions"](5000, real["CAPTIONS_SEED"])]
+    others = real["others_with_captions"]()
+    assert not {look for look, _ in others} & set(compared)
+    assert [caption for _, caption in others] == training_tokens()[1]
+
+
+def test_the_captions_that_students_of_emoji_are_measured_on_are_those_of_the_compared_pictures():
+    real = runpy.run_path(str(EXAMPLES / "emoji_real_pictures.py"))
+    captions = [caption for _, caption in real["looks_with_captions"](50, real["CAPTIONS_SEED"])]
+    dataset = Captions(CAPTIONS, CAPTIONS_SEED, random_caption)
+    assert dataset[:50] == captions
 
 
 def test_the_picture_of_the_readme_can_be_drawn_again(tmp_path):
