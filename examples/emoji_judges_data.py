@@ -3,7 +3,10 @@
 import random
 from dataclasses import replace
 
+import numpy as np
 import torch
+import torch.nn.functional as F
+from emoji_truth_by_rule import FARTHEST
 from safetensors.torch import load_file, save_file
 from train_emoji import draw_batch
 
@@ -85,6 +88,31 @@ def halves(count, share, generator):
     return torch.where(across[:, None, None], rows, columns).expand(-1, SIDE, SIDE)[:, None]
 
 
+def other_looks(truth, drawings, seed):
+    """Pictures of the same things as these [B, 6], but of another style, side, place or background.
+
+    That is what one pass of a small network mixes up.
+    """
+    rng, pictures = random.Random(seed), []
+    for row in truth.tolist():
+        look = look_of(row)
+        other = world.random_look(rng, [(look.thing, style) for style in world.STYLES])
+        kept = {name: getattr(look, name) for name in OTHERS if rng.random() < 0.6}
+        pictures.append(world.compose(replace(other, **kept), drawings))
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def damaged(images, others, generator):
+    """Pictures with up to six tenths of others, and how whole each still is: 0 to 1 [B].
+
+    What is far from its drawing is not, by the rule of `emoji_truth_by_rule.py`.
+    """
+    share = 0.6 * torch.rand(len(images), generator=generator)
+    both = blended(images, others, share, generator)
+    far = F.avg_pool2d(both - images, 2).square().mean((1, 2, 3))
+    return both, ((FARTHEST + 0.005 - far) / 0.01).clamp(0, 1)
+
+
 def roughened(images, generator):
     """Pictures with noise, some soft, and some with a few patches of another."""
     share = 0.2 * torch.rand(len(images), generator=generator)
@@ -94,23 +122,20 @@ def roughened(images, generator):
 
 def noisy(images, generator):
     """Pictures with noise, and some soft."""
-    soft = torch.nn.functional.avg_pool2d(images, 3, 1, 1, count_include_pad=False)
+    soft = F.avg_pool2d(images, 3, 1, 1, count_include_pad=False)
     images = torch.where(some(len(images), 0.2, generator), (images + soft) / 2, images)
     strength = 0.12 * torch.rand(len(images), 1, 1, 1, generator=generator)
     return images + strength * torch.randn(images.shape, generator=generator)
 
 
-def mixed(images, generator, share=None):
-    """Pictures of which a share [B] is another picture: patches of it, a side of it, or faintly."""
+def blended(images, others, share, generator):
+    """Pictures of which that share [B] is of others: patches, a side of them, or faintly."""
     count = len(images)
-    if share is None:
-        share = 0.3 + 0.4 * torch.rand(count, generator=generator)
-    others = images.roll(1, 0)
     way = torch.randint(0, 3, (count, 1, 1, 1), generator=generator)
     by_patches = torch.where(patches(count, share, generator), others, images)
     by_side = torch.where(halves(count, share, generator), others, images)
     faintly = torch.lerp(images, others, share[:, None, None, None])
-    return torch.where(way == 0, by_patches, torch.where(way == 1, by_side, faintly)), share
+    return torch.where(way == 0, by_patches, torch.where(way == 1, by_side, faintly))
 
 
 def near_miss(scene, rng):

@@ -3,7 +3,7 @@
     python examples/examine_emoji_judges.py --teacher runs/emoji-teacher --work runs/emoji-judges \
         --out benchmarks/results/emoji_judges.json
 
-The reader: what it reads off drawn pictures, and how often it is sure of a thing on halves of two.
+The reader: what it reads off drawn pictures, and how often it sees a thing on parts of two.
 The rewards: how often they score a true picture above a false one of the same caption (AUC), for
 drawn pictures and for those that the teacher draws in one step to sixteen. What is true of the
 latter says a rule, the nearest of all pictures of the world, and not the reader.
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from emoji_judges_data import drawn, mixed, painted, said_of
+from emoji_judges_data import blended, drawn, painted, said_of
 from emoji_sampled import STEPS, sampled
 from safetensors.torch import load_file
 from train_shapes_judges import within_prompt_auc
@@ -47,7 +47,8 @@ def examine_reader(drawings, tokenizer):
     for name, part in (("drawn", images), ("through the tokenizer", tokens)):
         found[name] = accuracies(reader, part, truth)
     for share in (0.2, 0.35, 0.5):
-        both, _ = mixed(images, generator, torch.full((PICTURES,), share))
+        others = images.roll(1, 0)
+        both = blended(images, others, torch.full((PICTURES,), share), generator)
         found[f"{share:.0%} of another picture"] = accuracies(reader, both, truth)
     return found
 
@@ -76,7 +77,8 @@ def examine_rewards(drawings, tokenizer, options):
     images, truth = drawn(drawings, CAPTIONS, SEED + 1)
     generator = torch.Generator().manual_seed(SEED)
     tokens = painted(tokenizer, images, generator)
-    broken, _ = mixed(tokens, generator, torch.full((CAPTIONS,), 0.35))
+    share = torch.full((CAPTIONS,), 0.35)
+    broken = blended(tokens, tokens.roll(1, 0), share, generator)
     true_words, false_words = said_of(truth, SEED)
     found = {}
     for name in REWARDS:

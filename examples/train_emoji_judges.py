@@ -11,20 +11,30 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from emoji_judges_data import EVERY, Source, mixed, noisy, roughened, said_of
+from emoji_judges_data import (
+    EVERY,
+    Source,
+    blended,
+    damaged,
+    noisy,
+    other_looks,
+    roughened,
+    said_of,
+    some,
+)
 from emoji_real_pictures import keep_real_tokens, keep_reference
 from emoji_sampled import STEPS, sampled
 from safetensors.torch import load_file
 from train_emoji import Checkpoint, decaying_rate, save_half, say
 
-from dimo_cli.metrics.emoji_reader import EmojiReader, answers
+from dimo_cli.metrics.emoji_reader import NOTHING, EmojiReader, answers
 from dimo_cli.rewards.emoji import EmojiClip, EmojiJudge
 from dimo_cli.teachers.emoji import world
 from dimo_cli.teachers.emoji.tokenizer import EmojiTokenizer
 from dimo_cli.teachers.small import fill_from
 
 BATCH = 128
-MIXED = 0.15  # of a batch are pictures of two things, and the reader has to say so
+BROKEN = 0.5  # of a batch, more or less: the reader has to say which are
 READER_SEED, CLIP_SEED, JUDGE_SEED = 1_000_000, 2_000_000, 3_000_000
 WEIGHTS = (2, 1, 0.5, 0.5, 0.5, 0.2)  # of questions: many things look alike from both sides
 
@@ -62,36 +72,33 @@ class Training:
 
 
 def train_reader(source, folder, steps):
-    """It names what is on pictures, and spreads its belief where two things are on one."""
+    """It names what is on whole pictures, and says of all others that they show nothing."""
     torch.manual_seed(READER_SEED)
     training = Training(EmojiReader(), folder / "reader.pt", steps)
     for step in range(training.first, steps):
         images, truth, generator = source.batch(BATCH, step)
-        both, share = mixed(images, generator)
-        is_mixed = torch.rand(BATCH, generator=generator) < MIXED
-        images = torch.where(is_mixed[:, None, None, None], both, images)
-        images = roughened(images, generator)
-        _, logits = training.network(in_channels_last(images))
-        other = torch.where(is_mixed, share, torch.zeros(()))
-        loss = sum(
-            weight * told_apart(part, truth[:, at], other)
-            for at, (part, weight) in enumerate(zip(logits, WEIGHTS, strict=True))
-        )
+        same = other_looks(truth, source.drawings, READER_SEED + step)
+        others = torch.where(some(BATCH, 0.6, generator), same, images.roll(1, 0))
+        broken, whole = damaged(images, others, generator)
+        is_broken = torch.rand(BATCH, generator=generator) < BROKEN
+        images = torch.where(is_broken[:, None, None, None], broken, images)
+        whole = torch.where(is_broken, whole, torch.ones(()))
+        _, logits = training.network(in_channels_last(noisy(images, generator)))
+        nothing = F.cross_entropy(logits[0], torch.full((BATCH,), NOTHING), reduction="none")
+        loss = 2 * ((1 - whole) * nothing).mean()
+        for at, (part, weight) in enumerate(zip(logits, WEIGHTS, strict=True)):
+            own = F.cross_entropy(part, truth[:, at], reduction="none")
+            loss = loss + weight * (whole * own).mean()
         training.step(step, loss)
         if step % 50 == 0:
             right = [
-                (part.argmax(-1) == truth[:, at])[~is_mixed].float().mean().item()
+                (part.argmax(-1) == truth[:, at])[whole == 1].float().mean().item()
                 for at, part in enumerate(logits)
             ]
-            say(f"reader {step}: loss {loss:.3f}, right " + " ".join(f"{r:.3f}" for r in right))
+            caught = (logits[0].argmax(-1) == NOTHING)[whole == 0].float().mean()
+            told = " ".join(f"{share:.3f}" for share in right)
+            say(f"reader {step}: loss {loss:.3f}, right {told}, of the broken {caught:.3f}")
     return training.finished()
-
-
-def told_apart(logits, truth, other):
-    """Cross-entropy to the truth, of which the share `other` [B] is that of the row before."""
-    own = F.cross_entropy(logits, truth, reduction="none")
-    strange = F.cross_entropy(logits, truth.roll(1), reduction="none")
-    return ((1 - other) * own + other * strange).mean()
 
 
 def train_clip(source, folder, steps):
@@ -139,7 +146,8 @@ def judged(pupil, source, step, size=48):
     judge = pupil.judge
     images, truth, generator = source.batch(size, step)
     true, false = said_of(truth, JUDGE_SEED + step)
-    broken, share = mixed(images, generator, 0.6 * torch.rand(size, generator=generator))
+    share = 0.6 * torch.rand(size, generator=generator)
+    broken = blended(images, images.roll(1, 0), share, generator)
     pictures = torch.cat([noisy(images, generator), noisy(broken, generator)])
     whole, broken = judge.look(in_channels_last(pictures)).split(size)
     own, miss = judge.read(true), judge.read(false)

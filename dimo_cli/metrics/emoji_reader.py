@@ -22,7 +22,9 @@ from dimo_cli.teachers.small import fill_from
 
 FILE = "emoji_features.safetensors"
 MIRRORED = (False, True)
-SURE = 0.6
+NOTHING = len(things())
+"""The answer for a picture that is not whole: halves of two drawings, or patches of many."""
+SURE = 0.5
 """Least share of belief that one thing has to have for a picture to show it."""
 
 
@@ -79,7 +81,7 @@ class EmojiReader(nn.Module):
             nn.BatchNorm1d(self.dimensions),
             nn.GELU(),
         )
-        self.name = nn.Linear(self.dimensions, len(things()), bias=False)
+        self.name = nn.Linear(self.dimensions, NOTHING + 1, bias=False)
         rest = [len(known) for field, known in answers().items() if field != "thing"]
         self.others = nn.ModuleList(nn.Linear(self.dimensions, count) for count in rest)
 
@@ -97,19 +99,19 @@ class EmojiNetwork(FeatureNetwork):
     def __init__(self, network: EmojiReader, sha256: str) -> None:
         super().__init__()
         self.network, self.sha256 = network.requires_grad_(False), sha256
-        self.classes = len(things())
+        self.classes = NOTHING
         self.eval()
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Features:
         vectors, logits = self.network(as_input(images))
-        return Features(vectors, logits[0])
+        return Features(vectors, logits[0][:, :NOTHING])
 
     @torch.no_grad()
     def looks(self, images: Tensor) -> list[Look | None]:
         """What is on pictures of bytes [B, 3, 32, 32]; None where it is sure of no thing."""
         _, logits = self.network(as_input(images))
-        sure = logits[0].softmax(-1).amax(-1) >= SURE
+        sure = logits[0].softmax(-1)[:, :NOTHING].amax(-1) >= SURE
         numbers = torch.stack([part.argmax(-1) for part in logits], dim=1)
         pairs = zip(numbers.tolist(), sure.tolist(), strict=True)
         return [look_of(row) if is_sure else None for row, is_sure in pairs]

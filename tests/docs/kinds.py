@@ -7,7 +7,7 @@ from pathlib import Path
 from dimo_cli.rewards.registry import MODULES
 from dimo_cli.teachers.registry import FAMILIES
 
-EMBEDDED_REWARDS = ("shapes_clip", "shapes_preference", "shapes_witness")
+EMBEDDED_REWARDS = tuple(name for name in MODULES if name.startswith(("shapes_", "emoji_")))
 # Metrics whose networks are published, and those that need Inception of images on disk.
 NETWORK_METRICS = ("fdd", "clip", "hps", "image-reward", "pickscore", "geneval-export")
 FOLDERS = ("photos", "imagenet/train")

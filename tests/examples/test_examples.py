@@ -64,7 +64,7 @@ def test_the_scripts_of_shapes_write_every_network_that_ships(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_script_of_emoji_writes_every_network_that_ships(tmp_path):
+def test_the_scripts_of_emoji_write_every_network_that_ships(tmp_path):
     """In steps too few to learn anything, of drawings that are noise."""
     count = len(things()) + 3
     drawn = {
@@ -75,9 +75,11 @@ def test_the_script_of_emoji_writes_every_network_that_ships(tmp_path):
     steps = ("tokenizer", "text", "polish")
     arguments = [part for name in steps for part in (f"--{name}-steps", "13")]
     run("train_emoji.py", "--out", str(tmp_path), "--steps", "2", "--clean-steps", "1", *arguments)
-    assert_the_same_tensors(
-        tmp_path, [f"emoji_{name}" for name in ("backbone", "text", "tokenizer")]
-    )
+    few = ("--steps", "2", "--painted", "8", "--captions", "4")
+    judges = ("--teacher", str(tmp_path), "--out", str(tmp_path), *few)
+    run("train_emoji_judges.py", *judges)
+    names = ("backbone", "text", "tokenizer", "features", "reference", "data", "clip", "preference")
+    assert_the_same_tensors(tmp_path, [f"emoji_{name}" for name in names])
 
 
 def test_pictures_of_emoji_that_a_gan_trains_on_are_not_those_that_fid_compares_with():
