@@ -95,7 +95,7 @@ def test_an_unknown_network_is_refused_with_the_nearest_name():
 def test_published_networks_are_not_asked_for_without_need(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    assert list(LOADERS) == ["inception", "dinov2", "digits", "shapes"]
+    assert list(LOADERS) == ["inception", "dinov2", "digits", "shapes", "emoji"]
     with pytest.raises(MissingError, match="Inception"):
         load_network("inception")
     with pytest.raises(MissingError, match="dinov2"):
