@@ -71,7 +71,7 @@ class Training:
             )
 
 
-def train_reader(source, folder, steps):
+def train_reader(source, folder, steps, shelf=None):
     """It names what is on whole pictures, and says of all others that they show nothing."""
     torch.manual_seed(READER_SEED)
     training = Training(EmojiReader(), folder / "reader.pt", steps)
@@ -101,24 +101,54 @@ def train_reader(source, folder, steps):
     return training.finished()
 
 
-def train_clip(source, folder, steps):
+def matched(network, source, step):
     """Each picture must find its caption among all of the batch and all near misses."""
+    target = torch.arange(BATCH)
+    images, truth, generator = source.batch(BATCH, step)
+    true, false = said_of(truth, CLIP_SEED + step)
+    seen = network.embed_pictures(in_channels_last(roughened(images, generator)))
+    read = network.embed_text(torch.cat([true, false]))
+    logits = network.logit_scale.exp().clamp(max=60) * seen @ read.T
+    loss = F.cross_entropy(logits, target) + F.cross_entropy(logits[:, :BATCH].T, target)
+    return loss, (logits[:, :BATCH].argmax(-1) == target).float().mean()
+
+
+def train_clip(source, folder, steps, shelf):
+    """On drawn pictures; then, for a fifth of the steps, on those of the teacher as well."""
     torch.manual_seed(CLIP_SEED)
     training = Training(EmojiClip(), folder / "clip.pt", steps, rate=1.5e-3)
-    target = torch.arange(BATCH)
     for step in range(training.first, steps):
-        images, truth, generator = source.batch(BATCH, step)
-        true, false = said_of(truth, CLIP_SEED + step)
-        seen = training.network.embed_pictures(in_channels_last(roughened(images, generator)))
-        read = training.network.embed_text(torch.cat([true, false]))
-        logits = training.network.logit_scale.exp().clamp(max=60) * seen @ read.T
-        loss = F.cross_entropy(logits, target) + F.cross_entropy(logits[:, :BATCH].T, target)
+        loss, found = matched(training.network, source, step)
         training.step(step, loss)
         if step % 50 == 0:
-            found = (logits[:, :BATCH].argmax(-1) == target).float().mean()
-            prefers = (logits[target, target] > logits[target, target + BATCH]).float().mean()
-            say(f"clip {step}: loss {loss:.3f}, finds {found:.3f}, prefers truth {prefers:.3f}")
+            say(f"clip {step}: loss {loss:.3f}, finds {found:.3f}")
+    network, more = training.finished(), max(1, steps // 5)
+    training = Training(network, folder / "clip-sampled.pt", more, rate=1e-3)
+    for step in range(training.first, more):
+        images, words, true = some_of(shelf, CLIP_SEED + step)
+        loss, _ = matched(network, source, steps + step)
+        read = network.embed_text(words).repeat_interleave(len(STEPS), 0)
+        cosines = (network.embed_pictures(images) * read).sum(1).view(true.shape)
+        order = out_of_order(network.logit_scale.exp() * cosines, true)
+        training.step(step, loss + order)
+        if step % 50 == 0:
+            say(f"clip {steps + step}: loss {loss:.3f}, of the teacher's pictures {order:.3f}")
     return training.finished()
+
+
+def some_of(shelf, seed, size=32):
+    """Some captions that the teacher drew: four pictures of each, words, and what is true."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randint(len(shelf["words"]), (size,), generator=generator)
+    images = shelf["pictures"][rows].flatten(0, 1).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return in_channels_last(noisy(images, generator)), shelf["words"][rows], shelf["true"][rows]
+
+
+def out_of_order(scores, true):
+    """How far true pictures [B, 4] of a caption are from scoring above those that are not."""
+    ahead = F.softplus(scores[:, None, :] - scores[:, :, None])
+    pairs = true[:, :, None] & ~true[:, None, :]
+    return (ahead * pairs).sum() / pairs.sum().clamp(min=1)
 
 
 class Pupil(torch.nn.Module):
@@ -161,18 +191,12 @@ def judged(pupil, source, step, size=48):
     return verdict(logits, worth) + 0.2 * order + 0.1 * pupil.seen(whole, truth), ahead
 
 
-def judged_sampled(network, shelf, step, size=32):
+def judged_sampled(network, shelf, step):
     """Pictures that the teacher drew: what is true is worth more than what is not."""
-    generator = torch.Generator().manual_seed(JUDGE_SEED + step)
-    rows = torch.randint(len(shelf["words"]), (size,), generator=generator)
-    images = shelf["pictures"][rows].flatten(0, 1).permute(0, 3, 1, 2).float() / 127.5 - 1
-    words = network.read(shelf["words"][rows]).repeat_interleave(len(STEPS), 0)
-    logits = network(in_channels_last(noisy(images, generator)), words).view(size, -1)
-    true = shelf["true"][rows]
-    ahead = F.softplus(logits[:, None, :] - logits[:, :, None])
-    pairs = true[:, :, None] & ~true[:, None, :]
-    order = (ahead * pairs).sum() / pairs.sum().clamp(min=1)
-    return verdict(logits, true.float()) + 0.3 * order
+    images, words, true = some_of(shelf, JUDGE_SEED + step)
+    read = network.read(words).repeat_interleave(len(STEPS), 0)
+    logits = network(images, read).view(true.shape)
+    return verdict(logits, true.float()) + 0.3 * out_of_order(logits, true)
 
 
 def verdict(logits, worth):
@@ -180,7 +204,7 @@ def verdict(logits, worth):
     return F.binary_cross_entropy_with_logits(logits, 0.01 + 0.98 * worth)
 
 
-def train_judge(source, folder, steps, shelf=None):
+def train_judge(source, folder, steps, shelf):
     """On drawn pictures; then, for a fifth of the steps, on those of the teacher as well."""
     torch.manual_seed(JUDGE_SEED)
     training = Training(Pupil(), folder / "judge.pt", steps, rate=2e-3)
@@ -213,10 +237,10 @@ TRAINERS = {
 }
 
 
-def shelf_of(options, drawings):
+def shelf_of(options, drawings, seed):
     """What the teacher drew for some captions, as tensors."""
-    path = options.out / f"sampled-{JUDGE_SEED}.npz"
-    found = sampled(options.teacher, drawings, options.captions, JUDGE_SEED, path)
+    path = options.out / f"sampled-{seed}.npz"
+    found = sampled(options.teacher, drawings, options.captions, seed, path)
     return {name: torch.from_numpy(found[name]) for name in ("words", "pictures", "true")}
 
 
@@ -240,8 +264,8 @@ def main():
     for name in options.only:
         train, seed, pairs, steps = TRAINERS[name]
         source = Source(drawings, tokenizer, seed, options.out, pairs, options.painted)
-        more = {"shelf": shelf_of(options, drawings)} if name == "emoji_preference" else {}
-        network = train(source, options.out, options.steps or steps, **more)
+        shelf = None if train is train_reader else shelf_of(options, drawings, seed)
+        network = train(source, options.out, options.steps or steps, shelf)
         save_half(network.state_dict(), options.out / f"{name}.safetensors")
     keep_reference(drawings, options.out)
     keep_real_tokens(drawings, tokenizer, options.out)
