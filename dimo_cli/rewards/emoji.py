@@ -2,7 +2,9 @@
 
 `emoji_clip` is trained like CLIP, on pictures and captions in pairs. `emoji_preference` says
 whether a picture is whole and is what the words ask for. Neither has seen the network that reads
-the benchmark or its pictures; `examples/train_emoji_judges.py` trains all of them.
+the benchmark or its pictures; `examples/train_emoji_judges.py` trains all of them. Of pictures that
+the teacher draws for one caption, the first scores a true one above a false one in 71 %, the second
+in 83 %; one that is true above a broken one in 92 % and 95 % (`examples/examine_emoji_judges.py`).
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ CARDS = {
     "emoji_clip": card(
         "emoji_clip",
         "how well a picture of `emoji` fits its words, by two towers",
-        "scale x cosine, usually -5 to 15",
+        "scale x cosine, usually -5 to 25",
         291_073,
     ),
     "emoji_preference": card(
