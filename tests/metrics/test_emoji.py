@@ -1,5 +1,6 @@
 """The benchmark of `emoji`: what its prompts ask for, what of it is right, and what is added up."""
 
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -9,14 +10,17 @@ import torch
 
 from dimo_cli.data.arrays import Batch
 from dimo_cli.errors import SpecError
+from dimo_cli.files.writing import file_sha256
 from dimo_cli.hub.store import HubStore
 from dimo_cli.metrics.emoji import FACTS, HELD_OUT, TASKS, benchmark, right_of
 from dimo_cli.metrics.emoji_reader import EmojiReader, load_emoji, look_of, numbers_of
 from dimo_cli.metrics.emoji_truth import EmojiTruth
 from dimo_cli.metrics.prompts import load_prompts
+from dimo_cli.teachers.builtin import builtin_path
 from dimo_cli.teachers.emoji.world import Look, Scene, held_out, read, things
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "emoji" / "pictures.npz"
+ROOT = Path(__file__).parents[2]
+GOLDEN = ROOT / "tests" / "golden" / "emoji" / "pictures.npz"
 FOX = Look(7, "noto", "blue", "small", "left")
 
 
@@ -113,6 +117,20 @@ def test_no_feature_of_the_reader_is_dead(reader, drawn):
     assert reader.dimensions == len(spread) == EmojiReader.dimensions
     assert (spread > 0.01).all()
     assert reader.classes == len(things())
+
+
+def test_the_judges_that_ship_are_those_that_were_examined_and_good_enough():
+    told = json.loads((ROOT / "benchmarks" / "results" / "emoji_judges.json").read_text())
+    judges = {"emoji_features": told["reader"], **told["rewards"]}
+    for name in ("emoji_features", "emoji_clip", "emoji_preference"):
+        path = Path(builtin_path(f"{name}.safetensors"))
+        assert judges[name]["weights"] == file_sha256(path), name
+        assert path.stat().st_size < 600_000, name
+    for fact in ("thing", "style", "background"):
+        assert told["reader"]["drawn"][fact] >= 0.98
+    assert told["reader"]["50% of another picture"]["sees a thing"] <= 0.05
+    assert told["teacher by steps"]["16"]["agree"] >= 0.8
+    assert told["rewards"]["emoji_preference"]["teacher"] >= 0.8
 
 
 class Seeing:
