@@ -1,4 +1,4 @@
-"""Examines the judges of `emoji` on pictures that none of them was trained on.
+"""Examines the judges of `emoji` on draws of other seeds than those that they were trained on.
 
     python examples/examine_emoji_judges.py --teacher runs/emoji-teacher --work runs/emoji-judges \
         --out benchmarks/results/emoji_judges.json
@@ -6,7 +6,9 @@
 The reader: what it reads off drawn pictures, and how often it sees a thing on parts of two.
 The rewards: how often they score a true picture above a false one of the same caption (AUC), for
 drawn pictures and for those that the teacher draws in one step to sixteen. What is true of the
-latter says a rule, the nearest of all pictures of the world, and not the reader.
+latter says a rule, the nearest of all pictures of the world, and not the reader. Two cautions: the
+world has 42,480 pictures, so the reader has seen nearly every drawn one, with noise, in training;
+and it learned what is whole by the rule's own limit, so that they agree is no proof of either.
 """
 
 import argparse

@@ -1,9 +1,9 @@
 """The network that reads pictures of `emoji`: which thing, in which style, on what, how and where.
 
 It is the judge of the benchmark, and its last hidden layer is where distances of such pictures are
-measured. No reward has seen its weights or its training pictures. Of drawings it names 99.7 %, and
-of pictures that are half another it sees a thing on 2 %; on what the teacher draws it agrees with
-the nearest drawing in five of six. `examples/train_emoji_judges.py` trains it.
+measured. No reward has its weights or its seeds. It names 99.7 % of the drawings, which as a judge
+it was trained on, and sees a thing on 2 % of pictures that are half another. What is whole it has
+learned by the rule that rewards learn from as well. `examples/train_emoji_judges.py` trains it.
 """
 
 from __future__ import annotations

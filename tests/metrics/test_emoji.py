@@ -31,7 +31,7 @@ def reader():
 
 @pytest.fixture(scope="module")
 def drawn():
-    """Rendered pictures that nothing was trained on, as bytes [32, 3, 32, 32], and their looks."""
+    """Rendered pictures of a seed that training has not, as bytes [32, 3, 32, 32], and looks."""
     kept = np.load(GOLDEN)
     pictures = torch.from_numpy(kept["pictures"]).permute(0, 3, 1, 2)
     return pictures, [look_of(row) for row in kept["looks"].tolist()]
@@ -84,7 +84,7 @@ def test_a_look_survives_its_numbers():
     assert look_of(numbers_of(FOX)) == FOX
 
 
-def test_the_reader_reads_drawings_that_it_was_not_trained_on(reader, drawn):
+def test_the_reader_reads_drawings(reader, drawn):
     pictures, looks = drawn
     seen = reader.looks(pictures)
     for field in FACTS.values():
