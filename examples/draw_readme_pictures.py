@@ -34,7 +34,7 @@ PROMPTS = {
         "a noto-style cactus on white",
         "a fox on green",
         "a fluent-style fire on blue",
-        "a watch on yellow",
+        "sunglasses on white",
     ),
     "shapes": (
         "two red circles above a blue square",
