@@ -1,13 +1,11 @@
 """The teacher `emoji` through the program: it draws what is asked, and says what it left out."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from dimo_cli import sample
-from dimo_cli.teachers.builtin import builtin_path
 from dimo_cli.teachers.emoji.world import BACKGROUNDS, prompt_for, things
 from dimo_cli.teachers.registry import load_teacher
 
@@ -62,8 +60,3 @@ def test_its_student_paints_the_background_that_is_asked_for(background):
     corners = np.stack([np.asarray(picture)[0, 16] for picture in pictures]).astype(int)
     wanted = np.asarray(BACKGROUNDS[background])
     assert (abs(corners - wanted).max(1) < 30).mean() >= 0.9
-
-
-def test_the_shipped_files_are_at_most_twelve_megabytes():
-    shipped = Path(builtin_path("")).glob("emoji*/*"), Path(builtin_path("")).glob("emoji*.*")
-    assert sum(file.stat().st_size for files in shipped for file in files) <= 12e6
