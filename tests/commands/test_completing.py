@@ -59,7 +59,7 @@ def test_runs_and_students_of_this_folder_are_offered(offered, tmp_path):
     for folder, mark in (("runs/a", "run.yaml"), ("mine", "dimo.json"), ("runs/b", "student")):
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / mark).touch()
-    assert offered("dimo sample --student ") == ["digits", "shapes", "mine", "runs/a"]
+    assert offered("dimo sample --student ") == ["digits", "emoji", "shapes", "mine", "runs/a"]
     assert offered("dimo push runs/") == ["runs/a"]
 
 
