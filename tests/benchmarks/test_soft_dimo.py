@@ -35,6 +35,52 @@ def test_the_control_of_the_gan_is_the_same_training_without_it():
     assert control == soft
 
 
+def test_all_arms_of_the_gan_start_from_the_student_that_ships():
+    arms = gan.trials()
+    assert {trial.settings["start"] for trial in arms} == {"digits"}
+    assert all("digits-student/model.safetensors" in trial.weights for trial in arms)
+    for name, sets in gan.ARMS.items():
+        spec = resolve_spec(
+            RefineSpec, preset="digits-gan", sets=[*sets, "start=digits"], environment={}
+        ).spec
+        assert spec.auxiliary.start == "teacher", f"{name}: what ships has no auxiliary"
+
+
+def test_the_arms_that_claims_are_of_have_all_seeds_and_the_first_claim_comes_first():
+    names = [trial.name for trial in gan.trials()]
+    assert names[:6] == ["control-0", "soft-0", "control-1", "soft-1", "control-2", "soft-2"]
+    for name in ("before", "gumbel", "gan-alone"):
+        assert {f"{name}-{seed}" for seed in (0, 1, 2)} <= set(names)
+    assert [name for name in names if name.startswith("mask-0.5")] == ["mask-0.5-0"]
+    assert len(names) == len(set(names)) == 19
+
+
+def test_a_curve_has_a_gap_where_nothing_was_measured(tmp_path):
+    lines = [{"step": 50, "entropy": 0.41234}, {"step": 100, "entropy": 0.4, "fid": 0.5}]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = gan.curve(tmp_path)
+    assert (found["step"], found["entropy"]) == ([50, 100], [0.4123, 0.4])
+    assert found["fid"] == [None, 0.5]
+
+
+def gan_arm(fid, entropy=0.3):
+    measured = {"fid5k": fid, "recall_k3": 0.9}
+    return {"held_out": measured, "seen": measured, "curve": {"entropy": [0.4, entropy]}}
+
+
+def test_a_claim_of_the_gan_has_the_interval_of_the_seeds_that_are_there():
+    found = {f"control-{seed}": gan_arm(1.0) for seed in (0, 1, 2)}
+    found |= {f"soft-{seed}": gan_arm(0.8 + 0.01 * seed) for seed in (0, 1, 2)}
+    found |= {"gumbel-0": gan_arm(0.9), "gumbel-1": gan_arm(0.9), "mask-0-0": gan_arm(0.95)}
+    told = {claim.text: claim.measure({"gan": found}) for claim in report.CLAIMS}
+    improved = told["a GAN improves the student"]
+    assert (improved.seeds, improved.mean) == ("3", pytest.approx(0.81))
+    assert improved.high < 0.9
+    assert told["soft embeddings are better than Gumbel's for a GAN"].seeds == "2 (range)"
+    masks = told["a wide range of masks is better than none"]
+    assert (masks.seeds, masks.interval) == ("1", "none")
+
+
 def test_the_report_compares_a_gan_on_tokens_with_maskgits_numbers():
     arm = {"held_out": {"fid5k": 0.9}, "seen": {"fid5k": 0.8}}
     control = {"held_out": {"fid5k": 1.0}, "seen": {"fid5k": 0.8}}
