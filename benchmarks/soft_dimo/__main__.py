@@ -10,8 +10,8 @@ import argparse
 import time
 from pathlib import Path
 
-from benchmarks.soft_dimo import estimators, gan, rewards, softness, steps, tteo
-from benchmarks.soft_dimo.report import report
+from benchmarks.soft_dimo import distilling, estimators, gan, rewards, softness, steps, tteo
+from benchmarks.soft_dimo.report import pictures, report
 from benchmarks.soft_dimo.trials import Trial
 
 PARTS = {
@@ -21,6 +21,7 @@ PARTS = {
     "tteo": tteo.trials,
     "estimators": estimators.trials,
     "softness": softness.trials,
+    "distilling": distilling.trials,
 }
 
 
@@ -56,7 +57,10 @@ def main() -> None:
         if not done:
             print(f"{trial.part}/{trial.name}", flush=True)
     if not asked.list:
-        asked.report.write_text(report(asked_for([])), encoding="utf-8")
+        every = asked_for([])
+        asked.report.write_text(report(every), encoding="utf-8")
+        for name, svg in pictures(every).items():
+            (asked.report.parent / name).write_text(svg, encoding="utf-8")
 
 
 if __name__ == "__main__":

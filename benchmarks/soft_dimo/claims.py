@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import mean
 from typing import Any
 
@@ -15,11 +15,14 @@ from benchmarks.soft_dimo.evidence import (
     digits,
     gain,
     gain_of_prompts,
+    gain_of_seeds,
+    longest,
     over_seeds,
     ratio,
     seeds_of,
 )
-from benchmarks.soft_dimo.shapes import STRONG, WATCHING
+from benchmarks.soft_dimo.rewards import MAIN, STEPS
+from benchmarks.soft_dimo.shapes import WATCHING
 
 Evidence = Mapping[str, Results]
 EQUAL = (0.8, 1.25)  # the usual bounds of equivalence for a ratio
@@ -30,7 +33,7 @@ REPRODUCED, UNDECIDED, REFUTED, NOT_RUN = (
     "refuted here",
     "not run",
 )
-ARM = f"{STRONG}-soft-1.0-dimo"  # the refinement for a reward that the preset is
+ARM = str(MAIN)
 DIMO, SOFT = "Di[M]O", "Soft-Di[M]O"
 
 
@@ -47,7 +50,7 @@ class Claim:
     low: float = BELOW
     high: float = ABOVE
     because: str = ""
-    """Why it is not run, or why it does not hold."""
+    """Why it does not hold, if it does not."""
 
     @property
     def bar(self) -> str:
@@ -101,20 +104,42 @@ def rewarded(name: str, other: str, base: str) -> Callable[[Evidence], Measured 
     return lambda evidence: gain(evidence.get("rewards", {}), name, evidence.get(other, {}), base)
 
 
+def refined(base: str) -> Callable[[Evidence], Measured | None]:
+    """The verifier's gain of the longest refinement over a trial of `steps`."""
+
+    def measure(evidence: Evidence) -> Measured | None:
+        steps, after = longest(evidence.get("rewards", {}), ARM)
+        found = gain_of_seeds(after, seeds_of(evidence.get("steps", {}), base))
+        return with_steps(found, steps)
+
+    return measure
+
+
 def varied(evidence: Evidence) -> Measured | None:
     """Diversity after refinement, of that before."""
-    after = seeds_of(evidence.get("rewards", {}), ARM)
-    before = seeds_of(evidence.get("steps", {}), "student-T1.0")
-    both = sorted(after.keys() & before.keys())
-    return over_seeds([after[s]["diversity"] / before[s]["diversity"] for s in both])
+    return beside_start(evidence, lambda after, start: after["diversity"] / start["diversity"])
 
 
 def watched(evidence: Evidence) -> Measured | None:
     """What the judge that nobody trained for says after refinement, minus before."""
-    after = seeds_of(evidence.get("rewards", {}), ARM)
+    return beside_start(evidence, lambda after, start: after[WATCHING] - start[WATCHING])
+
+
+def beside_start(
+    evidence: Evidence, tell: Callable[[Mapping[str, Any], Mapping[str, Any]], float]
+) -> Measured | None:
+    """A number of the longest refinement and of its start."""
+    steps, after = longest(evidence.get("rewards", {}), ARM)
     before = seeds_of(evidence.get("steps", {}), "student-T1.0")
     both = sorted(after.keys() & before.keys())
-    return over_seeds([after[s][WATCHING] - before[s][WATCHING] for s in both])
+    return with_steps(over_seeds([tell(after[s], before[s]) for s in both]), steps)
+
+
+def with_steps(found: Measured | None, steps: int) -> Measured | None:
+    """The same, saying of how many steps it is where these are not the usual ones."""
+    if found is None or steps == STEPS:
+        return found
+    return replace(found, seeds=f"{found.seeds}, {steps} steps")
 
 
 def fid(name: str, base: str) -> Callable[[Evidence], Measured | None]:
@@ -125,6 +150,11 @@ def fid(name: str, base: str) -> Callable[[Evidence], Measured | None]:
 def more(name: str, base: str, key: str, part: str | None) -> Callable[[Evidence], Measured | None]:
     """A number of a GAN arm minus another arm's."""
     return lambda evidence: difference(evidence.get("gan", {}), name, base, key, part)
+
+
+def distilled(name: str, base: str = "preset") -> Callable[[Evidence], Measured | None]:
+    """FID of a short training of digits, over that of another."""
+    return lambda evidence: ratio(evidence.get("distilling", {}), name, base, "fid", None)
 
 
 def optimized(name: str, base: str) -> Callable[[Evidence], Measured | None]:
@@ -179,16 +209,10 @@ def certain(key: str) -> Callable[[Evidence], Measured | None]:
     return measure
 
 
-def unrun(evidence: Evidence) -> Measured | None:
-    """Nothing here can tell."""
-    return None
-
-
 def row(claim: Claim, found: Measured | None) -> list[str]:
     """A line of the table."""
     verdict = claim.verdict(found)
-    explains = verdict in (REFUTED, UNDECIDED) or claim.measure is unrun
-    because = claim.because if explains else ""
+    because = claim.because if verdict in (REFUTED, UNDECIDED) else ""
     if verdict == UNDECIDED and found is not None and found.low is None:
         because = "one seed"
     told = f"{verdict}: {because}" if because else verdict

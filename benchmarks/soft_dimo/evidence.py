@@ -14,11 +14,13 @@ from typing import Any
 from scipy.stats import t as student_t
 
 from benchmarks.soft_dimo.intervals import mcnemar, paired_gain
+from benchmarks.soft_dimo.rewards import LONGER, STEPS
 from benchmarks.soft_dimo.shapes import SEEDS
 from benchmarks.soft_dimo.trials import unpacked
 
 RESULTS = Path(__file__).parent.parent / "results"
 Results = Mapping[str, Mapping[str, Any]]
+BySeed = Mapping[int, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,15 @@ def seeds_of(found: Results, name: str) -> dict[int, Mapping[str, Any]]:
     return {seed: found[f"{name}-{seed}"] for seed in SEEDS if f"{name}-{seed}" in found}
 
 
+def longest(found: Results, name: str) -> tuple[int, dict[int, Mapping[str, Any]]]:
+    """The results of a reward by seed, of the most steps that all seeds have; and how many."""
+    for steps in sorted(LONGER, reverse=True):
+        arms = {s: found[f"{name}-{s}-{steps}"] for s in SEEDS if f"{name}-{s}-{steps}" in found}
+        if len(arms) == len(SEEDS):
+            return steps, arms
+    return STEPS, seeds_of(found, name)
+
+
 def over_seeds(values: Sequence[float]) -> Measured | None:
     """Student's t of three seeds or more; of two their range; of one no interval."""
     if not values:
@@ -58,7 +69,11 @@ def over_seeds(values: Sequence[float]) -> Measured | None:
 
 def gain(found: Results, name: str, other: Results, base: str) -> Measured | None:
     """The verifier's paired gain of one trial over another, over the seeds that both have."""
-    after, before = seeds_of(found, name), seeds_of(other, base)
+    return gain_of_seeds(seeds_of(found, name), seeds_of(other, base))
+
+
+def gain_of_seeds(after: BySeed, before: BySeed) -> Measured | None:
+    """The verifier's paired gain, over the seeds that both have."""
     both = sorted(after.keys() & before.keys())
     if not both:
         return None

@@ -7,14 +7,17 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import mean, stdev
 from typing import Any
 
+from benchmarks.soft_dimo import curves
 from benchmarks.soft_dimo.claims import NOT_RUN, REFUTED, REPRODUCED, UNDECIDED, row, short
 from benchmarks.soft_dimo.claims_of_dimo import OF_DIMO
 from benchmarks.soft_dimo.claims_of_soft import OF_SOFT
-from benchmarks.soft_dimo.evidence import Results
+from benchmarks.soft_dimo.distilling import ARMS as ARMS_OF_DISTILLING
+from benchmarks.soft_dimo.evidence import BySeed, Results, gain_of_seeds, longest, seeds_of
 from benchmarks.soft_dimo.gan import ARMS
 from benchmarks.soft_dimo.intervals import Interval, mcnemar, paired_gain
-from benchmarks.soft_dimo.rewards import ESTIMATORS, RATIOS
-from benchmarks.soft_dimo.shapes import SEEDS, STRONG, WATCHING, WEAK
+from benchmarks.soft_dimo.rewards import ARMS as ARMS_OF_REWARDS
+from benchmarks.soft_dimo.rewards import MAIN, STEPS, Arm
+from benchmarks.soft_dimo.shapes import WATCHING
 from benchmarks.soft_dimo.steps import TEACHER_STEPS, TEMPERATURES
 from benchmarks.soft_dimo.trials import Trial, unpacked
 from benchmarks.soft_dimo.tteo import BUDGETS
@@ -53,11 +56,6 @@ def over_seeds(values: Sequence[float]) -> str:
     if len(values) == 1:
         return f"{values[0]:.3f} (1 seed)"
     return f"{mean(values):.3f} ± {stdev(values):.3f} ({len(values)} seeds)"
-
-
-def seeds_of(found: Results, name: str) -> dict[int, Mapping[str, Any]]:
-    """The results of a trial by seed."""
-    return {seed: found[f"{name}-{seed}"] for seed in SEEDS if f"{name}-{seed}" in found}
 
 
 def gain(found: Results, other: Results, name: str, base: str) -> Interval | None:
@@ -122,28 +120,34 @@ def steps(measured: Mapping[str, Results]) -> str:
 
 def rewards(measured: Mapping[str, Results]) -> str:
     """Refinement for a reward."""
-    found, base, rows = measured["rewards"], measured.get("steps", {}), []
+    found, base = measured["rewards"], measured.get("steps", {})
     start = seeds_of(base, "student-T1.0")
-    for judge in (STRONG, WEAK):
-        for beside in ("dimo", "alone"):
-            for estimator in ESTIMATORS:
-                for ratio in RATIOS:
-                    name = f"{judge}-{estimator}-{ratio}-{beside}"
-                    arms = seeds_of(found, name)
-                    both = sorted(arms.keys() & start.keys())
-                    if not both:
-                        continue
-                    watched = mean(arms[s][WATCHING] - start[s][WATCHING] for s in both)
-                    varied = mean(arms[s]["diversity"] / start[s]["diversity"] for s in both)
-                    row = [judge, beside, estimator, str(ratio)]
-                    row += [str(gain(found, base, name, "student-T1.0"))]
-                    rows.append([*row, f"{watched:+.2f}", f"{varied:.2f}", str(len(both))])
+    rows = [
+        row
+        for arm in ARMS_OF_REWARDS
+        if (row := row_of_reward(arm, seeds_of(found, str(arm)), start))
+    ]
+    steps, longer = longest(found, str(MAIN))
+    if steps != STEPS and (row := row_of_reward(MAIN, longer, start)):
+        rows.append([*row[:-1], f"{row[-1]}, {steps} steps"])
     head = ["reward", "Di[M]O", "estimator", "norm ratio", "verifier's gain", "watching judge"]
     return (
         "## Rewards\n\nThe shipped student before and after 300 steps, T = 1, the same prompts; "
         "the ratio is that of weighted gradient norms at the logits.\n\n"
         + table([*head, "diversity, of the start's", "seeds"], rows)
     )
+
+
+def row_of_reward(arm: Arm, after: BySeed, start: BySeed) -> list[str] | None:
+    """One arm, over the seeds whose start was measured as well."""
+    both, gained = sorted(after.keys() & start.keys()), gain_of_seeds(after, start)
+    if gained is None:
+        return None
+    watched = mean(after[s][WATCHING] - start[s][WATCHING] for s in both)
+    varied = mean(after[s]["diversity"] / start[s]["diversity"] for s in both)
+    told = f"{gained.mean:+.3f} [{gained.low:+.3f}, {gained.high:+.3f}]"
+    row = [arm.judge, arm.beside, arm.estimator, str(arm.ratio), told]
+    return [*row, f"{watched:+.2f}", f"{varied:.2f}", str(len(both))]
 
 
 def gan(measured: Mapping[str, Results]) -> str:
@@ -164,12 +168,30 @@ def gan(measured: Mapping[str, Results]) -> str:
         "The control is the same training with the GAN off. The paper, MaskGit: 6.91 to 6.40, a "
         "ratio of 0.93 (Table 2).\n\n"
         + table(["training", "FID, held out", "FID, trained on", "over the control"], rows)
+        + "\n"
+        + curves.text(found)
     )
 
 
 def fid_of(values: Mapping[str, float]) -> float:
     """The FID among the values of one evaluation."""
     return next(value for name, value in values.items() if name.startswith("fid"))
+
+
+def distilling(measured: Mapping[str, Results]) -> str:
+    """Settings of Di[M]O itself."""
+    found, rows = measured["distilling"], []
+    for name, sets in ARMS_OF_DISTILLING.items():
+        arms = list(seeds_of(found, name).values())
+        if arms:
+            changed = ", ".join(f"`{one}`" for one in sets) or "nothing"
+            told = [over_seeds([arm[key] for arm in arms]) for key in ("fid", "accuracy")]
+            rows.append([name, changed, *told])
+    return (
+        "## Settings of Di[M]O, on digits\n\nThe preset with something changed, from the teacher, "
+        "after 400 steps; FID of 5,000 images, and the share that is of the class asked for.\n\n"
+        + table(["training", "changed", "FID", "accuracy"], rows)
+    )
 
 
 def tteo(measured: Mapping[str, Results]) -> str:
@@ -280,6 +302,7 @@ SECTIONS: Mapping[str, Callable[[Mapping[str, Results]], str]] = {
     "tteo": tteo,
     "estimators": estimators,
     "softness": softness,
+    "distilling": distilling,
 }
 
 
@@ -291,6 +314,11 @@ def kept(trials: Sequence[Trial]) -> Mapping[str, Results]:
         if result is not None:
             measured[trial.part][trial.name] = result
     return measured
+
+
+def pictures(trials: Sequence[Trial]) -> dict[str, str]:
+    """The pictures beside the report, by file name."""
+    return curves.files(kept(trials).get("gan", {}))
 
 
 def report(trials: Sequence[Trial]) -> str:

@@ -15,7 +15,7 @@ from rich.text import Text
 from dimo_cli.commands.evaluate import METRICS
 from dimo_cli.commands.frame import command
 from dimo_cli.commands.launching import ON_THIS_MACHINE, asked_for, start_processes
-from dimo_cli.commands.options import LocalDirOption, check_ending
+from dimo_cli.commands.options import LocalDirOption, check_ending, read_weights
 from dimo_cli.commands.parameters import Fields
 from dimo_cli.console.output import out
 from dimo_cli.console.progress import tracking
@@ -86,6 +86,7 @@ def metric_command(metrics: tuple[str, ...], fields: Fields) -> Callable[..., No
                 "maximum": read_limits(asked.get("maximum", ()), metrics, "--max"),
                 "minimum": read_limits(asked.get("minimum", ()), metrics, "--min"),
                 "temperatures": temperatures(asked.get("temperatures")),
+                "tteo_rewards": read_weights(asked.get("tteo_rewards")),
             }
         )
         if start_processes(asked_for(processes)):

@@ -121,6 +121,8 @@ class Drawn:
     provenance: dict[str, str]
     seconds: float
     columns: int
+    left_out: tuple[str, ...] = ()
+    """Words of the prompts that the teacher has no meaning for."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,7 @@ def show(drawn: Drawn, spec: SampleSpec, places: Files) -> None:
         "files": files,
         **({"gallery": str(places.gallery)} if places.gallery else {}),
         "prompts" if drawn.kind == "prompt" else "classes": drawn.names,
+        **({"left_out": list(drawn.left_out)} if drawn.left_out else {}),
         "seconds": round(drawn.seconds, 4),
         "seed": spec.sampler.seed,
         "sampler": drawn.protocol,
@@ -191,6 +194,9 @@ def drawn_images(spec: SampleSpec, target: Target) -> Drawn:
             pixels, protocol = samplers.sample_images(target, wanted, spec.sampler, advance)
     seconds = time.perf_counter() - started
     protocol |= about_input
+    left_out = samplers.words_left_out(target.teacher, spec.prompts)
+    if left_out:
+        out.note(samplers.left_out_note(target.teacher, left_out))
     fitting = len(pixels) if strip else fitting_columns(len(pixels), pixels.shape[1])
     names = [
         item if isinstance(item, str) else short_name(target.teacher.class_names[item])
@@ -204,6 +210,7 @@ def drawn_images(spec: SampleSpec, target: Target) -> Drawn:
         provenance=samplers.provenance(target, spec.sampler, protocol),
         seconds=seconds,
         columns=spec.columns or fitting,
+        left_out=left_out,
     )
 
 

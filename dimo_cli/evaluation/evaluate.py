@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,14 @@ from dimo_cli.data.arrays import Batch
 from dimo_cli.distributed.ranks import as_first_says, is_first
 from dimo_cli.errors import SpecError
 from dimo_cli.evaluation.cache import cache_file, read_cache, write_cache
-from dimo_cli.evaluation.readers import SUITED, Readers, Say, build_readers, reads_prompts
+from dimo_cli.evaluation.readers import (
+    SUITED,
+    Readers,
+    Say,
+    build_readers,
+    judge_of,
+    reads_prompts,
+)
 from dimo_cli.evaluation.result import Evaluation
 from dimo_cli.evaluation.subjects import (
     ON_DISK,
@@ -49,7 +56,7 @@ def evaluate(
     opened = open_target(spec, store, say)
     found: list[Evaluation] = []
     for prompts, names in groups(spec, opened, store):
-        subject = subject_of(opened, spec, prompts)
+        subject = subject_of(opened, spec, prompts, store)
         path = cache_file(spec, subject, names)
         may_read = use_cache and not spec.save_images
         document = as_first_says(read_cache(path) if may_read and is_first() else None)
@@ -57,6 +64,7 @@ def evaluate(
             found.append(replace(Evaluation.read(document), cached=True))
             continue
         readers, notes = build_readers(names, subject, spec, store, say)
+        notes += judges_that_selected(names, subject)
         results = one_pass(subject, readers, spec, progress)
         results = [with_protocol(result, subject) for result in results]
         found.append(Evaluation(results, subject.facts, [*notes, *subject.images.notes()]))
@@ -68,6 +76,17 @@ def evaluate(
         list(dict.fromkeys(note for part in found for note in part.notes)),
         all(part.cached for part in found),
     )
+
+
+def judges_that_selected(names: Sequence[MetricName], subject: Subject) -> list[str]:
+    """What is to be said of numbers by the very judge that the images were optimized for."""
+    optimized_for = subject.facts.get("tteo", {}).get("rewards", {})
+    return [
+        f"{judge} is what TTEO raised and selected by: that it is higher now is no independent "
+        "proof of better images."
+        for judge in dict.fromkeys(judge_of(name, subject.domain) for name in names)
+        if judge in optimized_for
+    ]
 
 
 def groups(
@@ -116,7 +135,7 @@ def export_geneval(
         raise SpecError(
             f"GenEval's images are drawn from prompts; `{opened.domain}` takes classes."
         )
-    subject = subject_of(opened, spec, prompts)
+    subject = subject_of(opened, spec, prompts, store)
     start_folder(folder, prompts)
     for batch in subject.images.batches(subject.batch_size):
         save_batch(folder, prompts, batch)

@@ -140,11 +140,16 @@ def prompt_metric(name: MetricName, subject: Subject, store: HubStore) -> Metric
         )
     if name == "geneval":
         return geneval(subject, store)
-    if subject.domain == "shapes" and name in SHAPES_REWARDS:
-        return load_reward_score(SHAPES_REWARDS[name], store, subject.device)
-    if name == "clip":
+    judge = judge_of(name, subject.domain)
+    if judge is None:
         return load_clip_score(store, subject.device)
-    return load_reward_score(REWARDS[name], store, subject.device, subject.prompts)
+    prompts = subject.prompts if judge in REWARDS.values() else None
+    return load_reward_score(judge, store, subject.device, prompts)
+
+
+def judge_of(name: MetricName, domain: str) -> str | None:
+    """The reward whose mean a metric is; None for one that is of no reward."""
+    return (domain == "shapes" and SHAPES_REWARDS.get(name)) or REWARDS.get(name)
 
 
 def geneval(subject: Subject, store: HubStore) -> Metric:

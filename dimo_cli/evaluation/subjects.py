@@ -16,15 +16,17 @@ from dimo_cli.data.folders import open_images
 from dimo_cli.data.pictures import Fit
 from dimo_cli.errors import SpecError
 from dimo_cli.evaluation.generated import GeneratedImages
+from dimo_cli.evaluation.optimized import AT_ONCE, OptimizedImages
 from dimo_cli.files.writing import file_sha256
 from dimo_cli.hub.datasets import is_reference
 from dimo_cli.hub.prompts import prompt_file
 from dimo_cli.hub.store import HubStore
 from dimo_cli.metrics.prompts import PROMPT_SETS, PromptSet, load_prompts, read_lines
+from dimo_cli.rewards.registry import load_rewards
 from dimo_cli.sampling.samplers import images_at_once
 from dimo_cli.specs.evaluate import EvalSpec
 from dimo_cli.specs.manifest import MANIFEST
-from dimo_cli.students.student import LoadOptions, best_device
+from dimo_cli.students.student import LoadOptions, at_r_init, best_device
 from dimo_cli.students.target import Target, load_target
 from dimo_cli.teachers.conditioning import PromptConditioner
 from dimo_cli.teachers.registry import EMBEDDED
@@ -64,6 +66,11 @@ def open_target(spec: EvalSpec, store: HubStore, say: Callable[[str], None]) -> 
     if is_images(path):
         if spec.sampler.teacher:
             raise SpecError(f"`{spec.target}` is a folder of images: it has no teacher.")
+        if spec.tteo is not None:
+            raise SpecError(
+                f"`{spec.target}` has images already, and `--tteo` makes them.",
+                "Name the student that drew them.",
+            )
         return Opened(ON_DISK, True, path=path)
     local_dir = str(store.local_dir) if store.local_dir else None
     options = LoadOptions(spec.sampler.teacher, local_dir, say)
@@ -93,7 +100,9 @@ def chosen_prompts(text: str | None, store: HubStore) -> PromptSet | None:
     return PromptSet(Path(text).stem, tuple(lines))
 
 
-def subject_of(opened: Opened, spec: EvalSpec, prompts: PromptSet | None) -> Subject:
+def subject_of(
+    opened: Opened, spec: EvalSpec, prompts: PromptSet | None, store: HubStore
+) -> Subject:
     """The images of a target, for these prompts where it takes any."""
     fit = Fit("lanczos", spec.crop) if spec.crop else None
     if opened.path is not None:
@@ -109,7 +118,7 @@ def subject_of(opened: Opened, spec: EvalSpec, prompts: PromptSet | None) -> Sub
             "`--crop` is for images on disk.", "Save the images with `--save-images` first."
         )
     prompts = prompts.of_all_tasks(spec.samples) if prompts else None
-    generated = GeneratedImages(opened.target, spec.sampler, wanted(opened, spec, prompts))
+    generated = drawn(opened.target, spec, wanted(opened, spec, prompts), store)
     teacher, student = opened.target.teacher, opened.target.student
     facts: dict[str, Any] = {
         "target": "teacher" if spec.sampler.teacher or student is None else "student",
@@ -121,12 +130,27 @@ def subject_of(opened: Opened, spec: EvalSpec, prompts: PromptSet | None) -> Sub
         facts["student_sha256"] = student.manifest.weights_sha256
     return Subject(
         generated,
-        images_at_once(teacher),
+        images_at_once(teacher) if spec.tteo is None else AT_ONCE,
         facts,
         opened.domain,
         opened.takes_prompts,
         opened.target.device,
         prompts,
+    )
+
+
+def drawn(
+    target: Target, spec: EvalSpec, wanted: list[int] | list[str], store: HubStore
+) -> GeneratedImages | OptimizedImages:
+    """Images as they come, or of optimized input."""
+    optimization, student = spec.optimization, target.student
+    if optimization is None or student is None:
+        return GeneratedImages(target, spec.sampler, wanted)
+    if spec.sampler.r_init is not None:
+        student = at_r_init(student, spec.sampler.r_init)
+    prompts = [str(prompt) for prompt in wanted]
+    return OptimizedImages(
+        student, optimization, prompts, lambda names: load_rewards(names, store, target.device)
     )
 
 

@@ -85,9 +85,16 @@ def numbers_table(evaluation: Evaluation, expected: Sequence[Expected | None]) -
     for title in ("value", *filled):
         table.add_column(title, justify="right")
     for row, result in enumerate(evaluation.results):
+        name = label(result.metric, evaluation.subject)
         value = Text(f"{result.value:.4f}", style="bold")
-        table.add_row(result.metric, value, *(cells[row] for cells in filled.values()))
+        table.add_row(name, value, *(cells[row] for cells in filled.values()))
     return table
+
+
+def label(metric: str, subject: Mapping[str, Any]) -> str:
+    """A metric's name, with what was done to the images before they were measured."""
+    tteo = subject.get("tteo")
+    return metric if tteo is None else one_line(f"{metric}, TTEO {tteo['budget']}")
 
 
 def short_view(evaluation: Evaluation, gates: Sequence[Gate]) -> RenderableType:
@@ -96,7 +103,8 @@ def short_view(evaluation: Evaluation, gates: Sequence[Gate]) -> RenderableType:
     for result in evaluation.results:
         facts = {**flat(evaluation.subject), **flat(result.protocol)}
         told = ", ".join(f"{key} {text}" for key, text in facts.items())
-        lines.append(Text(f"{result.metric} {result.value:.4f} ({told})"))
+        name = label(result.metric, evaluation.subject)
+        lines.append(Text(f"{name} {result.value:.4f} ({told})"))
     return Group(*lines, *(Text(gate.sentence) for gate in gates))
 
 
@@ -129,7 +137,8 @@ def write_github(evaluation: Evaluation, gates: Sequence[Gate]) -> list[str]:
     for result in evaluation.results:
         gate = by_metric.get(result.metric)
         told = "" if gate is None else ("passed" if gate.passed else "**failed**")
-        lines.append(f"| {words(result.metric)} | {result.value:.4f} | {told} |")
+        name = label(result.metric, evaluation.subject)
+        lines.append(f"| {words(name)} | {result.value:.4f} | {told} |")
     facts = flat(evaluation.subject)
     lines += ["", *(f"- {words(key)}: {code(value)}" for key, value in facts.items()), ""]
     summary = os.environ.get("GITHUB_STEP_SUMMARY")

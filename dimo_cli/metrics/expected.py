@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dimo_cli.metrics.protocol import Result
+from dimo_cli.specs.tteo import RENO_WEIGHTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,7 @@ GAN, LONGER, REWARD, REWARD_ALONE = (
     "Di[M]O, reward",
     "reward",
 )
+OPTIMIZED = f"{REWARD}, TTEO 4x4"  # with ReNO's rewards: "+TTS"
 TABLE_1, TABLE_2, TABLE_3 = (f"Soft-Di[M]O, Table {n}" for n in (1, 2, 3))
 
 
@@ -91,6 +93,10 @@ PUBLISHED: Mapping[str, Mapping[str, tuple[Expected, ...]]] = {
         "16": text(22.64, 0.312, 0.48, 27.60),
         DIMO: text(24.15, 0.299, 0.42, 27.14),
         REWARD: text(23.43, 0.321, 0.51, 29.38),
+        OPTIMIZED: (
+            Expected("geneval", 0.63, 0.02, TABLE_3, 2212),
+            Expected("hps_v2.1", 31.95, 0.2, TABLE_3, 3200),
+        ),
     },
     "meissonic": {
         "32": text(50.13, 0.318, 0.46, 29.63),
@@ -117,6 +123,10 @@ def expected_value(result: Result, subject: Mapping[str, Any]) -> Expected | Non
     method = str(subject.get("method") or steps)
     published = PUBLISHED.get(teacher, {})
     losses = losses_of(method)
+    if tteo := subject.get("tteo"):
+        if tteo["rewards"] != RENO_WEIGHTS:
+            return None
+        losses += f", TTEO {tteo['budget']}"
     rows = published.get(losses) or published.get(re.sub(r" weight \S+$", "", losses), ())
     images = result.protocol.get("images")
     for known in rows:

@@ -13,7 +13,12 @@ from dimo_cli.python.process import left_as_it_was
 from dimo_cli.python.settings import as_texts, asked_for, named
 from dimo_cli.python.watching import Progress, view_of
 from dimo_cli.sampling.interpolating import start_from_file
-from dimo_cli.sampling.samplers import chosen_conditions, sample_images
+from dimo_cli.sampling.samplers import (
+    chosen_conditions,
+    left_out_note,
+    sample_images,
+    words_left_out,
+)
 from dimo_cli.specs.sample import SampleSpec
 from dimo_cli.students.student import LoadOptions
 from dimo_cli.students.target import load_target
@@ -60,6 +65,8 @@ def sample(
         if spec.init:
             target, _ = start_from_file(target, spec.init)
         wanted = chosen_conditions(target.teacher, spec)
+        if left_out := words_left_out(target.teacher, spec.prompts):
+            view.note(left_out_note(target.teacher, left_out))
         advance = view.stage("sample", len(wanted))
         pixels, _ = sample_images(target, wanted, spec.sampler, advance)
     finally:

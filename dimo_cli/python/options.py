@@ -37,6 +37,9 @@ class EvalOptions(SamplerOptions, total=False):
     prompts: str | None
     crop: int | None
     save_images: str | None
+    tteo: str | None
+    tteo_rewards: Mapping[str, float]
+    tteo_decode: Literal["soft", "argmax"]
 
 
 def check_known(options: Mapping[str, object], kind: type[SamplerOptions]) -> None:

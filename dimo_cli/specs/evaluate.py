@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from dimo_cli.specs.base import Flag, Int, Real, Spec
 from dimo_cli.specs.sample import SamplerSpec
+from dimo_cli.specs.tteo import MOST_TEMPERATURE, TteoSpec, read_budget
 
 MetricName = Literal[
     "fid", "kid", "is", "pr", "fdd", "clip", "hps", "image_reward", "pickscore", "geneval"
@@ -86,6 +87,24 @@ class EvalSpec(Spec):
         tuple[Annotated[Real, Field(gt=0, le=1000)], ...],
         Flag(names=("--sweep",), metavar="temperature=A..B", is_text=True),
     ] = Field((), description="Try sampling temperatures one after another; best and curve")
+    tteo: Annotated[str | None, Flag(metavar="BUDGET")] = Field(
+        None,
+        description="Optimize the student's input for every prompt before its image is measured, "
+        "as `dimo tteo` does: 4x2 is 4 starts with 2 updates each, bon16 the best of 16; null: "
+        "plain images",
+    )
+    tteo_rewards: Annotated[
+        dict[str, Annotated[Real, Field(gt=0)]],
+        Flag(names=("--tteo-reward",), metavar="NAME=WEIGHT", completion="rewards"),
+    ] = Field(
+        default_factory=dict,
+        description="What --tteo raises and selects by; empty: what suits the teacher",
+    )
+    tteo_decode: Literal["soft", "argmax"] = Field(
+        "soft",
+        description="The image that --tteo ends with: of the soft codes that were scored, or of "
+        "the likeliest ones",
+    )
     sampler: SamplerSpec = Field(
         default_factory=lambda: SamplerSpec(seed=20_000), description="How images are drawn"
     )
@@ -97,3 +116,46 @@ class EvalSpec(Spec):
         if self.temperatures and (self.maximum or self.minimum or self.save_images):
             raise ValueError("--sweep looks for the best: it takes no gates and saves no images")
         return self
+
+    @model_validator(mode="after")
+    def _only_a_students_single_pass_is_optimized(self) -> EvalSpec:
+        if self.tteo is None:
+            if self.tteo_rewards or self.tteo_decode != "soft":
+                raise ValueError(
+                    "--tteo-reward and --tteo-decode say how --tteo is done: add --tteo 4x2"
+                )
+            return self
+        try:
+            read_budget(self.tteo)
+        except ValueError as problem:
+            raise ValueError(f"--tteo: {problem}") from None
+        sampler = self.sampler
+        if sampler.teacher:
+            raise ValueError("--tteo optimizes the input of a student: leave out --teacher")
+        if sampler.top_k or sampler.top_p or (sampler.steps or 1) > 1:
+            raise ValueError(
+                "--tteo is of a single pass that draws no tokens: leave out --steps, --top-k and "
+                "--top-p"
+            )
+        hottest = max((sampler.temperature or 0, *self.temperatures))
+        if hottest > MOST_TEMPERATURE:
+            raise ValueError(
+                f"a temperature of {hottest:g} is too high: with --tteo it is at most "
+                f"{MOST_TEMPERATURE}"
+            )
+        return self
+
+    @property
+    def optimization(self) -> TteoSpec | None:
+        """What is done to the input of every image before it is drawn."""
+        if self.tteo is None:
+            return None
+        starts, updates = read_budget(self.tteo)
+        return TteoSpec(
+            starts=starts,
+            iterations=updates,
+            temperature=self.sampler.temperature or 1.0,
+            rewards=self.tteo_rewards,
+            seed=self.sampler.seed,
+            decode=self.tteo_decode,
+        )

@@ -256,6 +256,10 @@ class Conditioner(ABC):
         """The condition of prompts."""
         raise SpecError("This teacher takes classes, not prompts.", "Use `--class`.")
 
+    def left_out(self, prompt: str) -> tuple[str, ...]:
+        """The words of a prompt that this teacher reads past."""
+        return ()
+
     @abstractmethod
     def null(self, count: int) -> Cond:
         """The condition of the unconditional half of guidance, `count` times."""

@@ -55,14 +55,20 @@ def read_logs() -> list[dict[str, Any]]:
 def picture(key: str, title: str, runs: list[dict[str, Any]]) -> str:
     """A number of all runs as a picture that needs no page around it."""
     chart = Chart(title, [Series(run["label"], rounded(run["log"], key)) for run in runs])
+    return standing_alone(chart, key)
+
+
+def standing_alone(chart: Chart, key: str) -> str:
+    """A chart of at most four curves with its colors and its legend."""
+    labels = [series.name for series in chart.series]
     body = draw(chart, key).split(">", 1)[1].removesuffix("</svg>")
-    height = HEIGHT + LEGEND_ROW * len(runs) + 8
+    height = HEIGHT + LEGEND_ROW * len(labels) + 8
     head = Markup(
         '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {w} {h}" width="{w}" height="{h}" '
         'role="img" aria-labelledby="{key}-title {key}-desc"><style>{style}</style>'
         '<rect class="paper" width="{w}" height="{h}"/>'
     ).format(w=WIDTH, h=height, key=key, style=Markup(STYLE))
-    return f"{head}{body}{legend([run['label'] for run in runs])}</svg>\n"
+    return f"{head}{body}{legend(labels)}</svg>\n"
 
 
 def rounded(log: list[dict[str, Any]], key: str) -> list[Point]:

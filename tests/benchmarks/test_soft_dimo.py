@@ -2,16 +2,28 @@
 
 import json
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import torch
 
-from benchmarks.soft_dimo import gan, report, rewards, shapes, steps, tteo
+from benchmarks.soft_dimo import (
+    curves,
+    distilling,
+    gan,
+    report,
+    rewards,
+    shapes,
+    steps,
+    trials,
+    tteo,
+)
 from benchmarks.soft_dimo.__main__ import asked_for
-from benchmarks.soft_dimo.claims import Claim
+from benchmarks.soft_dimo.claims import Claim, row
 from benchmarks.soft_dimo.evidence import Measured, over_seeds
 from benchmarks.soft_dimo.intervals import mcnemar, paired_gain
 from benchmarks.soft_dimo.trials import Trial, packed, unpacked
+from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.refine import RefineSpec
 from dimo_cli.specs.resolve import resolve_spec
 
@@ -82,8 +94,9 @@ def test_a_claim_of_the_gan_has_the_interval_of_the_seeds_that_are_there():
 
 
 def test_the_report_compares_a_gan_on_tokens_with_maskgits_numbers():
-    arm = {"held_out": {"fid5k": 0.9}, "seen": {"fid5k": 0.8}}
-    control = {"held_out": {"fid5k": 1.0}, "seen": {"fid5k": 0.8}}
+    curve = {"curve": curve_of(None, 0.5, None, 0.4)}
+    arm = {"held_out": {"fid5k": 0.9}, "seen": {"fid5k": 0.8}, **curve}
+    control = {"held_out": {"fid5k": 1.0}, "seen": {"fid5k": 0.8}, **curve}
     text = report.gan({"gan": {"soft-0": arm, "control-0": control}})
     assert "6.91 to 6.40" in text
     assert "2.89" not in text
@@ -133,7 +146,7 @@ def test_a_result_is_kept_and_measured_again_when_its_settings_change(tmp_path, 
 
 def test_every_arm_that_is_asked_for_is_there():
     arms = [trial.settings for trial in rewards.trials()]
-    assert len(arms) == 3 * 3 * 2 * 3 * 2
+    assert sum(arm["steps"] == 300 for arm in arms) == 3 * 3 * 2 * 3 * 2
     assert {arm["ratio"] for arm in arms} == {0.3, 1.0, 5.0}
     names = {f"{trial.part}/{trial.name}" for trial in asked_for(["tteo/base-soft"])}
     assert names == {f"tteo/base-soft-{name}" for name in tteo.BUDGETS}
@@ -191,6 +204,71 @@ def test_a_reward_that_gains_for_every_prompt_is_reproduced():
     assert line.endswith("| 3 | above 0.02 | reproduced |")
 
 
+def test_a_longer_refinement_stands_beside_the_usual_one():
+    by_name = {trial.name: trial for trial in rewards.trials()}
+    usual = by_name["shapes_preference-soft-1.0-dimo-0"]
+    longer = by_name["shapes_preference-soft-1.0-dimo-0-900"]
+    assert longer.settings == {**usual.settings, "steps": 900}
+    assert longer.digest != usual.digest
+
+
+def test_what_was_measured_before_is_still_of_these_settings():
+    kept = list((trials.RESULTS / "rewards").glob("*.json"))
+    known = {trial.name: trial.settings for trial in rewards.trials()}
+    assert kept
+    for path in kept:
+        assert json.loads(path.read_text())["settings"] == known[path.stem]
+
+
+def test_claims_are_of_the_longer_refinement_once_all_its_seeds_are_there():
+    told = {"shapes_witness": 1.0, "diversity": 0.5}
+    start, arm, best = ({"true": true * 50, **told} for true in ("0100", "0110", "0111"))
+    before = {f"student-T1.0-{seed}": start for seed in (0, 1, 2)}
+    after = {f"shapes_preference-soft-1.0-dimo-{seed}": arm for seed in (0, 1, 2)}
+    longer = {f"shapes_preference-soft-1.0-dimo-{seed}-900": best for seed in (0, 1, 2)}
+
+    def line(found):
+        text = report.claims({"steps": before, "rewards": found})
+        return next(line for line in text.splitlines() if "more pictures true" in line)
+
+    assert "| 0.25 (" in line(after)
+    two = dict(list(longer.items())[:2])
+    assert line(after | two) == line(after)
+    assert "| 0.5 (" in line(after | longer)
+    assert "| 3, 900 steps |" in line(after | longer)
+    assert "| 3, 900 steps |" in report.rewards({"steps": before, "rewards": after | longer})
+
+
+def test_a_setting_of_dimo_is_compared_with_the_same_training_without_it():
+    def kept(fid):
+        return {"fid": fid, "accuracy": 0.98}
+
+    found = {f"preset-{seed}": kept(0.5) for seed in (0, 1, 2)}
+    found |= {f"updates-4-{seed}": kept(0.5 + 0.01 * seed) for seed in (0, 1, 2)}
+    found |= {"guidance-4-0": kept(2.0), "guidance-2-0": kept(1.0)}
+    told = {claim.text: claim.measure({"distilling": found}) for claim in report.CLAIMS}
+    more = told["more updates of the auxiliary do not help"]
+    assert (more.mean, more.seeds) == (pytest.approx(1.02), "3")
+    assert told["higher guidance makes FID worse"].mean == 2
+    assert told["an entropy bonus does not help"] is None
+    text = report.distilling({"distilling": found})
+    assert "| updates-4 | `auxiliary.updates=4` | 0.510 ± 0.010 (3 seeds) |" in text
+
+
+def test_the_settings_that_are_compared_are_settings_of_the_preset():
+    for sets in distilling.ARMS.values():
+        resolve_spec(DistillSpec, preset="digits", sets=list(sets), environment={})
+
+
+def test_a_claim_that_fails_says_why_and_one_that_holds_does_not():
+    claims = [claim for claim in report.CLAIMS if claim.because]
+    for claim in claims:
+        beyond = claim.low - 1 if claim.low > float("-inf") else claim.high + 1
+        failing = Measured(beyond, beyond, beyond, "3")
+        assert row(claim, failing)[-1] == f"refuted here: {claim.because}"
+        assert row(claim, None)[-1] == "not run"
+
+
 def test_what_is_kept_of_digits_is_evidence_as_it_is():
     told = {claim.text: claim.measure({}) for claim in report.CLAIMS}
     fast = told["one step is an order of magnitude faster"]
@@ -202,6 +280,38 @@ def test_what_is_kept_of_digits_is_evidence_as_it_is():
 def test_the_report_that_is_kept_is_of_the_results_that_are_kept():
     kept = Path(report.__file__).parents[2] / "examples" / "results" / "soft-dimo.md"
     assert kept.read_text(encoding="utf-8") == report.report(asked_for([]))
+    pictures = report.pictures(asked_for([]))
+    assert {path.name for path in kept.parent.glob("*.svg")} == set(pictures)
+    for name, svg in pictures.items():
+        assert (kept.parent / name).read_text(encoding="utf-8") == svg
+
+
+def curve_of(*fids):
+    steps = [50.0 * (number + 1) for number in range(len(fids))]
+    return {"step": steps, "fid": list(fids), "entropy": [0.4] * len(fids), "top1": [0.8] * 4}
+
+
+def test_curves_are_means_of_the_seeds_that_all_arms_have():
+    first, second = curve_of(None, 0.5, None, 0.4), curve_of(None, 0.7, None, 0.6)
+    points = curves.averaged([first, second], "fid")
+    assert points == [(100.0, 0.6), (200.0, 0.5)]
+
+
+def test_pictures_of_the_gan_say_which_arms_are_not_run():
+    arm = {**gan_arm(0.9), "curve": curve_of(None, 0.5, None, 0.4)}
+    found = {"control-0": arm, "control-1": arm, "soft-0": arm}
+    drawn = curves.files(found)
+    assert set(drawn) == {f"soft-dimo-{name}.svg" for name in ("fid", "masks", "entropy", "top1")}
+    assert "gumbel" not in drawn["soft-dimo-fid.svg"]
+    ElementTree.fromstring(drawn["soft-dimo-fid.svg"])
+    text = report.gan({"gan": found})
+    assert "(Figs. 4a and 4b), mean of seeds: 0. Not run: gumbel, gan-alone." in text
+    assert "](soft-dimo-fid.svg)" in text
+
+
+def test_without_any_arm_there_is_no_picture():
+    assert curves.files({}) == {}
+    assert "(Fig. 4c): not run." in curves.text({})
 
 
 def test_the_readme_has_the_claims_that_were_tried():

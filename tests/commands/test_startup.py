@@ -45,7 +45,7 @@ SPECS = {
     "play": {"tteo"},
     "sample": {"sample"},
     "compare": {"sample", "sides"},
-    "eval": {"evaluate", "sample", "launch"},
+    "eval": {"evaluate", "sample", "tteo", "launch"},
     "data": {"data"},
     "export": {"export"},
     "merge": {"lora", "lowrank"},

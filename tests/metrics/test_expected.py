@@ -6,6 +6,7 @@ from dimo_cli.metrics.expected import expected_value
 from dimo_cli.metrics.protocol import Result
 from dimo_cli.specs.refine import RefineSpec
 from dimo_cli.specs.resolve import resolve_spec
+from dimo_cli.specs.tteo import RENO_WEIGHTS
 
 FID, SCORE = Result("fid50k", 2.0, {"images": 50_000}), Result("geneval", 0.5, {"images": 2212})
 
@@ -27,6 +28,20 @@ def test_rewards_are_held_against_rewards_and_a_gan_is_not():
     assert published("maskgen-l-reward", result=SCORE) == 0.51
     assert published("meissonic-reward", result=SCORE) == 0.53
     assert published("maskgen-l-gan", result=SCORE) is None
+
+
+def test_test_time_optimization_has_a_row_of_its_own_at_the_papers_budget_and_rewards():
+    about = {"teacher": "maskgen-l@x", "method": "Soft-Di[M]O (Di[M]O, reward hps_v2.1)"}
+
+    def told(budget, rewards):
+        tteo = {"budget": budget, "rewards": rewards}
+        found = expected_value(SCORE, {**about, "tteo": tteo})
+        return found and found.value
+
+    assert expected_value(SCORE, about).value == 0.51
+    assert told("4x4", RENO_WEIGHTS) == 0.63
+    assert told("8x4", RENO_WEIGHTS) is None
+    assert told("4x4", {"hps_v2.1": 1.0}) is None
 
 
 def test_a_training_that_nobody_published_has_no_number():

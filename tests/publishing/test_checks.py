@@ -125,6 +125,15 @@ def test_numbers_of_an_evaluation_are_on_the_card_with_their_protocol(hub, dimo,
     assert "sampler.seed 20000" in number.metric_name
 
 
+def test_a_number_of_optimized_images_says_so_on_the_card(hub, dimo, tmp_path):
+    tteo = {"budget": "4x2", "rewards": {"shapes_clip": 1.0}}
+    pushed(dimo, "digits", NAME, "--metrics", evaluation(tmp_path, tteo=tteo))
+    card = ModelCard(hub.repos[NAME].files()["README.md"].decode())
+    (number,) = card.data.eval_results
+    assert "sampler.tteo.budget 4x2" in number.metric_name
+    assert "sampler.tteo.rewards.shapes_clip 1.0" in number.metric_name
+
+
 def test_what_dimo_eval_writes_is_understood(hub, dimo, tmp_path):
     result = dimo("eval", "fid", "digits", "-n", "200", "--json")
     (tmp_path / "fid.json").write_text(result.stdout)
