@@ -15,7 +15,7 @@ from dimo_cli.cards.card import student_card
 from dimo_cli.publishing.preview import draw_preview
 from dimo_cli.sampling.tteo import settled
 from dimo_cli.specs.manifest import CARD, PREVIEW
-from dimo_cli.specs.tteo import RENO_WEIGHTS, SHAPES_WEIGHTS, TteoSpec
+from dimo_cli.specs.tteo import EMOJI_WEIGHTS, RENO_WEIGHTS, SHAPES_WEIGHTS, TteoSpec
 from dimo_cli.students.folder import BUILTIN, describe_student, load_student
 from dimo_cli.teachers.protocol import TteoDefaults
 from dimo_cli.teachers.shapes import world
@@ -72,8 +72,8 @@ def test_shipping_makes_all_files_of_a_student_in_one_go(tmp_path):
 def test_tteo_begins_with_what_suits_the_teacher(shipped):
     name, student = shipped
     defaults = student.teacher.tteo
-    if name == "shapes":
-        assert settled(student, TteoSpec()).rewards == SHAPES_WEIGHTS
+    if own := {"shapes": SHAPES_WEIGHTS, "emoji": EMOJI_WEIGHTS}.get(name):
+        assert settled(student, TteoSpec()).rewards == own
         assert settled(student, TteoSpec()).learning_rate == defaults.learning_rate == 0.1
         assert settled(student, TteoSpec(learning_rate=0.2)).learning_rate == 0.2
         assert settled(student, TteoSpec(rewards={"clip": 2.0})).rewards == {"clip": 2.0}
