@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -26,6 +27,31 @@ def picture_tower(widths: Sequence[int], strides: Sequence[int]) -> nn.Sequentia
         size = 4 if stride == 2 else 3
         parts += [nn.Conv2d(before, after, size, stride=stride, padding=1), nn.SiLU()]
     return nn.Sequential(*parts)
+
+
+class TwoTowers(nn.Module):
+    """A tower of words, one of a picture, and the cosine of what they make."""
+
+    def __init__(
+        self, text: nn.Module, width: int, tower: tuple[Sequence[int], Sequence[int]], joint: int
+    ) -> None:
+        """`width` is that of the words' states; `tower` has widths and strides of the picture's."""
+        super().__init__()
+        self.text = text
+        self.text_out = nn.Linear(width, joint)
+        self.picture = picture_tower(*tower)
+        self.picture_out = nn.Linear(tower[0][-1] * (SIDE // 8) ** 2, joint)
+        self.logit_scale = nn.Parameter(torch.tensor(2.0))
+
+    def embed_text(self, ids: Tensor) -> Tensor:
+        """Unit vectors [B, J] of word numbers [B, T]."""
+        is_word = (ids > 0).float()[..., None]
+        states = (self.text(ids) * is_word).sum(1) / is_word.sum(1).clamp(min=1)
+        return F.normalize(self.text_out(states), dim=-1)
+
+    def embed_pictures(self, pictures: Tensor) -> Tensor:
+        """Unit vectors [B, J] of pictures [B, 3, 32, 32]."""
+        return F.normalize(self.picture_out(self.picture(pictures).flatten(1)), dim=-1)
 
 
 class AskedResidual(nn.Module):

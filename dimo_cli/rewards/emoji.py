@@ -18,7 +18,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dimo_cli.hub.loading import on_meta
-from dimo_cli.rewards.embedded import SIDE, AskedResidual, EmbeddedReward, card, picture_tower
+from dimo_cli.rewards.embedded import (
+    SIDE,
+    AskedResidual,
+    EmbeddedReward,
+    TwoTowers,
+    card,
+    picture_tower,
+)
 from dimo_cli.rewards.protocol import RewardText
 from dimo_cli.teachers.builtin import builtin_path
 from dimo_cli.teachers.emoji.network import WORDS, words_to_ids
@@ -43,26 +50,12 @@ CARDS = {
 }
 
 
-class EmojiClip(nn.Module):
-    """Two towers and the cosine of what they make."""
+class EmojiClip(TwoTowers):
+    """Two towers with the words of `emoji`."""
 
     def __init__(self, width: int = 48, joint: int = 80) -> None:
-        super().__init__()
-        self.text = WordTower(len(vocabulary()), WORDS, width, depth=1, heads=4)
-        self.text_out = nn.Linear(width, joint)
-        self.picture = picture_tower((24, 40, 64, 80), (2, 1, 2, 2))
-        self.picture_out = nn.Linear(80 * (SIDE // 8) ** 2, joint)
-        self.logit_scale = nn.Parameter(torch.tensor(2.0))
-
-    def embed_text(self, ids: Tensor) -> Tensor:
-        """Unit vectors [B, J] of word numbers [B, T]."""
-        is_word = (ids > 0).float()[..., None]
-        states = (self.text(ids) * is_word).sum(1) / is_word.sum(1).clamp(min=1)
-        return F.normalize(self.text_out(states), dim=-1)
-
-    def embed_pictures(self, pictures: Tensor) -> Tensor:
-        """Unit vectors [B, J] of pictures [B, 3, 32, 32]."""
-        return F.normalize(self.picture_out(self.picture(pictures).flatten(1)), dim=-1)
+        text = WordTower(len(vocabulary()), WORDS, width, depth=1, heads=4)
+        super().__init__(text, width, ((24, 40, 64, 80), (2, 1, 2, 2)), joint)
 
 
 class EmojiJudge(nn.Module):
