@@ -47,7 +47,8 @@ def test_every_family_computes_with_its_rounded_weights(name, kind, generator):
     with torch.no_grad():
         found = teacher.backbone(tokens, cond)
         torch.testing.assert_close(found, rounded_network(tokens, cond), **EXACT)
-        assert not torch.equal(found, before.backbone(tokens, cond))
+        ships_like_that = (name, kind) == ("emoji", "int8")  # nothing is left to round
+        assert torch.equal(found, before.backbone(tokens, cond)) == ships_like_that
     targets = target_names(teacher.backbone)
     assert targets == target_names(before.backbone)
     small = torch.bfloat16 if kind == "bf16" else torch.int8
