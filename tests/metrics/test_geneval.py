@@ -21,7 +21,7 @@ from dimo_cli.metrics.geneval import (
     task_scores,
 )
 from dimo_cli.metrics.geneval_requests import CLASSES, Request
-from dimo_cli.metrics.prompts import PromptSet, draw_shapes, geneval_set
+from dimo_cli.metrics.prompts import PromptSet, drawn_by_world, geneval_set
 from dimo_cli.teachers.shapes.world import compose, near_miss, render
 
 
@@ -259,7 +259,7 @@ def wrong_scene(scene, rng):
 
 
 def test_the_shapes_verifier_scores_rendered_truth_one_in_all_six_tasks():
-    prompts = draw_shapes()
+    prompts = drawn_by_world("shapes")
     found = measured(prompts, pictures_of(prompts.requests))
     assert len(found) == 7
     assert {result.value for result in found.values()} == {1.0}
@@ -267,7 +267,7 @@ def test_the_shapes_verifier_scores_rendered_truth_one_in_all_six_tasks():
 
 
 def test_the_shapes_verifier_scores_wrong_scenes_zero_in_all_six_tasks():
-    prompts, rng = draw_shapes(), random.Random(3)
+    prompts, rng = drawn_by_world("shapes"), random.Random(3)
     wrong = [wrong_scene(scene, rng) for scene in prompts.requests]
     found = measured(prompts, pictures_of(wrong))
     assert len(found) == 7
@@ -275,7 +275,7 @@ def test_the_shapes_verifier_scores_wrong_scenes_zero_in_all_six_tasks():
 
 
 def test_the_shapes_verifier_reads_no_other_size():
-    prompts = draw_shapes()
+    prompts = drawn_by_world("shapes")
     batch = Batch(torch.zeros(1, 3, 64, 48, dtype=torch.uint8), 0, prompts.prompts[:1])
     with pytest.raises(SpecError, match="32 x 32 pixels, not 48 x 64"):
         ShapesGenEval(prompts).add(None, batch)
