@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -29,6 +30,12 @@ def picture_tower(widths: Sequence[int], strides: Sequence[int]) -> nn.Sequentia
     return nn.Sequential(*parts)
 
 
+def mean_of_words(states: Tensor, ids: Tensor) -> Tensor:
+    """The mean [B, D] of states [B, T, D] over the numbers [B, T] that are words: all but 0."""
+    is_word = (ids > 0).float()[..., None]
+    return (states * is_word).sum(1) / is_word.sum(1).clamp(min=1)
+
+
 class TwoTowers(nn.Module):
     """A tower of words, one of a picture, and the cosine of what they make."""
 
@@ -45,9 +52,7 @@ class TwoTowers(nn.Module):
 
     def embed_text(self, ids: Tensor) -> Tensor:
         """Unit vectors [B, J] of word numbers [B, T]."""
-        is_word = (ids > 0).float()[..., None]
-        states = (self.text(ids) * is_word).sum(1) / is_word.sum(1).clamp(min=1)
-        return F.normalize(self.text_out(states), dim=-1)
+        return F.normalize(self.text_out(mean_of_words(self.text(ids), ids)), dim=-1)
 
     def embed_pictures(self, pictures: Tensor) -> Tensor:
         """Unit vectors [B, J] of pictures [B, 3, 32, 32]."""
@@ -70,6 +75,26 @@ class AskedResidual(nn.Module):
         return x + self.second(F.silu(y)) * (1 + more_scale) + more_shift
 
 
+class ReadingJudge(nn.Module, ABC):
+    """A judge of picture and words that reads for itself."""
+
+    @abstractmethod
+    def read(self, ids: Tensor) -> Tensor:
+        """What word numbers [B, T] ask for: [B, D]."""
+
+    @abstractmethod
+    def look(self, pictures: Tensor) -> Tensor:
+        """What is where on pictures [B, 3, 32, 32]: [B, D, 8, 8]."""
+
+    @abstractmethod
+    def judge(self, features: Tensor, words: Tensor) -> Tensor:
+        """Log odds [B] of what `look` found and what `read` made of the words."""
+
+    def forward(self, pictures: Tensor, words: Tensor) -> Tensor:
+        """Log odds [B] that pictures [B, 3, 32, 32] are whole and as `read` says [B, D]."""
+        return self.judge(self.look(pictures), words)
+
+
 class EmbeddedReward(Reward):
     """An embedded reward behind the protocol: pictures need no preparation."""
 
@@ -81,3 +106,38 @@ class EmbeddedReward(Reward):
         if pixels.shape[-1] != SIDE:
             pixels = F.interpolate(pixels, size=(SIDE, SIDE), mode="bilinear", antialias=True)
         return self.score(pixels, text)
+
+    @staticmethod
+    @abstractmethod
+    def words_to_ids(prompts: Sequence[str]) -> Tensor:
+        """Prompts as word numbers [B, T], as its world has them; 0 is no word."""
+
+    def ids_of(self, prompts: Sequence[str]) -> Tensor:
+        """The words of prompts as numbers, where the network is."""
+        return self.words_to_ids(prompts).to(self.device)
+
+
+class TowersReward(EmbeddedReward):
+    """How near picture and words are."""
+
+    network: TwoTowers
+
+    def encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        return {"words": self.network.embed_text(self.ids_of(prompts))}
+
+    def score(self, pixels: Tensor, text: RewardText) -> Tensor:
+        cosines = (self.network.embed_pictures(pixels) * text.tensors["words"]).sum(-1)
+        return self.network.logit_scale.exp() * cosines
+
+
+class ReadingReward(EmbeddedReward):
+    """A judge that reads for itself."""
+
+    network: ReadingJudge
+
+    def encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        return {"words": self.network.read(self.ids_of(prompts))}
+
+    def score(self, pixels: Tensor, text: RewardText) -> Tensor:
+        scores: Tensor = self.network(pixels, text.tensors["words"])
+        return scores

@@ -9,7 +9,6 @@ in 83 %; one that is true above a broken one in 92 % and 95 % (`examples/examine
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +21,13 @@ from dimo_cli.rewards.embedded import (
     SIDE,
     AskedResidual,
     EmbeddedReward,
+    ReadingJudge,
+    ReadingReward,
+    TowersReward,
     TwoTowers,
     card,
     picture_tower,
 )
-from dimo_cli.rewards.protocol import RewardText
 from dimo_cli.teachers.builtin import builtin_path
 from dimo_cli.teachers.emoji.network import WORDS, words_to_ids
 from dimo_cli.teachers.emoji.world import vocabulary
@@ -58,7 +59,7 @@ class EmojiClip(TwoTowers):
         super().__init__(text, width, ((24, 40, 64, 80), (2, 1, 2, 2)), joint)
 
 
-class EmojiJudge(nn.Module):
+class EmojiJudge(ReadingJudge):
     """Convolutions whose channels the words turn up and down, and one verdict."""
 
     def __init__(self, width: int = 48, words: int = 56, seen: int = 56) -> None:
@@ -83,10 +84,6 @@ class EmojiJudge(nn.Module):
         features: Tensor = self.picture(pictures)
         return features
 
-    def forward(self, pictures: Tensor, words: Tensor) -> Tensor:
-        """Log odds [B] that pictures [B, 3, 32, 32] are whole and as `read` says [B, D]."""
-        return self.judge(self.look(pictures), words)
-
     def judge(self, features: Tensor, words: Tensor) -> Tensor:
         """Log odds [B] of what `look` found and what `read` made of the words."""
         x = F.silu(self.sum_up(F.silu(self.asked(features, words))))
@@ -97,30 +94,16 @@ class EmojiJudge(nn.Module):
         return verdict.squeeze(-1)
 
 
-class ClipReward(EmbeddedReward):
+class ClipReward(TowersReward):
     """How near picture and words are."""
 
-    network: EmojiClip
-
-    def encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        return {"words": self.network.embed_text(words_to_ids(prompts).to(self.device))}
-
-    def score(self, pixels: Tensor, text: RewardText) -> Tensor:
-        cosines = (self.network.embed_pictures(pixels) * text.tensors["words"]).sum(-1)
-        return self.network.logit_scale.exp() * cosines
+    words_to_ids = staticmethod(words_to_ids)
 
 
-class PreferenceReward(EmbeddedReward):
+class PreferenceReward(ReadingReward):
     """A judge of picture and words."""
 
-    network: EmojiJudge
-
-    def encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        return {"words": self.network.read(words_to_ids(prompts).to(self.device))}
-
-    def score(self, pixels: Tensor, text: RewardText) -> Tensor:
-        scores: Tensor = self.network(pixels, text.tensors["words"])
-        return scores
+    words_to_ids = staticmethod(words_to_ids)
 
 
 def load(name: str, store: Any = None, sizes: Any = None) -> EmbeddedReward:

@@ -18,7 +18,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dimo_cli.hub.loading import on_meta
-from dimo_cli.rewards.embedded import AskedResidual, EmbeddedReward, TwoTowers, card, picture_tower
+from dimo_cli.rewards.embedded import (
+    AskedResidual,
+    EmbeddedReward,
+    ReadingJudge,
+    ReadingReward,
+    TowersReward,
+    TwoTowers,
+    card,
+    mean_of_words,
+    picture_tower,
+)
 from dimo_cli.rewards.protocol import RewardCard, RewardText
 from dimo_cli.teachers.builtin import builtin_path
 from dimo_cli.teachers.patches import Residual
@@ -112,7 +122,7 @@ class ShapesJudge(nn.Module):
         return self.judge(self.look(pictures), states)
 
 
-class ShapesWitness(nn.Module):
+class ShapesWitness(ReadingJudge):
     """Convolutions whose channels the words turn up and down, and one number of all places."""
 
     def __init__(self, width: int = 80, text_width: int = 96, pooled: int = 128) -> None:
@@ -129,9 +139,7 @@ class ShapesWitness(nn.Module):
 
     def read(self, ids: Tensor) -> Tensor:
         """What words [B, 22] ask for: [B, D]."""
-        is_word = (ids > 0).float()[..., None]
-        states = (self.text(ids) * is_word).sum(1) / is_word.sum(1).clamp(min=1)
-        return F.silu(self.text_out(states))
+        return F.silu(self.text_out(mean_of_words(self.text(ids), ids)))
 
     def look(self, pictures: Tensor) -> Tensor:
         """What is where on pictures [B, 3, 32, 32]: [B, D, 8, 8]."""
@@ -147,52 +155,35 @@ class ShapesWitness(nn.Module):
         verdict: Tensor = self.out(torch.cat([x.mean(-1), x.amax(-1), words], dim=1))
         return verdict.squeeze(-1)
 
-    def forward(self, pictures: Tensor, words: Tensor) -> Tensor:
-        """Log odds [B] that a picture is whole and as asked."""
-        return self.judge(self.look(pictures), words)
 
-
-class ClipReward(EmbeddedReward):
+class ClipReward(TowersReward):
     """How near picture and words are."""
 
-    network: ShapesClip
-
-    def encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        return {"words": self.network.embed_text(words_to_ids(prompts).to(self.device))}
-
-    def score(self, pixels: Tensor, text: RewardText) -> Tensor:
-        cosines = (self.network.embed_pictures(pixels) * text.tensors["words"]).sum(-1)
-        return self.network.logit_scale.exp() * cosines
+    words_to_ids = staticmethod(words_to_ids)
 
 
 class PreferenceReward(EmbeddedReward):
     """A judge that reads with the text encoder of the teacher."""
 
     network: ShapesJudge
+    words_to_ids = staticmethod(words_to_ids)
 
     def __init__(self, card: RewardCard, network: ShapesJudge, reader: ShapesText) -> None:
         super().__init__(card, network)
         self.reader = reader.requires_grad_(False).eval()
 
     def encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        return {"states": self.reader(words_to_ids(prompts).to(self.device))}
+        return {"states": self.reader(self.ids_of(prompts))}
 
     def score(self, pixels: Tensor, text: RewardText) -> Tensor:
         scores: Tensor = self.network(pixels, text.tensors["states"])
         return scores
 
 
-class WitnessReward(EmbeddedReward):
+class WitnessReward(ReadingReward):
     """A judge that reads for itself."""
 
-    network: ShapesWitness
-
-    def encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        return {"words": self.network.read(words_to_ids(prompts).to(self.device))}
-
-    def score(self, pixels: Tensor, text: RewardText) -> Tensor:
-        scores: Tensor = self.network(pixels, text.tensors["words"])
-        return scores
+    words_to_ids = staticmethod(words_to_ids)
 
 
 def load(name: str, store: Any = None, sizes: Any = None) -> EmbeddedReward:
