@@ -8,8 +8,8 @@ beside the others, and the overall score is without it. Which way a thing faces 
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
 
+from dimo_cli.metrics.tasks import Asked, ask
 from dimo_cli.teachers.emoji.world import (
     BACKGROUNDS,
     PLACES,
@@ -26,24 +26,12 @@ FACTS = {"name": "thing", **{name: name for name in ("style", "background", "siz
 """What can be right of a picture, and the field of a scene that says it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
-    """One prompt of the benchmark."""
-
-    name: str
-    prompt: str
-    scene: Scene
+Task = Asked[Scene]
 
 
 def benchmark(per_task: int, seed: int = 0) -> list[Task]:
     """So many prompts of each task and of what was held out, the same for a seed."""
-    rng = random.Random(seed)
-    tasks = []
-    for name in (*TASKS, HELD_OUT):
-        for _ in range(per_task):
-            scene = random_task(name, rng)
-            tasks.append(Task(name, caption(scene, rng), scene))
-    return tasks
+    return ask((*TASKS, HELD_OUT), per_task, seed, random_task, caption)
 
 
 def random_task(name: str, rng: random.Random) -> Scene:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 from itertools import product
 
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import center_of_mass, label
 
 from dimo_cli.files.png import Pixels
+from dimo_cli.metrics.tasks import Asked, ask
 from dimo_cli.teachers.shapes.world import (
     BACKGROUNDS,
     COLORS,
@@ -134,24 +134,12 @@ def on_side(first: Sequence[Thing], second: Sequence[Thing], relation: str) -> b
     return bool(offset > LEAST_DISTANCE)
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
-    """One prompt of the benchmark."""
-
-    name: str
-    prompt: str
-    scene: Scene
+Task = Asked[Scene]
 
 
 def benchmark(per_task: int, seed: int = 0) -> list[Task]:
     """So many prompts of each of the six tasks, the same for a seed."""
-    rng = random.Random(seed)
-    tasks = []
-    for name in TASKS:
-        for _ in range(per_task):
-            scene = random_task(name, rng)
-            tasks.append(Task(name, caption(scene, rng), scene))
-    return tasks
+    return ask(TASKS, per_task, seed, random_task, caption)
 
 
 def random_task(name: str, rng: random.Random) -> Scene:
