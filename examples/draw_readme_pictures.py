@@ -1,9 +1,11 @@
 """Draw the pictures of the README and the tutorial from a run of `digits`, and from what ships.
 
 dimo distill --preset digits --out runs/digits
+dimo refine emoji --gan --out runs/emoji-gan
+dimo refine emoji --reward --out runs/emoji-reward
 python examples/draw_readme_pictures.py runs/digits docs/pictures
 
-The shots of pages need the extra `browser` and a Chromium; without them they are left out.
+Refinements of `emoji` that are not beside the run are left out of its picture. The shots of pages need the extra `browser` and a Chromium; without them they are left out.
 """
 
 import io
@@ -49,6 +51,7 @@ ROWS = {
     "teacher, 16 steps": {"teacher": True, "steps": 16},
     "student, 1 step": {},
 }
+REFINED = {"after GAN, 1 step": "emoji-gan", "after reward, 1 step": "emoji-reward"}
 
 
 def draw_digits(file: Path) -> None:
@@ -64,11 +67,15 @@ def draw_digits(file: Path) -> None:
     Image.fromarray(np.concatenate(bands)).save(file)
 
 
-def draw_text_world(world: str, file: Path) -> None:
-    """A teacher of prompts at 1 and 16 steps above its student at one."""
+def draw_text_world(world: str, file: Path, refined: dict[str, Path]) -> None:
+    """A teacher of prompts above its student, and above what refinement made of that."""
     panels, prompts = [], list(PROMPTS[world])
-    for title, how in ROWS.items():
-        images = [sample(world, prompts=[prompt], seed=1, **how)[0] for prompt in prompts]
+    rows = [(title, world, how) for title, how in ROWS.items()]
+    if world == "emoji":
+        rows.insert(1, ("teacher, 4 steps", world, {"teacher": True, "steps": 4}))
+        rows += [(title, str(run), {}) for title, run in refined.items()]
+    for title, target, how in rows:
+        images = [sample(target, prompts=[prompt], seed=1, **how)[0] for prompt in prompts]
         panels.append(Panel(title, np.stack([np.asarray(image) for image in images])))
     save_png(matrix(panels, prompts, 32, ""), file, {})
 
@@ -121,8 +128,10 @@ def photograph_play(file: Path) -> None:
 if __name__ == "__main__":
     run, folder = Path(sys.argv[1]), Path(sys.argv[2])
     draw_digits(folder.parent / "digits.png")
+    beside = {title: run.parent / name for title, name in REFINED.items()}
+    refined = {title: path for title, path in beside.items() if path.is_dir()}
     for world in PROMPTS:
-        draw_text_world(world, folder / f"{world}.png")
+        draw_text_world(world, folder / f"{world}.png", refined)
     with TemporaryDirectory() as place:
         draw_panel(run, panel := Path(place) / "panel.svg")
         photograph(panel.as_uri(), folder / "panel.png", "svg")

@@ -10,7 +10,7 @@ import argparse
 import time
 from pathlib import Path
 
-from benchmarks.soft_dimo import distilling, estimators, gan, rewards, softness, steps, tteo
+from benchmarks.soft_dimo import distilling, emoji, estimators, gan, rewards, softness, steps, tteo
 from benchmarks.soft_dimo.report import pictures, report
 from benchmarks.soft_dimo.trials import Trial
 
@@ -22,6 +22,7 @@ PARTS = {
     "estimators": estimators.trials,
     "softness": softness.trials,
     "distilling": distilling.trials,
+    "emoji": emoji.trials,
 }
 
 

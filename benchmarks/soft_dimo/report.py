@@ -4,31 +4,33 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
-from benchmarks.soft_dimo import curves
+from benchmarks.soft_dimo import curves, report_of_emoji
 from benchmarks.soft_dimo.claims import NOT_RUN, REFUTED, REPRODUCED, UNDECIDED, row, short
 from benchmarks.soft_dimo.claims_of_dimo import OF_DIMO
+from benchmarks.soft_dimo.claims_of_emoji import OF_EMOJI
 from benchmarks.soft_dimo.claims_of_soft import OF_SOFT
 from benchmarks.soft_dimo.distilling import ARMS as ARMS_OF_DISTILLING
 from benchmarks.soft_dimo.evidence import BySeed, Results, gain_of_seeds, longest, seeds_of
 from benchmarks.soft_dimo.gan import ARMS
-from benchmarks.soft_dimo.intervals import Interval, mcnemar, paired_gain
+from benchmarks.soft_dimo.intervals import mcnemar
 from benchmarks.soft_dimo.rewards import ARMS as ARMS_OF_REWARDS
 from benchmarks.soft_dimo.rewards import MAIN, STEPS, Arm
 from benchmarks.soft_dimo.shapes import WATCHING
 from benchmarks.soft_dimo.steps import TEACHER_STEPS, TEMPERATURES
+from benchmarks.soft_dimo.tables import gain, over_seeds, table
 from benchmarks.soft_dimo.trials import Trial, unpacked
 from benchmarks.soft_dimo.tteo import BUDGETS
 
 HEAD = """# Soft-Di[M]O in the small world
 
 Made by `python -m benchmarks.soft_dimo`, which keeps every number in
-`benchmarks/results/soft_dimo/`. The teachers are the embedded `digits` and `shapes`; the papers'
-figures are of MaskGit and MaskBit on ImageNet and of MaskGen-L, so directions and ratios compare,
-not numbers. Intervals are of 95 %: by a paired bootstrap over prompts and seeds, by Student's t
-over three training seeds; of two seeds it is their range.
+`benchmarks/results/soft_dimo/`. The teachers are the embedded `digits`, `shapes` and `emoji`; the
+papers' figures are of MaskGit and MaskBit on ImageNet and of MaskGen-L, so directions and ratios
+compare, not numbers. Intervals are of 95 %: by a paired bootstrap over prompts and seeds, by
+Student's t over three training seeds; of two seeds it is their range.
 
 A claim is *reproduced* if the whole interval is on its side of the bar, *refuted here* if all of it
 is beyond, and *not reproduced* if the interval holds the bar, or if there is none, as with one
@@ -38,36 +40,12 @@ so cannot pass a bar unrefined. *Not run* is what nobody has measured here yet.
 `shapes_preference` is trained on pictures of teacher and student that the verifier judged, so a
 gain that the verifier sees after training for it is not independent of it. `shapes_witness`,
 another network from other scenes and other pictures, never gives a gradient; it learned from the
-same verifier, though.
+same verifier, though. The reader of `emoji` gives no gradient either; it and the rewards there,
+other networks that saw other draws, learned by one rule which pictures show nothing.
 """
 
 
-CLAIMS = (*OF_DIMO, *OF_SOFT)
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
-
-
-def over_seeds(values: Sequence[float]) -> str:
-    """Mean and standard deviation over seeds, or the only value."""
-    if len(values) == 1:
-        return f"{values[0]:.3f} (1 seed)"
-    return f"{mean(values):.3f} ± {stdev(values):.3f} ({len(values)} seeds)"
-
-
-def gain(found: Results, other: Results, name: str, base: str) -> Interval | None:
-    """The verifier's paired gain of one trial over another, over the seeds that both have."""
-    after, before = seeds_of(found, name), seeds_of(other, base)
-    both = sorted(after.keys() & before.keys())
-    if not both:
-        return None
-    return paired_gain(
-        [unpacked(after[seed]["true"]) for seed in both],
-        [unpacked(before[seed]["true"]) for seed in both],
-    )
+CLAIMS = (*OF_DIMO, *OF_SOFT, *OF_EMOJI)
 
 
 def claims(measured: Mapping[str, Results]) -> str:
@@ -303,6 +281,7 @@ SECTIONS: Mapping[str, Callable[[Mapping[str, Results]], str]] = {
     "estimators": estimators,
     "softness": softness,
     "distilling": distilling,
+    "emoji": report_of_emoji.section,
 }
 
 

@@ -16,6 +16,7 @@ from benchmarks.soft_dimo.shapes import (
     STUDENT_FILES,
     WATCHING,
     WEAK,
+    captions,
     diversity_of,
     refined,
     tasks,
@@ -101,7 +102,7 @@ def by_refining(arm: Arm, seed: int, folder: Path) -> dict[str, Any]:
     names = ("reward_norm", "weighted_reward_norm", "distill_norm", "reward_ratio", "entropy")
     return {
         **found,
-        "diversity": diversity_of(student, TEMPERATURE, seed),
+        "diversity": diversity_of(student, captions(), TEMPERATURE, seed),
         "weight": weight,
         "log": {name: last[name] for name in names if name in last},
     }

@@ -54,6 +54,11 @@ def unrefined() -> Student:
     return open_student("shapes", LoadOptions(with_teacher=True))
 
 
+def captions() -> list[str]:
+    """What the tasks say."""
+    return [task.prompt for task in tasks()]
+
+
 def verdicts_of(target: Target, prompts: list[Task], spec: SamplerSpec) -> dict[str, object]:
     """What the verifier and the judges say of one image of each prompt."""
     said = [task.prompt for task in prompts]
@@ -75,9 +80,9 @@ def judged(images: torch.Tensor, said: list[str], name: str) -> float:
     return round(float(torch.cat(scores).mean()), 4)
 
 
-def diversity_of(student: Student, temperature: float, seed: int) -> float:
-    """How far images of one prompt are from each other."""
-    said = [task.prompt for task in tasks()[:VARIED] for _ in range(IMAGES_EACH)]
+def diversity_of(student: Student, asked: list[str], temperature: float, seed: int) -> float:
+    """How far images of one prompt are from each other, over the first of these prompts."""
+    said = [prompt for prompt in asked[:VARIED] for _ in range(IMAGES_EACH)]
     spec = SamplerSpec(seed=1000 + seed, temperature=temperature)
     images, _ = draw_images(Target(student.teacher, student), said, spec)
     return round(diversity(images, IMAGES_EACH), 5)

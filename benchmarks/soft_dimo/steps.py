@@ -10,6 +10,7 @@ from benchmarks.soft_dimo.shapes import (
     JUDGE_FILES,
     SEEDS,
     STUDENT_FILES,
+    captions,
     diversity_of,
     tasks,
     unrefined,
@@ -56,7 +57,7 @@ def by_student(temperature: float, seed: int, folder: Path) -> dict[str, Any]:
     student = unrefined()
     spec = SamplerSpec(seed=seed, temperature=temperature)
     found = verdicts_of(Target(student.teacher, student), tasks(), spec)
-    return {**found, "diversity": diversity_of(student, temperature, seed)}
+    return {**found, "diversity": diversity_of(student, captions(), temperature, seed)}
 
 
 def by_teacher(temperature: float, seed: int, steps: int, folder: Path) -> dict[str, Any]:

@@ -8,10 +8,13 @@ import pytest
 import torch
 
 from benchmarks.soft_dimo import (
+    claims,
     curves,
     distilling,
+    emoji,
     gan,
     report,
+    report_of_emoji,
     rewards,
     shapes,
     steps,
@@ -20,9 +23,11 @@ from benchmarks.soft_dimo import (
 )
 from benchmarks.soft_dimo.__main__ import asked_for
 from benchmarks.soft_dimo.claims import Claim, row
+from benchmarks.soft_dimo.claims_of_emoji import OF_EMOJI
 from benchmarks.soft_dimo.evidence import Measured, over_seeds
 from benchmarks.soft_dimo.intervals import mcnemar, paired_gain
 from benchmarks.soft_dimo.trials import Trial, packed, unpacked
+from dimo_cli.metrics.emoji import TASKS
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.refine import RefineSpec
 from dimo_cli.specs.resolve import resolve_spec
@@ -317,3 +322,34 @@ def test_without_any_arm_there_is_no_picture():
 def test_the_readme_has_the_claims_that_were_tried():
     readme = Path(report.__file__).parents[2] / "README.md"
     assert report.short_table(report.kept(asked_for([]))).strip() in readme.read_text()
+
+
+def test_the_arms_of_emoji_have_all_seeds_and_a_control_that_differs_in_one_setting():
+    names = {trial.name for trial in emoji.trials()}
+    assert {f"{arm}-{seed}" for arm in (*emoji.ARMS, "before") for seed in (0, 1, 2)} <= names
+    assert emoji.ARMS["gan-soft"] == emoji.ARMS["reward-soft"] == ()
+    assert emoji.ARMS["gan-none"] == ("gan.enabled=false",)
+
+
+def test_the_prompts_of_emoji_are_of_all_tasks_in_turn_and_of_nothing_held_out():
+    tasks = emoji.tasks()
+    assert len(tasks) == 1200
+    assert [task.name for task in tasks[:5]] == list(TASKS)
+    assert {task.name for task in tasks} == set(TASKS)
+
+
+def test_the_report_tells_gains_on_emoji_over_the_start():
+    before = {f"before-{s}": of_emoji("0101" * 50, fid=6.0) for s in (0, 1, 2)}
+    after = {f"reward-soft-{s}": of_emoji("0111" * 50, fid=5.0 + s / 10) for s in (0, 1, 2)}
+    text = report_of_emoji.section({"emoji": {**before, **after}})
+    assert "| before | 0.500 ± 0.000 (3 seeds) |" in text
+    assert "| reward-soft | 0.750 ± 0.000 (3 seeds) |" in text
+    assert "5.100 ± 0.100 (3 seeds)" in text
+    gained = next(claim for claim in OF_EMOJI if "hundreds of things" in claim.text)
+    found = gained.measure({"emoji": {**before, **after}})
+    assert gained.verdict(found) == claims.REPRODUCED
+    assert gained.measure({}) is None
+
+
+def of_emoji(true, fid):
+    return {"true": true, "name": true, "fid_emoji": fid, "recall": 0.5, emoji.WATCHING: 0.1}
