@@ -5,7 +5,8 @@ dimo refine emoji --gan --out runs/emoji-gan
 dimo refine emoji --reward --out runs/emoji-reward
 python examples/draw_readme_pictures.py runs/digits docs/pictures
 
-Refinements of `emoji` that are not beside the run are left out of its picture. The shots of pages need the extra `browser` and a Chromium; without them they are left out.
+Refinements of `emoji` that are not beside the run are left out of its picture. The shots of pages
+need the extra `browser` and a Chromium; without them they are left out.
 """
 
 import io

@@ -35,7 +35,8 @@ from dimo_cli.teachers.emoji.network import (
 from dimo_cli.teachers.emoji.tokenizer import CODE_WIDTH, CODES, EmojiTokenizer
 from dimo_cli.teachers.patches import move_codebook
 from dimo_cli.teachers.protocol import Cond
-from dimo_cli.teachers.small import fill_from, in_bytes
+from dimo_cli.teachers.small import fill_from
+from dimo_cli.teachers.stored import in_bytes
 
 BATCH = 32
 SAID = (world.STYLES, world.BACKGROUNDS, world.SIZES, world.PLACES)

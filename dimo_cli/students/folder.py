@@ -56,6 +56,7 @@ from dimo_cli.teachers.builtin import builtin_path
 from dimo_cli.teachers.conditioning import PromptConditioner
 from dimo_cli.teachers.protocol import Backbone, Teacher
 from dimo_cli.teachers.registry import EMBEDDED, FAMILIES, blueprint_of, load_skeleton
+from dimo_cli.teachers.stored import in_numbers
 
 PROMPT = "a red fox in the snow"
 
@@ -275,7 +276,7 @@ def read_weights(path: Path, sha256: str) -> StateDict:
             "Copy or download the student again.",
         )
     try:
-        return load_file(path)
+        return in_numbers(load_file(path))
     except SafetensorError as error:
         problem = re.sub(r"\s+", " ", str(error))[:300]
         raise MissingError(f"`{path}` does not fit its teacher: {problem}") from None

@@ -3,42 +3,17 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar, overload
 
-import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
-from dimo_cli.teachers.stored import restored, rounded, scale_name
+from dimo_cli.teachers.stored import in_numbers
 
 N = TypeVar("N", bound=nn.Module)
-
-
-def in_bytes(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights in a quarter of their size: int8 with a scale for each row, and vectors in half."""
-    found: dict[str, Tensor] = {}
-    for name, tensor in weights.items():
-        if tensor.ndim == 1:
-            found[name] = tensor.half()
-            continue
-        values, scale = rounded(tensor.flatten(1), "int8")
-        assert scale is not None
-        found |= {name: values.view_as(tensor), scale_name(name): scale.squeeze(1)}
-    return found
-
-
-def in_numbers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What a file holds, as a network has it."""
-    found, scales = {}, set(map(scale_name, weights))
-    for name, tensor in weights.items():
-        if (scale := weights.get(scale_name(name))) is not None:
-            found[name] = restored(tensor.flatten(1), scale[:, None], torch.float32).view_as(tensor)
-        elif name not in scales:
-            found[name] = tensor.float()
-    return found
 
 
 def fill_from(network: N, path: Path) -> N:

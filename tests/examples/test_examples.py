@@ -170,5 +170,5 @@ def test_the_readmes_pictures_are_drawn_from_a_run(tmp_path, finished_run):
     drawing["draw_panel"](finished_run, tmp_path / "panel.svg")
     assert "what the words mean" in (tmp_path / "panel.svg").read_text().replace("&#160;", " ")
     for world in ("emoji", "shapes"):
-        drawing["draw_text_world"](world, tmp_path / f"{world}.png")
+        drawing["draw_text_world"](world, tmp_path / f"{world}.png", {"after it": Path("emoji")})
         assert (tmp_path / f"{world}.png").stat().st_size > 10_000

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from dimo_cli import sample
@@ -21,7 +22,7 @@ from dimo_cli.teachers.protocol import TteoDefaults
 from dimo_cli.teachers.shapes import world
 
 SHIP = Path(__file__).parents[2] / "examples" / "ship_student.py"
-AGAIN = "run `python examples/ship_student.py FOLDER --out FOLDER --keep`"
+AGAIN = "run `python examples/ship_student.py FOLDER --out FOLDER --store as-is`"
 
 
 @pytest.fixture(scope="module", params=BUILTIN)
@@ -67,6 +68,19 @@ def test_shipping_makes_all_files_of_a_student_in_one_go(tmp_path):
     assert (target / CARD).read_text(encoding="utf-8") == student_card(describe_student(student))
     with Image.open(target / PREVIEW) as preview:
         assert preview.info["dimo.student"] == student.short_id
+
+
+def test_a_student_that_ships_in_bytes_is_within_half_a_step_of_each_row(tmp_path):
+    target = tmp_path / "shipped"
+    words = [sys.executable, str(SHIP), "digits", "--out", str(target), "--store", "bytes"]
+    subprocess.run(words, check=True, capture_output=True)
+    assert (target / "model.safetensors").stat().st_size < 250_000
+    before = load_student(BUILTIN["digits"]).backbone.state_dict()
+    for name, tensor in load_student(target).backbone.state_dict().items():
+        assert tensor.dtype == torch.float32
+        rows = before[name].flatten(1) if tensor.ndim > 1 else before[name][None]
+        step = rows.abs().amax(1, keepdim=True) / 127
+        assert ((tensor.view_as(rows) - rows).abs() <= step / 2 + 1e-6).all(), name
 
 
 def test_tteo_begins_with_what_suits_the_teacher(shipped):

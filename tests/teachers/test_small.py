@@ -4,7 +4,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from dimo_cli.teachers.small import fill_from, in_bytes
+from dimo_cli.teachers.small import fill_from
+from dimo_cli.teachers.stored import in_bytes
 
 
 class Both(nn.Module):
