@@ -184,7 +184,7 @@ def test_a_run_says_by_what_it_weighs():
 def test_where_there_is_nothing_to_weigh_by_it_is_refused(groups, reason):
     whole = {"gan": {}, "loss": {"divergence": {"kind": "rkl"}}, **groups}
     whole["gan"] = {"enabled": True, "bregman": "forward_kl", **whole["gan"]}
-    with pytest.raises(ValueError, match="gan.bregman is forward_kl, but") as caught:
+    with pytest.raises(ValueError, match=r"gan\.bregman is forward_kl, but") as caught:
         refine_spec(**whole)
     assert reason in str(caught.value)
 
