@@ -484,4 +484,5 @@ class Distillation:
             args = (hidden, teacher_logits, temperature, self.chunk_tokens)
             return probability_gap(self.student, *args)
 
-        return sample_weights(self.spec, self.teacher.space, mask, gap, still_open)
+        weights = sample_weights(self.spec, self.teacher.space, mask, gap, still_open)
+        return self.losses.weigh(weights)

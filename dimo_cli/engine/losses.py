@@ -134,6 +134,15 @@ class Losses:
             total += objective.factor() * gradient
         return total
 
+    def weigh(self, weights: Tensor) -> Tensor:
+        """The weights [B] of a pass's samples in what is asked of masked tokens.
+
+        Objectives that have been asked of all its tokens may know which samples matter more.
+        """
+        for objective in self.soft:
+            weights = objective.weigh(weights)
+        return weights
+
     def follow(self, step: int, measure: bool, share: Share) -> StepReport:
         """Let objectives update what else is trained, once student and auxiliary are."""
         if self.norms is not None:

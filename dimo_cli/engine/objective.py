@@ -245,6 +245,13 @@ class WholeObjective(Objective, ABC):
     def factor(self) -> Tensor | float:
         """What its gradient is multiplied by."""
 
+    def weigh(self, weights: Tensor) -> Tensor:
+        """The weights [B] of samples in what others ask of masked tokens, of those that they had.
+
+        Asked after `ask`, of the same pass.
+        """
+        return weights
+
 
 SoftLoss = Callable[[Tensor], Tensor]
 """A value for each sample [B] of token weights [B, L, G, V]."""

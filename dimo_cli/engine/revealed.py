@@ -30,7 +30,8 @@ from dimo_cli.engine.objectives.idlm import Idlm, student_gradient
 from dimo_cli.engine.share import mean_over_ranks
 from dimo_cli.errors import SpecError
 from dimo_cli.specs.distill import DistillSpec
-from dimo_cli.specs.divergences import AdaptiveWeight, ReverseKL
+from dimo_cli.specs.divergences import AdaptiveWeight
+from dimo_cli.specs.objectives import beyond_reverse_kl
 from dimo_cli.teachers.protocol import Backbone, moved
 
 MEMORY = 0.9  # of the running means of the baseline
@@ -40,11 +41,8 @@ MOST_LEVELS = 16  # of masked tokens: as many counts as that, or so many ranges 
 
 def obstacle(spec: DistillSpec) -> str | None:
     """Why a run's loss has no such credit; None if it has."""
-    kinds = {objective.kind for objective in spec.objectives} or {"dimo"}
-    if others := sorted(kinds - {"dimo", "idlm"}):
-        return f"`objectives` names {others[0]}, whose gradient is no part of that of a KL"
-    if "dimo" in kinds and not isinstance(spec.loss.divergence, ReverseKL):
-        return f"`loss.divergence` is {spec.loss.divergence.kind}, not rkl"
+    if reason := beyond_reverse_kl(spec.objectives, spec.loss.divergence.kind):
+        return reason
     if spec.loss.student_input != "x_init":
         return f"`loss.student_input` is {spec.loss.student_input}, where no token was drawn"
     if not spec.student.in_one_step:

@@ -74,6 +74,11 @@ TOPICS = (
         "healthy: apart, but not ever further apart",
     ),
     Topic("Weight of the adversarial loss", {"gan_weight": "weight"}, "set automatically"),
+    Topic(
+        "Di-Bregman weights of samples",
+        {"bregman_weight": "mean, divided out", "bregman_effective_share": "effective share"},
+        "healthy: the share stays well above 0, or few samples decide all",
+    ),
     Topic("Reward loss", {"reward_loss": "loss"}, "healthy: falls"),
     Topic(
         "Held-out reward",

@@ -98,6 +98,10 @@ GLOSSARY: dict[str, str] = {
         "a second network, the discriminator, learns to tell the student's images from real "
         "ones; the student learns to deceive it."
     ),
+    "Di-Bregman": (
+        "each image counts in the Di[M]O loss by how likely the GAN's discriminator takes it for "
+        "real, which turns the reverse KL towards another divergence. The setting `gan.bregman`."
+    ),
     "reward": (
         "a network that says how good an image is, or how well it fits its prompt. A student "
         "can be trained for it."

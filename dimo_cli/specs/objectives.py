@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
@@ -189,3 +190,16 @@ class Objective(Spec):
     def settings(self) -> dict[str, Any]:
         """What it is given beside its name and weight."""
         return dict(self.model_extra or {})
+
+
+def beyond_reverse_kl(objectives: Sequence[Objective], divergence: str) -> str | None:
+    """Why the gradient of these is not that of a reverse KL; None if it is.
+
+    `divergence` is the kind of that of `dimo`, which it also is where nothing is named.
+    """
+    kinds = {objective.kind for objective in objectives} or {"dimo"}
+    if others := sorted(kinds - {"dimo", "idlm"}):
+        return f"`objectives` names {others[0]}, whose gradient is no part of that of a KL"
+    if "dimo" in kinds and divergence != "rkl":
+        return f"`loss.divergence` is {divergence}, not rkl"
+    return None

@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from dimo_cli.specs.base import Flag, Int, Real, Spec, or_auto
 from dimo_cli.specs.distill import AuxiliarySpec, DistillSpec
+from dimo_cli.specs.objectives import beyond_reverse_kl
 from dimo_cli.specs.optimizer import OptimizerSpec
 
 FROM_TEACHER = "teacher"  # a start without any student
@@ -58,6 +59,12 @@ class GanSpec(Spec):
         ge=0,
         description="Steps before the adversarial loss reaches the student; null: 0, or "
         f"{WARM_UP} with weight auto, which would amplify an untrained discriminator",
+    )
+    bregman: Literal["reverse_kl", "neyman", "forward_kl", "jensen_shannon"] = Field(
+        "reverse_kl",
+        description="Di-Bregman: towards which divergence from the data the discriminator weighs "
+        "samples in the Di[M]O loss, to first order and at no cost; reverse_kl: all count alike. "
+        "The others are for divergence rkl and objective idlm",
     )
     optimizer: OptimizerSpec = Field(
         default_factory=lambda: OptimizerSpec(beta1=0.0), description="Optimizer of the heads"
@@ -156,6 +163,7 @@ class RefineSpec(DistillSpec):
         """What this way of training is called, with its losses."""
         losses = [self.masked_method] if self.distill_weight else []
         losses += [f"GAN weight {self.gan.weight}"] if self.gan.enabled else []
+        losses += [f"Di-Bregman {self.gan.bregman}"] if self.gan.bregman != "reverse_kl" else []
         losses += [f"reward {name} {weight:g}" for name, weight in self.reward.terms.items()]
         return f"Soft-Di[M]O ({', '.join(losses)})"
 
@@ -172,6 +180,35 @@ class RefineSpec(DistillSpec):
                 "auxiliary.start run needs the Di[M]O loss: set distill_weight above 0"
             )
         return self
+
+    @model_validator(mode="after")
+    def _samples_can_be_weighed(self) -> RefineSpec:
+        if self.gan.bregman != "reverse_kl" and (reason := self._no_bregman()) is not None:
+            raise ValueError(f"gan.bregman is {self.gan.bregman}, but {reason}")
+        return self
+
+    def _no_bregman(self) -> str | None:
+        """Why samples of the Di[M]O loss cannot be weighed by a discriminator; None if they can."""
+        if not self.gan.enabled:
+            return "there is no discriminator to weigh samples by: add --gan (gan.enabled=true)"
+        if not self.distill_weight:
+            return "distill_weight is 0, and what it weighs is the Di[M]O loss: set it above 0"
+        if reason := beyond_reverse_kl(self.objectives, self.loss.divergence.kind):
+            return (
+                f"{reason}, and only samples of a reverse KL are weighed: set loss.divergence=rkl, "
+                "or use objective idlm"
+            )
+        if self.loss.revealed_credit:
+            return (
+                f"loss.revealed_credit is {self.loss.revealed_credit:g}, which is right only for "
+                "weights that do not depend on what was drawn: use one of them"
+            )
+        if self.train.pass_size < 2:
+            return (
+                "samples of a pass are weighed against one another, and a pass has one: set "
+                "train.batch_size and train.micro_batch to 2 or more"
+            )
+        return None
 
 
 def reward_names(spec: RefineSpec) -> list[str]:

@@ -74,8 +74,10 @@ def test_neither_does_a_step_with_other_settings(groups):
 def test_neither_does_a_refinement_with_gan_and_reward(kind):
     def refinement(teacher, spec, generator, autocast):
         gan = {"enabled": True, "weight": "auto", "width": 16, "heads": 2}
+        gan |= {"start": 0, "bregman": "jensen_shannon"}
+        loss = {"divergence": "rkl"}
         reward = {"terms": {"clip": 1.0}, "weight": 1.0}
-        groups = {"gan": gan, "reward": reward, "relax": {"kind": kind}}
+        groups = {"gan": gan, "reward": reward, "relax": {"kind": kind}, "loss": loss}
         return Refinement(
             teacher,
             RefineSpec.model_validate({**spec.model_dump(), **groups}),

@@ -105,13 +105,25 @@ def test_the_auxiliary_goes_on_from_the_run_that_the_student_is_from(dimo, tmp_p
     assert first["divergence"] > 1e-4
 
 
+def weighed_by(kind, steps):
+    """Flags of a short refinement whose samples the discriminator weighs."""
+    sets = ("loss.divergence=rkl", "gan.start=0", f"gan.bregman={kind}", f"train.steps={steps}")
+    return (*QUICK, *(part for setting in sets for part in ("--set", setting)))
+
+
+@pytest.mark.parametrize("kind", ["neyman", "forward_kl", "jensen_shannon"])
+def test_samples_are_weighed_by_the_discriminator(dimo, tmp_path, kind):
+    succeed(dimo("refine", "digits", "--gan", *weighed_by(kind, 2), "-o", "r", "--json"))
+    record = last_log(tmp_path / "r")
+    manifest = json.loads((tmp_path / "r" / "student" / "dimo.json").read_text())
+    assert {"bregman_weight", "bregman_effective_share"} <= set(record)
+    assert f"Di-Bregman {kind}" in manifest["training"]["method"]
+
+
 def test_a_refinement_resumes_bit_for_bit(dimo, tmp_path):
-    succeed(
-        dimo("refine", "digits", "--gan", *QUICK, "--set", "train.steps=4", "-o", "a", "--json")
-    )
-    succeed(
-        dimo("refine", "digits", "--gan", *QUICK, "--set", "train.steps=2", "-o", "b", "--json")
-    )
+    for name, steps in (("a", 4), ("b", 2)):
+        short = weighed_by("neyman", steps)
+        succeed(dimo("refine", "digits", "--gan", *short, "-o", name, "--json"))
     succeed(dimo("refine", "--resume", "b", "--set", "train.steps=4", "--json"))
     for name in ("student", "auxiliary", "discriminator", "ema"):
         one, two = (
@@ -198,6 +210,8 @@ def test_tteo_stops_where_a_prompt_scores_enough(dimo, text_student, toy_reward)
         (("refine", "--gan", "--resume", "x"), 2, "leave out"),
         (("refine", "digits", "--gan", "--set", "loss.student_input=x_tilde"), 2, "x_init"),
         (("refine", "digits", "--gan", "--set", "reward.held_out=clp"), 2, "clip"),
+        (("refine", "digits", "--gan", "--set", "gan.bregman=neyman"), 2, "jeffreys, not rkl"),
+        (("refine", "digits", "--gan", "--set", "gan.bregman=chi2"), 2, "neyman"),
         (("tteo", "digits", "--prompt", "a fox"), 2, "takes classes"),
         (("tteo", "digits"), 2, "no prompt"),
         (("tteo", "digits", "--prompt", "x", "--budget", "5x5"), 2, "4x4"),

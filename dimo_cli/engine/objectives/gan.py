@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from dimo_cli.engine.bregman import sample_factors
 from dimo_cli.engine.draws import on_host, own_generator, samples_among, stacked
 from dimo_cli.engine.gan import (
     Discriminator,
@@ -51,6 +52,8 @@ class GanObjective(SoftObjective):
         self.step = 0
         self.judged: list[Judged] = []
         self.real: Tensor | None = None
+        self.fake_logits: Tensor | None = None
+        """What the discriminator said of the student's last pass [B], before it learned of it."""
 
     def attach(self, run: Run) -> None:
         self.run, spec = run, self.spec
@@ -73,7 +76,7 @@ class GanObjective(SoftObjective):
         return [self.discriminator.backbone]
 
     def begin(self, step: int) -> None:
-        self.step, self.judged = step, []
+        self.step, self.judged, self.fake_logits = step, [], None
 
     def conditions(self, count: int) -> Cond | None:
         """Real and generated images share their conditions (H.3), so the data decides them."""
@@ -116,7 +119,19 @@ class GanObjective(SoftObjective):
     def loss(self, weights: Tensor, cond: Cond) -> Tensor:
         """Eq. 8 for each sample, under a mask of its own."""
         embeds = self.masked(weights, self.draw_mask(len(weights)))
-        return generator_loss(self.discriminator(embeds, cond, self.run.generator))
+        logits = self.discriminator(embeds, cond, self.run.generator)
+        self.fake_logits = logits.detach()
+        return generator_loss(logits)
+
+    def weigh(self, weights: Tensor) -> Tensor:
+        """Di-Bregman: by how much likelier the student is to draw a sample than the data."""
+        divergence = self.spec.bregman
+        if divergence == "reverse_kl" or self.fake_logits is None:
+            return weights
+        factors, mean, share = sample_factors(divergence, self.fake_logits)
+        self.run.log("bregman_weight", mean)
+        self.run.log("bregman_effective_share", share)
+        return weights * factors
 
     def draw_mask(self, count: int) -> Tensor:
         """Slots to be masked before the discriminator looks, r ~ U[mask_low, mask_high]."""
