@@ -13,7 +13,7 @@ def default_student(prompts: Sequence[str]) -> str:
     """`digits` without prompts; for prompts `emoji`, unless they are of squares and circles."""
     if not prompts:
         return "digits"
-    words = [word for prompt in prompts for word in words_of(prompt)]
+    words = [word for prompt in prompts for word in words_of(world.spelled(prompt))]
     strange = set(words).difference(vocabulary())
     if strange and all(world.read(prompt).scene.thing is not None for prompt in prompts):
         return "emoji"
