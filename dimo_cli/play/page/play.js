@@ -303,7 +303,9 @@ function option(value, text) {
 function offerConditions() {
   if (facts.takes_prompts) {
     $("prompt-field").hidden = false;
-    $("prompt").value = $("prompt").placeholder = facts.examples[0] ?? "";
+    const first = facts.examples[0];
+    $("prompt").value = first ?? "";
+    $("prompt").placeholder = first ? `For example: ${first}` : "";
     $("examples").append(...facts.examples.map((text) => {
       const chip = Object.assign(document.createElement("button"), { type: "button", textContent: text });
       chip.addEventListener("click", () => {
