@@ -93,6 +93,11 @@ def test_so_it_does_of_both_ends_of_an_interpolation(dimo):
     assert dimo(*words, "--strict").exit_code == 2
 
 
+def test_an_end_may_be_a_single_word(dimo):
+    done = succeed(dimo("sample", "--interpolate", "apple", "🚀", "--frames", "2", "--json"))
+    assert json.loads(done.stdout)["prompts"] == ["apple", "🚀"]
+
+
 def test_an_end_that_is_random_or_a_file_has_no_words(dimo):
     succeed(dimo("sample", "--prompt", "a fox", "-n", "1", "--json"))
     words = ("--interpolate", "samples.png", "random", "--prompt", "a fox", "--frames", "2")

@@ -17,6 +17,8 @@ from dimo_cli.students.defaults import default_student
         (["the meaning of life"], "emoji"),
         (["a 🍎 on white"], "emoji"),
         (["🙂"], "emoji"),
+        (["a sofa and a couch"], "emoji"),
+        (["a red fox", "a sofa"], "emoji"),
     ],
 )
 def test_prompts_go_to_the_world_that_they_are_of(prompts, name):

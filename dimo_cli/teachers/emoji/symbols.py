@@ -17,6 +17,9 @@ CALLED = """
 """
 
 
+JOINED = {"🐻\u200d❄": "polar bear", "🐈\u200d⬛": "black cat"}  # of several characters
+
+
 @cache
 def called() -> dict[str, str]:
     """The names of those that the world knows by others than Unicode's."""

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from dimo_cli.teachers.emoji.symbols import name_of
+from dimo_cli.teachers.emoji.symbols import JOINED, name_of
 
 if TYPE_CHECKING:  # a world needs no PIL
     from dimo_cli.files.png import Pixels
@@ -220,6 +220,8 @@ def words_of(text: str) -> list[str]:
 def spelled(text: str) -> str:
     """A text in small letters without marks, and with names in place of emoji."""
     text = unicodedata.normalize("NFKC", text).lower()
+    for symbol, name in JOINED.items():
+        text = text.replace(symbol, f" {name} ")
     return re.sub(r"[^\w]|_", lambda mark: spelled_out(mark[0]), text)
 
 

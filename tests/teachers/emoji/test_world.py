@@ -124,7 +124,8 @@ def test_the_first_thing_of_a_prompt_is_drawn_and_the_longest_name_counts():
     ("typed", "name"),
     [
         ("🍎", "red apple"), ("a small 🚀 on blue", "rocket"), ("🐱", "cat"), ("❤️", "heart"),
-        ("🪼", "jellyfish"), ("🙂", None), ("!?", None), ("красное яблоко", None),
+        ("🪼", "jellyfish"), ("🐻‍❄️", "polar bear"), ("🐈‍⬛", "black cat"),
+        ("🙂", None), ("!?", None), ("красное яблоко", None),
         ("ＲＥＤ ＡＰＰＬＥ", "red apple"),
     ],
 )  # fmt: skip
