@@ -197,7 +197,8 @@ class OneStepPipeline(DiffusionPipeline):
     ) -> ImagePipelineOutput | tuple[Any]:
         """Draw images.
 
-        Classes go by number, WordNet id or name. Without a `generator`, torch's own is used. With a
+        Classes go by number, WordNet id or name. A warning names words of a prompt that the images
+        do without. Without a `generator`, torch's own is used. With a
         list, each image is what its generator would draw alone. The tokens of an `image` take the
         place of the random ones of the initial sequence (`dimo sample --init`). `output_type`
         "pt" and "np" are in [0, 1], "latent" are tokens [N, L, G]. `callback_on_step_end(pipeline,

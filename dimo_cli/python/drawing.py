@@ -44,6 +44,8 @@ def sample(
     built-in student draws: `emoji` or `shapes` for prompts and `digits` for classes. With
     `teacher=True` its teacher draws, or that of a preset.
 
+    A `UserWarning` names words of a prompt that the images do without.
+
     Prompts, or classes by number, WordNet id or name, are taken in turn for `count` images: as many
     as there are of them, or 16 where none is named. The tokens of the image `init` take the place
     of the random ones. `local_dir` has the published files of the teacher; nothing is downloaded.
