@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +30,7 @@ from dimo_cli.errors import SpecError, did_you_mean
 from dimo_cli.files.writing import write_whole_text
 from dimo_cli.hub.access import Access, hub_access
 from dimo_cli.sampling.interpolating import picture_tokens
+from dimo_cli.sampling.left_out import tell_left_out
 from dimo_cli.sampling.samplers import condition, images_at_once, to_pixels
 from dimo_cli.specs.flags import spec_from_flags
 from dimo_cli.specs.manifest import MANIFEST
@@ -45,6 +48,7 @@ if TYPE_CHECKING:
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 LOADING = ("dtype", "revision", "cache_dir", "local_files_only", "token", "local_dir")
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+warn = partial(warnings.warn, stacklevel=4)  # of whoever calls a pipeline
 Callback = Callable[["OneStepPipeline", int, int, dict[str, Any]], Mapping[str, Any] | None]
 
 
@@ -193,7 +197,8 @@ class OneStepPipeline(DiffusionPipeline):
     ) -> ImagePipelineOutput | tuple[Any]:
         """Draw images.
 
-        Classes go by number, WordNet id or name. Without a `generator`, torch's own is used. With a
+        Classes go by number, WordNet id or name. A warning names words of a prompt that the images
+        do without. Without a `generator`, torch's own is used. With a
         list, each image is what its generator would draw alone. The tokens of an `image` take the
         place of the random ones of the initial sequence (`dimo sample --init`). `output_type`
         "pt" and "np" are in [0, 1], "latent" are tokens [N, L, G]. `callback_on_step_end(pipeline,
@@ -208,7 +213,10 @@ class OneStepPipeline(DiffusionPipeline):
             raise SpecError(f"`output_type` is {output_type!r}.", hint)
         sampling: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
         spec_from_flags(SamplerSpec, sampling, {name: name for name in sampling})
-        wanted = repeated(self.wanted(prompt, class_labels), num_images_per_prompt)
+        asked = self.wanted(prompt, class_labels)
+        if self.student.teacher.takes_prompts:
+            tell_left_out(self.student.teacher, [str(text) for text in asked], warn)
+        wanted = repeated(asked, num_images_per_prompt)
         student = self.student if image is None else started_from(self.student, image)
         conds, tokens = [], []
         for part, drawn_by in self.batches(wanted, generator):

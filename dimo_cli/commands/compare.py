@@ -108,6 +108,7 @@ def draw_rows(
 ) -> list[Row]:
     """Draw all sides; each name is loaded once, and one at a time."""
     from dimo_cli.sampling.comparing import draw_row
+    from dimo_cli.sampling.left_out import tell_left_out
     from dimo_cli.sampling.samplers import chosen_conditions
     from dimo_cli.students.target import check_target
 
@@ -117,9 +118,14 @@ def draw_rows(
     for name, indices in by_name.items():
         check_target(name, all(sides[index].is_teacher for index in indices))
     drawn: dict[int, Row] = {}
+    told: set[str] = set()  # teachers that said which words they leave out
     with counting(out, "compare", sum(spec.count for spec in specs)) as advance:
         for name, indices in by_name.items():
-            target = open_side(name, [sides[i] for i in indices], specs[indices[0]], local_dir)
+            spec = specs[indices[0]]
+            target = open_side(name, [sides[i] for i in indices], spec, local_dir)
+            if target.teacher.name not in told:
+                tell_left_out(target.teacher, spec.prompts, out.note)
+            told.add(target.teacher.name)
             for index in indices:
                 wanted = chosen_conditions(target.teacher, specs[index])
                 how = (sides[index], specs[index].sampler)

@@ -20,8 +20,10 @@ from dimo_cli.specs.flags import Given
 from dimo_cli.specs.tteo import TteoSpec
 
 NEEDED = ("starlette", "uvicorn")
+SHOWN = "emoji"  # where nobody names a student
 app = typer.Typer()
 EXAMPLES = """
+dimo play
 dimo play shapes
 dimo play runs/digits --port 0 --no-open
 dimo play you/maskgen-1step --reward clip=1
@@ -34,7 +36,7 @@ REWARDS = Fields(
 @command(app, "play", EXAMPLES)
 def play(
     *,
-    student: StudentArgument,
+    student: StudentArgument = SHOWN,
     host: Annotated[
         str, typer.Option("--host", help="Address to listen at; 0.0.0.0: for other machines, too.")
     ] = "127.0.0.1",

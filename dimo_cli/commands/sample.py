@@ -107,8 +107,11 @@ def open_target(spec: SampleSpec, local_dir: Path | None, sets: list[str]) -> Ta
 
 def prompts_of_ends(spec: SampleSpec) -> tuple[str, ...]:
     """The ends of `--interpolate` that can only be prompts, where no student is named."""
-    ends = spec.interpolate or ()
-    return () if spec.student else tuple(e for e in ends if " " in e and not Path(e).exists())
+    from dimo_cli.teachers.emoji.world import read
+
+    ends = () if spec.student else spec.interpolate or ()
+    says = (end for end in ends if " " in end or read(end).scene.thing is not None)
+    return tuple(end for end in says if not Path(end).exists())
 
 
 @dataclass(frozen=True)
@@ -184,8 +187,13 @@ def write_gallery(drawn: Drawn, spec: SampleSpec, file: Path, again: str) -> Non
 def drawn_images(spec: SampleSpec, target: Target) -> Drawn:
     """The images of a call, in one array."""
     from dimo_cli.sampling import interpolating, samplers
+    from dimo_cli.sampling.left_out import tell_left_out
 
     target, about_input = started_from(target, spec)
+    left_out: tuple[str, ...] = ()
+    if target.teacher.takes_prompts:
+        texts = (*spec.prompts, *interpolating.named_ends(spec))
+        left_out = tell_left_out(target.teacher, texts, out.note, spec.strict)
     strip = interpolating.plan_strip(target, spec) if spec.interpolate else None
     wanted = strip.wanted if strip else samplers.chosen_conditions(target.teacher, spec)
     started = time.perf_counter()
@@ -196,9 +204,6 @@ def drawn_images(spec: SampleSpec, target: Target) -> Drawn:
             pixels, protocol = samplers.sample_images(target, wanted, spec.sampler, advance)
     seconds = time.perf_counter() - started
     protocol |= about_input
-    left_out = samplers.words_left_out(target.teacher, spec.prompts)
-    if left_out:
-        out.note(samplers.left_out_note(target.teacher, left_out))
     fitting = len(pixels) if strip else fitting_columns(len(pixels), pixels.shape[1])
     names = [
         item if isinstance(item, str) else short_name(target.teacher.class_names[item])

@@ -113,6 +113,7 @@ def optimize_and_save(
 
     from dimo_cli.console import terminal
     from dimo_cli.hub.store import HubStore
+    from dimo_cli.sampling.left_out import tell_left_out
     from dimo_cli.sampling.tteo import folder_name, keep, optimize_prompt, read_outcome, settled
     from dimo_cli.students.published import open_student
     from dimo_cli.students.student import LoadOptions
@@ -121,6 +122,7 @@ def optimize_and_save(
     place = str(local_dir) if local_dir else None
     student = open_student(student_name, LoadOptions(local_dir=place, say=out.note), True)
     spec = settled(student, spec)
+    left_out = tell_left_out(student.teacher, prompts, out.note)
     device = next(student.backbone.parameters()).device
     models = load_rewards(list(spec.rewards), HubStore(local_dir, say=out.note), device)
     rewards = {name: (models[name], weight) for name, weight in spec.rewards.items()}
@@ -145,7 +147,9 @@ def optimize_and_save(
                     views += [Text(prompt), *terminal.shown(pair, 2, out.data.width)]
             documents.append({"folder": str(target), **found})
             views.append(Text(summary(found, spec)))
-    out.result({"tteo": spec.model_dump(), "outcomes": documents}, Group(*views))
+    told = {"left_out": list(left_out)} if left_out else {}
+    document = {"tteo": spec.model_dump(), **told, "outcomes": documents}
+    out.result(document, Group(*views))
 
 
 def summary(found: dict[str, Any], spec: TteoSpec) -> str:

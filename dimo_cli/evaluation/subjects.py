@@ -23,6 +23,7 @@ from dimo_cli.hub.prompts import prompt_file
 from dimo_cli.hub.store import HubStore
 from dimo_cli.metrics.prompts import PROMPT_SETS, PromptSet, load_prompts, read_lines
 from dimo_cli.rewards.registry import load_rewards
+from dimo_cli.sampling.left_out import tell_left_out
 from dimo_cli.sampling.samplers import images_at_once
 from dimo_cli.specs.evaluate import EvalSpec
 from dimo_cli.specs.manifest import MANIFEST
@@ -118,7 +119,11 @@ def subject_of(
             "`--crop` is for images on disk.", "Save the images with `--save-images` first."
         )
     prompts = prompts.of_all_tasks(spec.samples) if prompts else None
-    generated = drawn(opened.target, spec, wanted(opened, spec, prompts), store)
+    texts = wanted(opened, spec, prompts)
+    if prompts is not None:
+        asked = [str(text) for text in dict.fromkeys(texts)]
+        tell_left_out(opened.target.teacher, asked, store.say)
+    generated = drawn(opened.target, spec, texts, store)
     teacher, student = opened.target.teacher, opened.target.student
     facts: dict[str, Any] = {
         "target": "teacher" if spec.sampler.teacher or student is None else "student",

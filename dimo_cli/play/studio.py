@@ -25,6 +25,7 @@ from dimo_cli.hub.store import HubStore
 from dimo_cli.reporting.pictures import data_uri
 from dimo_cli.rewards.protocol import Reward
 from dimo_cli.rewards.registry import load_rewards
+from dimo_cli.sampling.left_out import left_out_note, words_left_out
 from dimo_cli.sampling.samplers import Watch, provenance, sample_images
 from dimo_cli.sampling.tteo import optimize_prompt, settled, slug
 from dimo_cli.sampling.tteo import provenance as tteo_provenance
@@ -200,7 +201,13 @@ class Studio:
             "steps": protocol["steps"],
             "seconds": seconds,
             "command": self.sample_command(condition, count, spec),
+            **self.note_on(condition),
         }
+
+    def note_on(self, condition: str) -> dict[str, str]:
+        """Which words of a prompt are left out, where any are."""
+        words = words_left_out(self.student.teacher, [condition])
+        return {"note": left_out_note(self.student.teacher, words)} if words else {}
 
     def optimize(self, ask: TteoAsk, say: Say) -> None:
         """The curve while a prompt is optimized, then the picture before and after."""
@@ -228,6 +235,7 @@ class Studio:
                 **{key: document[key] for key in ("score_before", "score_after", "seconds")},
                 "times": document["times_a_plain_sample"],
                 "command": self.tteo_command(ask.condition, spec),
+                **self.note_on(ask.condition),
             }
         )
 

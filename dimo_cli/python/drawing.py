@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Unpack
 
 from PIL import Image
@@ -13,16 +15,15 @@ from dimo_cli.python.process import left_as_it_was
 from dimo_cli.python.settings import as_texts, asked_for, named
 from dimo_cli.python.watching import Progress, view_of
 from dimo_cli.sampling.interpolating import start_from_file
-from dimo_cli.sampling.samplers import (
-    chosen_conditions,
-    left_out_note,
-    sample_images,
-    words_left_out,
-)
+from dimo_cli.sampling.left_out import tell_left_out
+from dimo_cli.sampling.samplers import chosen_conditions, sample_images
 from dimo_cli.specs.sample import SampleSpec
 from dimo_cli.students.defaults import default_student
 from dimo_cli.students.student import LoadOptions
 from dimo_cli.students.target import load_target
+
+# Of whoever calls: between them are `sample`, its decorator, and what tells.
+warn = partial(warnings.warn, stacklevel=4)
 
 
 @left_as_it_was()
@@ -42,6 +43,8 @@ def sample(
     `student` is a `Run`, a run folder (or `RUN@best`), a student folder or a Hub id; without one, a
     built-in student draws: `emoji` or `shapes` for prompts and `digits` for classes. With
     `teacher=True` its teacher draws, or that of a preset.
+
+    A `UserWarning` names words of a prompt that the images do without.
 
     Prompts, or classes by number, WordNet id or name, are taken in turn for `count` images: as many
     as there are of them, or 16 where none is named. The tokens of the image `init` take the place
@@ -66,8 +69,7 @@ def sample(
         if spec.init:
             target, _ = start_from_file(target, spec.init)
         wanted = chosen_conditions(target.teacher, spec)
-        if left_out := words_left_out(target.teacher, spec.prompts):
-            view.note(left_out_note(target.teacher, left_out))
+        tell_left_out(target.teacher, spec.prompts, warn)
         advance = view.stage("sample", len(wanted))
         pixels, _ = sample_images(target, wanted, spec.sampler, advance)
     finally:

@@ -187,7 +187,7 @@ def distill(
     with first_ahead():
         teacher = load_whole(spec.teacher, view.note)
         spec = with_commits(spec, view.note)
-    attach_prompts(teacher, spec)
+    attach_prompts(teacher, spec, view.note)
     watcher = watching(spec, teacher, folder, view)
     method = distilling(spec, teacher, view.note)
     return run_method(spec, teacher, folder, watcher, resume, origins, method)

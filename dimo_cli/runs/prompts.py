@@ -11,12 +11,15 @@ from dimo_cli.files.lines import FileLines, decoded, lines_of
 from dimo_cli.files.reading import MOST_PROMPTS, read_bytes
 from dimo_cli.hub.datasets import is_reference
 from dimo_cli.hub.prompts import look_for_prompts, pinned_prompts, prompt_file
+from dimo_cli.sampling.left_out import tell_left_out
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.teachers.conditioning import PromptConditioner
 from dimo_cli.teachers.protocol import Teacher
 from dimo_cli.teachers.registry import load_skeleton
 
 S = TypeVar("S", bound=DistillSpec)
+Say = Callable[[str], None]
+MOST_READ = 10_000  # prompts that are read before a run: of millions it would take minutes
 
 
 def named_prompts(teacher: Teacher, spec: DistillSpec) -> str | None:
@@ -37,20 +40,30 @@ def named_prompts(teacher: Teacher, spec: DistillSpec) -> str | None:
     return name
 
 
-def attach_prompts(teacher: Teacher, spec: DistillSpec) -> None:
+def attach_prompts(teacher: Teacher, spec: DistillSpec, say: Say = lambda line: None) -> None:
     """Give a text teacher the prompts that the run trains on."""
     name = named_prompts(teacher, spec)
     if name is not None:
         assert isinstance(teacher.conditioner, PromptConditioner)
-        teacher.conditioner.dataset = prompts_at(name)
+        teacher.conditioner.dataset = prompts = prompts_at(name)
+        tell_readable(teacher, name, prompts, say)
+
+
+def tell_readable(teacher: Teacher, name: str, prompts: Sequence[str], say: Say) -> None:
+    """Say which words the teacher leaves out of the first prompts; refuse what it cannot draw."""
+    try:
+        tell_left_out(teacher, prompts[:MOST_READ], say)
+    except SpecError as error:
+        raise SpecError(f"`condition.prompts` is `{name}`. {error.message}", error.hint) from None
 
 
 def check_prompts(teacher: Teacher, spec: DistillSpec) -> list[str]:
     """Refuse prompts that are not there; of datasets it says what is to be downloaded."""
     name = named_prompts(teacher, spec)
+    said: list[str] = []
     if name is not None and not is_reference(name):
-        prompts_at(name)
-    return [about(text) for text in (name, spec.monitor.prompts) if is_reference(text)]
+        tell_readable(teacher, name, prompts_at(name), said.append)
+    return said + [about(text) for text in (name, spec.monitor.prompts) if is_reference(text)]
 
 
 def about(text: str) -> str:
@@ -60,7 +73,7 @@ def about(text: str) -> str:
     return f"Prompts: {dataset.reference}, {state}."
 
 
-def with_commits(spec: S, say: Callable[[str], None] = lambda line: None) -> S:
+def with_commits(spec: S, say: Say = lambda line: None) -> S:
     """The spec with each dataset of the Hub by its commit, so that a run goes on with the same."""
     if not load_skeleton(spec.teacher).takes_prompts:
         return spec

@@ -165,7 +165,7 @@ def refining(
     device = make_accelerator(spec.train).device
     data = real_tokens(spec, teacher)
     if data is None or not data.dataset.has_captions:
-        attach_prompts(teacher, spec)
+        attach_prompts(teacher, spec, view.note)
     elif isinstance(teacher.conditioner, PromptConditioner):
         teacher.conditioner.dataset = data.dataset.first_captions(PREVIEW_PROMPTS)
     store = HubStore(

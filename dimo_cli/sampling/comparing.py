@@ -15,6 +15,7 @@ import numpy as np
 
 from dimo_cli.errors import counted
 from dimo_cli.files.png import Pixels
+from dimo_cli.sampling.left_out import words_left_out
 from dimo_cli.sampling.samplers import provenance, sample_images
 from dimo_cli.sampling.unmasking import sample_with_steps, start_of
 from dimo_cli.specs.sample import SamplerSpec
@@ -101,6 +102,7 @@ def draw_row(
     who = f"{side.name} teacher" if side.is_teacher else side.name
     steps = [np.concatenate(pictures) for pictures in zip(*films, strict=True)]
     row = Row(who, protocol["steps"], np.concatenate(images), steps, columns, {})
+    left_out = words_left_out(target.teacher, [c.name for c in columns])
     about = {
         "label": row.label,
         "seconds": round(seconds, 4),
@@ -108,6 +110,7 @@ def draw_row(
         "dimo.sampler": protocol,
         "prompts" if target.teacher.takes_prompts else "classes": list(wanted),
         "seeds": [column.seed for column in columns],
+        **({"left_out": list(left_out)} if left_out else {}),
     }
     return replace(row, document=about)
 

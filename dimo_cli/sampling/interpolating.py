@@ -153,12 +153,23 @@ def plan_strip(target: Target, spec: SampleSpec) -> Strip:
     return Strip(target, spec.sampler, ends, shares, wanted, about)
 
 
+def named_ends(spec: SampleSpec) -> tuple[str, ...]:
+    """The ends of an interpolation that are classes or prompts."""
+    ends = spec.interpolate or ()
+    return tuple(end for end in ends if end != RANDOM and not is_file(Path(end).expanduser()))
+
+
+def is_file(path: Path) -> bool:
+    """Whether an end is an image file, or can only be meant for one."""
+    return path.suffix.lower() in SUFFIXES or path.is_file()
+
+
 def find_end(target: Target, text: str, spec: SamplerSpec) -> End:
     """An image file, `random`, or else a class or prompt: the student's own image of it."""
     teacher, student = target.teacher, target.student
     assert student is not None
     path = Path(text).expanduser()
-    if path.suffix.lower() in SUFFIXES or path.is_file():
+    if is_file(path):
         return End(file_tokens(student, path))
     check_source(student.manifest.init.control)
     if text == RANDOM:

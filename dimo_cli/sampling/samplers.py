@@ -173,26 +173,12 @@ def chosen_conditions(teacher: Teacher, spec: SampleSpec) -> list[int] | list[st
     if teacher.takes_prompts:
         if not spec.prompts:
             raise SpecError(f"`{teacher.name}` draws from prompts.", 'Add `--prompt "..."`.')
-        if spec.strict and (words := words_left_out(teacher, spec.prompts)):
-            raise SpecError(left_out_note(teacher, words), "Say it in other words, without them.")
         return [spec.prompts[index % len(spec.prompts)] for index in range(spec.count)]
     if spec.prompts:
         raise SpecError(f"`{teacher.name}` takes classes, not prompts.", "Use `--class`.")
     chosen = [find_class(word, teacher) for word in spec.classes]
     chosen = chosen or list(range(len(teacher.class_names)))
     return [chosen[index % len(chosen)] for index in range(spec.count)]
-
-
-def words_left_out(teacher: Teacher, prompts: Sequence[str]) -> tuple[str, ...]:
-    """The words of prompts that do not reach the images."""
-    words = (word for prompt in prompts for word in teacher.conditioner.left_out(prompt))
-    return tuple(dict.fromkeys(words))
-
-
-def left_out_note(teacher: Teacher, words: Sequence[str]) -> str:
-    """What is said of such words."""
-    told = ", ".join(f"`{word}`" for word in words)
-    return f"`{teacher.name}` does not know {told}: its images do without."
 
 
 def sample_images(

@@ -89,9 +89,7 @@ class SampleSpec(Spec):
     count: Annotated[Int, Flag(names=("-n", "--count"))] = Field(
         16, ge=1, le=100_000, description="Number of images"
     )
-    strict: bool = Field(
-        False, description="Refuse prompts with words that the teacher does not know"
-    )
+    strict: bool = Field(False, description="Refuse prompts with words that the teacher leaves out")
     columns: Int | None = Field(
         None, ge=1, le=1000, description="Images per row; null: as suits their size"
     )
@@ -102,7 +100,7 @@ class SampleSpec(Spec):
     def _one_kind_of_condition(self) -> SampleSpec:
         if self.classes and self.prompts:
             raise ValueError("--class and --prompt exclude each other")
-        if self.strict and not self.prompts:
+        if self.strict and not (self.prompts or self.interpolate):
             raise ValueError("--strict applies to prompts: add --prompt")
         if any(not prompt.strip() for prompt in self.prompts):
             raise ValueError(

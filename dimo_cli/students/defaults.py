@@ -13,7 +13,8 @@ def default_student(prompts: Sequence[str]) -> str:
     """`digits` without prompts; for prompts `emoji`, unless they are of squares and circles."""
     if not prompts:
         return "digits"
-    words = [word for prompt in prompts for word in words_of(prompt)]
+    spelled = [word for prompt in prompts for word in words_of(world.spelled(prompt))]
+    words = [word for word in spelled if word not in world.FILLERS.union(world.ARTICLES)]
     strange = set(words).difference(vocabulary())
     if strange and all(world.read(prompt).scene.thing is not None for prompt in prompts):
         return "emoji"

@@ -42,8 +42,8 @@ def stop(process):
 
 @pytest.fixture(scope="module")
 def served():
-    """Addresses of the pages of both built-in students."""
-    running = {name: start(name) for name in ("digits", "shapes")}
+    """Addresses of the pages of the built-in students."""
+    running = {name: start(name) for name in ("digits", "shapes", "emoji")}
     yield {name: url for name, (_, url) in running.items()}
     for process, _ in running.values():
         code, said = stop(process)
@@ -211,6 +211,33 @@ def test_a_prompt_is_drawn_when_the_typing_pauses_and_none_is_asked_for(play):
     settle(page)
     assert prompt.input_value()
     expect(page.locator("#pictures code")).to_contain_text(prompt.input_value())
+
+
+def test_words_that_no_picture_shows_are_told_until_there_is_another_prompt(play):
+    seen = play("emoji")
+    page = seen.page
+    prompt, note = page.get_by_label("Prompt", exact=True), page.locator("#note")
+    expect(note).to_be_hidden()
+    prompt.fill("two red foxes")
+    expect(note).to_have_text("emoji leaves out two, red: its images do without.", timeout=PATIENCE)
+    settle(page)
+    assert seen.inaccessible() == []
+    prompt.fill("a fox")
+    expect(note).to_be_hidden(timeout=PATIENCE)
+
+
+def test_a_prompt_of_nothing_known_is_refused_with_the_nearest_names(play):
+    seen = play("emoji", width=PHONE)
+    settle(seen.page)
+    prompt = seen.page.get_by_label("Prompt", exact=True)
+    prompt.fill("a rokcet")
+    alert = seen.page.get_by_role("alert")
+    expect(alert).to_contain_text("Did you mean rocket? It knows", timeout=PATIENCE)
+    expect(alert).to_contain_text("dimo sample --preset meissonic --teacher")
+    assert seen.inaccessible() == []
+    assert not seen.is_wider_than_the_window()
+    prompt.fill("a rocket")
+    expect(alert).to_be_hidden(timeout=PATIENCE)
 
 
 def test_a_saved_picture_knows_what_made_it(play, tmp_path):

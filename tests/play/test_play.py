@@ -217,6 +217,29 @@ def test_a_wish_that_cannot_be_is_refused_in_the_words_of_the_page(client, wish,
     assert sentence in answer.json()["error"]
 
 
+@pytest.mark.parametrize("action", ["draw", "teacher", "tteo"])
+def test_words_that_no_picture_shows_are_told_beside_it(client, action):
+    settings = {"draw": {}, "teacher": {"steps": 1}, "tteo": {"starts": 1, "iterations": 0}}
+    wish = {"condition": "two red foxes", **settings[action]}
+    answer = events(client("emoji").post(action, json=wish))[-1]
+    assert answer["note"] == "`emoji` leaves out `two`, `red`: its images do without."
+    answer = events(client("emoji").post(action, json=wish | {"condition": "a fox"}))[-1]
+    assert "note" not in answer
+
+
+def test_a_prompt_of_nothing_known_is_answered_with_the_nearest_names(client):
+    (answer,) = events(client("emoji").post("draw", json={"condition": "a rokcet"}))
+    assert answer["error"] == "`emoji` has no drawing of anything in the prompt 'a rokcet'."
+    assert answer["hint"].startswith("Did you mean `rocket`? It knows 295 things")
+
+
+def test_prompts_to_begin_with_are_read_whole(client):
+    for prompt in client("emoji").get("/facts").json()["examples"]:
+        answer = events(client("emoji").post("draw", json={"condition": prompt, "count": 1}))[-1]
+        assert answer["images"]
+        assert "note" not in answer
+
+
 def test_a_class_that_does_not_exist_is_answered_with_a_guess(client):
     (answer,) = events(client("digits").post("draw", json={"condition": "sevn"}))
     assert answer == {
@@ -393,7 +416,14 @@ def test_what_cannot_be_played_with_is_refused(dimo, arguments, exit_code, sente
 
 def test_help_and_refusals_come_without_a_server(dimo):
     assert "dimo play shapes" in dimo("play", "--help").stdout
-    assert dimo("play").exit_code == 2
+    assert dimo("play", "--port", "x").exit_code == 2
+
+
+def test_emoji_is_shown_where_nobody_names_a_student(dimo, monkeypatch):
+    monkeypatch.setattr(
+        "dimo_cli.play.server.serve", lambda studio, listening, door, ready: ready()
+    )
+    assert json.loads(dimo("play", "--port", "0", "--json").stdout)["student"] == "emoji"
 
 
 def test_the_address_is_one_that_a_browser_on_this_machine_understands():

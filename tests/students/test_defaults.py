@@ -15,6 +15,10 @@ from dimo_cli.students.defaults import default_student
         (["a green triangle", "a red circle"], "shapes"),
         (["two red cirles above a blue square"], "shapes"),
         (["the meaning of life"], "emoji"),
+        (["a 🍎 on white"], "emoji"),
+        (["🙂"], "emoji"),
+        (["a sofa and a couch"], "emoji"),
+        (["a red fox", "a sofa"], "emoji"),
     ],
 )
 def test_prompts_go_to_the_world_that_they_are_of(prompts, name):

@@ -73,6 +73,12 @@ function complain(problem) {
   say("");
 }
 
+/** Tell which words of the prompt no picture shows; nothing where they show all. */
+function tell(note) {
+  $("note").hidden = !note;
+  $("note").replaceChildren(...rich(note ?? ""));
+}
+
 /** The prompt or class as it stands in the form. */
 function condition() {
   if (facts.takes_prompts) return $("prompt").value.trim();
@@ -83,7 +89,9 @@ function condition() {
 function rich(text) {
   return text.split("`").map((part, index) => {
     if (index % 2 === 0) return part;
-    return Object.assign(document.createElement("code"), { textContent: part });
+    const code = document.createElement("code");
+    code.append(...command(part));
+    return code;
   });
 }
 
@@ -98,7 +106,8 @@ function command(text) {
 const number = (id) => ($(id).value === "" ? null : Number($(id).value));
 const time = (seconds) => (seconds < 1 ? `${Math.round(1000 * seconds)} ms` : `${seconds.toFixed(1)} s`);
 
-function show(section, images, label, made) {
+function show(section, images, label, made, note) {
+  tell(note);
   const list = section.querySelector(".pictures");
   list.classList.toggle("small", facts.image_size < 128);
   if (facts.image_size >= 128) list.style.setProperty("--side", "14rem");
@@ -138,6 +147,7 @@ function anew() {
   drawing.abort();
   drawing = new AbortController();
   complain(null);
+  tell(null);
   return drawing.signal;
 }
 
@@ -146,7 +156,8 @@ const inSteps = (count) => (count === 1 ? "one step" : steps(count));
 
 function showTeacher(found) {
   const how = steps(found.steps);
-  show($("teacher"), captioned(found.images, `teacher, ${how}`), found.label, found.command);
+  const images = captioned(found.images, `teacher, ${how}`);
+  show($("teacher"), images, found.label, found.command, found.note);
   $("teacher-title").textContent = `Teacher, ${how}: ${time(found.seconds)}`;
 }
 
@@ -191,7 +202,8 @@ async function draw() {
     const settings = { temperature: number("temperature"), r_init: number("r-init") };
     await ask("draw", { ...wish, ...settings }, signal, (found) => {
       clearTimeout(slow);
-      show($("pictures"), captioned(found.images, inSteps(found.steps)), found.label, found.command);
+      const images = captioned(found.images, inSteps(found.steps));
+      show($("pictures"), images, found.label, found.command, found.note);
       old.delete($("pictures"));
       $("pictures-title").textContent = `Student, ${inSteps(found.steps)}: ${time(found.seconds)}`;
       told = `${amount(found.images.length)} in ${time(found.seconds)}`;
@@ -252,7 +264,7 @@ async function optimize(event) {
         { ...before, caption: "before", title: `Before: ${low.toFixed(2)}` },
         { ...after, caption: "after", title: `After: ${high.toFixed(2)}` },
       ];
-      show($("tteo"), pair, told.label, told.command);
+      show($("tteo"), pair, told.label, told.command, told.note);
       const cost = `${time(told.seconds)}, ${Math.round(told.times)} times one plain image`;
       say(`Optimized from ${low.toFixed(2)} to ${high.toFixed(2)} in ${cost}.`);
     });
@@ -291,7 +303,9 @@ function option(value, text) {
 function offerConditions() {
   if (facts.takes_prompts) {
     $("prompt-field").hidden = false;
-    $("prompt").value = facts.examples[0] ?? "";
+    const first = facts.examples[0];
+    $("prompt").value = first ?? "";
+    $("prompt").placeholder = first ? `For example: ${first}` : "";
     $("examples").append(...facts.examples.map((text) => {
       const chip = Object.assign(document.createElement("button"), { type: "button", textContent: text });
       chip.addEventListener("click", () => {
@@ -314,8 +328,10 @@ function offerTteo() {
   const { refusal: why, rewards, step_size: size } = facts.tteo;
   $("tteo-controls").hidden = Boolean(why);
   const about = (names) => `Spends more compute on one image: the student's input is moved until ` +
-    `${names} finds the picture better. Prompt and seed are those above.`;
-  $("tteo-about").replaceChildren(...rich(why ?? about(rewards.map((name) => `\`${name}\``).join(", "))));
+    `${names} the picture better. Prompt and seed are those above.`;
+  const judges = why ? [] : rewards.map((name) => `\`${name}\``);
+  const find = judges.length === 1 ? " finds" : " find";
+  $("tteo-about").replaceChildren(...rich(why ?? about(judges.join(" and ") + find)));
   if (size) $("step-size").value = size;
 }
 

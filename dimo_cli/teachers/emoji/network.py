@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from textwrap import shorten
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +13,15 @@ from dimo_cli.errors import SpecError, nearest
 from dimo_cli.teachers.blocks import TextBackbone
 from dimo_cli.teachers.conditioning import TextTower
 from dimo_cli.teachers.emoji.tokenizer import CODES, GRID
-from dimo_cli.teachers.emoji.world import ARTICLES, PICTURES, SAID_AS, read, things, vocabulary
+from dimo_cli.teachers.emoji.world import (
+    ARTICLES,
+    PICTURES,
+    SAID_AS,
+    Reading,
+    read,
+    things,
+    vocabulary,
+)
 from dimo_cli.teachers.protocol import Cond
 from dimo_cli.teachers.words import WordTower, word_level_json
 
@@ -23,6 +32,7 @@ SUMMARY = 2
 WIDTH = 128
 SKETCH = 16
 """Numbers that a sketch has for each token."""
+LONGEST = 100  # letters of a prompt in an error
 SHOWN = 12  # names in an error: all of them are no help
 
 
@@ -31,30 +41,36 @@ def words_to_ids(prompts: Sequence[str]) -> Tensor:
     known = {word: number for number, word in enumerate(vocabulary())}
     ids = torch.zeros(len(prompts), WORDS, dtype=torch.long)
     for row, prompt in enumerate(prompts):
-        reading = read(prompt)
-        if prompt.strip() and reading.scene.thing is None:
-            raise nothing_to_draw(prompt, reading.left_out)
-        numbers = [known[word] for word in reading.words]
+        numbers = [known[word] for word in understood(prompt).words]
         ids[row, : len(numbers)] = torch.tensor(numbers, dtype=torch.long)
     return ids
 
 
 def left_out(prompt: str) -> tuple[str, ...]:
-    """The words that are left out of a prompt; none of one that is refused."""
+    """The words that are left out of a prompt."""
+    return understood(prompt).left_out
+
+
+def understood(prompt: str) -> Reading:
+    """What a prompt says; refused where that is nothing to draw."""
     reading = read(prompt)
-    return () if reading.scene.thing is None else reading.left_out
+    if prompt.strip() and reading.scene.thing is None:
+        raise nothing_to_draw(prompt, reading.left_out)
+    return reading
 
 
 def nothing_to_draw(prompt: str, strange: Sequence[str]) -> SpecError:
     """Why a prompt is refused, with the nearest names."""
     names = [name for thing in things() for name in thing.names]
-    near = [f"`{name}`" for word in strange if (name := nearest(word, names))]
+    guesses = (nearest(word, names) for word in dict.fromkeys(strange[:WORDS]))
+    near = list(dict.fromkeys(f"`{name}`" for name in guesses if name))
     some = ", ".join(thing.names[0] for thing in things()[:: len(things()) // SHOWN])
     return SpecError(
-        f"`emoji` has no drawing of anything in the prompt {prompt!r}.",
+        f"`emoji` has no drawing of anything in the prompt {shorten(prompt, LONGEST)!r}.",
         (f"Did you mean {' or '.join(near[:3])}? " if near else "")
-        + f"It knows {len(things())} things: {some} and so on. For any other prompt take a teacher "
-        "that was trained on the world, such as `dimo sample --preset meissonic --teacher`.",
+        + f"It knows {len(things())} things by their English names: {some} and so on. For any "
+        "other prompt take a teacher that was trained on the world, such as "
+        "`dimo sample --preset meissonic --teacher`.",
     )
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import random
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -19,6 +20,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+from dimo_cli.teachers.emoji.symbols import JOINED, name_of
 
 if TYPE_CHECKING:  # a world needs no PIL
     from dimo_cli.files.png import Pixels
@@ -60,8 +63,12 @@ OPENINGS = ("", "", "", "", "a picture of ", "a drawing of ", "an emoji of ")
 ARTICLES = ("a", "an", "the", "one")
 # Words that say nothing here: they are passed over without a note.
 PICTURES = ("picture", "image", "drawing", "photo", "emoji", "icon")
-SMALL_WORDS = "of in on at to and with is are there background style side please draw show me"
+SMALL_WORDS = "of in on at to and with is are there background style side please draw show me s"
 FILLERS = frozenset((*PICTURES, *SMALL_WORDS.split()))
+VARIANTS = "\ufe0e\ufe0f"  # of a character: as text, as an emoji
+# How words end in the plural, and without it; the last is of names that are plurals themselves.
+ENDINGS = (("s", ""), ("es", ""), ("ies", "y"), ("ves", "f"), ("ves", "fe"), ("mice", "mouse"),
+           ("i", "us"), ("", "s"))  # fmt: skip
 SAID_AS = {"grey": "gray", "centre": "center", "middle": "center", "huge": "large"}
 
 
@@ -206,8 +213,34 @@ def prompt_for(thing: int) -> str:
 
 def words_of(text: str) -> list[str]:
     """The words of a text as the world spells them: no marks, no articles, no capitals."""
-    spaced = re.sub(r"[^\w]|_", " ", text.lower())
-    return [SAID_AS.get(word, word) for word in spaced.split() if word not in ARTICLES]
+    words = spelled(text).split()
+    return [SAID_AS.get(word, word) for word in words if word not in ARTICLES]
+
+
+def spelled(text: str) -> str:
+    """A text in small letters without marks, and with names in place of emoji."""
+    text = unicodedata.normalize("NFKC", text).lower()
+    for symbol, name in JOINED.items():
+        text = text.replace(symbol, f" {name} ")
+    return re.sub(r"[^\w]|_", lambda mark: spelled_out(mark[0]), text)
+
+
+def spelled_out(mark: str) -> str:
+    """An emoji as the name of what it shows, or as it is; of any other mark a gap."""
+    if unicodedata.category(mark) in ("Mc", "Mn"):  # part of a letter, or of an emoji's looks
+        return "" if mark in VARIANTS else mark
+    name = name_of(mark).replace("-", " ")
+    return f" {known_names().get(name, mark)} " if name else " "
+
+
+@cache
+def known_names() -> dict[str, str]:
+    """The name of a thing by each that it has, also among drawings."""
+    return {
+        name: thing.names[0]
+        for thing in things()
+        for name in (thing.key.replace("-", " "), *thing.names)
+    }
 
 
 Fact = tuple[str, object]
@@ -253,7 +286,7 @@ class Reading:
     """The words of the phrases that were understood."""
     scene: Scene
     left_out: tuple[str, ...]
-    """The words that mean nothing here, in their order."""
+    """The words that change nothing, in their order: unknown ones, and more things than one."""
 
 
 def read(prompt: str) -> Reading:
@@ -272,7 +305,7 @@ def read(prompt: str) -> Reading:
         if field and field not in facts:
             facts[field] = value
             kept += phrase
-        else:
+        elif not field or facts[field] != value:
             left_out += [word for word in words[at:end] if word not in FILLERS]
         at = end
     scene = Scene(**{"thing": None, **facts})  # type: ignore[arg-type]
@@ -280,7 +313,9 @@ def read(prompt: str) -> Reading:
 
 
 def singular(phrase: tuple[str, ...]) -> tuple[str, ...]:
-    """A phrase as the world has it, where people wrote it in the plural."""
+    """A phrase as the world has it, where people wrote it in the plural, or not in the plural."""
+    if phrase in phrases():
+        return phrase
     *start, last = phrase
-    single = (*start, last.removesuffix("s"))
-    return single if phrase not in phrases() and single in phrases() else phrase
+    others = (last.removesuffix(end) + other for end, other in ENDINGS if last.endswith(end))
+    return next((p for word in others if (p := (*start, word)) in phrases()), phrase)

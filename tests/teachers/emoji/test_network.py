@@ -54,7 +54,8 @@ def test_a_flat_patch_has_one_code_wherever_it_is(networks):
 def test_words_that_say_nothing_are_left_out_of_what_is_encoded():
     assert words_to_ids(["a red fox in the snow"]).equal(words_to_ids(["a fox"]))
     assert left_out("a red fox in the snow") == ("red", "snow")
-    assert left_out("a sofa in the snow") == ()  # it is refused
+    with pytest.raises(SpecError, match="no drawing of anything"):
+        left_out("a sofa in the snow")
 
 
 def test_a_prompt_of_nothing_known_is_refused_with_the_nearest_names():
@@ -64,6 +65,12 @@ def test_a_prompt_of_nothing_known_is_refused_with_the_nearest_names():
         words_to_ids(["a fox", "a rokcet"])
     assert caught.value.hint.startswith("Did you mean `rocket`? It knows ")
     assert "--preset meissonic --teacher" in caught.value.hint
+
+
+def test_of_a_long_prompt_an_error_shows_the_beginning():
+    with pytest.raises(SpecError) as caught:
+        left_out("a sofa " * 500)
+    assert len(caught.value.message) < 200
 
 
 def test_no_words_at_all_are_the_null_text():

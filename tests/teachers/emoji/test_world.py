@@ -5,6 +5,7 @@ import random
 import numpy as np
 import pytest
 
+from dimo_cli.teachers.emoji.symbols import called, name_of
 from dimo_cli.teachers.emoji.world import (
     BACKGROUNDS,
     SIDE,
@@ -96,7 +97,13 @@ def test_articles_are_those_of_english(name, prompt):
     [
         ("a red fox in the snow", ("red", "snow")),
         ("a fox and a dog", ("dog",)),
-        ("Two FOXES!", ("two", "foxes")),
+        ("Two FOXES!", ("two",)),
+        ("no apple", ("no",)),
+        ("a red apple on blue " * 100, ()),
+        ("a fox on blue, on pink", ("pink",)),
+        ("a fox 🙂 and a 🍎", ("🙂", "red", "apple")),
+        ("a fox, सेब", ("सेब",)),
+        ("a fox's picture", ()),
         ("a small fluent-style rocket on blue, at the left", ()),
         ("a picture of the fox", ()),
         ("", ()),
@@ -111,6 +118,38 @@ def test_the_first_thing_of_a_prompt_is_drawn_and_the_longest_name_counts():
     assert read("a hot dog").scene.thing == number_of("hot dog")
     assert read("three polar bears").scene.thing == number_of("polar bear")
     assert read("a sofa").scene.thing is None
+
+
+@pytest.mark.parametrize(
+    ("typed", "name"),
+    [
+        ("🍎", "red apple"), ("a small 🚀 on blue", "rocket"), ("🐱", "cat"), ("❤️", "heart"),
+        ("🪼", "jellyfish"), ("🐻‍❄️", "polar bear"), ("🐈‍⬛", "black cat"),
+        ("🙂", None), ("!?", None), ("красное яблоко", None),
+        ("ＲＥＤ ＡＰＰＬＥ", "red apple"),
+    ],
+)  # fmt: skip
+def test_an_emoji_is_read_as_what_it_shows(typed, name):
+    thing = read(typed).scene.thing
+    assert (thing if thing is None else things()[thing].names[0]) == name
+
+
+def test_nearly_every_thing_is_an_emoji_and_each_of_ours_is_a_thing():
+    assert set(called().values()) <= {name for thing in things() for name in thing.names}
+    symbols = [*called(), *map(chr, range(0x2600, 0x2800)), *map(chr, range(0x1F300, 0x1FB00))]
+    shown = {read(symbol).scene.thing for symbol in symbols if name_of(symbol)}
+    assert len(shown - {None}) >= 0.95 * len(things())
+
+
+@pytest.mark.parametrize(
+    ("typed", "name"),
+    [
+        ("two foxes", "fox"), ("wolves", "wolf"), ("strawberries", "strawberry"), ("mice", "mouse"),
+        ("knives", "dagger"), ("some octopi", "octopus"), ("a book", "books"), ("a taxi", "taxi"),
+    ],
+)  # fmt: skip
+def test_a_thing_is_known_in_the_singular_and_in_the_plural(typed, name):
+    assert read(typed).scene.thing == number_of(name)
 
 
 def test_a_prompt_may_be_written_as_people_write():
