@@ -11,7 +11,6 @@ teacher takes in memory with each kind of weights, by its shapes alone.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -20,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from benchmarks.output import emit
@@ -35,7 +33,6 @@ from dimo_cli.teachers.protocol import Teacher
 from dimo_cli.teachers.registry import load_skeleton, load_teacher
 
 RESULTS = Path(__file__).parent / "results" / "stored_weights.json"
-GOLDEN = Path(__file__).parents[1] / "tests" / "golden"
 KINDS: tuple[StoredAs, ...] = ("bf16", "int8")
 SAMPLES = 4
 LARGEST = "lumina-dimoo"
@@ -47,12 +44,6 @@ TRAINED = [  # one sample at a time on a card
     "condition.prompts=prompts.txt",
 ]
 PROMPTS = ("a red circle", "two blue squares", "a small green triangle", "one black square")
-
-
-def golden(name: str) -> Any:
-    """A golden file: tensors or JSON."""
-    path = GOLDEN / name
-    return json.loads(path.read_text()) if path.suffix == ".json" else load_file(path)
 
 
 @contextmanager
@@ -107,6 +98,7 @@ def errors(load: Callable[[StoredAs], Teacher]) -> dict[str, Any]:
 
 def measure() -> dict[str, Any]:
     """All families."""
+    from tests.helpers.golden import load_golden
     from tests.helpers.students import PUBLISH
 
     rows = {}
@@ -115,7 +107,7 @@ def measure() -> dict[str, Any]:
     for name, publish in PUBLISH.items():
         torch.manual_seed(0)  # of text encoders, which have no golden weights
         with golden_hub() as hub:
-            architecture = publish(hub, golden)
+            architecture = publish(hub, load_golden)
             rows[name] = errors(
                 lambda kind, name=name, arch=architecture: load_teacher(as_stored(name, kind, arch))
             )

@@ -10,11 +10,11 @@ from typer.testing import CliRunner
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.teachers.registry import load_teacher
 from tests.helpers.fake_hub import FakeHub, let_the_client_log, serve
+from tests.helpers.golden import GOLDEN, load_golden
 
 # The networks of the tests are tiny: one thread each, and as many processes as there are cores.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
-GOLDEN = Path(os.environ.get("DIMO_GOLDEN", Path(__file__).parent / "golden")).resolve()
 
 
 @pytest.fixture(autouse=True)
@@ -33,18 +33,12 @@ def golden():
     """Load a golden file: tensors or JSON."""
 
     def load(name):
-        path = GOLDEN / name
         if name.startswith("metrics/") and (GOLDEN / "expected.json").exists():
-            path = GOLDEN / Path(name).name  # the numbers of the metrics alone
-        if not path.exists():
-            pytest.skip(f"{path} is not part of this golden folder")
-        if path.suffix == ".json":
-            import json
-
-            return json.loads(path.read_text())
-        from safetensors.torch import load_file
-
-        return load_file(path)
+            name = Path(name).name  # the numbers of the metrics alone
+        try:
+            return load_golden(name)
+        except FileNotFoundError as error:
+            pytest.skip(f"{error.filename} is not part of this golden folder")
 
     return load
 

@@ -3,7 +3,6 @@
 import copy
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
@@ -30,8 +29,9 @@ from dimo_cli.teachers.vq_model import (
 )
 from tests.helpers import amused_style as checks
 from tests.helpers.amused_style import TOLERANCE, load_case
+from tests.helpers.golden import manifest
 
-MANIFEST = json.loads((Path(__file__).parents[1] / "manifests" / "amused.json").read_text())
+MANIFEST = manifest("amused")
 LAYOUTS = {"amused-256": "", "amused-512": "_512"}
 
 

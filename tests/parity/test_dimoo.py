@@ -1,6 +1,7 @@
 """Lumina-DiMOO against numbers of the official modules: network, prompts, image tokenizer."""
 
 import copy
+import json
 
 import pytest
 import torch
@@ -16,7 +17,6 @@ from dimo_cli.teachers.dimoo.network import DimooBackbone, rotary_table, rotated
 from dimo_cli.teachers.dimoo.prompts import PADDING, UNCONDITION, IdsConditioner, PromptIds
 from dimo_cli.teachers.protocol import Cond
 from dimo_cli.teachers.vq_model import VQTokenizer, as_rows
-from tests.conftest import GOLDEN
 from tests.helpers.gradients import assert_gradient_matches_differences
 from tests.helpers.published import dimoo_architecture
 
@@ -70,10 +70,8 @@ def vqvae(drawing, arch, facts, golden):
 
 
 @pytest.fixture(scope="module")
-def tokenizer():
-    if not (path := GOLDEN / "dimoo" / "tokenizer.json").exists():
-        pytest.skip(f"{path} is not part of this golden folder")
-    return Tokenizer.from_file(str(path))
+def tokenizer(golden):
+    return Tokenizer.from_str(json.dumps(golden("dimoo/tokenizer.json")))
 
 
 def padded(*rows, length=None):

@@ -1,8 +1,5 @@
 """Lumina-DiMOO's published files: an index, as many weights as it names, and what is refused."""
 
-import json
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -13,14 +10,12 @@ from dimo_cli.specs.teacher import TeacherSource
 from dimo_cli.teachers.blueprint import skeleton
 from dimo_cli.teachers.dimoo import HEAD, PREFIX, blueprint
 from dimo_cli.teachers.registry import load_skeleton, load_teacher
+from tests.helpers.golden import manifest
 from tests.helpers.published import publish_dimoo
 from tests.parity.test_dimoo import drawing, weights
 
 __all__ = ["drawing", "weights"]  # fixtures
-MANIFESTS = Path(__file__).parents[1] / "manifests"
-MANIFEST, AMUSED = (
-    json.loads((MANIFESTS / f"{name}.json").read_text()) for name in ("dimoo", "amused")
-)
+MANIFEST, AMUSED = manifest("dimoo"), manifest("amused")
 BACKBONE, IDS = MANIFEST["backbone"], MANIFEST["ids"]
 
 

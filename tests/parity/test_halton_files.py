@@ -1,8 +1,6 @@
 """Halton-MaskGIT's published files: what is in them, and what is refused."""
 
-import json
 import re
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,10 +9,11 @@ from dimo_cli.errors import MissingError, SpecError
 from dimo_cli.hub.loading import fill, on_meta
 from dimo_cli.teachers.blueprint import skeleton
 from dimo_cli.teachers.halton import VARIANTS, blueprint
+from tests.helpers.golden import manifest
 from tests.parity.test_halton import config, drawing, weights
 
 __all__ = ["config", "drawing", "weights"]  # fixtures
-MANIFEST = json.loads((Path(__file__).parents[1] / "manifests" / "halton.json").read_text())
+MANIFEST = manifest("halton")
 
 
 @pytest.mark.parametrize("part", [0, 1])

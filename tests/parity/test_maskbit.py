@@ -1,11 +1,9 @@
 """MaskBit against the golden numbers, and its full-size networks against the published files."""
 
 import copy
-import json
 import re
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 import torch
@@ -21,8 +19,9 @@ from dimo_cli.teachers.maskbit import VARIANTS, blueprint, growing_guidance_plan
 from dimo_cli.teachers.maskbit.bits import signs_of, tokens_of
 from dimo_cli.teachers.plans import SCHEDULES, masked_counts
 from dimo_cli.teachers.protocol import Cond, Step, Teacher
+from tests.helpers.golden import manifest
 
-MANIFEST = json.loads((Path(__file__).parents[1] / "manifests" / "maskbit.json").read_text())
+MANIFEST = manifest("maskbit")
 GENERATOR_SETTINGS = (
     "bits",
     "codebook_splits",

@@ -1,9 +1,7 @@
 """The MaskGen family against the released code's numbers, on tiny networks with its key names."""
 
-import json
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -20,8 +18,9 @@ from dimo_cli.teachers.maskgen.generator import score_features
 from dimo_cli.teachers.maskgen.sampler import cosine_ramp, maskgen_plan
 from dimo_cli.teachers.plans import SCHEDULES
 from dimo_cli.teachers.protocol import Cond
+from tests.helpers.golden import manifest
 
-MANIFEST = json.loads((Path(__file__).parents[1] / "manifests" / "maskgen.json").read_text())
+MANIFEST = manifest("maskgen")
 RAMPS = {
     "cosine": cosine_ramp,
     "linear": lambda progress: progress,

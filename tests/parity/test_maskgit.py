@@ -1,12 +1,10 @@
 """The MaskGit family against the released code's numbers, on tiny networks with its key names."""
 
 import copy
-import json
 import math
 import re
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 import torch
@@ -19,9 +17,10 @@ from dimo_cli.hub.loading import fill, on_meta
 from dimo_cli.teachers.blueprint import finish, skeleton
 from dimo_cli.teachers.maskgit import VARIANTS, VQGAN_CONFIG, blueprint, published_plan
 from dimo_cli.teachers.protocol import Cond
+from tests.helpers.golden import manifest
 from tests.helpers.gradients import assert_gradient_matches_differences
 
-MANIFEST = json.loads((Path(__file__).parents[1] / "manifests" / "maskgit.json").read_text())
+MANIFEST = manifest("maskgit")
 
 
 def assert_near(actual, expected, tolerance):

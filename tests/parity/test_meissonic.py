@@ -1,8 +1,6 @@
 """Meissonic and Monetico against golden numbers, and full-size networks against published files."""
 
 import copy
-import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -18,10 +16,9 @@ from dimo_cli.teachers.plans import SCHEDULES
 from dimo_cli.teachers.protocol import Cond
 from tests.helpers import amused_style as checks
 from tests.helpers.amused_style import TOLERANCE, load_case, rows_of
+from tests.helpers.golden import manifest
 
-MANIFESTS = Path(__file__).parents[1] / "manifests"
-MANIFEST = json.loads((MANIFESTS / "meissonic.json").read_text())
-VQ_MANIFEST = json.loads((MANIFESTS / "amused.json").read_text())["vqvae"]
+MANIFEST, VQ_MANIFEST = manifest("meissonic"), manifest("amused")["vqvae"]
 LAYOUTS = {"meissonic": "", "monetico": "_512"}
 
 

@@ -1,8 +1,5 @@
 """Muddit's published files: two transformers in one repository, and all else in Meissonic's."""
 
-import json
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -15,14 +12,11 @@ from dimo_cli.teachers.amused_parts import settings
 from dimo_cli.teachers.blueprint import skeleton
 from dimo_cli.teachers.muddit import TEXT_HEAD, UNUSED_SETTINGS, VARIANTS
 from dimo_cli.teachers.registry import load_skeleton
+from tests.helpers.golden import manifest
 from tests.parity.test_muddit import case
 
 __all__ = ["case"]  # a fixture
-MANIFESTS = Path(__file__).parents[1] / "manifests"
-MANIFEST, MEISSONIC, AMUSED = (
-    json.loads((MANIFESTS / f"{name}.json").read_text())
-    for name in ("muddit", "meissonic", "amused")
-)
+MANIFEST, MEISSONIC, AMUSED = map(manifest, ("muddit", "meissonic", "amused"))
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

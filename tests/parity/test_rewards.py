@@ -1,8 +1,5 @@
 """Reward models against the numbers of their authors' code, on tiny networks with its key names."""
 
-import json
-from pathlib import Path
-
 import pytest
 import torch
 from PIL import Image
@@ -35,8 +32,9 @@ from dimo_cli.rewards.preprocess import (
 )
 from dimo_cli.rewards.protocol import RewardText, fill_reward
 from dimo_cli.teachers.clip_text import restore_positions
+from tests.helpers.golden import manifest
 
-MANIFEST = json.loads((Path(__file__).parents[1] / "manifests" / "rewards.json").read_text())
+MANIFEST = manifest("rewards")
 VIT_L_14 = ClipSizes(
     projection_dim=768,
     vision_config=VisionSizes(

@@ -1,8 +1,5 @@
 """Show-o's published files: what is in them, and what is refused."""
 
-import json
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -11,10 +8,11 @@ from dimo_cli.hub.loading import fill, on_meta
 from dimo_cli.teachers.blueprint import skeleton
 from dimo_cli.teachers.showo import VARIANTS, blueprint
 from dimo_cli.teachers.showo.architecture import OF_PHI, Architecture
+from tests.helpers.golden import manifest
 from tests.parity.test_showo import config, drawing, weights
 
 __all__ = ["config", "drawing", "weights"]  # fixtures
-MANIFEST = json.loads((Path(__file__).parents[1] / "manifests" / "showo.json").read_text())
+MANIFEST = manifest("showo")
 BUFFERS = MANIFEST["magvitv2"]["buffers"]
 PIXELS = {"showo": "256", "showo-512": "512"}
 

@@ -1,11 +1,9 @@
 """The TiTok family against the released code's numbers, on tiny networks with its key names."""
 
-import json
 import math
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 import torch
@@ -18,9 +16,10 @@ from dimo_cli.teachers.blueprint import finish, skeleton
 from dimo_cli.teachers.protocol import Cond
 from dimo_cli.teachers.titok import VARIANTS, blueprint
 from dimo_cli.teachers.titok.sampler import growing_plan
+from tests.helpers.golden import manifest
 from tests.helpers.gradients import assert_gradient_matches_differences
 
-MANIFEST = json.loads((Path(__file__).parents[1] / "manifests" / "maskgen.json").read_text())
+MANIFEST = manifest("maskgen")
 
 # The generators, and a variant that each is published with.
 KINDS = {"vit": "titok-l32", "uvit": "titok-s128"}

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 
 from dimo_cli.errors import SpecError
 from dimo_cli.hub.published import HubFile, Published
@@ -24,8 +24,8 @@ from dimo_cli.students.student import LoadOptions
 from dimo_cli.teachers.hub_text import load_text_encoder
 from dimo_cli.teachers.maskgit import VQGAN_CONFIG
 from dimo_cli.teachers.registry import blueprint_of, load_skeleton, load_teacher
-from tests.conftest import GOLDEN
 from tests.helpers.fake_hub import FakeHub
+from tests.helpers.golden import load_golden
 from tests.helpers.published import publish_maskbit
 from tests.torture.inputs import HUGE, broken, lying_json, lying_safetensors, text_of
 from tests.torture.targets_files import TORCH, WEIGHTS
@@ -150,17 +150,11 @@ def published_weights(data, folder):
 FOREIGN = json.loads((BUILTIN["digits"] / "dimo.json").read_text())
 
 
-def golden(name):
-    """What a golden file holds."""
-    path = GOLDEN / name
-    return json.loads(path.read_text()) if path.suffix == ".json" else load_file(path)
-
-
 @cache
 def small_maskbit():
     """Published files by place, their architecture, and a student of them: manifest, weights."""
     hub = FakeHub()
-    architecture = publish_maskbit(hub, golden)
+    architecture = publish_maskbit(hub, load_golden)
     files = {f"{repo}/{path}": content for (repo, path), content in hub.files.items()}
     with tempfile.TemporaryDirectory() as name:
         teacher = load_teacher(source_in(Path(name), files, architecture))
