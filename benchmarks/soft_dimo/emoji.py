@@ -28,7 +28,7 @@ PER_TASK, FRESH = 240, 17  # prompts of each of the five tasks, and a seed nothi
 TEMPERATURE = 1.0
 IMAGES, SAMPLED = 2500, 20_000  # images behind an FID, and the first of their seeds
 TEACHER_STEPS = (4, 16)
-STEPS = {"reward": 300, "gan": 600}
+STEPS = {"reward": 200, "gan": 300}
 TRAINED_FOR, WATCHING = "emoji_preference", "emoji_clip"
 FILES = tuple(
     f"emoji_{name}.safetensors"
