@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.teachers.registry import load_teacher
 from tests.helpers.fake_hub import FakeHub, let_the_client_log, serve
+from tests.helpers.rehearsing import short_rehearsals
 
 # The networks of the tests are tiny: one thread each, and as many processes as there are cores.
 torch.set_num_threads(1)
@@ -21,6 +22,12 @@ GOLDEN = Path(os.environ.get("DIMO_GOLDEN", Path(__file__).parent / "golden")).r
 def _no_stray_settings(monkeypatch):
     for name in [name for name in os.environ if name.startswith("DIMO_")]:
         monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _short_rehearsals():
+    with short_rehearsals():
+        yield
 
 
 @pytest.fixture
@@ -134,6 +141,7 @@ def shorten_trials(monkeypatch):
 
     monkeypatch.setattr(trial, "TRIED_FOR", 0.0)
     monkeypatch.setattr(trial, "TRIED_IMAGES", 8)
+    monkeypatch.setattr(trial, "MATRIX", 64)
 
 
 @pytest.fixture(scope="session")
@@ -171,5 +179,9 @@ def fake_hub(tmp_path_factory, monkeypatch):
 
 @pytest.fixture
 def room_enough(monkeypatch):
-    """A machine that has the memory that full-size teachers need, whose tiny stand-ins are run."""
+    """A machine that has the memory that full-size teachers need, whose tiny stand-ins are run.
+
+    That there is enough for a run need not be found out by rehearsing it.
+    """
+    monkeypatch.setattr("dimo_cli.planning.plan.lacking", lambda spec, launch: None)
     monkeypatch.setattr("dimo_cli.planning.plan.machine_memory", lambda: ("a large GPU", 2**40))

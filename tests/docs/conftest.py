@@ -96,7 +96,7 @@ def registries():
 
 
 @pytest.fixture
-def machine(registries, prepared, tmp_path, tmp_path_factory, monkeypatch):
+def machine(registries, room_enough, prepared, tmp_path, tmp_path_factory, monkeypatch):
     """A fresh copy of the prepared folder to be in, on a machine with memory but no network."""
     shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
@@ -118,7 +118,6 @@ def machine(registries, prepared, tmp_path, tmp_path_factory, monkeypatch):
     monkeypatch.setattr("dimo_cli.metrics.inception.download_file", stop)
     monkeypatch.setattr("dimo_cli.metrics.inception.find_file", lambda path: None)
     monkeypatch.setattr("dimo_cli.evaluation.subjects.EMBEDDED_SAMPLES", 100)
-    monkeypatch.setattr("dimo_cli.planning.plan.machine_memory", lambda: ("a large GPU", 2**40))
     monkeypatch.setattr("dimo_cli.runs.inputs.check_inputs", lambda spec: [])
     monkeypatch.setattr("dimo_cli.hub.datasets.listing", stop)
     disk = shutil.disk_usage(tmp_path)
