@@ -142,6 +142,7 @@ def shorten_trials(monkeypatch):
     monkeypatch.setattr(trial, "TRIED_FOR", 0.0)
     monkeypatch.setattr(trial, "TRIED_IMAGES", 8)
     monkeypatch.setattr(trial, "MATRIX", 64)
+    monkeypatch.setattr(trial, "MOST_SAMPLES", 4)
 
 
 @pytest.fixture(scope="session")
