@@ -11,6 +11,7 @@ from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.teachers.registry import load_teacher
 from tests.helpers.fake_hub import FakeHub, let_the_client_log, serve
 from tests.helpers.golden import GOLDEN, load_golden
+from tests.helpers.rehearsing import short_rehearsals
 
 # The networks of the tests are tiny: one thread each, and as many processes as there are cores.
 torch.set_num_threads(1)
@@ -21,6 +22,12 @@ os.environ["OMP_NUM_THREADS"] = "1"
 def _no_stray_settings(monkeypatch):
     for name in [name for name in os.environ if name.startswith("DIMO_")]:
         monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _short_rehearsals():
+    with short_rehearsals():
+        yield
 
 
 @pytest.fixture
@@ -128,6 +135,8 @@ def shorten_trials(monkeypatch):
 
     monkeypatch.setattr(trial, "TRIED_FOR", 0.0)
     monkeypatch.setattr(trial, "TRIED_IMAGES", 8)
+    monkeypatch.setattr(trial, "MATRIX", 64)
+    monkeypatch.setattr(trial, "MOST_SAMPLES", 4)
 
 
 @pytest.fixture(scope="session")
@@ -165,5 +174,9 @@ def fake_hub(tmp_path_factory, monkeypatch):
 
 @pytest.fixture
 def room_enough(monkeypatch):
-    """A machine that has the memory that full-size teachers need, whose tiny stand-ins are run."""
+    """A machine that has the memory that full-size teachers need, whose tiny stand-ins are run.
+
+    That there is enough for a run need not be found out by rehearsing it.
+    """
+    monkeypatch.setattr("dimo_cli.planning.plan.lacking", lambda spec, launch: None)
     monkeypatch.setattr("dimo_cli.planning.plan.machine_memory", lambda: ("a large GPU", 2**40))

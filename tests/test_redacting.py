@@ -55,7 +55,7 @@ class Echo(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def home(tmp_path_factory, monkeypatch):
+def home(room_enough, tmp_path_factory, monkeypatch):
     """An environment full of secrets, and a login."""
     home = tmp_path_factory.mktemp("hf")
     for name, secret in SECRETS.items():

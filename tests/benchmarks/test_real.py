@@ -12,7 +12,7 @@ from benchmarks.real import loss, sample, step, training
 from benchmarks.real.pieces import Found, Row, Setting, measure_pieces
 
 CPU = torch.device("cpu")
-TINY = Setting(CPU, tiny=True, rounds=3, seconds=0)
+TINY = Setting(CPU, tiny=True, rounds=1, seconds=0)
 BENCHMARKS = {
     "step-maskbit": (step, "maskbit", "maskbit step over the released recipe"),
     "step-meissonic": (step, "meissonic", "meissonic peak over the released recipe"),

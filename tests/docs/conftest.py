@@ -13,6 +13,8 @@ from dimo_cli.console.live import PlainView
 from dimo_cli.hub.access import Located
 from dimo_cli.hub.store import HubStore
 from dimo_cli.metrics.prompts import GENEVAL_COUNTS
+from dimo_cli.planning import memory
+from dimo_cli.planning.rehearsal import PURPOSES, Rehearsed
 from dimo_cli.rewards.registry import REWARDS
 from dimo_cli.runs.distill import distill
 from dimo_cli.specs.teacher import TeacherSource
@@ -20,6 +22,7 @@ from dimo_cli.students.folder import BUILTIN
 from dimo_cli.teachers.registry import EMBEDDED, FAMILIES, blueprint_of
 from tests.conftest import shorten_trials, small_spec
 from tests.docs.running import PREPARED, Stopped
+from tests.helpers.rehearsing import remembered
 
 PICTURES = (
     "photos/a",
@@ -85,6 +88,13 @@ def write_published_student(folder, name):
     (folder / "model.safetensors").write_bytes(weights)
 
 
+def rehearse_small(teacher, *settings):
+    """A rehearsal where it is short: of full size, whose numbers no page is held to, it is none."""
+    if teacher.name in FAMILIES:
+        return Rehearsed(dict.fromkeys(PURPOSES, 2**33), dict.fromkeys(PURPOSES, 0))
+    return remembered()(teacher, *settings)
+
+
 @pytest.fixture
 def registries():
     """Teachers and rewards that a page registers are forgotten after it."""
@@ -96,7 +106,7 @@ def registries():
 
 
 @pytest.fixture
-def machine(registries, prepared, tmp_path, tmp_path_factory, monkeypatch):
+def machine(registries, room_enough, prepared, tmp_path, tmp_path_factory, monkeypatch):
     """A fresh copy of the prepared folder to be in, on a machine with memory but no network."""
     shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
@@ -118,9 +128,9 @@ def machine(registries, prepared, tmp_path, tmp_path_factory, monkeypatch):
     monkeypatch.setattr("dimo_cli.metrics.inception.download_file", stop)
     monkeypatch.setattr("dimo_cli.metrics.inception.find_file", lambda path: None)
     monkeypatch.setattr("dimo_cli.evaluation.subjects.EMBEDDED_SAMPLES", 100)
-    monkeypatch.setattr("dimo_cli.planning.plan.machine_memory", lambda: ("a large GPU", 2**40))
     monkeypatch.setattr("dimo_cli.runs.inputs.check_inputs", lambda spec: [])
     monkeypatch.setattr("dimo_cli.hub.datasets.listing", stop)
+    monkeypatch.setattr(memory, "rehearse", rehearse_small)
     disk = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: disk._replace(free=2**40))
     monkeypatch.setattr("dimo_cli.play.server.serve", lambda *page: page[-1]())

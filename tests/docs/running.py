@@ -41,6 +41,8 @@ def scaled(shown):
     if trains(shown):
         steps = "6" if "--resume" in words else "4"
         words = [re.sub(r"^train\.steps=\d+$", f"train.steps={steps}", word) for word in words]
+        if "student.ema.post_hoc.every" not in shown.text:
+            words = with_steps(words, steps)
         words = [
             re.sub(r"^monitor\.table_samples=[1-9]\d+$", "monitor.table_samples=100", word)
             for word in words
@@ -51,11 +53,22 @@ def scaled(shown):
         words += ["--set", "reward.watch_images=4"]
     if kind_of(shown) is Kind.PLANS and "--dry-run" not in words:
         words += ["--dry-run"]
+    if words[0] == "sweep":
+        words = with_steps(words, "2")
+        words += ["--set", "train.batch_size=8", "--set", "monitor.fid_samples=100"]
     if words[0] == "arena":
         words += ["--set", "train.batch_size=4"]
     if words[0] == "doctor" and "--offline" not in words:
         words += ["--offline"]
     return words
+
+
+def with_steps(words, steps):
+    """No more steps than these, where they are asked for by `--steps`."""
+    named = [None, *words]
+    return [
+        steps if before == "--steps" else word for before, word in zip(named, words, strict=False)
+    ]
 
 
 def with_fewer_images(words):

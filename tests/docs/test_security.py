@@ -18,10 +18,6 @@ from tests.bounds.lowest import PYPROJECT, requirements
 from tests.docs.shown import ROOT
 
 PAGE = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
-TREES = {
-    path.relative_to(Path(dimo_cli.__file__).parent).as_posix(): ast.parse(path.read_text("utf-8"))
-    for path in Path(dimo_cli.__file__).parent.rglob("*.py")
-}
 
 
 def mib(size):
@@ -91,43 +87,56 @@ def test_the_lowest_versions_are_those_of_the_package():
     assert {name: lowest[name] for name in found} == found
 
 
-def calls():
+@pytest.fixture(scope="module")
+def trees():
+    """The files of the package as Python reads them."""
+    package = Path(dimo_cli.__file__).parent
+    return {
+        path.relative_to(package).as_posix(): ast.parse(path.read_text("utf-8"))
+        for path in package.rglob("*.py")
+    }
+
+
+@pytest.fixture(scope="module")
+def calls(trees):
     """Every call in the package: the file, the function as it is written, and its arguments."""
-    for name, tree in TREES.items():
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Call):
-                yield name, ast.unparse(node.func), node.keywords
+    return [
+        (name, ast.unparse(node.func), node.keywords)
+        for name, tree in trees.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+    ]
 
 
-def test_nothing_of_a_file_is_run_and_no_program_of_the_system_is():
+def test_nothing_of_a_file_is_run_and_no_program_of_the_system_is(trees, calls):
     never = {"eval", "exec", "os.system", "os.popen", "pickle.load", "pickle.loads", "yaml.load",
              "torch.jit.script", "torch.hub.load"}  # fmt: skip
-    assert [(name, call) for name, call, _ in calls() if call in never] == []
+    assert [(name, call) for name, call, _ in calls if call in never] == []
     imported = {
         alias.name
-        for tree in TREES.values()
+        for tree in trees.values()
         for node in ast.walk(tree)
         if isinstance(node, ast.Import)
         for alias in node.names
     }
     assert not {"dill", "cloudpickle", "shelve", "marshal"} & imported
-    starters = [name for name, call, _ in calls() if call.startswith("subprocess.")]
+    starters = [name for name, call, _ in calls if call.startswith("subprocess.")]
     assert set(starters) == {"files/tables.py"}, "Parquet alone is read by a process of its own"
 
 
-def test_what_could_run_something_is_called_in_one_place_each_and_safely():
-    loads = [(name, {k.arg: ast.unparse(k.value) for k in words}) for name, call, words in calls()
+def test_what_could_run_something_is_called_in_one_place_each_and_safely(calls):
+    loads = [(name, {k.arg: ast.unparse(k.value) for k in words}) for name, call, words in calls
              if call == "torch.load"]  # fmt: skip
     assert [name for name, _ in loads] == ["files/torch_files.py"]
     assert loads[0][1]["weights_only"] == "True"
-    scripts = [name for name, call, _ in calls() if call == "torch.jit.load"]
+    scripts = [name for name, call, _ in calls if call == "torch.jit.load"]
     assert scripts == ["metrics/inception.py"]
-    words = {word.arg for _, _, keywords in calls() for word in keywords}
+    words = {word.arg for _, _, keywords in calls for word in keywords}
     assert not {"trust_remote_code", "allow_pickle"} & words
 
 
-def test_pictures_are_opened_at_one_place():
-    assert [name for name, call, _ in calls() if call == "Image.open"] == ["files/pictures.py"]
+def test_pictures_are_opened_at_one_place(calls):
+    assert [name for name, call, _ in calls if call == "Image.open"] == ["files/pictures.py"]
 
 
 def test_the_command_that_reads_every_hash_again_is_named():

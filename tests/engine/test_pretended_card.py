@@ -16,6 +16,7 @@ from dimo_cli.specs.refine import RefineSpec
 from dimo_cli.teachers.protocol import Cond
 from tests.conftest import small_spec
 from tests.gpu.test_training import METHODS, SETTINGS, AnyTokens, brightness
+from tests.helpers.crossing import each_of_both
 from tests.helpers.syncs import CardGenerator, on_card, pretended_card
 from tests.helpers.tiny import FAMILIES, tiny_teacher
 from tests.teachers.test_protocol import pin
@@ -35,14 +36,12 @@ def distill_once(name, groups):
         Distillation(teacher, small_spec(**groups), generator, contextlib.nullcontext).step(0)
 
 
-@pytest.mark.parametrize("setting", SETTINGS)
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(("name", "setting"), each_of_both(FAMILIES, SETTINGS, times=2))
 def test_a_step_of_any_family_has_all_on_the_card(name, setting):
     distill_once(name, SETTINGS[setting])
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(("name", "method"), each_of_both(FAMILIES, METHODS))
 def test_a_refinement_of_any_family_has_all_on_the_card(name, method):
     teacher, groups = tiny_teacher(name), METHODS[method]
     spec = RefineSpec.model_validate({**small_spec().model_dump(), **groups})

@@ -127,6 +127,7 @@ def test_what_a_folder_of_references_holds_decides_whether_to_measure_again(dimo
     assert again["values"] != first["values"]
 
 
+@pytest.mark.slow
 def test_two_processes_find_what_one_finds(dimo, tmp_path):
     call = ("eval", "all", "digits", "-n", "600", "--json", "--no-cache")
     alone = read(dimo(*call))

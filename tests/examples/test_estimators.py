@@ -1,7 +1,8 @@
 """The example of the three gradient estimators keeps what it promises."""
 
-import subprocess
-import sys
+import io
+import runpy
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -11,15 +12,11 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "estimators.py"
 
 @pytest.fixture(scope="module")
 def rows():
-    result = subprocess.run(
-        [sys.executable, str(EXAMPLE), "--draws", "20000"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
+    with redirect_stdout(io.StringIO()) as said:
+        runpy.run_path(str(EXAMPLE))["main"](draws=20_000)
     header, _, *lines = [
-        [cell.strip() for cell in line.strip("|").split("|")] for line in result.stdout.splitlines()
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in said.getvalue().splitlines()
     ]
     assert len(lines) == 30
     return [dict(zip(header, line, strict=True)) for line in lines]

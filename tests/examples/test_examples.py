@@ -1,10 +1,13 @@
 """The examples run: here in miniature, in full when somebody wants their numbers."""
 
+import io
 import json
 import runpy
 import subprocess
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -26,12 +29,21 @@ def run(name, *arguments):
     return result.stdout
 
 
+def run_here(name, *arguments):
+    """What a script prints that leaves the process as it is, so that torch is not imported anew."""
+    said = io.StringIO()
+    with patch.object(sys, "argv", [name, *arguments]), redirect_stdout(said):
+        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+    return said.getvalue()
+
+
 def assert_the_same_tensors(folder, names):
     for name in names:
         mine, theirs = (load_file(f / f"{name}.safetensors") for f in (folder, SHIPPED))
         assert {k: v.shape for k, v in mine.items()} == {k: v.shape for k, v in theirs.items()}
 
 
+@pytest.mark.slow
 def test_the_ablations_write_a_table_and_do_not_run_twice_what_is_done(tmp_path):
     arguments = ["--steps", "2", "--samples", "100", "--seeds", "0", "--only", "embedding"]
     table = run("ablations_digits.py", "--out", str(tmp_path / "a.md"), *arguments)
@@ -45,7 +57,7 @@ def test_the_ablations_write_a_table_and_do_not_run_twice_what_is_done(tmp_path)
 
 def test_the_training_script_writes_every_file_that_ships(tmp_path):
     pytest.importorskip("sklearn")
-    run("train_digits.py", "--out", str(tmp_path), "--steps", "20")
+    run_here("train_digits.py", "--out", str(tmp_path), "--steps", "20")
     names = ("digits", "digits_features", "digits_reference", "digits_data")
     assert_the_same_tensors(tmp_path, names)
 

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from tests.distributed.crew import SHARDED, free_port
+from tests.gpu.conftest import DEVICE
 from tests.helpers.students import OTHER_NETWORKS, PUBLISH, TEXT
 from tests.runs.test_refine import Brightness, last_log
 from tests.teachers.test_families import PROMPTS, SHORT_RUN, flags, succeed
@@ -20,7 +21,7 @@ from tests.teachers.test_families import PROMPTS, SHORT_RUN, flags, succeed
 pytestmark = pytest.mark.usefixtures("room_enough")
 
 GOLDEN = {**PUBLISH, **OTHER_NETWORKS}
-LARGEST = ("meissonic", "monetico", "amused-256", "amused-512", "muddit", "showo", "lumina-dimoo")
+ENOUGH_FOR_A_CPU = ("maskbit", "maskgen-l")  # one of classes and one of prompts
 PLAINLY = "train.compile=false"  # compiling is tested apart: it takes longer than all the rest
 MANY_SETTINGS = (
     "teacher.guidance=2",
@@ -46,13 +47,18 @@ QUICK = flags(
 )[2:]
 
 
-def without_a_card(name):
-    """Networks that take this machine's CPU long: tests/teachers has their commands anyway."""
-    is_slow = name in LARGEST and not torch.cuda.is_available()
+def slow_on_a_cpu(test):
+    """What other tests hold on a CPU is quick on a card alone."""
+    return pytest.mark.slow(test) if DEVICE == "cpu" else test
+
+
+def of_every_family(name):
+    """On a CPU `tests/teachers/test_families.py` has the commands of every family anyway."""
+    is_slow = DEVICE == "cpu" and name not in ENOUGH_FOR_A_CPU
     return pytest.param(name, marks=pytest.mark.slow if is_slow else ())
 
 
-@pytest.mark.parametrize("name", [without_a_card(name) for name in GOLDEN])
+@pytest.mark.parametrize("name", [of_every_family(name) for name in GOLDEN])
 def test_a_family_is_distilled_goes_on_and_draws(dimo, fake_hub, golden, tmp_path, device, name):
     (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS))
     model = flags(GOLDEN[name](fake_hub, golden))
@@ -119,6 +125,7 @@ def test_every_embedded_metric_measures(dimo, device, name, metric, images):
     assert document["results"]
 
 
+@slow_on_a_cpu  # `tests/exporting/test_export.py` has the files of both
 @pytest.mark.parametrize("name", ["digits", "shapes"])
 def test_a_student_is_exported(dimo, tmp_path, device, name):
     succeed(dimo("export", name, "--out", "exported/model.pt2", "--json"))
@@ -136,6 +143,7 @@ def test_a_pipeline_draws_on_the_device_in_every_precision(device):
     assert len(pipeline(**asked).images) == 4
 
 
+@slow_on_a_cpu  # `tests/distributed/test_launching.py` trains such a run
 def test_a_run_whose_blocks_are_sharded_trains_on_one_device(tmp_path, device):
     own = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
     job = {**own, "MASTER_PORT": free_port(), **SHARDED}

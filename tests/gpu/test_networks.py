@@ -12,6 +12,7 @@ from benchmarks.real.sample import student_of
 from dimo_cli.sampling.samplers import build_sampler
 from dimo_cli.specs.sample import SamplerSpec
 from dimo_cli.students.target import Target
+from tests.helpers.crossing import each_of_both
 from tests.helpers.tiny import FAMILIES, tiny_teacher
 
 LOGITS, IMAGES, GRADIENTS = 1e-4, 1e-3, 1e-3
@@ -67,8 +68,7 @@ def test_gradients_are_those_of_a_cpu(name, device, exact):
             assert (theirs.grad.cpu() - ours.grad).abs().max().item() <= GRADIENTS * largest
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(("name", "sampler"), each_of_both(FAMILIES, SAMPLERS, times=2))
 def test_every_sampler_of_a_teacher_draws_on_the_device(name, sampler, device):
     teacher = tiny_teacher(name).to(device)
     cond = teacher.conditioner.draw(2, torch.Generator().manual_seed(0)).to(device)

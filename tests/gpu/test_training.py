@@ -12,6 +12,7 @@ from dimo_cli.engine.distill import Distillation
 from dimo_cli.engine.refine import Refinement
 from dimo_cli.specs.refine import RefineSpec
 from tests.conftest import small_spec
+from tests.helpers.crossing import each_of_both
 from tests.helpers.tiny import FAMILIES, tiny_teacher
 
 SETTINGS = {
@@ -62,8 +63,7 @@ def assert_it_learns(run, device, steps=3):
     assert any(not torch.equal(one, other) for one, other in zip(before, after, strict=True))
 
 
-@pytest.mark.parametrize("setting", SETTINGS)
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(("name", "setting"), each_of_both(FAMILIES, SETTINGS))
 def test_a_student_of_any_family_learns_with_any_setting(name, setting, device):
     spec = small_spec(**SETTINGS[setting], init={"embed_noise": 0.1})
     generator = torch.Generator(device).manual_seed(0)
@@ -71,8 +71,7 @@ def test_a_student_of_any_family_learns_with_any_setting(name, setting, device):
     assert_it_learns(Distillation(teacher, spec, generator, precision_of(device)), device)
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(("name", "method"), each_of_both(FAMILIES, METHODS))
 def test_a_student_of_any_family_is_refined_with_any_method(name, method, device):
     teacher = tiny_teacher(name).to(device)
     groups = METHODS[method]

@@ -12,6 +12,7 @@ from dimo_cli.teachers.registry import load_teacher
 from dimo_cli.training.trainer import Trainer
 from tests.conftest import Silent, small_spec
 
+pytestmark = pytest.mark.usefixtures("whole_rehearsals")
 GIB = 2**30
 
 

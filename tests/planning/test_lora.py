@@ -15,6 +15,7 @@ from tests.conftest import small_spec
 from tests.helpers.tiny import ARCHITECTURES
 from tests.planning.test_memory import distillation, measured
 
+pytestmark = pytest.mark.usefixtures("whole_rehearsals")
 RANK = 8
 
 

@@ -19,6 +19,7 @@ from dimo_cli.teachers.registry import load_teacher
 from dimo_cli.training.precision import matrices
 from tests.conftest import small_spec
 
+pytestmark = pytest.mark.usefixtures("whole_rehearsals")
 CPU = torch.device("cpu")
 
 

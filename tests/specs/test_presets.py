@@ -49,16 +49,16 @@ def test_students_of_few_steps_differ_from_the_preset_of_their_teacher_in_their_
     assert DistillSpec.model_validate(values) == plain
 
 
-# One of each network here; the others are the same networks at other sizes.
-ONE_OF_EACH = {"digits", "digits-few", "shapes", "maskgit", "maskbit", "titok-b64", "maskgen-l",
-               "amused-256", "halton-tiny", "digits-dmmd", "digits-fpd", "digits-catdrift",
-               "digits-redi", "digits-sdtt", "digits-di4c"}  # fmt: skip
+# Every method, and a network of classes and one of prompts; tiny ones of every family are rehearsed
+# by `tests/engine/test_pretended_card.py`.
+QUICK = {"digits", "digits-few", "shapes", "maskbit", "maskgen-l", "digits-dmmd", "digits-fpd",
+         "digits-catdrift", "digits-redi", "digits-sdtt", "digits-di4c"}  # fmt: skip
 
 
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=() if name in ONE_OF_EACH else pytest.mark.slow)
+        pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
         for name in preset_names()
     ],
 )
@@ -220,7 +220,9 @@ def test_doctor_counts_the_files_of_an_index_once_it_is_here(dimo, fake_hub, gol
     assert {f["state"] for f in facts["files"]} == {"here"}
 
 
-def test_doctor_says_what_cannot_be_had_and_exits_3(dimo, fake_hub, golden, monkeypatch):
+def test_doctor_says_what_cannot_be_had_and_exits_3(
+    dimo, fake_hub, golden, monkeypatch, room_enough
+):
     result = dimo("doctor", "--preset", "maskbit", "--json")
     assert result.exit_code == 3
     facts = json.loads(result.stdout)["preset"]

@@ -16,6 +16,8 @@ from tests.helpers.tiny import ARCHITECTURES, FAMILIES, tiny_teacher
 
 # Kinds of blocks: the others have one. Show-o's teacher reads prompts apart, by the same block.
 KINDS = {"titok-s128": 2, "maskgen-l": 2, "meissonic": 2, "amused-512": 3, "showo": 2}
+# Their blocks take longest to trace.
+LARGE = ("amused-512", "meissonic", "maskgen-l")
 # Ways in which a step uses a block: the teacher's (on conditions and null conditions), the
 # student's and the auxiliary's with gradients, and the auxiliary's and the student's without.
 MOST_WAYS = 4
@@ -49,7 +51,10 @@ def graphs():
     return counters["stats"]["unique_graphs"]
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if name in LARGE else ()) for name in FAMILIES],
+)
 def test_alike_blocks_are_one_graph_that_lasts_whatever_a_run_draws(name):
     notes = []
     method = method_of(name)
@@ -58,7 +63,7 @@ def test_alike_blocks_are_one_graph_that_lasts_whatever_a_run_draws(name):
     method.step(0)
     after_one = graphs()
     assert 0 < after_one <= MOST_WAYS * KINDS.get(name, 1)
-    for step in range(1, 8):
+    for step in range(1, 5):
         method.step(step, measure=step % 2 == 0)
     assert graphs() == after_one
     assert dict(counters["graph_break"]) == {}
@@ -116,6 +121,7 @@ def launches(work):
     return len(plain) + sum(event.name == GRAPH for event in events)
 
 
+@pytest.mark.slow
 def test_a_compiled_step_of_maskbits_depth_launches_less_than_half(monkeypatch):
     monkeypatch.setitem(ARCHITECTURES, "maskbit", {**ARCHITECTURES["maskbit"], "depth": 24})
     backend = aot_autograd(fw_compiler=as_one, bw_compiler=as_one)

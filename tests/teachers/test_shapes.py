@@ -287,6 +287,7 @@ def test_the_embedded_teacher_draws_from_plain_english(dimo):
 
 def test_the_embedded_teacher_is_distilled_without_any_settings(dimo):
     quick = [part for value in ("train.steps=2", "train.batch_size=2", "monitor.preview_images=2",
+                                "monitor.fid_every=0",
                                 "monitor.table_samples=100", "monitor.teacher_steps=[1]")
              for part in ("--set", value)]  # fmt: skip
     result = dimo("distill", "--preset", "shapes", *quick, "--json")

@@ -79,7 +79,9 @@ def test_a_full_disk_is_exit_3_with_a_sentence_of_the_real_program(tmp_path):
         every_checkpoint_is_whole(disk / "r")
 
 
-@pytest.mark.parametrize(("limit", "steps"), [(200_000, []), (1_000_000, [0])])
+@pytest.mark.parametrize(
+    ("limit", "steps"), [pytest.param(200_000, [], marks=pytest.mark.slow), (1_000_000, [0])]
+)
 def test_a_quota_on_files_is_a_full_disk(tmp_path, limit, steps):
     """Where nothing may be mounted, a limit on the size of a file is as good."""
     code = (

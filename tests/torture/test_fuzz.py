@@ -24,7 +24,7 @@ TARGETS = {
     **targets_models.TARGETS,
     **targets_doors.TARGETS,
 }
-FEW, MANY = 12, 640
+FEW, MANY = 6, 640
 # Of the inputs of a target so many are taken, and so many refused: others would test nothing.
 SHARE = 0.005
 

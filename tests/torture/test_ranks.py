@@ -66,7 +66,13 @@ def test_a_killed_worker_is_said_and_its_shards_are_made_up_for(tmp_path, dimo):
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads /proc")
-@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "end",
+    [
+        signal.SIGKILL,
+        *(pytest.param(s, marks=pytest.mark.slow) for s in (signal.SIGTERM, signal.SIGINT)),
+    ],
+)
 def test_workers_end_with_the_process_that_started_them(tmp_path, end):
     class_folder(tmp_path / "photos", 1797)
     process = started(tmp_path, *ENCODE, "--processes", "2")

@@ -343,6 +343,7 @@ def test_wandb_keeps_the_log_offline(tmp_path):
         assert file.is_dir() or KEY.encode() not in file.read_bytes()
 
 
+@pytest.mark.slow
 def test_trackio_keeps_the_log_on_this_machine(tmp_path):
     pytest.importorskip("trackio", reason="extra `trackio`")
     folder = real_run(tmp_path, "trackio", TRACKIO_DIR=str(tmp_path / "kept"))
