@@ -21,6 +21,8 @@ from dimo_cli.files.writing import write_whole_text
 from dimo_cli.hub.access import dimo_cache
 from dimo_cli.metrics.inception import VARIABLE
 from dimo_cli.specs.evaluate import EvalSpec, MetricName
+from dimo_cli.teachers.builtin import builtin_path
+from dimo_cli.teachers.registry import EMBEDDED
 
 
 def cache_file(spec: EvalSpec, subject: Subject, names: Sequence[MetricName]) -> Path:
@@ -36,9 +38,19 @@ def cache_file(spec: EvalSpec, subject: Subject, names: Sequence[MetricName]) ->
         "prompts": subject.prompts.sha256 if subject.prompts else None,
         "reference": content_at(spec.reference),
         "inception": content_at(spec.inception or os.environ.get(VARIABLE)),
+        "weights": shipped_weights(subject.domain),
     }
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
     return dimo_cache() / "eval" / f"{key}.json"
+
+
+def shipped_weights(domain: str) -> str | None:
+    """A hash of what ships for an embedded teacher: no commit says which weights they are."""
+    if domain not in EMBEDDED:
+        return None
+    folder = Path(builtin_path(""))
+    parts = [p for p in sorted(folder.iterdir()) if p.name.partition(".")[0].startswith(domain)]
+    return hashlib.sha256("".join(map(content_hash, parts)).encode()).hexdigest()
 
 
 def content_at(path: str | None) -> str | None:

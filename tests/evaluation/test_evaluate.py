@@ -14,6 +14,7 @@ from PIL import Image
 
 from dimo_cli.commands.metrics import temperatures
 from dimo_cli.errors import SpecError
+from dimo_cli.evaluation import cache as kept
 from dimo_cli.evaluation.gates import Gate
 from dimo_cli.evaluation.result import Evaluation
 from dimo_cli.evaluation.tables import write_github
@@ -403,3 +404,15 @@ def test_a_help_page_has_the_options_of_its_metric_alone(dimo, metric, has, lack
     words = re.findall(r"--[\w-]+", page)
     assert has in words
     assert lacks not in words
+
+
+def test_numbers_of_other_weights_that_ship_are_not_taken_from_the_cache(tmp_path, monkeypatch):
+    (tmp_path / "digits.safetensors").write_bytes(b"before")
+    (tmp_path / "shapes_text.safetensors").write_bytes(b"another teacher's")
+    monkeypatch.setattr(kept, "builtin_path", lambda name: str(tmp_path / name))
+    before = kept.shipped_weights("digits")
+    (tmp_path / "shapes_text.safetensors").write_bytes(b"changed")
+    assert kept.shipped_weights("digits") == before
+    (tmp_path / "digits.safetensors").write_bytes(b"after")
+    assert kept.shipped_weights("digits") != before
+    assert kept.shipped_weights("maskgit") is None
