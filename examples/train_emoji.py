@@ -327,7 +327,7 @@ def main():
     parser.add_argument("--tokenizer-steps", type=int, default=3000)
     parser.add_argument("--polish-steps", type=int, default=1500)
     parser.add_argument("--text-steps", type=int, default=1000)
-    parser.add_argument("--steps", type=int, default=10_000)
+    parser.add_argument("--steps", type=int, default=22_000)
     parser.add_argument("--clean-steps", type=int, default=5000, help="before mistakes are seen")
     parser.add_argument("--bf16", action="store_true", help="twice as fast on CPUs that have it")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
