@@ -29,6 +29,12 @@ def minus(name: str, base: str, key: str) -> Callable[[Evidence], Measured | Non
     return lambda evidence: difference(evidence.get("emoji", {}), name, base, key, None)
 
 
+NOT_WHOLE = (
+    "the reward rises and what the reader sees does not: most of what is wrong are pictures that "
+    "are not whole, and they stay so"
+)
+NEARLY = "the interval is below 1, around the paper's own 0.93; the bar asks for more than that"
+
 OF_EMOJI = (
     Claim(
         "a GAN improves a student of prompts",
@@ -37,6 +43,7 @@ OF_EMOJI = (
         over("gan-soft", "gan-none", "fid"),
         "FID over the same training without it, emoji",
         high=0.9,
+        because=NEARLY,
     ),
     Claim(
         "and brings recall back there",
@@ -69,6 +76,7 @@ OF_EMOJI = (
         gained("reward-soft"),
         "true pictures, minus before, T = 1, emoji",
         low=0.02,
+        because=NOT_WHOLE,
     ),
     Claim(
         "more than the same training without it",
