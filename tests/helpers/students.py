@@ -11,6 +11,7 @@ from dimo_cli.specs.manifest import MANIFEST, WEIGHTS
 from dimo_cli.specs.resolve import resolve_spec
 from dimo_cli.students.folder import BUILTIN, save_student
 from dimo_cli.teachers.registry import load_teacher
+from dimo_cli.teachers.stored import in_numbers
 from tests.helpers import published
 
 
@@ -87,7 +88,7 @@ def golden_student(name, hub, golden, folder):
 def changed_student(name, folder, change):
     """A built-in student in a folder of its own, with other weights under a hash that fits."""
     shutil.copytree(BUILTIN[name], folder)
-    weights = load_file(folder / WEIGHTS)
+    weights = in_numbers(load_file(folder / WEIGHTS))
     change(weights)
     save_file(weights, folder / WEIGHTS)
     manifest = json.loads((folder / MANIFEST).read_text())
