@@ -27,7 +27,7 @@ from dimo_cli import sample
 from dimo_cli.console.images import half_blocks
 from dimo_cli.console.live import LiveView
 from dimo_cli.console.panels import Panel, matrix
-from dimo_cli.files.png import enlarge, grid, save_png
+from dimo_cli.files.png import enlarge, grid
 
 HIGHEST = 620  # of a page, its beginning is enough
 PROMPTS = {
@@ -78,7 +78,8 @@ def draw_text_world(world: str, file: Path, refined: dict[str, Path]) -> None:
     for title, target, how in rows:
         images = [sample(target, prompts=[prompt], seed=1, **how)[0] for prompt in prompts]
         panels.append(Panel(title, np.stack([np.asarray(image) for image in images])))
-    save_png(matrix(panels, prompts, 32, ""), file, {})
+    picture = Image.fromarray(matrix(panels, prompts, 32, ""))
+    picture.quantize(256).save(file, optimize=True)  # pages are read over networks
 
 
 def draw_panel(run: Path, file: Path) -> None:
