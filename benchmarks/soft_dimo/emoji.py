@@ -10,7 +10,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.soft_dimo.shapes import SEEDS, diversity_of, judged, refined
+from benchmarks.soft_dimo.shapes import SEEDS, diversity_of, in_turn, judged, refined
 from benchmarks.soft_dimo.trials import Trial, packed
 from dimo_cli.evaluation.evaluate import evaluate
 from dimo_cli.hub.store import HubStore
@@ -25,6 +25,7 @@ from dimo_cli.students.target import Target
 
 START = "emoji"
 PER_TASK, FRESH = 240, 17  # prompts of each of the five tasks, and a seed nothing was tuned on
+PROMPTS = PER_TASK * len(TASKS)
 TEMPERATURE = 1.0
 IMAGES, SAMPLED = 2500, 20_000  # images behind an FID, and the first of their seeds
 TEACHER_STEPS = (4, 16)
@@ -119,7 +120,7 @@ def teacher(steps: int, seed: int, folder: Path) -> dict[str, Any]:
 def tasks() -> list[Task]:
     """The 1,200 prompts, in an order in which every part of them has all tasks."""
     found = benchmark(PER_TASK, FRESH)  # those of what was held out come last, and stay out
-    return [found[at * PER_TASK + n] for n in range(PER_TASK) for at in range(len(TASKS))]
+    return in_turn(found, PER_TASK, len(TASKS))
 
 
 def captions() -> list[str]:
@@ -141,7 +142,7 @@ def verdicts(target: Target, spec: SamplerSpec) -> dict[str, Any]:
 
 
 def distances(target: str, spec: SamplerSpec) -> dict[str, float]:
-    """FID, precision and recall against drawings that no network was trained on."""
+    """FID, precision and recall against other pictures than the GAN is shown."""
     asked = EvalSpec(target=target, metrics=("fid", "pr"), samples=IMAGES, sampler=spec)
     values = evaluate(asked, HubStore(), use_cache=False).document()["values"]
     return {name: round(float(value), 5) for name, value in values.items()}

@@ -13,7 +13,7 @@ from typing import Any
 
 from scipy.stats import t as student_t
 
-from benchmarks.soft_dimo.intervals import mcnemar, paired_gain
+from benchmarks.soft_dimo.intervals import Interval, mcnemar, paired_gain
 from benchmarks.soft_dimo.rewards import LONGER, STEPS
 from benchmarks.soft_dimo.shapes import SEEDS
 from benchmarks.soft_dimo.trials import unpacked
@@ -73,15 +73,20 @@ def gain(found: Results, name: str, other: Results, base: str) -> Measured | Non
 
 
 def gain_of_seeds(after: BySeed, before: BySeed) -> Measured | None:
-    """The verifier's paired gain, over the seeds that both have."""
+    """The verifier's paired gain, over the seeds that both have, and how many these are."""
+    told, both = paired(after, before), after.keys() & before.keys()
+    return Measured(told.mean, told.low, told.high, str(len(both))) if told else None
+
+
+def paired(after: BySeed, before: BySeed) -> Interval | None:
+    """The verifier's gain prompt by prompt, over the seeds that both have."""
     both = sorted(after.keys() & before.keys())
     if not both:
         return None
-    told = paired_gain(
+    return paired_gain(
         [unpacked(after[seed]["true"]) for seed in both],
         [unpacked(before[seed]["true"]) for seed in both],
     )
-    return Measured(told.mean, told.low, told.high, str(len(both)))
 
 
 def gain_of_prompts(found: Results, name: str, base: str) -> Measured | None:

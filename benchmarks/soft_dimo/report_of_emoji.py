@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from statistics import mean
 from typing import Any
 
-from benchmarks.soft_dimo.emoji import ARMS, STEPS, TEACHER_STEPS, WATCHING
+from benchmarks.soft_dimo.emoji import ARMS, IMAGES, PROMPTS, STEPS, TEACHER_STEPS, WATCHING
 from benchmarks.soft_dimo.evidence import Results, seeds_of
 from benchmarks.soft_dimo.tables import gain, over_seeds, table
 from benchmarks.soft_dimo.trials import unpacked
@@ -14,9 +14,10 @@ from benchmarks.soft_dimo.trials import unpacked
 HEAD = f"""## Both refinements on emoji
 
 The shipped student before and after {STEPS["reward"]} steps for a reward or {STEPS["gan"]} with a
-GAN, T = 1, the same 1,200 prompts; *true* is all that a prompt says, *thing* the thing alone, read
-by a network that gives no gradient. FID and recall are of 2,500 images against other pictures than
-the GAN was shown. *none* is the same training without reward or GAN, *alone* that without Di[M]O.
+GAN, T = 1, the same {PROMPTS:,} prompts; *true* is all that a prompt says, *thing* the thing alone,
+read by a network that gives no gradient. FID and recall are of {IMAGES:,} images against other
+pictures than the GAN was shown. *none* is the same training without reward or GAN, *alone* that
+without Di[M]O.
 
 """
 

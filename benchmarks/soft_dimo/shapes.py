@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -22,6 +24,7 @@ from dimo_cli.students.published import open_student
 from dimo_cli.students.student import LoadOptions, Student
 from dimo_cli.students.target import Target
 
+T = TypeVar("T")
 PER_TASK, FRESH = 200, 17  # prompts of each of the six tasks, and a seed that nothing was tuned on
 SEEDS = (0, 1, 2)
 VARIED, IMAGES_EACH = 100, 4  # prompts whose images are compared among themselves
@@ -38,8 +41,12 @@ JUDGE_FILES = tuple(f"{name}.safetensors" for name in (WEAK, STRONG, WATCHING))
 @cache
 def tasks() -> list[Task]:
     """The 1,200 prompts, in an order in which every part of them has all tasks."""
-    found = benchmark(PER_TASK, FRESH)
-    return [found[task * PER_TASK + n] for n in range(PER_TASK) for task in range(6)]
+    return in_turn(benchmark(PER_TASK, FRESH), PER_TASK, 6)
+
+
+def in_turn(asked: Sequence[T], each: int, kinds: int) -> list[T]:
+    """One prompt of each task, then the next of each, of those that come task by task."""
+    return [asked[kind * each + n] for n in range(each) for kind in range(kinds)]
 
 
 @cache

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import mean, stdev
 
-from benchmarks.soft_dimo.evidence import Results, seeds_of
-from benchmarks.soft_dimo.intervals import Interval, paired_gain
-from benchmarks.soft_dimo.trials import unpacked
+from benchmarks.soft_dimo.evidence import Results, paired, seeds_of
+from benchmarks.soft_dimo.intervals import Interval
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -25,11 +24,4 @@ def over_seeds(values: Sequence[float]) -> str:
 
 def gain(found: Results, other: Results, name: str, base: str) -> Interval | None:
     """The verifier's paired gain of one trial over another, over the seeds that both have."""
-    after, before = seeds_of(found, name), seeds_of(other, base)
-    both = sorted(after.keys() & before.keys())
-    if not both:
-        return None
-    return paired_gain(
-        [unpacked(after[seed]["true"]) for seed in both],
-        [unpacked(before[seed]["true"]) for seed in both],
-    )
+    return paired(seeds_of(found, name), seeds_of(other, base))

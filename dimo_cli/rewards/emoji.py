@@ -3,7 +3,7 @@
 `emoji_clip` is trained like CLIP, on pictures and captions in pairs. `emoji_preference` says
 whether a picture is whole and is what the words ask for. Neither has seen the network that reads
 the benchmark or its draws; `examples/train_emoji_judges.py` trains all of them. Of pictures that
-the teacher draws for one caption, the first scores a true one above a false one in 71 %, the second
+the teacher draws for one caption, the first scores a true one above a false one in 69 %, the second
 in 83 %; one that is true above a broken one in 92 % and 95 % (`examples/examine_emoji_judges.py`).
 """
 
