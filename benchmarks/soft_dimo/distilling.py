@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.soft_dimo.gan import FILES
-from benchmarks.soft_dimo.shapes import SEEDS
+from benchmarks.soft_dimo.measuring import SEEDS
 from benchmarks.soft_dimo.trials import Trial
 from dimo_cli.console.live import PlainView
 from dimo_cli.runs.distill import distill

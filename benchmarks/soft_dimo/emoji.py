@@ -10,7 +10,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.soft_dimo.shapes import SEEDS, diversity_of, in_turn, judged, refined
+from benchmarks.soft_dimo.measuring import SEEDS, diversity_of, in_turn, judged, refined
 from benchmarks.soft_dimo.trials import Trial, packed
 from dimo_cli.evaluation.evaluate import evaluate
 from dimo_cli.hub.store import HubStore

@@ -14,8 +14,8 @@ from typing import Any
 from scipy.stats import t as student_t
 
 from benchmarks.soft_dimo.intervals import Interval, mcnemar, paired_gain
+from benchmarks.soft_dimo.measuring import SEEDS
 from benchmarks.soft_dimo.rewards import LONGER, STEPS
-from benchmarks.soft_dimo.shapes import SEEDS
 from benchmarks.soft_dimo.trials import unpacked
 
 RESULTS = Path(__file__).parent.parent / "results"

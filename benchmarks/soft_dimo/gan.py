@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.soft_dimo.shapes import SEEDS, refined
+from benchmarks.soft_dimo.measuring import SEEDS, refined
 from benchmarks.soft_dimo.trials import Trial
 from dimo_cli import __version__
 from dimo_cli.data.shards import INDEX, shard_path, write_json, write_shard

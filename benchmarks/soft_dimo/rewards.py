@@ -9,16 +9,14 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from benchmarks.soft_dimo.measuring import SEEDS, diversity_of, refined
 from benchmarks.soft_dimo.shapes import (
     JUDGE_FILES,
-    SEEDS,
     STRONG,
     STUDENT_FILES,
     WATCHING,
     WEAK,
     captions,
-    diversity_of,
-    refined,
     tasks,
     unrefined,
     verdicts_of,
@@ -32,6 +30,7 @@ RATIOS = (0.3, 1.0, 5.0)
 STEPS, PROBED = 300, 60
 LONGER = (900,)  # more steps of the arm that the claims are of, where time allows
 TEMPERATURE = 1.0
+PRESET = "shapes-reward"
 
 
 @dataclass(frozen=True)
@@ -89,13 +88,13 @@ def by_refining(arm: Arm, seed: int, folder: Path) -> dict[str, Any]:
     ]
     start = unrefined().manifest.weights_sha256[:8]
     probe = folder.parent / f"probe-{start}-{arm.judge}-{arm.estimator}-{seed}"
-    refined(probe, [*common, "reward.weight=1e-6", f"train.steps={PROBED}"])
+    refined(probe, [*common, "reward.weight=1e-6", f"train.steps={PROBED}"], PRESET)
     norms = last_line(probe)
     weight = arm.ratio * norms["distill_norm"] / norms["reward_norm"]
     more = [f"reward.weight={weight}", f"train.steps={arm.steps}"]
     # A guard would end some arms and not others; what it would have ended is to be seen.
     more += ["reward.patience=1000", f"distill_weight={1.0 if arm.beside == 'dimo' else 0.0}"]
-    student = refined(folder / "run", [*common, *more])
+    student = refined(folder / "run", [*common, *more], PRESET)
     spec = SamplerSpec(seed=seed, temperature=TEMPERATURE)
     found = verdicts_of(Target(student.teacher, student), tasks(), spec)
     last = last_line(folder / "run")

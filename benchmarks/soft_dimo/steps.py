@@ -6,12 +6,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.soft_dimo.measuring import SEEDS, diversity_of
 from benchmarks.soft_dimo.shapes import (
     JUDGE_FILES,
-    SEEDS,
     STUDENT_FILES,
     captions,
-    diversity_of,
     tasks,
     unrefined,
     verdicts_of,

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
+from benchmarks.soft_dimo.measuring import judge
 from benchmarks.soft_dimo.shapes import (
     JUDGE_FILES,
     STRONG,
     STUDENT_FILES,
     WATCHING,
-    judge,
     tasks,
     unrefined,
 )

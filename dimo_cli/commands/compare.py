@@ -46,7 +46,7 @@ dimo compare shapes shapes@teacher:16 --prompt "two red circles above a blue squ
 dimo compare shapes teacher:16 --prompt "a green triangle" -n 4 --animate steps.gif
 """
 FIELDS = Fields(
-    only=("classes", "prompts", "count", "pixels", "sampler.seed"),
+    only=("classes", "prompts", "count", "strict", "pixels", "sampler.seed"),
     said={
         "count": "Images of each, a column each",
         "prompts": "Prompt for text models",
@@ -124,7 +124,7 @@ def draw_rows(
             spec = specs[indices[0]]
             target = open_side(name, [sides[i] for i in indices], spec, local_dir)
             if target.teacher.name not in told:
-                tell_left_out(target.teacher, spec.prompts, out.note)
+                tell_left_out(target.teacher, spec.prompts, out.note, spec.strict)
             told.add(target.teacher.name)
             for index in indices:
                 wanted = chosen_conditions(target.teacher, specs[index])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Group, RenderableType
@@ -26,6 +26,9 @@ from dimo_cli.files.writing import writing_to
 from dimo_cli.rewards.registry import load_rewards
 from dimo_cli.specs.flags import Given
 from dimo_cli.specs.tteo import TteoSpec
+
+if TYPE_CHECKING:
+    from dimo_cli.students.student import Student
 
 # The rows of the paper's Table 6: starts and iterations.
 BUDGETS = {
@@ -70,6 +73,10 @@ def tteo(
         str, typer.Option("--budget", help=f"Starts x iterations: {', '.join(BUDGETS)}.")
     ] = "4x4",
     asked: Annotated[Given[TteoSpec], FIELDS],
+    strict: Annotated[
+        bool,
+        typer.Option("--strict", help="Refuse prompts with words that the teacher leaves out."),
+    ] = False,
     local_dir: LocalDirOption = None,
 ) -> None:
     """Optimize the input of a one-step student for a prompt (TTEO), or take the best of N."""
@@ -88,7 +95,13 @@ def tteo(
         raise SpecError("A prompt is empty.", "Say what to draw with each `--prompt`.")
     if not wanted:
         raise SpecError("There is no prompt.", 'Add `--prompt "..."` or `--prompts-file FILE`.')
-    optimize_and_save(student, wanted, spec, folder, local_dir, origins_of(asked, budget))
+    refuse_if_locked(folder)
+    opened, left_out = open_for(student, wanted, local_dir, strict)
+    document, view = optimize_and_save(
+        opened, wanted, spec, folder, local_dir, origins_of(asked, budget)
+    )
+    told = {"left_out": list(left_out)} if left_out else {}
+    out.result({**document, **told}, view)
 
 
 def origins_of(asked: Given[TteoSpec], budget: str) -> dict[str, str]:
@@ -100,29 +113,35 @@ def origins_of(asked: Given[TteoSpec], budget: str) -> dict[str, str]:
     }
 
 
+def open_for(
+    name: str, prompts: list[str], local_dir: Path | None, strict: bool
+) -> tuple[Student, tuple[str, ...]]:
+    """The student, and the words of the prompts that its teacher leaves out."""
+    from dimo_cli.sampling.left_out import tell_left_out
+    from dimo_cli.students.published import open_student
+    from dimo_cli.students.student import LoadOptions
+
+    place = str(local_dir) if local_dir else None
+    student = open_student(name, LoadOptions(local_dir=place, say=out.note), True)
+    return student, tell_left_out(student.teacher, prompts, out.note, strict)
+
+
 def optimize_and_save(
-    student_name: str,
+    student: Student,
     prompts: list[str],
     spec: TteoSpec,
     folder: Path,
     local_dir: Path | None,
     origins: dict[str, str],
-) -> None:
-    """Optimize every prompt that is not finished, and show what came of all of them."""
+) -> tuple[dict[str, Any], RenderableType]:
+    """Optimize every prompt that is not finished; what came of all of them, and how it is shown."""
     import numpy as np
 
     from dimo_cli.console import terminal
     from dimo_cli.hub.store import HubStore
-    from dimo_cli.sampling.left_out import tell_left_out
     from dimo_cli.sampling.tteo import folder_name, keep, optimize_prompt, read_outcome, settled
-    from dimo_cli.students.published import open_student
-    from dimo_cli.students.student import LoadOptions
 
-    refuse_if_locked(folder)
-    place = str(local_dir) if local_dir else None
-    student = open_student(student_name, LoadOptions(local_dir=place, say=out.note), True)
     spec = settled(student, spec)
-    left_out = tell_left_out(student.teacher, prompts, out.note)
     device = next(student.backbone.parameters()).device
     models = load_rewards(list(spec.rewards), HubStore(local_dir, say=out.note), device)
     rewards = {name: (models[name], weight) for name, weight in spec.rewards.items()}
@@ -147,9 +166,7 @@ def optimize_and_save(
                     views += [Text(prompt), *terminal.shown(pair, 2, out.data.width)]
             documents.append({"folder": str(target), **found})
             views.append(Text(summary(found, spec)))
-    told = {"left_out": list(left_out)} if left_out else {}
-    document = {"tteo": spec.model_dump(), **told, "outcomes": documents}
-    out.result(document, Group(*views))
+    return {"tteo": spec.model_dump(), "outcomes": documents}, Group(*views)
 
 
 def summary(found: dict[str, Any], spec: TteoSpec) -> str:

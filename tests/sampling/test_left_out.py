@@ -93,6 +93,17 @@ def test_so_it_does_of_both_ends_of_an_interpolation(dimo):
     assert dimo(*words, "--strict").exit_code == 2
 
 
+@pytest.mark.parametrize(
+    "words",
+    [("compare", "emoji", "emoji@teacher:1", "--grid", "no.png"), ("tteo", "emoji", "--out", "no")],
+)
+def test_who_is_strict_is_refused_by_each_command_that_draws(dimo, tmp_path, words):
+    refused = dimo(*words, "--prompt", PROMPT, "--strict")
+    assert refused.exit_code == 2
+    assert "leaves out `red`, `snow`" in refused.stderr
+    assert not list(tmp_path.glob("no*"))
+
+
 def test_an_end_may_be_a_single_word(dimo):
     done = succeed(dimo("sample", "--interpolate", "apple", "🚀", "--frames", "2", "--json"))
     assert json.loads(done.stdout)["prompts"] == ["apple", "🚀"]
