@@ -18,6 +18,7 @@ from dimo_cli.console.output import out
 from dimo_cli.errors import MissingError
 from dimo_cli.specs.arena import METHODS, ArenaSpec
 from dimo_cli.specs.flags import Given
+from dimo_cli.training.stopping import Interrupted
 
 if TYPE_CHECKING:
     from dimo_cli.console.live import View
@@ -96,7 +97,6 @@ def show_arena(spec: ArenaSpec, settings: list[str], place: Path) -> None:
     """Run what is not finished, then show the tables."""
     from dimo_cli.runs.arena import PAGE, TEXT, run_arena
     from dimo_cli.runs.arena_text import parts_of
-    from dimo_cli.training.trainer import Interrupted
 
     try:
         result = run_arena(spec, settings, place, view_of, out.note)

@@ -21,6 +21,7 @@ from dimo_cli.run_folder.state import check_resumable, finished_as, is_refinemen
 from dimo_cli.runs.tables import best_sentence, comparison_sentence, comparison_table
 from dimo_cli.specs.launch import LaunchSpec
 from dimo_cli.specs.resolve import Plan
+from dimo_cli.training.stopping import Interrupted
 
 if TYPE_CHECKING:
     from dimo_cli.console.live import View
@@ -103,8 +104,6 @@ def say_finished(folder: Path, steps: int, summary: dict[str, Any]) -> None:
 
 def show_run(start: str, folder: Path, work: Callable[[View], RunResult | None]) -> None:
     """Watch a run in the terminal, then show what came of it."""
-    from dimo_cli.training.trainer import Interrupted
-
     view = view_titled(f"dimo: {start} -> {folder}")
     try:
         result = work(view)

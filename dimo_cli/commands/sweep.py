@@ -19,6 +19,7 @@ from dimo_cli.console.output import out
 from dimo_cli.errors import MissingError
 from dimo_cli.specs.metrics import title_of
 from dimo_cli.specs.sweep import Sweep, Trial, read_sweep
+from dimo_cli.training.stopping import Interrupted
 
 if TYPE_CHECKING:
     from dimo_cli.console.live import View
@@ -73,7 +74,6 @@ def sweep(
 def show_sweep(asked: Sweep, place: Path, preset: str) -> None:
     """Run what is not finished, then show the table and say how to go on."""
     from dimo_cli.runs.sweep import PICTURE, run_sweep, write_result
-    from dimo_cli.training.trainer import Interrupted
 
     try:
         result = run_sweep(asked, lambda index, trial: view_of(asked, index, trial))

@@ -27,7 +27,7 @@ from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.launch import LaunchSpec
 from dimo_cli.specs.refine import RefineSpec, reward_names
 from dimo_cli.specs.resolve import Plan, preset_names, resolve_spec
-from dimo_cli.training.trainer import Interrupted
+from dimo_cli.training.stopping import Interrupted
 
 
 @left_as_it_was()

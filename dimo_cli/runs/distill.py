@@ -49,8 +49,9 @@ from dimo_cli.students.folder import facts_of_teacher, save_student
 from dimo_cli.students.student import Student
 from dimo_cli.teachers.protocol import Backbone, Teacher
 from dimo_cli.teachers.registry import check_teacher, load_whole
+from dimo_cli.training.stopping import Interrupted
 from dimo_cli.training.tracking import check_tracker
-from dimo_cli.training.trainer import Interrupted, Trainer
+from dimo_cli.training.trainer import Trainer
 
 
 def check_measurable_run(spec: DistillSpec) -> None:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import math
-import os
-import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +13,7 @@ import torch
 from torch import nn
 
 from dimo_cli.console.next_steps import resume
-from dimo_cli.distributed.lifeline import announce_last_checkpoint, ending_signals
+from dimo_cli.distributed.lifeline import announce_last_checkpoint
 from dimo_cli.distributed.ranks import as_first_says, from_all, is_first, largest
 from dimo_cli.engine import fused
 from dimo_cli.engine.capture import CapturedStep, is_small, obstacle
@@ -50,6 +47,7 @@ from dimo_cli.training.power_averages import PowerAverages
 from dimo_cli.training.precision import store_in_bf16, tf32
 from dimo_cli.training.progress import Progress
 from dimo_cli.training.soundness import names_of_unsound, optimizer_path
+from dimo_cli.training.stopping import Interrupted, StopRequests
 from dimo_cli.training.tracking import Tracking
 from dimo_cli.training.watcher import Bystander, Watcher
 
@@ -61,15 +59,6 @@ COMPILING = (
     "Compiling the networks' blocks in the first step, which takes up to some minutes; later runs "
     "find them in the cache."
 )
-
-
-class Interrupted(Exception):
-    """The run was asked to stop, by a signal (else 0) or its watcher; its checkpoint is written."""
-
-    def __init__(self, signal_number: int, step: int, checkpoint: Path) -> None:
-        super().__init__(f"Interrupted at step {step}")
-        self.signal_number, self.exit_code = signal_number, 128 + signal_number
-        self.step, self.checkpoint = step, checkpoint
 
 
 class Trainer:
@@ -123,8 +112,7 @@ class Trainer:
         self.progress = Progress()
         self.busy = (0, 0.0)
         """Steps since the last line of the log, and the seconds they took."""
-        self.stop_signal = 0
-        self.launcher = os.getppid()
+        self.requests = StopRequests(is_alone=world == 1)
         self.compiles = spec.train.compiles(device.type == "cuda", self.is_sharded)
         if self.compiles:
             for backbone in self.distillation.backbones():
@@ -203,13 +191,13 @@ class Trainer:
         if self.compiles:
             self.watcher.on_note(COMPILING)
         try:
-            with self.catch_signals():
+            with self.requests.caught():
                 while self.progress.step < self.spec.train.steps:
                     self.train_one_step()
                     reason = self.watcher.should_stop()
                     pauses = self.watcher.should_pause()
                     number, is_paused, is_over = largest(
-                        self.asked_to_stop(), int(pauses), int(reason is not None)
+                        self.requests.signal_number(), int(pauses), int(reason is not None)
                     )
                     if number or is_paused:
                         announce_last_checkpoint()
@@ -480,33 +468,3 @@ class Trainer:
         numbers = {name: value for name, value in record.items() if value is not None}
         self.tracking.log(numbers, self.progress.step)
         self.watcher.on_log(record)
-
-    def asked_to_stop(self) -> int:
-        """The signal that asks this process to stop, or 0.
-
-        Without the launcher that started it, a rank has nobody left who would end it.
-        """
-        if self.accelerator.num_processes > 1 and os.getppid() != self.launcher:
-            return signal.SIGTERM
-        return self.stop_signal
-
-    @contextmanager
-    def catch_signals(self) -> Iterator[None]:
-        """Let signals end the current step first; a second SIGINT ends it at once."""
-
-        def remember(number: int, frame: object) -> None:
-            # Schedulers may well repeat a SIGTERM; who presses Ctrl-C twice means it.
-            if number == self.stop_signal == signal.SIGINT:
-                raise KeyboardInterrupt
-            self.stop_signal = number
-
-        try:
-            previous = {number: signal.signal(number, remember) for number in ending_signals()}
-        except ValueError:  # not in the main thread: whoever runs us handles signals
-            yield
-            return
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)

@@ -13,7 +13,8 @@ from dimo_cli.specs.distill import TrainSpec
 from dimo_cli.teachers.registry import load_teacher
 from dimo_cli.training.accelerator import make_accelerator
 from dimo_cli.training.progress import Progress
-from dimo_cli.training.trainer import Interrupted, Trainer
+from dimo_cli.training.stopping import Interrupted
+from dimo_cli.training.trainer import Trainer
 from tests.conftest import Silent, small_spec
 
 
