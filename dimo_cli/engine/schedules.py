@@ -86,7 +86,8 @@ def schedule_factor(schedule: RateSchedule, step: int, warmup_steps: int, steps:
     if schedule.kind == "constant":
         return 1.0
     end = schedule.steps or steps
-    progress = min(1.0, max(0, step - warmup_steps) / max(1, end - warmup_steps))
+    start = max(warmup_steps, round(schedule.hold * end))
+    progress = min(1.0, max(0, step - start) / max(1, end - start))
     left = 1 - progress if schedule.kind == "linear" else (1 + math.cos(math.pi * progress)) / 2
     return schedule.floor + (1 - schedule.floor) * left
 

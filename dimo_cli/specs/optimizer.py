@@ -17,14 +17,17 @@ class RateSchedule(Spec):
         description="Stay as it is, or fall to the floor along a line or a half cosine",
     )
     floor: Real = Field(0.0, ge=0, le=1, description="Share of the rate that is left at the end")
+    hold: Real = Field(
+        0.0, ge=0, lt=1, description="Share of these steps before which the rate does not fall"
+    )
     steps: Int | None = Field(
         None, ge=1, description="Step where the floor is reached; null: train.steps"
     )
 
     @model_validator(mode="after")
     def _constant_has_no_end(self) -> RateSchedule:
-        if self.kind == "constant" and (self.floor or self.steps is not None):
-            raise ValueError("floor and steps need kind linear or cosine, not constant")
+        if self.kind == "constant" and (self.floor or self.hold or self.steps is not None):
+            raise ValueError("floor, hold and steps need kind linear or cosine, not constant")
         return self
 
 

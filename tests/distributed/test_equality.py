@@ -9,6 +9,7 @@ from accelerate import FullyShardedDataParallelPlugin
 from safetensors.torch import load_file
 
 from dimo_cli.distributed.ranks import is_first, joined_ranks
+from dimo_cli.engine.bregman import sample_factors
 from dimo_cli.engine.lora import fingerprint, new_adapters, trained_part
 from dimo_cli.engine.optimizer import average_over_ranks
 from dimo_cli.engine.sharding import is_sharded, local, own_rows, shard_blocks
@@ -75,6 +76,21 @@ def test_one_sharded_rank_trains_what_one_process_does(tmp_path):
     train_with(1, tmp_path / "sharded", environment=SHARDED, **both)
     assert list((tmp_path / "sharded" / "checkpoints").rglob("student-00000-of-00001.safetensors"))
     assert largest_difference(tmp_path / "one", tmp_path / "sharded") < BAR
+
+
+def test_what_a_sample_counts_in_di_bregman_is_of_all_ranks(tmp_path):
+    logits = torch.linspace(-2, 2, 8)
+
+    def weigh(rank):
+        with joined_ranks():
+            torch.save(sample_factors("neyman", logits[4 * rank :][:4]), tmp_path / f"{rank}.pt")
+
+    assert Crew(2, weigh).codes() == [0, 0]
+    halves = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    factors, mean, share = sample_factors("neyman", logits)
+    torch.testing.assert_close(torch.cat([half[0] for half in halves]), factors)
+    assert all(half[1].isclose(mean) and half[2].isclose(share) for half in halves)
+    assert not torch.allclose(sample_factors("neyman", logits[:4])[0], factors[:4])
 
 
 @pytest.mark.slow

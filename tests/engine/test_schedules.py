@@ -68,6 +68,11 @@ def test_a_rate_stays_or_falls_to_its_floor_along_a_line_or_a_half_cosine():
     assert at(cosine, 100, 150, 200, 300) == pytest.approx([1, 0.5 + 8**-0.5, 0.5, 0])
     earlier = RateSchedule(kind="linear", steps=200)  # than the run ends
     assert at(earlier, 150, 200, 299) == pytest.approx([0.5, 0, 0])
+    held = RateSchedule(kind="linear", hold=0.5)
+    assert at(held, 100, 150, 225, 300) == pytest.approx([1, 1, 0.5, 0])
+    assert at(RateSchedule(kind="linear", hold=0.1), 100, 200, 300) == at(
+        RateSchedule(kind="linear"), 100, 200, 300
+    )  # it is in the warm-up still
 
 
 def test_guidance_depends_on_the_mask_ratio_as_named():
