@@ -13,6 +13,7 @@ from benchmarks.soft_dimo import (
     distilling,
     emoji,
     gan,
+    measuring,
     report,
     report_of_emoji,
     rewards,
@@ -128,8 +129,8 @@ def test_mcnemar_counts_prompts_that_only_one_gets_right():
 
 
 def test_a_judge_that_judged_can_still_give_a_gradient():
-    shapes.judged(torch.zeros(1, 3, 32, 32), ["a red circle"], shapes.STRONG)
-    assert not any(weight.is_inference() for weight in shapes.judge(shapes.STRONG).parameters())
+    measuring.judged(torch.zeros(1, 3, 32, 32), ["a red circle"], shapes.STRONG)
+    assert not any(weight.is_inference() for weight in measuring.judge(shapes.STRONG).parameters())
 
 
 def test_a_result_is_kept_and_measured_again_when_its_settings_change(tmp_path, monkeypatch):
