@@ -28,7 +28,7 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 
 types: $(STAMP)
-	$(BIN)/mypy dimo_cli
+	$(BIN)/mypy dimo_cli benchmarks
 
 unit: $(STAMP)
 	$(BIN)/pytest

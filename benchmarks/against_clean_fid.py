@@ -219,13 +219,13 @@ def clean_fid_distances(features: list[Tensor]) -> dict[str, float]:
 
 def our_distances(features: list[Tensor]) -> dict[str, float]:
     """FID and KID as an evaluation computes them."""
-    gaussians = []
+    gaussians, (real, fake) = [], features
     for part in features:
         running = RunningGaussian(part.shape[1])
         for batch in part.split(BATCH):
             running.add(batch)
         gaussians.append(running.gaussian())
-    return {"fid": frechet_distance(*gaussians), "kid": kernel_distance(*features).mean}
+    return {"fid": frechet_distance(*gaussians), "kid": kernel_distance(real, fake).mean}
 
 
 def measure(args: argparse.Namespace) -> dict[str, object]:

@@ -27,6 +27,7 @@ def run(seed: int, sets: list[str]) -> dict[str, float]:
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         result = distill(spec, Path(folder), PlainView(print, seconds=30))
+    assert result is not None  # it is the only process
     *teachers, student = result.rows
     best = min(teachers, key=lambda score: score.value)
     return {

@@ -70,7 +70,7 @@ def neighbors(gpu: bool, device: torch.device, rounds: int) -> dict[str, Any]:
     small = [x[:1000] for x in sets]
     calls = {
         "dimo": lambda: compare_manifolds(*small, k=K, device=device),
-        "whole_matrices": lambda: manifold.whole(*small, K),
+        "whole_matrices": lambda: manifold.whole(small[0], small[1], K),
     }
     found = medians(in_turn(calls, rounds))
     large = medians(

@@ -7,7 +7,7 @@ way, with whole tensors, is measured at a size that it can be measured at.
 
 import copy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,7 @@ from dimo_cli.engine.divergence import ForwardKL
 from dimo_cli.engine.field import TeacherLogits, logit_field
 from dimo_cli.engine.heads import HeadRows, backward_through_head
 from dimo_cli.engine.one_step import rows_at_once
-from dimo_cli.teachers.protocol import LastLinear, TokenSpace
+from dimo_cli.teachers.protocol import Backbone, LastLinear, TokenSpace
 
 BARS = {"dimo": 0.40}
 MASKED = 0.64  # the mean share under the arccos schedule
@@ -121,8 +121,9 @@ def chunked(heads: Heads) -> None:
         targets = heads.targets.flatten()[rows[part]]
         return auxiliary_loss(head.logits().flatten(0, 1), targets, label_smoothing=SMOOTHING).total
 
-    backward_through_head(heads.student, heads.leaf("student"), rows, chunk, student_loss)
-    backward_through_head(heads.auxiliary, heads.leaf("auxiliary"), rows, chunk, loss)
+    student, auxiliary = (cast(Backbone, head) for head in (heads.student, heads.auxiliary))
+    backward_through_head(student, heads.leaf("student"), rows, chunk, student_loss)
+    backward_through_head(auxiliary, heads.leaf("auxiliary"), rows, chunk, loss)
     heads.forget()
 
 

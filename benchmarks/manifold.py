@@ -78,7 +78,7 @@ def measure(
         },
         "bar_bytes": 4 * 10**9,
         "compared": compared,
-        "equal_to_whole_matrices": blocks == whole(*small, 3),
+        "equal_to_whole_matrices": blocks == whole(small[0], small[1], 3),
     }
 
 

@@ -63,7 +63,7 @@ def synchronize() -> None:
 class Clock:
     """What time is taken with: the wall's, or this process's own on a machine that others use."""
 
-    now = staticmethod(time.perf_counter)
+    now: Call = staticmethod(time.perf_counter)
     name = "wall"
 
     @classmethod
@@ -120,7 +120,7 @@ def peak_bytes(device: torch.device) -> Iterator[dict[str, int]]:
         return
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         yield found
-    events = recorded.profiler.kineto_results.events()  # type: ignore[union-attr]
+    events = recorded.profiler.kineto_results.events()
     changes = sorted(
         (event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]"
     )

@@ -69,6 +69,6 @@ def random_teacher(
     conditioner = teacher.conditioner
     if isinstance(conditioner, PromptConditioner):
         encoder = RandomText(dict(conditioner.shapes))
-        conditioner.load_encoder = lambda: encoder  # type: ignore[method-assign]
+        conditioner.load_encoder = lambda: encoder
         conditioner.dataset = PROMPTS
     return teacher.to(device)

@@ -89,8 +89,8 @@ def cold_start() -> dict[str, float]:
 
 def run_process(arguments: list[str]) -> None:
     """Run Python."""
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    subprocess.run([sys.executable, *arguments], check=True, **quiet)
+    quiet = subprocess.DEVNULL
+    subprocess.run([sys.executable, *arguments], check=True, stdout=quiet, stderr=quiet)
 
 
 def measure(gpu: bool, rounds: int) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.measuring import (
     bytes_of,
@@ -83,7 +83,7 @@ class Ours:
         self.ema.update(ema_decay(self.steps, 0.9999))
         self.steps += 1
 
-    def networks(self) -> list[Backbone]:
+    def networks(self) -> list[nn.Module]:
         """All four."""
         found = self.distillation
         return [found.teacher.backbone, found.student, found.auxiliary, self.ema.network]
@@ -151,13 +151,14 @@ def measure_time(teacher: Teacher, batch: int, rounds: int, autocast: Autocast) 
     """Times of all variants and of the floor's parts, taken in turn."""
     released = Recipe(batch)
     still = Recipe(batch, dropout=False)
-    runs = {
+    ours = Ours(teacher, our_spec(batch, still), autocast)
+    runs: dict[str, Plain | Ours] = {
         "released": Plain(teacher, released, autocast),
         "released_without_dropout": Plain(teacher, still, autocast),
-        "dimo": Ours(teacher, our_spec(batch, still), autocast),
+        "dimo": ours,
         "dimo_shared": Ours(teacher, our_spec(batch, still, share_x_tilde=True), autocast),
     }
-    parts = Floor(runs["dimo"], autocast).parts()
+    parts = Floor(ours, autocast).parts()
     times = in_turn({**{name: run.step for name, run in runs.items()}, **parts}, rounds, warmup=2)
     dimo, shared = times["dimo"], times["dimo_shared"]
     return {

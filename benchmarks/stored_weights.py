@@ -15,6 +15,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,14 +104,12 @@ def measure() -> dict[str, Any]:
 
     rows = {}
     for name in ("digits", "shapes"):
-        rows[name] = errors(lambda kind, name=name: load_teacher(as_stored(name, kind)))
+        rows[name] = errors(partial(stored_teacher, name))
     for name, publish in PUBLISH.items():
         torch.manual_seed(0)  # of text encoders, which have no golden weights
         with golden_hub() as hub:
             architecture = publish(hub, load_golden)
-            rows[name] = errors(
-                lambda kind, name=name, arch=architecture: load_teacher(as_stored(name, kind, arch))
-            )
+            rows[name] = errors(partial(stored_teacher, name, architecture=architecture))
         print(name, rows[name], flush=True)
     return {
         "command": "python -m benchmarks.stored_weights",
@@ -133,11 +132,12 @@ def sizes() -> dict[str, Any]:
     return found
 
 
-def as_stored(
+def stored_teacher(
     name: str, kind: StoredAs, architecture: dict[str, Any] | None = None
-) -> TeacherSource:
+) -> Teacher:
     """A teacher with weights of a kind."""
-    return TeacherSource(name=name, weights=kind, architecture=architecture or {})
+    source = TeacherSource(name=name, weights=kind, architecture=architecture or {})
+    return load_teacher(source)
 
 
 if __name__ == "__main__":

@@ -204,7 +204,10 @@ def certain(key: str) -> Callable[[Evidence], Measured | None]:
 
     def measure(evidence: Evidence) -> Measured | None:
         told = evidence.get("softness", {}).get("by-certainty", {}).get(key)
-        return Measured(*told, "1") if isinstance(told, list) else None
+        if not isinstance(told, list):
+            return None
+        middle, low, high = told
+        return Measured(middle, low, high, "1")
 
     return measure
 

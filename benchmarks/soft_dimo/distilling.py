@@ -54,5 +54,7 @@ def by_distilling(sets: tuple[str, ...], seed: int, folder: Path) -> dict[str, A
     ]
     spec = resolve_spec(DistillSpec, preset="digits", sets=[*common, *sets], environment={}).spec
     resume = (folder / "run" / "run.yaml").is_file()
-    student = distill(spec, folder / "run", PlainView(print, seconds=60), resume).rows[-1]
+    result = distill(spec, folder / "run", PlainView(print, seconds=60), resume)
+    assert result is not None  # it is the only process
+    student = result.rows[-1]
     return {"fid": round(student.value, 5), "accuracy": student.accuracy}

@@ -17,7 +17,10 @@ from dimo_cli.hub.store import HubStore
 from dimo_cli.metrics.emoji import TASKS, Task, benchmark, right_of
 from dimo_cli.metrics.emoji_reader import load_emoji
 from dimo_cli.sampling.samplers import draw_images, to_bytes
+from dimo_cli.specs.checkpoint import settings_hash
 from dimo_cli.specs.evaluate import EvalSpec
+from dimo_cli.specs.refine import RefineSpec
+from dimo_cli.specs.resolve import resolve_spec
 from dimo_cli.specs.sample import SamplerSpec
 from dimo_cli.students.published import open_student
 from dimo_cli.students.student import LoadOptions, Student
@@ -67,7 +70,15 @@ def settings(seed: int) -> dict[str, Any]:
 
 def by_arm(name: str, seed: int) -> Trial:
     """The trial of an arm; the seed is that of the training and of the images."""
-    asked = {**settings(seed), "sets": list(ARMS[name]), "steps": STEPS[kind_of(name)]}
+    kind = kind_of(name)
+    preset = resolve_spec(RefineSpec, preset=f"emoji-{kind}", environment={}).spec
+    recipe = settings_hash(preset.model_dump(mode="json"))[:16]
+    asked = {
+        **settings(seed),
+        "sets": list(ARMS[name]),
+        "steps": STEPS[kind],
+        "recipe": recipe,
+    }
     return Trial("emoji", f"{name}-{seed}", asked, partial(by_refining, name, seed), READ)
 
 
