@@ -32,7 +32,7 @@ PROMPTS = PER_TASK * len(TASKS)
 TEMPERATURE = 1.0
 IMAGES, SAMPLED = 2500, 20_000  # images behind an FID, and the first of their seeds
 TEACHER_STEPS = (4, 16)
-STEPS = {"reward": 200, "gan": 300}
+STEPS = {"reward": 300, "gan": 300}
 TRAINED_FOR, WATCHING = "emoji_preference", "emoji_clip"
 FILES = tuple(
     f"emoji_{name}.safetensors"
