@@ -86,6 +86,11 @@ def read_reference(path: Path, network: FeatureNetwork) -> Reference:
     )
 
 
+def has_builtin_reference(name: str) -> bool:
+    """Whether `builtin_reference` has one of this name."""
+    return Path(builtin_path(f"{name}_reference.safetensors")).is_file()
+
+
 def builtin_reference(name: str) -> Reference:
     """The reference that ships inside the package: all real digits, or pictures of the world."""
     path = Path(builtin_path(f"{name}_reference.safetensors"))

@@ -29,6 +29,7 @@ from dimo_cli.files.reading import MOST_DOCUMENT, read_text
 from dimo_cli.files.untrusted import parse_json
 from dimo_cli.files.writing import write_whole_text
 from dimo_cli.hub.store import HubStore
+from dimo_cli.metrics.references import has_builtin_reference
 from dimo_cli.reporting.arena_page import write_arena_page
 from dimo_cli.run_folder.checkpoints import newest_contents
 from dimo_cli.run_folder.effort import Effort, effort_of
@@ -55,6 +56,7 @@ from dimo_cli.teachers.protocol import Teacher
 TABLE, TEXT, PAGE = "arena.json", "arena.md", "arena.html"
 ALSO = "also"  # the folder of the second budget
 SAMPLING_SEED = 20_000  # that of `dimo eval`
+BESIDE_A_SCORE = 1000  # images of an FID that is to show a collapse, and no more
 Begin = Callable[[Bout], View]
 Say = Callable[[str], None]
 
@@ -153,11 +155,13 @@ def contend(
     if one.refusal is not None:
         return Contender(one.method, title, refusal=one.refusal)
     try:
-        tuned = [outcome_of(asked, bout, begin, say) for bout in one.tuning]
+        fewest = asked.steps_of(one.method)[:1]
+        tuned = [outcome_of(bout, fewest, asked, begin, say) for bout in one.tuning]
         factor = best_factor(tuned)
         if factor != 1:
             one = with_rates(asked, one, factor, sets, folder)
-        outcomes = [outcome_of(asked, bout, begin, say) for bout in one.bouts]
+        steps = asked.steps_of(one.method)
+        outcomes = [outcome_of(bout, steps, asked, begin, say) for bout in one.bouts]
     except Refused as refusal:
         say(f"{title} cannot be used here. {refusal}")
         return Contender(one.method, title, refusal=str(refusal))
@@ -169,8 +173,10 @@ class Refused(Exception):
     """A method cannot be used with a teacher, as was found when its run was prepared."""
 
 
-def outcome_of(asked: ArenaSpec, bout: Bout, begin: Begin, say: Say) -> Outcome:
-    """Train a run unless it is finished, and measure its student."""
+def outcome_of(
+    bout: Bout, steps: Sequence[int], asked: ArenaSpec, begin: Begin, say: Say
+) -> Outcome:
+    """Train a run unless it is finished, and measure its student in numbers of steps."""
     refuse_other_run(bout.trial)
     problem = None
     if not has_student(bout):
@@ -181,9 +187,7 @@ def outcome_of(asked: ArenaSpec, bout: Bout, begin: Begin, say: Say) -> Outcome:
     say(f"Measuring {METHODS[bout.method].title}, seed {bout.seed}")
     try:
         with joined_ranks():
-            numbers = {
-                steps: measured(asked, bout, steps, say) for steps in asked.steps_of(bout.method)
-            }
+            numbers = {each: measured(asked, bout, each, say) for each in steps}
     except NotFinite as broken:
         return replace(outcome, problem=broken.message)
     return replace(outcome, numbers=numbers)
@@ -228,20 +232,38 @@ def carried_out(asked: ArenaSpec, bout: Bout, begin: Begin) -> str | None:
 
 def measured(asked: ArenaSpec, bout: Bout, steps: int, say: Say) -> dict[str, float]:
     """The numbers of a student in so many steps; those that were measured before are cached."""
-    metric = bout.spec.monitor.metric
-    by_reference = metric in WITH_REFERENCE
-    names = ("fid", "pr") if by_reference else (cast(MetricName, metric),)
-    spec = EvalSpec(
-        target=str(bout.folder),
-        metrics=names,
-        samples=asked.samples,
-        reference=bout.spec.monitor.reference,
-        prompts=bout.spec.monitor.prompts,
-        sampler=SamplerSpec(seed=SAMPLING_SEED, steps=steps),
-    )
-    found = evaluate(spec, HubStore(None, say=say))
-    wanted = ("fid", "precision", "recall") if by_reference else (metric,)
-    return {name: found[name] for name in wanted}
+    numbers: dict[str, float] = {}
+    for metrics, prompts, wanted, images in questions(bout):
+        spec = EvalSpec(
+            target=str(bout.folder),
+            metrics=metrics,
+            samples=asked.samples or images,
+            reference=bout.spec.monitor.reference,
+            prompts=prompts,
+            sampler=SamplerSpec(seed=SAMPLING_SEED, steps=steps),
+        )
+        found = evaluate(spec, HubStore(None, say=say))
+        numbers |= {name: found[name] for name in wanted}
+    return numbers
+
+
+Question = tuple[tuple[MetricName, ...], str | None, tuple[str, ...], int | None]
+
+
+def questions(bout: Bout) -> list[Question]:
+    """What is asked of a student: metrics, their prompts, which of their numbers, and images.
+
+    A score of prompts does not see a student that draws one picture for each of them: FID, which
+    does, is asked as well where real images ship with the teacher.
+    """
+    monitor = bout.spec.monitor
+    if monitor.metric in WITH_REFERENCE:
+        return [(("fid", "pr"), monitor.prompts, ("fid", "precision", "recall"), None)]
+    score = cast(MetricName, monitor.metric)
+    scored: Question = ((score,), monitor.prompts, (score,), None)
+    if not has_builtin_reference(bout.spec.teacher.name):
+        return [scored]
+    return [scored, (("fid",), None, ("fid",), BESIDE_A_SCORE)]
 
 
 def told_by(bout: Bout, problem: str | None) -> Outcome:

@@ -220,6 +220,19 @@ def test_the_numbers_are_those_of_dimo_eval(dimo, tmp_path):
     assert one["numbers"]["1"]["fid"]["mean"] != told["fid"]
 
 
+def test_of_students_of_prompts_the_distance_to_real_images_is_measured_too(dimo):
+    options = ["--budget", "32", "--seeds", "1", "--steps", "1", "-n", "8", *SMALL]
+    asked = ["arena", "--teacher", "shapes", "--methods", "dimo", *options, "--tune"]
+    done = dimo(*asked, "--out", "a", "--json")
+    assert done.exit_code == 0, done.output
+    (one,) = json.loads(done.stdout)["results"]
+    assert list(one["numbers"]["1"]) == ["geneval", "fid"]
+    assert 0 <= one["numbers"]["1"]["geneval"]["mean"] <= 1
+    same = dimo("eval", "fid", "a/runs/dimo/seed-0", "-n", "8", "--json")
+    found = Evaluation.read(json.loads(same.stdout))
+    assert one["numbers"]["1"]["fid"]["mean"] == pytest.approx(found["fid"])
+
+
 def test_a_second_table_is_of_as_much_time_for_all(dimo, tmp_path):
     """The same methods once more, with the rates of the first table, in a folder inside."""
     trained = []
