@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -33,6 +34,7 @@ from dimo_cli.teachers.protocol import Backbone, Cond, Step, Teacher
 
 Part = tuple[Tensor, Tensor, Cond]
 PER_FILE = 512
+TELL_EVERY = 10.0  # seconds
 TEXTS = "texts"  # where a file says the prompts of its pairs
 
 
@@ -124,11 +126,13 @@ class PairStore:
         facts = {"dimo": __version__, "seed": self.spec.train.seed, "count": count}
         text = json.dumps(facts | drawer.facts(), sort_keys=True)
         folder = self.root / hashlib.sha256(text.encode()).hexdigest()[:24]
+        parts, told = [], time.monotonic()
         with first_ahead():
-            parts = [
-                self.part(drawer, folder, first, min(PER_FILE, count - first))
-                for first in range(0, count, PER_FILE)
-            ]
+            for first in range(0, count, PER_FILE):
+                parts.append(self.part(drawer, folder, first, min(PER_FILE, count - first)))
+                if time.monotonic() - told >= TELL_EVERY and first + PER_FILE < count:
+                    self.say(f"{first + PER_FILE:,} of {count:,} pairs are there.")
+                    told = time.monotonic()
         starts, ends, conds = zip(*parts, strict=True)
         return Pairs(self.teacher, torch.cat(starts), torch.cat(ends), joined(conds))
 

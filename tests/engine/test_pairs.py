@@ -54,6 +54,14 @@ def test_a_stopped_or_damaged_folder_is_completed_with_the_same_pairs(
     assert PER_FILE > 4
 
 
+def test_drawing_for_long_says_how_far_it_is(teacher, tmp_path, monkeypatch):
+    monkeypatch.setattr("dimo_cli.engine.pairs.PER_FILE", 4)
+    monkeypatch.setattr("dimo_cli.engine.pairs.TELL_EVERY", 0.0)
+    notes = []
+    store(teacher, tmp_path, notes)(None, 10, 1)
+    assert notes[1:] == ["4 of 10 pairs are there.", "8 of 10 pairs are there."]
+
+
 def test_a_student_goes_on_from_its_start_and_a_teacher_from_masks(teacher, tmp_path):
     seen = []
     embed = teacher.backbone.embed
