@@ -8,24 +8,45 @@ import pytest
 from dimo_cli.runs.intervals import Interval
 
 ROOT = Path(__file__).parents[2]
-KEPT = json.loads((ROOT / "benchmarks" / "results" / "arena" / "digits.json").read_text())
+WORLDS = ("digits", "shapes")
+KEPT = {
+    world: json.loads((ROOT / "benchmarks" / "results" / "arena" / f"{world}.json").read_text())
+    for world in WORLDS
+}
 PAGE = (ROOT / "examples" / "results" / "arena.md").read_text(encoding="utf-8")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+MEASURED = [(world, one) for world in WORLDS for one in KEPT[world]["results"] if one["numbers"]]
 
 
-@pytest.mark.parametrize("found", [one for one in KEPT["results"] if one["numbers"]])
-def test_every_number_that_is_kept_is_on_the_page(found):
+def part_of(world):
+    """What the page has of a world."""
+    return PAGE.partition(f"## On {world}\n")[2].partition("\n## ")[0]
+
+
+@pytest.mark.parametrize(("world", "found"), MEASURED)
+def test_every_number_that_is_kept_is_on_the_page(world, found):
     for steps, numbers in found["numbers"].items():
-        fid = numbers["fid"]
-        words = Interval(fid["mean"], fid["low"], fid["high"], fid["seeds"]).words
-        assert f"| {steps} | {words}" in PAGE
+        metric, told = next(iter(numbers.items()))
+        assert metric == {"digits": "fid", "shapes": "geneval"}[world]
+        words = Interval(told["mean"], told["low"], told["high"], told["seeds"]).words
+        assert f"| {steps} | {words}" in part_of(world)
 
 
-def test_the_grid_of_learning_rates_stands_in_the_page():
-    assert PAGE.count("| chosen |") == sum(bool(one["numbers"]) for one in KEPT["results"])
+@pytest.mark.parametrize("world", WORLDS)
+def test_the_grid_of_learning_rates_stands_in_the_page(world):
+    count = sum(bool(one["numbers"]) for one in KEPT[world]["results"])
+    assert part_of(world).count("| chosen |") == count
 
 
-def test_the_readme_tells_the_arena_in_short():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    fids = {one["method"]: one["numbers"]["1"]["fid"]["mean"] for one in KEPT["results"]}
-    assert f"| {fids['dimo']:.2f} [" in readme
-    assert f"| {fids['idlm']:.2f} [" in readme
+@pytest.mark.parametrize("method", ["dimo", "idlm"])
+def test_the_readme_tells_the_arena_in_short(method):
+    for world, metric in (("digits", "fid"), ("shapes", "geneval")):
+        (found,) = (one for one in KEPT[world]["results"] if one["method"] == method)
+        assert f"| {found['numbers']['1'][metric]['mean']:.2f} [" in README
+
+
+def test_four_steps_are_better_than_one_by_more_than_the_seeds_differ():
+    (dimo,) = (one["numbers"] for one in KEPT["shapes"]["results"] if one["method"] == "dimo")
+    assert dimo["1"]["geneval"]["high"] < dimo["4"]["geneval"]["low"]
+    (dimo,) = (one["numbers"] for one in KEPT["digits"]["results"] if one["method"] == "dimo")
+    assert dimo["4"]["fid"]["high"] < dimo["1"]["fid"]["low"]
