@@ -80,9 +80,9 @@ def test_a_schedule_is_a_word_or_a_group():
         spec = resolve_spec(DistillSpec, sets=[f"{path}{end}" for end in sets], environment={})
         return spec.spec.student.optimizer.schedule.model_dump()
 
-    assert schedule("=cosine") == {"kind": "cosine", "floor": 0.0, "steps": None}
+    assert schedule("=cosine") == {"kind": "cosine", "floor": 0.0, "hold": 0.0, "steps": None}
     assert schedule("=linear", ".floor=0.1")["floor"] == 0.1
-    with pytest.raises(SpecError, match="floor and steps need kind linear or cosine"):
+    with pytest.raises(SpecError, match="floor, hold and steps need kind linear or cosine"):
         schedule(".floor=0.1")
     with pytest.raises(SpecError, match="must be one of constant, linear, cosine"):
         schedule("=cosin")
