@@ -88,7 +88,7 @@ def test_a_preset_is_copied_into_a_folder_that_is_not_there_yet(dimo, tmp_path):
 
 def test_doctor_promises_no_download_of_nothing_while_offline(monkeypatch, room_enough):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    needed = requirements(resolve_spec(DistillSpec, preset="maskgit", environment={}).spec)
+    needed = requirements(resolve_spec(DistillSpec, preset="halton-tiny", environment={}).spec)
     assert "0 B" not in download_words(needed)
     assert "cannot be had now" in download_words(needed)
 

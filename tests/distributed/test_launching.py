@@ -83,6 +83,7 @@ def test_two_processes_speak_as_one_and_another_number_goes_on(tmp_path):
     assert [json.loads(line)["step"] for line in log] == [2, 4, 6]
 
 
+@pytest.mark.slow  # its arithmetic is that of `test_one_sharded_rank_trains_what_one_process_does`
 def test_one_process_alone_is_sharded_where_that_is_asked_for(tmp_path):
     code, output, talk = ended(started(tmp_path, *short_run(2), "--processes", "1", "--shard"))
     assert code == 0, talk

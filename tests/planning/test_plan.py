@@ -110,7 +110,7 @@ def test_what_ships_inside_dimo_needs_no_download():
 
 
 def test_what_stands_in_the_way_of_a_preset_is_named(room_enough):
-    spec = resolve_spec(DistillSpec, preset="maskgit", environment={}).spec
+    spec = resolve_spec(DistillSpec, preset="halton-tiny", environment={}).spec
     needed = requirements(spec, ask_hub=False)
     assert needed.to_fetch > 0
     assert "disk space" in replace(needed, free=2 * needed.to_fetch - 1).problems

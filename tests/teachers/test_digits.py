@@ -114,6 +114,7 @@ def test_an_unknown_teacher_is_refused_with_the_nearest_name():
     assert "digits" in caught.value.hint
 
 
+@pytest.mark.slow  # of weights that do not change, and in `benchmarks/results/digits.json` too
 def test_one_step_is_far_worse_than_many_and_two_worse_than_eight(teacher):
     yardstick, fid = yardstick_for(teacher), {}
     for steps in (1, 2, 8):
