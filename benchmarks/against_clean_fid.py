@@ -219,7 +219,8 @@ def clean_fid_distances(features: list[Tensor]) -> dict[str, float]:
 
 def our_distances(features: list[Tensor]) -> dict[str, float]:
     """FID and KID as an evaluation computes them."""
-    gaussians, (real, fake) = [], features
+    real, fake = features
+    gaussians = []
     for part in features:
         running = RunningGaussian(part.shape[1])
         for batch in part.split(BATCH):

@@ -71,15 +71,20 @@ def settings(seed: int) -> dict[str, Any]:
 def by_arm(name: str, seed: int) -> Trial:
     """The trial of an arm; the seed is that of the training and of the images."""
     kind = kind_of(name)
-    preset = resolve_spec(RefineSpec, preset=f"emoji-{kind}", environment={}).spec
-    recipe = settings_hash(preset.model_dump(mode="json"))[:16]
     asked = {
         **settings(seed),
         "sets": list(ARMS[name]),
         "steps": STEPS[kind],
-        "recipe": recipe,
+        "recipe": recipe_of(kind),
     }
     return Trial("emoji", f"{name}-{seed}", asked, partial(by_refining, name, seed), READ)
+
+
+@cache
+def recipe_of(kind: str) -> str:
+    """What tells a preset from one with other settings."""
+    preset = resolve_spec(RefineSpec, preset=f"emoji-{kind}", environment={}).spec
+    return settings_hash(preset.model_dump(mode="json"))[:16]
 
 
 def kind_of(arm: str) -> str:

@@ -86,14 +86,19 @@ def read_reference(path: Path, network: FeatureNetwork) -> Reference:
     )
 
 
+def builtin_reference_path(name: str) -> Path:
+    """Where the reference of this name is, if it ships."""
+    return Path(builtin_path(f"{name}_reference.safetensors"))
+
+
 def has_builtin_reference(name: str) -> bool:
     """Whether `builtin_reference` has one of this name."""
-    return Path(builtin_path(f"{name}_reference.safetensors")).is_file()
+    return builtin_reference_path(name).is_file()
 
 
 def builtin_reference(name: str) -> Reference:
     """The reference that ships inside the package: all real digits, or pictures of the world."""
-    path = Path(builtin_path(f"{name}_reference.safetensors"))
+    path = builtin_reference_path(name)
     if not path.is_file():
         raise MissingError(
             f"There is no built-in reference for `{name}`: `{path.name}` is not in the package.",

@@ -13,7 +13,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -154,13 +154,12 @@ def contend(
     title = METHODS[one.method].title
     if one.refusal is not None:
         return Contender(one.method, title, refusal=one.refusal)
+    steps = asked.steps_of(one.method)
     try:
-        fewest = asked.steps_of(one.method)[:1]
-        tuned = [outcome_of(bout, fewest, asked, begin, say) for bout in one.tuning]
+        tuned = [outcome_of(bout, steps[:1], asked, begin, say) for bout in one.tuning]
         factor = best_factor(tuned)
         if factor != 1:
             one = with_rates(asked, one, factor, sets, folder)
-        steps = asked.steps_of(one.method)
         outcomes = [outcome_of(bout, steps, asked, begin, say) for bout in one.bouts]
     except Refused as refusal:
         say(f"{title} cannot be used here. {refusal}")
@@ -233,37 +232,44 @@ def carried_out(asked: ArenaSpec, bout: Bout, begin: Begin) -> str | None:
 def measured(asked: ArenaSpec, bout: Bout, steps: int, say: Say) -> dict[str, float]:
     """The numbers of a student in so many steps; those that were measured before are cached."""
     numbers: dict[str, float] = {}
-    for metrics, prompts, wanted, images in questions(bout):
+    for question in questions(bout):
         spec = EvalSpec(
             target=str(bout.folder),
-            metrics=metrics,
-            samples=asked.samples or images,
+            metrics=question.metrics,
+            samples=asked.samples or question.images,
             reference=bout.spec.monitor.reference,
-            prompts=prompts,
+            prompts=question.prompts,
             sampler=SamplerSpec(seed=SAMPLING_SEED, steps=steps),
         )
         found = evaluate(spec, HubStore(None, say=say))
-        numbers |= {name: found[name] for name in wanted}
+        numbers |= {name: found[name] for name in question.wanted}
     return numbers
 
 
-Question = tuple[tuple[MetricName, ...], str | None, tuple[str, ...], int | None]
+@dataclass(frozen=True)
+class Question:
+    """An evaluation of a student, and which of its numbers are told."""
+
+    metrics: tuple[MetricName, ...]
+    wanted: tuple[str, ...]
+    prompts: str | None = None
+    images: int | None = None
 
 
 def questions(bout: Bout) -> list[Question]:
-    """What is asked of a student: metrics, their prompts, which of their numbers, and images.
+    """What is asked of a student.
 
     A score of prompts does not see a student that draws one picture for each of them: FID, which
     does, is asked as well where real images ship with the teacher.
     """
     monitor = bout.spec.monitor
     if monitor.metric in WITH_REFERENCE:
-        return [(("fid", "pr"), monitor.prompts, ("fid", "precision", "recall"), None)]
+        return [Question(("fid", "pr"), ("fid", "precision", "recall"), monitor.prompts)]
     score = cast(MetricName, monitor.metric)
-    scored: Question = ((score,), monitor.prompts, (score,), None)
+    scored = Question((score,), (score,), monitor.prompts)
     if not has_builtin_reference(bout.spec.teacher.name):
         return [scored]
-    return [scored, (("fid",), None, ("fid",), BESIDE_A_SCORE)]
+    return [scored, Question(("fid",), ("fid",), images=BESIDE_A_SCORE)]
 
 
 def told_by(bout: Bout, problem: str | None) -> Outcome:

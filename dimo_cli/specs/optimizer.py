@@ -18,7 +18,7 @@ class RateSchedule(Spec):
     )
     floor: Real = Field(0.0, ge=0, le=1, description="Share of the rate that is left at the end")
     hold: Real = Field(
-        0.0, ge=0, lt=1, description="Share of these steps before which the rate does not fall"
+        0.0, ge=0, lt=1, description="Share of the steps up to the floor in which the rate stays"
     )
     steps: Int | None = Field(
         None, ge=1, description="Step where the floor is reached; null: train.steps"

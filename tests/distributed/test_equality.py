@@ -86,7 +86,7 @@ def test_what_a_sample_counts_in_di_bregman_is_of_all_ranks(tmp_path):
             torch.save(sample_factors("neyman", logits[4 * rank :][:4]), tmp_path / f"{rank}.pt")
 
     assert Crew(2, weigh).codes() == [0, 0]
-    halves = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    halves = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     factors, mean, share = sample_factors("neyman", logits)
     torch.testing.assert_close(torch.cat([half[0] for half in halves]), factors)
     assert all(half[1].isclose(mean) and half[2].isclose(share) for half in halves)
