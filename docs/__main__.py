@@ -7,6 +7,7 @@ import argparse
 import sys
 
 from docs.generator.costs import write_costs
+from docs.generator.filled import fill_pages
 from docs.generator.measured import write_measured
 from docs.generator.pages import write_pages
 
@@ -14,5 +15,6 @@ parser = argparse.ArgumentParser(prog="python -m docs")
 parser.add_argument("--costs", action="store_true", help="count memory and FLOPs of presets anew")
 if parser.parse_args().costs:
     write_costs()
-changed = [*(["presets/measured.json"] if write_measured() else []), *write_pages()]
+measured = ["presets/measured.json"] if write_measured() else []
+changed = [*measured, *fill_pages(), *write_pages()]
 sys.stdout.write("".join(f"{path}\n" for path in changed) or "Every page is up to date.\n")

@@ -180,6 +180,7 @@ class ArenaResult:
         """For machines."""
         return {
             **self.asked.model_dump(mode="json"),
+            "set": list(self.sets),
             "metrics": self.metrics,
             "results": [self.of_method(one) for one in self.contenders],
             **({"within_also": self.second.document()} if self.second else {}),

@@ -31,13 +31,19 @@ def page_of(result: ArenaResult) -> ArenaPage:
         for metric in result.metrics
     }
     previews = [(one.title, one.outcomes[0].run / PREVIEW) for one in contenders if one.outcomes]
-    commands = [result.command, *(one.command for one in contenders if one.command)]
+    commands = [result.command, *commands_of(result)]
     name = result.asked.name
     return ArenaPage(name, result.sentence(), parts_of(result), curves, previews, commands)
 
 
 def parts_of(result: ArenaResult) -> list[ArenaTable]:
     """The tables that have rows."""
+    told = papers(result.asked.methods)
+    return [*measured_parts(result), *([told] if told.rows else [])]
+
+
+def measured_parts(result: ArenaResult) -> list[ArenaTable]:
+    """Those of what was measured here."""
     rates = (
         f"Times those of the preset, on seed {TUNING_SEED}, which is not reported; chosen by the "
         "first metric in the fewest steps."
@@ -46,7 +52,6 @@ def parts_of(result: ArenaResult) -> list[ArenaTable]:
         *within(result),
         *(within(result.second, f", {result.second.asked.limit.words}") if result.second else []),
         table("Learning rates", rates, GRID, result.grid()),
-        papers(result.asked.methods),
     ]
     return [one for one in tables if one.rows]
 
@@ -90,16 +95,24 @@ def markdown(result: ArenaResult) -> str:
     """The tables and the commands."""
     lines = [f"# Arena of {words(result.asked.name)}", "", result.sentence(), ""]
     lines += [block(result.command, "sh"), ""]
-    for part in parts_of(result):
-        lines += [f"## {part.title}", ""]
-        lines += [part.about, ""] if part.about else []
-        lines += [f"| {' | '.join(part.head)} |", f"|{' --- |' * len(part.head)}"]
-        lines += [line_of(row) for row in part.rows]
-        lines.append("")
-    commands = [one.command for one in result.contenders if one.command]
+    lines += [line for part in parts_of(result) for line in lines_of(part, "##")]
+    commands = commands_of(result)
     if commands:
         lines += ["## One run of each", "", block("\n".join(commands), "sh"), ""]
     return "\n".join(lines)
+
+
+def commands_of(result: ArenaResult) -> list[str]:
+    """The command of one run of each method."""
+    return [one.command for one in result.contenders if one.command]
+
+
+def lines_of(part: ArenaTable, marks: str) -> list[str]:
+    """A table under its heading, which begins with these marks."""
+    lines = [f"{marks} {part.title}", ""]
+    lines += [part.about, ""] if part.about else []
+    lines += [f"| {' | '.join(part.head)} |", f"|{' --- |' * len(part.head)}"]
+    return [*lines, *map(line_of, part.rows), ""]
 
 
 def line_of(row: Sequence[str]) -> str:

@@ -320,11 +320,6 @@ def test_without_any_arm_there_is_no_picture():
     assert "(Fig. 4c): not run." in curves.text({})
 
 
-def test_the_readme_has_the_claims_that_were_tried():
-    readme = Path(report.__file__).parents[2] / "README.md"
-    assert report.short_table(report.kept(asked_for([]))).strip() in readme.read_text()
-
-
 def test_the_arms_of_emoji_have_all_seeds_and_a_control_that_differs_in_one_setting():
     names = {trial.name for trial in emoji.trials()}
     assert {f"{arm}-{seed}" for arm in (*emoji.ARMS, "before") for seed in (0, 1, 2)} <= names

@@ -16,6 +16,7 @@ from docs.generator import costs
 from docs.generator.command_pages import command_names
 from docs.generator.commands import commands
 from docs.generator.fields import rows_of
+from docs.generator.filled import TABLES, filled_pages
 from docs.generator.healthy import CURVES, read_logs
 from docs.generator.markdown import HERE
 from docs.generator.pages import DOCS, pages, strangers
@@ -24,6 +25,7 @@ from tests.docs.shown import ROOT, blocks, text_of
 from tests.docs.shown import pages as shown_pages
 
 LINK = re.compile(r"(?<!\\)\]\(([^)\s]+)\)")
+PLACES = re.compile(r"<!-- filled: ([^>]+?) -->")
 HEADING = re.compile(r"^#{1,6} (.+)$", re.MULTILINE)
 
 
@@ -32,6 +34,14 @@ def test_the_committed_pages_are_what_the_generator_gives():
     assert strangers(wanted) == []
     stale = [n for n, text in wanted.items() if (DOCS / n).read_text(encoding="utf-8") != text]
     assert stale == [], "run `make docs`"
+
+
+def test_tables_of_measured_numbers_stand_where_pages_want_them():
+    wanted = filled_pages()
+    stale = [name for name, text in wanted.items() if text_of(name) != text]
+    assert stale == [], "run `make docs`"
+    names = [name for text in wanted.values() for name in PLACES.findall(text)]
+    assert sorted(names) == sorted(TABLES)
 
 
 def test_every_command_and_every_preset_has_a_page_that_is_in_the_index():

@@ -1,0 +1,30 @@
+"""python -m benchmarks.arena FOLDER NAME: keep the numbers of an arena for the README's tables.
+
+FOLDER is what `dimo arena` wrote; `python -m docs` then fills in the pages. Runs are named as those
+of `runs/arena-NAME`, wherever they lay, and the document takes as few bytes as it can.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+KEPT = Path(__file__).parent / "results" / "arena"
+
+
+def main() -> None:
+    """Keep one arena."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.arena", description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("name")
+    asked = parser.parse_args()
+    written = asked.folder / "arena.json"
+    if not written.is_file():
+        parser.error(f"{written} is not there: name the folder that `dimo arena` wrote")
+    text = written.read_text(encoding="utf-8")
+    document = json.loads(text.replace(str(asked.folder), f"runs/arena-{asked.name}"))
+    path = KEPT / f"{asked.name}.json"
+    path.write_text(json.dumps(document, separators=(",", ":")) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
