@@ -42,7 +42,8 @@ def here(hours: Hours) -> str:
     if hours.training is None:
         return hours.how
     table = f", then {words(hours.table)} for the closing table" if hours.table else ""
-    return f"about {words(hours.training)}{table} ({hours.how})"
+    pairs = f", of which {words(hours.pairs)} to draw pairs" if hours.pairs else ""
+    return f"about {words(hours.training)}{pairs}{table} ({hours.how})"
 
 
 def on_card(forecast: Forecast, hours: Hours) -> str:
@@ -66,6 +67,8 @@ def forecast_view(
         "each step",
         f"{forecast.forwards:g} forward passes of the backbone, about {flops(forecast.flops)}",
     )
+    if forecast.pairs:
+        table.add_row("pairs", f"{sum(one.count for one in forecast.pairs):,}, drawn once")
     if hours is not None:
         table.add_row("time here", here(hours))
         table.add_row("on one H100", on_card(forecast, hours))

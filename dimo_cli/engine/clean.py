@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from dimo_cli.engine.draws import on_host, own_generator, samples_among
-from dimo_cli.engine.objective import Needs, RealTokens, Run
+from dimo_cli.engine.objective import Drawing, Needs, RealTokens, Run
 from dimo_cli.errors import SpecError
 from dimo_cli.specs.init import FixedRatio
 from dimo_cli.specs.objectives import CleanSpec
@@ -55,6 +57,11 @@ class CleanTokens:
 def needs_of(spec: CleanSpec) -> Needs:
     """What a run has to have for such images."""
     return Needs(images=spec.images)
+
+
+def drawings_of(spec: CleanSpec) -> Sequence[Drawing]:
+    """What has to be drawn before there are such images."""
+    return [Drawing(spec.teacher_images)] if spec.images == "teacher" else []
 
 
 def check_starts_masked(run: Run, name: str) -> None:

@@ -11,7 +11,7 @@ student something else than x_init, in passes of its own.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -87,6 +87,16 @@ class Needs:
     """Whose whole images it masks parts of: those of `data`, `teacher` or `student`."""
     pairs: bool = False
     """Pairs of a start and what a network made of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """Pairs that are drawn once, before or between the steps of a run."""
+
+    count: int
+    by_teacher: bool = True
+    steps: int | None = None
+    """That each of them takes; None: those of the teacher's sampler."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +191,8 @@ class Objective:
     name: str = "objective"
     """In the log and in messages."""
     needs: Needs = Needs()
+    drawings: Sequence[Drawing] = ()
+    """What it has drawn, for planning."""
     can_be_recorded: bool = False
     """Whether it does the same to tensors of the same shapes in every step (`train.capture`)."""
     run: Run

@@ -123,9 +123,7 @@ class PairStore:
     def __call__(self, source: Backbone | None, count: int, steps: int | None) -> Pairs:
         """`count` pairs of a student in so many steps; None: of the teacher, by its sampler."""
         drawer = self.drawer(source, steps)
-        facts = {"dimo": __version__, "seed": self.spec.train.seed, "count": count}
-        text = json.dumps(facts | drawer.facts(), sort_keys=True)
-        folder = self.root / hashlib.sha256(text.encode()).hexdigest()[:24]
+        folder = self.folder_of(drawer, count)
         parts, told = [], time.monotonic()
         with first_ahead():
             for first in range(0, count, PER_FILE):
@@ -135,6 +133,18 @@ class PairStore:
                     told = time.monotonic()
         starts, ends, conds = zip(*parts, strict=True)
         return Pairs(self.teacher, torch.cat(starts), torch.cat(ends), joined(conds))
+
+    def folder_of(self, drawer: Drawer, count: int) -> Path:
+        """Where so many pairs of someone are kept, if they have been drawn."""
+        facts = {"dimo": __version__, "seed": self.spec.train.seed, "count": count}
+        text = json.dumps(facts | drawer.facts(), sort_keys=True)
+        return self.root / hashlib.sha256(text.encode()).hexdigest()[:24]
+
+    def missing(self, drawer: Drawer, count: int) -> int:
+        """How many of so many pairs are not there yet."""
+        folder, firsts = self.folder_of(drawer, count), range(0, count, PER_FILE)
+        missing = [first for first in firsts if not path_of(folder, first).is_file()]
+        return sum(min(PER_FILE, count - first) for first in missing)
 
     def drawer(self, source: Backbone | None, steps: int | None) -> Drawer:
         """Who draws: by the family's published sampler, a student without guidance."""
@@ -147,7 +157,7 @@ class PairStore:
 
     def part(self, drawer: Drawer, folder: Path, first: int, count: int) -> Part:
         """The pairs of one file, which is written if it is not there or damaged."""
-        path = folder / f"pairs-{first // PER_FILE:05d}.safetensors"
+        path = path_of(folder, first)
         if (found := read_part(path, count)) is not None:
             return found
         if first == 0:
@@ -158,6 +168,11 @@ class PairStore:
         folder.mkdir(parents=True, exist_ok=True)
         write_part(path, *drawn)
         return drawn
+
+
+def path_of(folder: Path, first: int) -> Path:
+    """The file that begins with this pair."""
+    return folder / f"pairs-{first // PER_FILE:05d}.safetensors"
 
 
 def id_dtype(largest: int) -> torch.dtype:

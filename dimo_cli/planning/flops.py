@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from dimo_cli.engine.objective import Objective, PassObjective, WholeObjective
+from dimo_cli.engine.objective import Drawing, Objective, PassObjective, WholeObjective
 from dimo_cli.engine.objectives.registry import named_objectives
 from dimo_cli.planning.memory import blank_cond
 from dimo_cli.specs.distill import DistillSpec
@@ -44,6 +44,27 @@ def flops_per_step(teacher: Teacher, spec: DistillSpec) -> float:
     if at_x_init:
         total += flops_at_x_init(at_x_init, spec, body, head)
     return float(total * spec.train.batch_size * spec.train.accumulate)
+
+
+def flops_of_drawings(teacher: Teacher, spec: DistillSpec) -> float:
+    """FLOPs of the pairs that a run's objectives have drawn, wherever none are kept yet."""
+    drawings = drawings_of(spec)
+    if not drawings:
+        return 0.0
+    whole = sum(forward_flops(copy.deepcopy(teacher.backbone).to("meta"), teacher))
+    passes = 2 if teacher.sampler.guidance != 1 else 1  # of a student, which is not guided, 1
+    return float(
+        sum(
+            one.count * (one.steps or teacher.sampler.steps) * (passes if one.by_teacher else 1)
+            for one in drawings
+        )
+        * whole
+    )
+
+
+def drawings_of(spec: DistillSpec) -> list[Drawing]:
+    """The pairs that a run's objectives have drawn."""
+    return [drawing for one in named_objectives(spec) for drawing in one.drawings]
 
 
 def flops_of_passes(objective: PassObjective, spec: DistillSpec, whole: float) -> float:

@@ -31,10 +31,13 @@ class Hours:
     """All steps on one H100."""
     how: str
     """How this machine's were found out."""
+    pairs: float | None = None
+    """Of `training`, what goes into pairs that are drawn anew; None where none are."""
 
     def document(self) -> dict[str, Any]:
         """For machines, in hours."""
         seconds = {"training": self.training, "closing_table": self.table}
+        seconds |= {"pairs": self.pairs} if self.pairs is not None else {}
         found = {key: None if s is None else round(s / 3600, 5) for key, s in seconds.items()}
         return {**found, "how": self.how, **cost_document(self.on_h100)}
 
@@ -58,11 +61,11 @@ def share_of_peak(family: str) -> float:
     return CONVOLVED if family in CONVOLVED_FAMILIES else PLAIN
 
 
-def seconds_on_h100(family: str, flops_per_step: float, steps: int) -> float | None:
-    """All steps of a run on one H100, estimated; None where arithmetic is not what takes time."""
+def seconds_on_h100(family: str, flops: float) -> float | None:
+    """So much arithmetic on one H100, estimated; None where arithmetic is not what takes time."""
     if family in TOO_SMALL:
         return None
-    return flops_per_step * steps / (H100_PEAK * share_of_peak(family))
+    return flops / (H100_PEAK * share_of_peak(family))
 
 
 def counted_costs() -> Mapping[str, Mapping[str, Any]]:

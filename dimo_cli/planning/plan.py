@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,13 @@ import torch
 
 from dimo_cli.engine.divergence import build_divergence
 from dimo_cli.engine.masking import check_control
+from dimo_cli.engine.objective import Drawing
 from dimo_cli.engine.share import Share, divide, local_train
 from dimo_cli.errors import MissingError, size
 from dimo_cli.hub.access import dimo_cache, download_cache
 from dimo_cli.planning.downloads import TO_DOWNLOAD, Need, bytes_of, needs_of
 from dimo_cli.planning.fitting import Fit, fit_passes, is_left_open
-from dimo_cli.planning.flops import flops_per_step
+from dimo_cli.planning.flops import drawings_of, flops_of_drawings, flops_per_step
 from dimo_cli.planning.health import existing_parent
 from dimo_cli.planning.hours import cost_document, seconds_on_h100
 from dimo_cli.planning.memory import (
@@ -83,6 +84,8 @@ class Forecast:
     """Of the backbone, in one step."""
     flops: float
     """Of one step."""
+    flops_of_pairs: float
+    """Of those that are drawn before and between the steps."""
     room: Room
     snapshots: int = 0
     """Bytes on disk of the snapshots that `dimo ema` makes other averages of."""
@@ -100,6 +103,16 @@ class Forecast:
         return count
 
     @property
+    def total_flops(self) -> float:
+        """Of the whole run."""
+        return self.flops * self.plan.spec.train.steps + self.flops_of_pairs
+
+    @property
+    def pairs(self) -> list[Drawing]:
+        """What is drawn before and between the steps."""
+        return drawings_of(self.plan.spec)
+
+    @property
     def changed(self) -> list[tuple[str, str, str]]:
         """Every value that is not the default, and where it comes from."""
         return changed_values(self.plan.spec, self.plan.origins)
@@ -115,6 +128,7 @@ class Forecast:
                 "samples": self.samples,
                 "forwards_per_step": self.forwards,
                 "flops_per_step": self.flops,
+                "pairs": [asdict(one) for one in self.pairs],
                 "processes": self.launch.total,
                 "samples_per_pass": self.share.batch,
                 "passes_per_process": self.share.passes,
@@ -150,6 +164,7 @@ def forecast(plan: Plan[Any], folder: Path, launch: LaunchSpec | None = None) ->
         fit,
         forwards_per_step(spec),
         flops_per_step(teacher, spec),
+        flops_of_drawings(teacher, spec),
         room_of_each(teacher, own, launch),
         snapshot_bytes(teacher, spec),
     )
@@ -283,6 +298,7 @@ def requirements(spec: DistillSpec, ask_hub: bool = True) -> Requirements:
     memory = estimate_memory(teacher, spec)
     drawing = without_memory(teacher.backbone)
     store(drawing, spec.teacher.weights)
+    total = flops_per_step(teacher, spec) * spec.train.steps + flops_of_drawings(teacher, spec)
     return Requirements(
         teacher.license,
         needs_of(spec.teacher, teacher, ask_hub),
@@ -294,5 +310,5 @@ def requirements(spec: DistillSpec, ask_hub: bool = True) -> Requirements:
         place,
         available,
         advice_to_fit(teacher, spec, memory, available),
-        seconds_on_h100(teacher.family, flops_per_step(teacher, spec), spec.train.steps),
+        seconds_on_h100(teacher.family, total),
     )

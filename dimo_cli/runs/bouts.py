@@ -153,7 +153,9 @@ def training_steps(asked: ArenaSpec, method: str, sets: Sequence[str], folder: P
             f"How many steps of {method} fit into {asked.budget} is {hours.how}.",
             "Give `--budget` as a number of forwards.",
         )
-    return max(1, int(limit.seconds * usual.spec.train.steps / hours.training))
+    pairs = hours.pairs or 0.0
+    share = (limit.seconds - pairs) / (hours.training - pairs)
+    return max(1, int(share * usual.spec.train.steps))
 
 
 def begun_with(folder: Path, method: str) -> int | None:
@@ -225,7 +227,11 @@ def hours_of_bouts(found: Entrant, asked: ArenaSpec, folder: Path) -> float | No
     if asked.limit.seconds is not None:
         return asked.limit.seconds * len(found.all_bouts) / 3600
     try:
-        seconds = hours_of(forecast(found.bouts[0].trial.plan, folder)).training
+        hours = hours_of(forecast(found.bouts[0].trial.plan, folder))
     except DimoError:
         return None
-    return None if seconds is None else seconds * len(found.all_bouts) / 3600
+    if hours.training is None:
+        return None
+    pairs = hours.pairs or 0.0  # which runs of the same seed share
+    seeds = {one.seed for one in found.all_bouts}
+    return ((hours.training - pairs) * len(found.all_bouts) + pairs * len(seeds)) / 3600

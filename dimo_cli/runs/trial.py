@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,10 +17,13 @@ import torch
 
 from dimo_cli.console.live import PlainView
 from dimo_cli.engine.distill import Distillation
+from dimo_cli.engine.pairs import PairStore
 from dimo_cli.engine.schedules import ema_decay
 from dimo_cli.errors import DimoError
 from dimo_cli.evaluation.evaluate import read
 from dimo_cli.evaluation.yardstick import Stream, Yardstick
+from dimo_cli.hub.access import dimo_cache
+from dimo_cli.planning.flops import drawings_of
 from dimo_cli.planning.hours import H100_PEAK, Hours, seconds_on_h100, share_of_peak
 from dimo_cli.planning.plan import Forecast
 from dimo_cli.planning.rehearsal import blank_supplies
@@ -42,6 +46,7 @@ FEWEST_STEPS, MOST_STEPS = 2, 60
 TRIED_FOR = 2.0  # seconds of steps
 MOST_SAMPLES = 256  # of a step that is tried; what a larger one takes follows
 FIRST_IMAGES, TRIED_IMAGES = 8, 100
+TRIED_PAIRS = (2, 8)
 TRIED_TEACHER = (1, 3)  # steps
 MATRIX = 2048
 # Of large matrices a card multiplies about 70 % of its peak; a CPU's steps reach half of those.
@@ -51,20 +56,21 @@ MATRICES_OF_PEAK, CPU_SHARE = 0.7, 0.5
 def hours_of(forecast: Forecast) -> Hours:
     """The time of a run here and on one H100."""
     spec, family = forecast.plan.spec, forecast.family
-    on_h100 = seconds_on_h100(family, forecast.flops, spec.train.steps)
+    on_h100 = seconds_on_h100(family, forecast.total_flops)
     if forecast.launch.total > 1:
         return Hours(None, None, on_h100, "not known: several processes are not tried")
     if forecast.room.advice is not None:
         return Hours(None, None, on_h100, "not known: it does not fit here")
     if spec.teacher.name not in EMBEDDED or not rewards_ship_inside(spec):
-        seconds = forecast.flops * spec.train.steps / reached(spec, family)
+        rate = reached(spec, family)
+        pairs = forecast.flops_of_pairs / rate if forecast.pairs else None
         how = "worked out from how fast this machine multiplies matrices"
-        return Hours(seconds, None, on_h100, how)
+        return Hours(forecast.total_flops / rate, None, on_h100, how, pairs)
     try:
-        training, table = tried(spec)
+        training, table, pairs = tried(spec)
     except DimoError as problem:
         return Hours(None, None, on_h100, f"not known: {problem.message}")
-    return Hours(training, table, on_h100, "tried for a moment")
+    return Hours(training + (pairs or 0.0), table, on_h100, "tried for a moment", pairs)
 
 
 def rewards_ship_inside(spec: DistillSpec) -> bool:
@@ -92,8 +98,8 @@ def timed(device: torch.device, work: Callable[[], object]) -> float:
     return clock(device) - started
 
 
-def tried(spec: DistillSpec) -> tuple[float, float]:
-    """Seconds of all steps with what is between them, and of the closing table."""
+def tried(spec: DistillSpec) -> tuple[float, float, float | None]:
+    """Seconds of all steps with what is between them, of the closing table, and of pairs."""
     spec = without_datasets(spec)
     teacher, silent = load_whole(spec.teacher), PlainView(lambda line: None)
     with TemporaryDirectory() as name:
@@ -107,11 +113,26 @@ def tried(spec: DistillSpec) -> tuple[float, float]:
             method = partial(Distillation, supplies=blank_supplies(teacher))
             watcher = RunWatcher(spec, teacher, folder, silent)
         trainer = Trainer(at_most(MOST_SAMPLES, spec), teacher, folder, watcher, method)
-        return times_of(spec, trainer, watcher)
+        return *times_of(spec, trainer, watcher), seconds_of_pairs(spec, teacher)
+
+
+def seconds_of_pairs(spec: DistillSpec, teacher: Teacher) -> float | None:
+    """Drawing the pairs that are not kept yet; None for a run that needs none."""
+    store = PairStore(teacher, spec, dimo_cache() / "pairs")
+    device = next(teacher.backbone.parameters()).device
+    generator = torch.Generator(device)
+    times: list[float] = []
+    for wanted, group in groupby(drawings_of(spec)):
+        drawer = store.drawer(None if wanted.by_teacher else teacher.backbone, wanted.steps)
+        is_kept = wanted.by_teacher  # students are others each time
+        count = store.missing(drawer, wanted.count) if is_kept else wanted.count
+        few = (timed(device, partial(drawer.draw, n, generator)) / n for n in TRIED_PAIRS)
+        times.append(min(few) * count * len(list(group)))
+    return sum(times) if times else None
 
 
 def times_of(spec: DistillSpec, trainer: Trainer, watcher: RunWatcher) -> tuple[float, float]:
-    """As `tried`, by a run that was set up and is thrown away."""
+    """The first two, by a run that was set up and is thrown away."""
     steps, train, monitor = spec.train.steps, spec.train, spec.monitor
     device = trainer.accelerator.device
     done = Steps(trainer, spec)

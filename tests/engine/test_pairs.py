@@ -54,6 +54,17 @@ def test_a_stopped_or_damaged_folder_is_completed_with_the_same_pairs(
     assert PER_FILE > 4
 
 
+def test_it_is_known_how_many_are_still_to_be_drawn(teacher, tmp_path, monkeypatch):
+    monkeypatch.setattr("dimo_cli.engine.pairs.PER_FILE", 4)
+    pairs = store(teacher, tmp_path)
+    drawer = pairs.drawer(None, 1)
+    assert pairs.missing(drawer, 10) == 10
+    pairs(None, 10, 1)
+    assert pairs.missing(drawer, 10) == 0
+    files(tmp_path)[0].unlink()
+    assert pairs.missing(drawer, 10) == 4
+
+
 def test_drawing_for_long_says_how_far_it_is(teacher, tmp_path, monkeypatch):
     monkeypatch.setattr("dimo_cli.engine.pairs.PER_FILE", 4)
     monkeypatch.setattr("dimo_cli.engine.pairs.TELL_EVERY", 0.0)

@@ -35,19 +35,19 @@ def test_the_shares_of_a_cards_peak_are_those_that_were_measured(name, share):
 
 def test_a_step_that_was_measured_takes_on_an_h100_what_it_took():
     details = json.loads((MEASURED / "step_meissonic.json").read_text())["details"]["meissonic"]
-    seconds = seconds_on_h100("meissonic", details["flops_per_step"], 1000)
+    seconds = seconds_on_h100("meissonic", 1000 * details["flops_per_step"])
     assert seconds == pytest.approx(1000 * details["seconds"]["dimo"]["median"], rel=0.02)
 
 
 def test_small_networks_keep_a_card_waiting_so_no_hours_are_told():
-    assert seconds_on_h100("digits", 1e10, 1100) is None
+    assert seconds_on_h100("digits", 1e13) is None
     assert "under an hour" in cost_words(None)
     assert cost_document(None)["dollars"] is None
 
 
 def test_a_cost_is_said_with_the_price_behind_it_and_that_it_is_an_estimate():
     hour = H100_PEAK * PLAIN * 3600
-    seconds = seconds_on_h100("maskbit", hour, 10)
+    seconds = seconds_on_h100("maskbit", 10 * hour)
     assert cost_words(seconds) == "about 10 hours, $25 at $2.50 an hour (an estimate)"
     assert cost_document(seconds) == {
         "h100_hours": 10.0, "dollars": 10 * DOLLARS_AN_HOUR, "dollars_an_hour": DOLLARS_AN_HOUR

@@ -11,6 +11,7 @@ from scipy import stats
 from dimo_cli.errors import DivergedError, SpecError
 from dimo_cli.evaluation.result import Evaluation
 from dimo_cli.metrics.protocol import Result
+from dimo_cli.planning.hours import Hours
 from dimo_cli.run_folder.effort import effort_of
 from dimo_cli.runs import arena
 from dimo_cli.runs.arena_table import ArenaResult, Contender
@@ -179,9 +180,25 @@ def test_rates_are_chosen_on_a_seed_that_is_not_reported(dimo, tmp_path):
     assert "5.5 (5 to 6)" in text
 
 
+def told_hours(training, pairs=None):
+    return Hours(training, None, None, "told", pairs)
+
+
+def test_pairs_are_drawn_once_for_all_runs_of_a_seed(dimo):
+    asked = ["arena", "--methods", "redi", "--steps", "1", "--seeds", "2", "--tune", "--dry-run"]
+    with patch("dimo_cli.runs.bouts.hours_of") as hours:
+        hours.return_value = told_hours(2000.0, pairs=1200.0)
+        done = dimo(*asked, "--json")
+        timed = dimo(*asked, "--budget", "1600s", "--json")
+    (one,) = json.loads(done.stdout)["methods"]
+    assert one["hours"] == (5 * 800 + 3 * 1200) / 3600  # seeds 0 and 1, and 100 three times
+    (one,) = json.loads(timed.stdout)["methods"]
+    assert one["steps"] == 1100 // 2, "what pairs leave of the time is for steps"
+
+
 def test_a_dry_run_lists_the_runs_with_hours(dimo, tmp_path):
     with patch("dimo_cli.runs.bouts.hours_of") as hours:
-        hours.return_value.training = 1800.0
+        hours.return_value = told_hours(1800.0)
         done = dimo("arena", "--methods", "dimo,redi", "--steps", "2", "--dry-run", "--json")
         timed = dimo("arena", "--methods", "dimo", "--budget", "5m", "--dry-run", "--json")
     first, second = json.loads(done.stdout)["methods"]
@@ -194,7 +211,7 @@ def test_a_dry_run_lists_the_runs_with_hours(dimo, tmp_path):
 
 def test_a_run_ends_when_its_time_is_over(dimo, tmp_path):
     with patch("dimo_cli.runs.bouts.hours_of") as hours, measured_as(1.0):
-        hours.return_value.training = 1e-2  # as if thousands of steps would fit
+        hours.return_value = told_hours(1e-2)  # as if thousands of steps would fit
         done = dimo(
             "arena", "--methods", "dimo", "--budget", "0.3s", "--seeds", "1", "--steps", "1", *SMALL
         )
@@ -251,7 +268,7 @@ def test_a_second_table_is_of_as_much_time_for_all(dimo, tmp_path):
         numbers,
         patch.object(arena, "distill", work),
     ):
-        hours.return_value.training = 600.0
+        hours.return_value = told_hours(600.0)
         plan = dimo(*asked, "--dry-run", "--json")
         done = dimo(*asked, "--json")
     assert done.exit_code == 0, done.output

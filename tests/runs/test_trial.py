@@ -7,10 +7,12 @@ import pytest
 
 from dimo_cli.planning.plan import forecast
 from dimo_cli.runs import trial
+from dimo_cli.runs.supplies import supplies_of
 from dimo_cli.runs.trial import at_most, due, hours_of
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.launch import LaunchSpec
 from dimo_cli.specs.resolve import resolve_spec
+from dimo_cli.teachers.registry import load_teacher
 from tests.conftest import shorten_trials
 
 
@@ -68,6 +70,17 @@ def test_without_weights_time_is_worked_out_from_matrices(monkeypatch):
     assert hours.training == pytest.approx(found.flops * 50_000 / 1e12)
     assert hours.table is None
     assert hours.on_h100 is not None
+
+
+def test_drawing_pairs_takes_a_part_of_the_time_until_they_are_kept(monkeypatch):
+    shorten_trials(monkeypatch)
+    sets = ["objectives=[{kind: redi, pairs: 64, rounds: 1}]", "monitor.table_samples=0"]
+    plan = planned("digits", "train.steps=2", "init.mask_ratio=0.3", *sets)
+    hours = hours_of(forecast(plan, Path("x")))
+    assert 0 < hours.pairs < hours.training
+    supplies_of(plan.spec, load_teacher("digits")).pairs(None, 64, None)
+    assert hours_of(forecast(plan, Path("x"))).pairs == 0
+    assert hours_of(forecast(planned("digits", "train.steps=2"), Path("x"))).pairs is None
 
 
 def test_several_processes_are_not_tried():

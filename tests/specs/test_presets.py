@@ -1,15 +1,22 @@
 """Every preset is a run that its teacher can do, and the papers' presets hold their numbers."""
 
+import copy
 import itertools
 import json
 
 import pytest
 
 from dimo_cli.planning.downloads import needs_of
-from dimo_cli.planning.flops import flops_per_step, mean_ratio
+from dimo_cli.planning.flops import (
+    flops_of_drawings,
+    flops_per_step,
+    forward_flops,
+    mean_ratio,
+)
 from dimo_cli.planning.memory import advice_to_fit, estimate_memory, with_train
 from dimo_cli.specs.difference import differences
 from dimo_cli.specs.distill import DistillSpec
+from dimo_cli.specs.objectives import Objective
 from dimo_cli.specs.resolve import preset_names, preset_path, preset_summary, resolve_spec
 from dimo_cli.specs.teacher import TeacherSource
 from dimo_cli.teachers.registry import load_skeleton, register_teacher, teacher_names
@@ -152,6 +159,19 @@ def test_arithmetic_grows_as_the_step_does(teacher):
     assert guided / plain == pytest.approx(9 / 8, rel=0.02)
     checkpointed = cost(train={"batch_size": 8, "gradient_checkpointing": True})
     assert checkpointed / plain == pytest.approx(10 / 8, rel=0.02)
+
+
+def test_the_arithmetic_of_pairs_is_that_of_their_steps(teacher):
+    def cost(**settings):
+        redi = Objective(kind="redi", pairs=100, **settings)
+        spec = small_spec().model_copy(update={"objectives": (redi,)})
+        return flops_of_drawings(teacher, spec)
+
+    one_step = 100 * sum(forward_flops(copy.deepcopy(teacher.backbone).to("meta"), teacher))
+    guided = 2 if teacher.sampler.guidance != 1 else 1
+    assert flops_of_drawings(teacher, small_spec()) == 0
+    assert cost(rounds=1, sampler_steps=8) == guided * 8 * one_step
+    assert cost(rounds=3, sampler_steps=8) == (guided + 2) * 8 * one_step
 
 
 def test_the_mean_mask_ratio_of_arccos_is_two_over_pi():

@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dimo_cli.engine.clean import CleanTokens, check_starts_masked, needs_of
+from dimo_cli.engine.clean import CleanTokens, check_starts_masked, drawings_of, needs_of
 from dimo_cli.engine.divergence import surrogate_loss
 from dimo_cli.engine.draws import chunks, sourced_chunks, uniform
 from dimo_cli.engine.field import TeacherLogits, guided, log_probs
@@ -133,7 +133,7 @@ class Di4c(PassObjective):
 
     def __init__(self, settings: Di4cSpec, weight: float = 1.0) -> None:
         self.settings, self.weight = settings, weight
-        self.needs = needs_of(settings)
+        self.needs, self.drawings = needs_of(settings), drawings_of(settings)
         self.trained = settings.samples
         self.looks = settings.samples + (settings.images == "student")
 

@@ -23,7 +23,7 @@ from dimo_cli.engine.divergence import surrogate_loss
 from dimo_cli.engine.draws import on_host, own_generator, samples_among, uniform
 from dimo_cli.engine.heads import HeadRows, backward_through_head
 from dimo_cli.engine.lora import trained_part
-from dimo_cli.engine.objective import Needs, PairedTokens, PassObjective, Run
+from dimo_cli.engine.objective import Drawing, Needs, PairedTokens, PassObjective, Run
 from dimo_cli.engine.one_step import student_hidden
 from dimo_cli.engine.rounds import Rounds
 from dimo_cli.engine.schedules import noise_sigma
@@ -64,6 +64,8 @@ class Redi(PassObjective):
     def __init__(self, settings: RediSpec, weight: float = 1.0) -> None:
         self.settings, self.weight = settings, weight
         self.pairs: PairedTokens | None = None
+        rounds = [True] + [False] * (settings.rounds - 1)
+        self.drawings = [Drawing(settings.pairs, each, settings.sampler_steps) for each in rounds]
 
     def attach(self, run: Run) -> None:
         if not run.spec.student.in_one_step:

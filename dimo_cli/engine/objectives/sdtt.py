@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dimo_cli.engine.clean import CleanTokens, check_starts_masked, needs_of
+from dimo_cli.engine.clean import CleanTokens, check_starts_masked, drawings_of, needs_of
 from dimo_cli.engine.divergence import surrogate_loss
 from dimo_cli.engine.draws import sourced_chunks, uniform
 from dimo_cli.engine.field import TeacherLogits, guided, log_probs
@@ -87,7 +87,7 @@ class Sdtt(PassObjective):
 
     def __init__(self, settings: SdttSpec, weight: float = 1.0) -> None:
         self.settings, self.weight = settings, weight
-        self.needs = needs_of(settings)
+        self.needs, self.drawings = needs_of(settings), drawings_of(settings)
         self.looks = 1 if settings.images == "student" else 0
 
     def attach(self, run: Run) -> None:
