@@ -5,7 +5,7 @@ import pytest
 from dimo_cli.errors import MissingError, SpecError
 from dimo_cli.reporting.compared_view import compared_view
 from dimo_cli.reporting.page import document, write_comparison
-from tests.reporting.test_report import ATTACK, Page, make_run, record
+from tests.helpers.reports import ATTACK, Page, make_run, record
 
 pytest_plugins = ("tests.helpers.browser",)
 

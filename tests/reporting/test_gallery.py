@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from dimo_cli.reporting.gallery import Gallery, Group, render, shot
-from tests.reporting.test_report import ATTACK, Page
+from tests.helpers.reports import ATTACK, Page
 
 pytest_plugins = ("tests.helpers.browser",)
 
