@@ -3,7 +3,8 @@
 python -m benchmarks.soft_dimo [--only PART[/NAME] ...] [--work DIR] [--minutes N]
 
 Every trial is kept in benchmarks/results/soft_dimo/ by what it depends on, and not done again. A
-training that is stopped goes on from its checkpoint. All of it takes a day on 2 CPU cores.
+training that is stopped goes on from its checkpoint. All of it takes a day on 2 CPU cores; then
+`python -m docs` writes the report, its curves and the README's table.
 """
 
 import argparse
@@ -11,7 +12,6 @@ import time
 from pathlib import Path
 
 from benchmarks.soft_dimo import distilling, emoji, estimators, gan, rewards, softness, steps, tteo
-from benchmarks.soft_dimo.report import pictures, report
 from benchmarks.soft_dimo.trials import Trial
 
 PARTS = {
@@ -38,13 +38,12 @@ def asked_for(only: list[str]) -> list[Trial]:
 
 
 def main() -> None:
-    """Carry out what is not there yet, and write the report of all that is."""
+    """Carry out what is not there yet."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.soft_dimo", description=__doc__)
     parser.add_argument("--only", nargs="+", default=[], metavar="PART[/NAME]")
     parser.add_argument("--work", type=Path, default=Path("runs/soft-dimo"))
     parser.add_argument("--minutes", type=float, help="begin no trial after so many")
     parser.add_argument("--list", action="store_true", help="only say what is there")
-    parser.add_argument("--report", type=Path, default=Path("examples/results/soft-dimo.md"))
     asked = parser.parse_args()
     trials, started = asked_for(asked.only), time.monotonic()
     for trial in trials:
@@ -57,11 +56,6 @@ def main() -> None:
         trial.carry_out(asked.work)
         if not done:
             print(f"{trial.part}/{trial.name}", flush=True)
-    if not asked.list:
-        every = asked_for([])
-        asked.report.write_text(report(every), encoding="utf-8")
-        for name, svg in pictures(every).items():
-            (asked.report.parent / name).write_text(svg, encoding="utf-8")
 
 
 if __name__ == "__main__":

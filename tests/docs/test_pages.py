@@ -8,6 +8,8 @@ from urllib.parse import unquote
 
 import pytest
 
+from benchmarks.soft_dimo.__main__ import asked_for
+from benchmarks.soft_dimo.report import pictures
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.explain import known_paths
 from dimo_cli.specs.refine import RefineSpec
@@ -16,7 +18,7 @@ from docs.generator import costs
 from docs.generator.command_pages import command_names
 from docs.generator.commands import commands
 from docs.generator.fields import rows_of
-from docs.generator.filled import TABLES, filled_pages
+from docs.generator.filled import PAGES, TABLES, stale_pages
 from docs.generator.healthy import CURVES, read_logs
 from docs.generator.markdown import HERE
 from docs.generator.pages import DOCS, pages, strangers
@@ -37,11 +39,11 @@ def test_the_committed_pages_are_what_the_generator_gives():
 
 
 def test_tables_of_measured_numbers_stand_where_pages_want_them():
-    wanted = filled_pages()
-    stale = [name for name, text in wanted.items() if text_of(name) != text]
-    assert stale == [], "run `make docs`"
-    names = [name for text in wanted.values() for name in PLACES.findall(text)]
+    assert list(stale_pages()) == [], "run `make docs`"
+    names = [name for page in PAGES for name in PLACES.findall(text_of(page))]
     assert sorted(names) == sorted(TABLES)
+    drawn = {path.name for path in (ROOT / "examples" / "results").glob("*.svg")}
+    assert drawn == set(pictures(asked_for([])))
 
 
 def test_every_command_and_every_preset_has_a_page_that_is_in_the_index():
