@@ -16,7 +16,7 @@ from dimo_cli.teachers.registry import load_teacher
 from dimo_cli.training.trainer import Trainer
 from dimo_cli.training.watcher import Idle
 
-STEPS = {False: 800, True: 20}
+STEPS = {False: 800, True: 8}
 
 
 def measure(setting: Setting, keep: Keep, only: str | None = None) -> dict[str, Any]:
