@@ -2,56 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from dimo_cli.engine.auxiliary import IGNORED, anchored_loss, auxiliary_loss
-from dimo_cli.engine.field import TeacherLogits, guided, log_probs
+from dimo_cli.engine.field import TeacherAt, TeacherLogits, guided, log_probs
 from dimo_cli.engine.heads import HeadRows, backward_through_head
-from dimo_cli.engine.losses import Losses
 from dimo_cli.engine.masking import Mask
-from dimo_cli.engine.objective import Generation, Run
+from dimo_cli.engine.objective import Generation
 from dimo_cli.engine.optimizer import NetworkOptimizer
 from dimo_cli.engine.share import mean_over_ranks
-from dimo_cli.teachers.protocol import Backbone, Cond
-
-Logits = Callable[[Tensor], TeacherLogits]
-"""What the teacher says at flat rows [n]."""
+from dimo_cli.engine.updating import Updating
 
 
-class WithAuxiliary(Run, Protocol):
-    """What the update uses of the run that it belongs to."""
+class WithAuxiliary(Updating, Protocol):
+    """A run whose auxiliary learns."""
 
-    auxiliary: Backbone
     auxiliary_optimizer: NetworkOptimizer
-    chunk_tokens: int
-    losses: Losses
-
-    @property
-    def uses_auxiliary(self) -> bool:
-        """Whether any objective has a use for one."""
-
-    def generate(self, step: int, measure: bool = False, gradients: bool = True) -> Generation:
-        """x_init -> x_theta in one pass of the student."""
-
-    def draw_x_tilde(
-        self, tokens: Tensor, which: int, kept: Tensor | None = None, still_open: int = 0
-    ) -> tuple[Tensor, Tensor, Mask]:
-        """Mask ratios [B], x_tilde and its mask."""
-
-    def embeds(
-        self, backbone: Backbone, generation: Generation, x_tilde: Tensor, mask: Tensor
-    ) -> Tensor:
-        """x_tilde [B, L, D] for a backbone."""
-
-    def hidden(self, backbone: Backbone, embeds: Tensor, cond: Cond) -> Tensor:
-        """Hidden states of embeddings."""
-
-    def teacher_logits(self, embeds: Tensor, cond: Cond, mask_ratio: Tensor) -> Logits:
-        """One teacher pass over x_tilde."""
 
     def student_logits(self, generation: Generation, rows: Tensor) -> Tensor:
         """Logits [n, G, V] that the student had at flat rows [n] of a pass."""
@@ -98,7 +68,7 @@ class AuxiliaryUpdate:
         return loss / masked, norm
 
     def backward(
-        self, generation: Generation, mask: Mask, hidden: Tensor, teacher: Logits | None = None
+        self, generation: Generation, mask: Mask, hidden: Tensor, teacher: TeacherAt | None = None
     ) -> Tensor:
         """Backpropagate the sum of the loss over masked slots, in units of all slots of a step.
 

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from dimo_cli.engine.auxiliary_update import AuxiliaryUpdate
 from dimo_cli.engine.calibrated import check_calibrated, monitor_of
-from dimo_cli.engine.divergence import surrogate_loss
 from dimo_cli.engine.draws import (
     Rows,
     chunks,
@@ -23,18 +22,13 @@ from dimo_cli.engine.draws import (
     own_generator,
     samples_among,
 )
-from dimo_cli.engine.entropy_bonus import backward_entropy_bonus
-from dimo_cli.engine.field import TeacherLogits
-from dimo_cli.engine.heads import HeadRows, backward_to_hidden
+from dimo_cli.engine.field import TeacherAt
 from dimo_cli.engine.lora import trained_part
 from dimo_cli.engine.losses import Losses
-from dimo_cli.engine.masked_view import MaskedView
 from dimo_cli.engine.masking import Mask, check_control, initial_tokens
 from dimo_cli.engine.objective import (
-    Asked,
     Generation,
     Objective,
-    SharedMask,
     StepReport,
     Supplies,
 )
@@ -49,9 +43,9 @@ from dimo_cli.engine.rollout import Path, Rollout, Start
 from dimo_cli.engine.schedules import draw_mask_ratio, noise_sigma
 from dimo_cli.engine.share import Share, divide, halved, local_train
 from dimo_cli.engine.step_vectors import give_step_vectors, told_step
+from dimo_cli.engine.student_update import StudentUpdate
 from dimo_cli.engine.teacher_pass import TeacherPass, plain_hidden
 from dimo_cli.engine.verdict import Verdict
-from dimo_cli.engine.weighting import probability_gap, sample_weights
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.divergences import CalibratedWeight
 from dimo_cli.specs.refine import RelaxSpec
@@ -110,15 +104,13 @@ class Distillation:
         if self.uses_auxiliary:
             rates = spec.auxiliary.optimizer
             self.auxiliary_optimizer = NetworkOptimizer(self.auxiliary, rates, steps)
-        self.learner = AuxiliaryUpdate(self)
+        self.student_update, self.auxiliary_update = StudentUpdate(self), AuxiliaryUpdate(self)
         self.verdict = Verdict(generator.device)
         self.teacher_pass = TeacherPass(teacher, spec.teacher.guidance)
         self.prepared: Prepared | None = None
         """What to take in place of the host's draws."""
         self.losses.attach(self)
         self.monitor = monitor_of(spec, slots, self.losses.anchor) if self.uses_auxiliary else None
-        self.nats: Tensor | None = None
-        """Of the last pass that was measured: the student's KL to the teacher per token."""
 
     def step(self, step: int, measure: bool = False) -> StepReport:
         """Update the student once, then the auxiliary; `measure` also fills the slower numbers."""
@@ -132,16 +124,16 @@ class Distillation:
             if not self.losses.at_x_init:
                 continue
             generation = self.generate(step, measure)
-            divergence, reuse = self.backward_student(generation, measure)
+            divergence, reuse = self.student_update.backward(generation, measure)
             generations.append(generation)
             # At once: kept, the auxiliary's graphs of all passes would be in memory together.
             paid.append(
-                self.learner.backward(generation, reuse.mask, reuse.hidden, reuse.teacher)
+                self.auxiliary_update.backward(generation, reuse.mask, reuse.hidden, reuse.teacher)
                 if reuse
                 else None
             )
             del reuse
-            self.learner.keep_logits(generation)
+            self.auxiliary_update.keep_logits(generation)
         norm = self.student_optimizer.update(step, unless=self.verdict.found_inf)
         if self.verdict.refuses("student", norm):
             if any(loss is not None for loss in paid):
@@ -149,7 +141,7 @@ class Distillation:
             return StepReport({"student_gradient": norm.item()}, skipped="student")
         losses = []
         for update in range(self.spec.auxiliary.updates if self.uses_auxiliary else 0):
-            loss, aux_norm = self.learner.update(step, update, generations, paid)
+            loss, aux_norm = self.auxiliary_update.update(step, update, generations, paid)
             if self.verdict.refuses("auxiliary", loss, aux_norm):
                 return StepReport({"auxiliary_loss": loss.item()}, skipped="auxiliary")
             losses.append(loss)
@@ -175,8 +167,8 @@ class Distillation:
             if self.spec.student.in_one_step:  # else it varies with the step that is trained
                 values["auxiliary_gap"] = auxiliary - values["entropy"]
             values["auxiliary_gradient"] = aux_norm.item()
-            if self.nats is not None:
-                values["teacher_kl"] = self.nats.item()
+            if (nats := self.student_update.nats) is not None:
+                values["teacher_kl"] = nats.item()
         return StepReport(values)
 
     def reseed(self, seed: int) -> None:
@@ -311,101 +303,6 @@ class Distillation:
             generator.set_state(state)
         return generation
 
-    def backward_student(
-        self, generation: Generation, measure: bool
-    ) -> tuple[Tensor, SharedMask | None]:
-        """Give the student what all losses ask, in one backward pass (Eq. 7 and 10).
-
-        Returns the mean divergence for the log.
-        """
-        soft = self.soft_gradient(generation) if self.losses.soft else None
-        if not self.losses.masked:
-            generation.hidden.backward(soft)
-            return torch.zeros((), device=generation.tokens.device), None
-        asked = self.ask_of_student(generation, measure)
-        asked.hidden.backward(asked.gradient if soft is None else asked.gradient + soft)
-        return asked.divergence, asked.reuse
-
-    def soft_gradient(self, generation: Generation) -> Tensor:
-        """What losses of relaxed tokens ask of hidden states [B, L, D]; the head gets its share."""
-        leaf = generation.hidden.detach().requires_grad_()
-        with self.autocast():
-            logits = self.student.head(leaf).float()
-            flat = generation.settled_everywhere(logits.detach()).requires_grad_()
-            total = self.losses.ask_soft(generation, flat, self.generator)
-            if generation.kept is not None:
-                total = total.masked_fill(generation.kept[..., None], 0)
-            logits.backward(total / self.spec.train.accumulate)
-        assert leaf.grad is not None
-        return leaf.grad
-
-    def ask_of_student(self, generation: Generation, measure: bool) -> Asked:
-        """Eq. 7 as far as the student's hidden states; what teacher and auxiliary saw ends here.
-
-        So it is gone when the student's own graph is at its largest.
-        """
-        drawn = generation.tokens, 0, generation.kept, generation.still_open
-        mask_ratio, x_tilde, mask = self.draw_x_tilde(*drawn)
-        with self.autocast():
-            seen = self.embeds(self.teacher.backbone, generation, x_tilde, mask.slots)
-            teacher_logits = self.teacher_logits(seen, generation.cond, mask_ratio)
-            aux_hidden, shares = None, self.spec.auxiliary.share_x_tilde
-            if self.uses_auxiliary:
-                with torch.set_grad_enabled(shares):
-                    seen = self.embeds(self.auxiliary, generation, x_tilde, mask.slots)
-                    aux_hidden = self.hidden(self.auxiliary, seen, generation.cond)
-            del seen
-            hidden = self.hidden_at_x_tilde(generation, x_tilde)
-        rows, passes = mask.rows, self.spec.train.accumulate
-        with self.autocast():
-            at_least = generation.still_open
-            weight = self.sample_weights(hidden, teacher_logits, mask.slots, at_least)
-        temperatures = self.spec.loss.teacher_temperature, self.spec.loss.auxiliary_temperature
-        looks = teacher_logits, self.auxiliary, aux_hidden, temperatures
-        view = MaskedView(generation.tokens, mask, weight, *looks, generation.kept)
-        credit = self.losses.credit
-        if credit is not None:
-            credit.begin_pass(len(weight), rows.device)
-        divergence = torch.zeros((), device=rows.device)
-        nats = torch.zeros((), dtype=torch.float64, device=rows.device)
-
-        def loss_of(head: HeadRows, part: slice) -> Tensor:
-            nonlocal divergence, nats
-            logits = head.logits() if self.losses.see_student else None
-            seen = view.rows(part, logits)
-            if measure and self.monitor is not None:
-                nats += self.monitor.sums(seen, generation.still_open)
-            if credit is not None:
-                credit.see(seen, rows[part].div(mask.slots.shape[1], rounding_mode="floor"))
-            gradient, value = self.losses.ask_masked(seen, measure, passes)
-            if value is not None:
-                divergence += (value * seen.slots).sum()
-            if logits is not None:
-                return surrogate_loss(logits, gradient)
-            return head.surrogate_loss(gradient)
-
-        with self.autocast():
-            if self.spec.loss.entropy_bonus:
-                backward_entropy_bonus(
-                    self.student,
-                    hidden,
-                    self.spec,
-                    self.teacher.space,
-                    self.chunk_tokens,
-                    generation.kept,
-                )
-            _, gradient = backward_to_hidden(self.student, hidden, rows, self.chunk_tokens, loss_of)
-            if credit is not None:
-                advantage = credit.advantage(mask, weight, passes)
-                args = (generation.tokens, mask, advantage, self.chunk_tokens)
-                gradient = gradient + credit.ask(self.student, hidden, *args)
-        reuse = None
-        if measure and self.monitor is not None:
-            self.nats = nats / len(mask.slots)
-        if shares and aux_hidden is not None:
-            reuse = SharedMask(mask, aux_hidden, teacher_logits)
-        return Asked(hidden, gradient, divergence / mask.slots.sum(), reuse)
-
     @torch.no_grad()
     def student_logits(self, generation: Generation, rows: Tensor) -> Tensor:
         """Logits [n, G, V] that the student had at flat rows [n] of a pass."""
@@ -453,36 +350,6 @@ class Distillation:
                 parts.append(backbone.embed_probs(probs[:, None], slots[part][:, None]).squeeze(1))
         return told_step(backbone, torch.cat(parts).unflatten(0, (B, L)), generation.path)
 
-    def hidden_at_x_tilde(self, generation: Generation, x_tilde: Tensor) -> Tensor:
-        """The student's stand-in for z_theta(x_tilde): one of the three of Fig. 12."""
-        if self.spec.loss.student_input == "x_init":
-            return generation.hidden
-        tokens = x_tilde
-        if self.spec.loss.student_input == "x_tilde_init":
-            tokens = generation.tokens.masked_fill(generation.init_mask, self.teacher.space.mask_id)
-        return student_hidden(
-            self.student, tokens, generation.cond, generation.sigma, self.generator
-        )
-
-    def teacher_logits(
-        self, embeds: Tensor, cond: Cond, mask_ratio: Tensor
-    ) -> Callable[[Tensor], TeacherLogits]:
+    def teacher_logits(self, embeds: Tensor, cond: Cond, mask_ratio: Tensor) -> TeacherAt:
         """One teacher pass over x_tilde; the result projects flat rows [n] to logits."""
         return self.teacher_pass.logits(embeds, cond, mask_ratio)
-
-    def sample_weights(
-        self,
-        hidden: Tensor,
-        teacher_logits: Callable[[Tensor], TeacherLogits],
-        mask: Tensor,
-        still_open: int = 0,
-    ) -> Tensor:
-        """What each sample's gradient is multiplied by, [B], where it is masked so."""
-
-        def gap() -> Tensor:
-            temperature = self.spec.loss.teacher_temperature
-            args = (hidden, teacher_logits, temperature, self.chunk_tokens)
-            return probability_gap(self.student, *args)
-
-        weights = sample_weights(self.spec, self.teacher.space, mask, gap, still_open)
-        return self.losses.weigh(weights)

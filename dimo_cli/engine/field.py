@@ -6,6 +6,7 @@ the vocabulary's size: logits come in, and the gradient leaves, in the precision
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +24,10 @@ class TeacherLogits:
     unconditional: Tensor | None = None
     scale: Tensor | None = None
     """Guidance s [n, 1, 1] of each row, where there are two."""
+
+
+TeacherAt = Callable[[Tensor], TeacherLogits]
+"""What the teacher says at flat rows [n] of a pass."""
 
 
 def log_probs(logits: Tensor, temperature: float) -> Tensor:

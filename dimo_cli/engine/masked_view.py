@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from dimo_cli.engine.field import TeacherLogits
+from dimo_cli.engine.field import TeacherAt
 from dimo_cli.engine.masking import Mask
 from dimo_cli.engine.objective import MaskedRows
 from dimo_cli.teachers.protocol import Backbone
@@ -29,7 +28,7 @@ class MaskedView:
     mask: Mask
     weight: Tensor
     """That of each sample [B]."""
-    teacher: Callable[[Tensor], TeacherLogits]
+    teacher: TeacherAt
     auxiliary: Backbone
     auxiliary_hidden: Tensor | None
     """What the auxiliary made of x_tilde [B, L, D], if an objective needs it."""

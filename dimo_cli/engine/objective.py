@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from dimo_cli.engine.draws import Rows, Source
-from dimo_cli.engine.field import TeacherLogits
+from dimo_cli.engine.field import TeacherAt, TeacherLogits
 from dimo_cli.engine.masking import Mask
 from dimo_cli.engine.optimizer import NetworkOptimizer
 from dimo_cli.engine.relax import estimate
@@ -308,7 +308,7 @@ class SharedMask:
 
     mask: Mask
     hidden: Tensor
-    teacher: Callable[[Tensor], TeacherLogits]
+    teacher: TeacherAt
 
 
 @dataclass(slots=True)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
-from dimo_cli.engine.field import TeacherLogits
+from dimo_cli.engine.field import TeacherAt, TeacherLogits
 from dimo_cli.engine.schedules import guidance_scale
 from dimo_cli.specs.teacher import TeacherGuidance
 from dimo_cli.teachers.protocol import Backbone, Cond, Teacher, moved
@@ -28,9 +26,7 @@ class TeacherPass:
         self.null: Cond | None = None
 
     @torch.no_grad()
-    def logits(
-        self, embeds: Tensor, cond: Cond, mask_ratio: Tensor
-    ) -> Callable[[Tensor], TeacherLogits]:
+    def logits(self, embeds: Tensor, cond: Cond, mask_ratio: Tensor) -> TeacherAt:
         """One pass over embeddings [B, L, D]; the result projects flat rows [n] to logits."""
         backbone, length = self.teacher.backbone, self.teacher.space.length
         guided = self.guidance.needs_null

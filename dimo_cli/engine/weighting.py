@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dimo_cli.engine.calibrated import calibrated_weights
 from dimo_cli.engine.draws import chunks
-from dimo_cli.engine.field import TeacherLogits, guided
+from dimo_cli.engine.field import TeacherAt, guided
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.divergences import AdaptiveWeight, CalibratedWeight
 from dimo_cli.teachers.protocol import Backbone, TokenSpace, moved
@@ -45,7 +45,7 @@ def sample_weights(
 def probability_gap(
     student: Backbone,
     hidden: Tensor,
-    teacher_logits: Callable[[Tensor], TeacherLogits],
+    teacher_logits: TeacherAt,
     temperature: float,
     chunk_tokens: int,
 ) -> Tensor:

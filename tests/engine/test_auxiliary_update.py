@@ -12,7 +12,7 @@ def test_auxiliary_receives_the_cross_entropy_of_equation_1(teacher):
     generation = di.generate(0)
     x_tilde, mask = di.remasking.at(generation.tokens, torch.full((8,), 0.5), di.generator)
     hidden = di.hidden(di.auxiliary, di.auxiliary.embed(x_tilde), generation.cond)
-    loss, masked = di.learner.backward(generation, mask, hidden)
+    loss, masked = di.auxiliary_update.backward(generation, mask, hidden)
     found = {name: gradient / masked for name, gradient in gradients(di.auxiliary).items()}
     di.auxiliary.zero_grad()
     logits = di.auxiliary(x_tilde, generation.cond)[mask.slots]
@@ -30,7 +30,7 @@ def test_soft_targets_use_the_students_distribution(teacher):
     x_init = recorded_x_init(di, generation)
     x_tilde, mask = di.remasking.at(generation.tokens, torch.full((8,), 0.5), di.generator)
     hidden = di.hidden(di.auxiliary, di.auxiliary.embed(x_tilde), generation.cond)
-    loss, masked = di.learner.backward(generation, mask, hidden)
+    loss, masked = di.auxiliary_update.backward(generation, mask, hidden)
     with torch.no_grad():
         p = di.student(x_init, generation.cond)[mask.slots].log_softmax(-1)
         q = di.auxiliary(x_tilde, generation.cond)[mask.slots].log_softmax(-1)
@@ -51,8 +51,8 @@ def test_the_auxiliary_learns_the_probabilities_of_before_the_heads_update(teach
     generation = run.generate(0)
     rows = torch.arange(generation.tokens.shape[0] * generation.tokens.shape[1])
     before = run.student_logits(generation, rows)
-    run.backward_student(generation, False)
-    run.learner.keep_logits(generation)
+    run.student_update.backward(generation, False)
+    run.auxiliary_update.keep_logits(generation)
     run.student_optimizer.update(0)
     assert torch.equal(run.student_logits(generation, rows), before)
 
@@ -61,5 +61,5 @@ def test_no_logits_are_kept_where_nothing_asks_for_them_later(teacher):
     for groups in ({}, {"masking": {"content": "soft"}, "auxiliary": {"fresh_samples": True}}):
         run = make(teacher, **groups)
         generation = run.generate(0)
-        run.learner.keep_logits(generation)
+        run.auxiliary_update.keep_logits(generation)
         assert generation.logits is None

@@ -102,9 +102,9 @@ def test_a_samples_gradient_is_multiplied_by_its_factor(teacher, kind, relax):
     for each in (kind, "reverse_kl"):
         run = refinement(teacher, each, relax={"kind": relax})
         generation = run.generate(0)
-        run.soft_gradient(generation)
+        run.student_update.soft_gradient(generation)
         slots = torch.ones(4, 64, 1, dtype=torch.bool)
-        found[each] = run.sample_weights(generation.hidden, None, slots)
+        found[each] = run.student_update.sample_weights(generation.hidden, None, slots)
     factors, _, _ = sample_factors(kind, run.losses.objectives[0].fake_logits)
     torch.testing.assert_close(found[kind], found["reverse_kl"] * factors)
     assert factors.unique().numel() > 1

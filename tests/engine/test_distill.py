@@ -46,7 +46,7 @@ def test_student_receives_the_gradient_of_equation_7(teacher, reduction, diverge
     generation = di.generate(0)
     before = di.run_generator.get_state()
     x_init = recorded_x_init(di, generation)
-    di.backward_student(generation, measure=False)
+    di.student_update.backward(generation, measure=False)
     found = gradients(di.student)
 
     di.run_generator.set_state(before)
@@ -78,7 +78,7 @@ def test_the_three_approximations_feed_the_student_what_they_say(teacher, studen
     di = make(teacher, loss={"student_input": student_input}, init={"embed_noise": 0.0})
     generation = di.generate(0)
     x_tilde, _ = di.remasking.at(generation.tokens, torch.full((8,), 0.5), di.generator)
-    hidden = di.hidden_at_x_tilde(generation, x_tilde)
+    hidden = di.student_update.hidden_at_x_tilde(generation, x_tilde)
     tokens = {
         "x_init": recorded_x_init(di, generation),
         "x_tilde": x_tilde,
@@ -171,7 +171,7 @@ def test_gradient_checkpointing_changes_memory_and_not_the_gradient(teacher):
     for checkpointing in (False, True):
         di = make(teacher, train={"gradient_checkpointing": checkpointing})
         disturb(di.auxiliary)
-        di.backward_student(di.generate(0), measure=False)
+        di.student_update.backward(di.generate(0), measure=False)
         found.append(gradients(di.student))
     assert_same(found[1], found[0])
 

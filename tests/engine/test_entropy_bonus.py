@@ -12,7 +12,7 @@ def test_entropy_bonus_adds_the_gradient_of_the_entropy(teacher):
     for di in (plain, bonus):
         disturb(di.auxiliary)
         generation = di.generate(0)
-        di.backward_student(generation, measure=False)
+        di.student_update.backward(generation, measure=False)
         found.append(gradients(di.student))
     x_init = recorded_x_init(bonus, generation)
     bonus.student.zero_grad()

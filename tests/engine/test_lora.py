@@ -157,12 +157,12 @@ def test_no_role_changes_what_another_one_computes(teacher, generator):
     disturb(run.auxiliary)
     auxiliary = logits(run.auxiliary)
     generation = run.generate(0)
-    run.backward_student(generation, False)  # which teacher and auxiliary take part in
+    run.student_update.backward(generation, False)  # which teacher and auxiliary take part in
     run.student_optimizer.update(0)
     assert torch.equal(logits(run.auxiliary), auxiliary)
     student = logits(run.student)
     assert not torch.equal(student, before)
-    run.learner.update(5, 0, [generation], [None])
+    run.auxiliary_update.update(5, 0, [generation], [None])
     assert torch.equal(logits(run.student), student)
     assert not torch.equal(logits(run.auxiliary), auxiliary)
     for step in range(3):
@@ -180,7 +180,7 @@ def gradients_of_a_step(teacher, checkpointing, compiled=False):
             compile_blocks(backbone)
     for network in (run.student, run.auxiliary):
         disturb(network)
-    run.backward_student(run.generate(0), False)
+    run.student_update.backward(run.generate(0), False)
     return {name: p.grad for name, p in trained_part(run.student).named_parameters()}
 
 

@@ -97,7 +97,7 @@ def test_the_gradient_of_all_soft_losses_is_that_of_their_sum(teacher, generator
     mask = torch.rand(8, 64, 1) < 0.3
     gan.draw_mask = lambda count: mask
     generation = run.generate(0)
-    found = run.soft_gradient(generation)
+    found = run.student_update.soft_gradient(generation)
     head = [p.grad.clone() for p in run.student.to_logits.parameters()]
     run.student.zero_grad()
 

@@ -131,7 +131,7 @@ def test_as_the_engine_draws_it_is_the_gradient_of_the_kl_within_five_standard_e
     found = []
     for _ in range(20):
         run.losses.begin(0)
-        run.backward_student(run.generate(0), measure=False)
+        run.student_update.backward(run.generate(0), measure=False)
         run.losses.credit.end()
         found.append(run.student.table.grad[rows].clone())
         run.student.zero_grad()

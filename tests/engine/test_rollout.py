@@ -206,7 +206,7 @@ def test_the_gradient_of_equation_7_is_taken_at_slots_that_the_step_drew(teacher
     disturb(run.auxiliary)
     generation = run.generate(0)
     before = run.run_generator.get_state()
-    run.backward_student(generation, measure=True)
+    run.student_update.backward(generation, measure=True)
     found = gradients(run.student)
 
     run.run_generator.set_state(before)
@@ -263,7 +263,7 @@ def test_the_entropy_bonus_leaves_kept_slots_alone(teacher):
         run.rollout = Fixed(42)
         disturb(run.auxiliary)
         generation = run.generate(0)
-        run.backward_student(generation, measure=False)
+        run.student_update.backward(generation, measure=False)
         found.append(gradients(run.student))
     bonus.student.zero_grad()
     seen = generation.tokens.masked_fill(~generation.kept, teacher.space.mask_id)
@@ -344,7 +344,7 @@ def test_losses_of_the_image_see_kept_tokens_and_change_none_of_them(teacher, re
     run.rollout = Fixed(42)
     generation = run.generate(0)
     kept, space = generation.kept, teacher.space
-    gradients_of_hidden = run.soft_gradient(generation)
+    gradients_of_hidden = run.student_update.soft_gradient(generation)
     expected = torch.nn.functional.one_hot(generation.tokens, space.vocab).float()
     assert torch.equal(seen[0][kept], expected[kept])
     at_kept = kept.all(-1)

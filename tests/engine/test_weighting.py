@@ -13,7 +13,7 @@ def test_adaptive_weight_is_one_over_the_probability_gap(teacher):
     project = di.teacher_logits(
         teacher.backbone.embed(x_tilde), generation.cond, torch.full((8,), 0.5)
     )
-    weight = di.sample_weights(generation.hidden, project, mask.slots)
+    weight = di.student_update.sample_weights(generation.hidden, project, mask.slots)
     with torch.no_grad():
         student = di.student(x_init, generation.cond).softmax(-1)
         gap = (student - teacher.backbone(x_tilde, generation.cond).softmax(-1)).abs()

@@ -165,7 +165,7 @@ def break_steps(bad_steps):
 
     def install(trainer):
         di = trainer.distillation
-        original = di.backward_student
+        original = di.student_update.backward
 
         def sometimes(generation, measure):
             result = original(generation, measure)
@@ -173,7 +173,7 @@ def break_steps(bad_steps):
                 next(p for p in di.student.parameters() if p.grad is not None).grad.fill_(torch.inf)
             return result
 
-        di.backward_student = sometimes
+        di.student_update.backward = sometimes
 
     return install
 

@@ -21,7 +21,6 @@ where x_0^i is drawn by the student itself at x_u, whose part is not differentia
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +30,7 @@ from torch import Tensor
 from dimo_cli.engine.clean import CleanTokens, check_starts_masked, drawings_of, needs_of
 from dimo_cli.engine.divergence import surrogate_loss
 from dimo_cli.engine.draws import chunks, sourced_chunks, uniform
-from dimo_cli.engine.field import TeacherLogits, guided, log_probs
+from dimo_cli.engine.field import TeacherAt, guided, log_probs
 from dimo_cli.engine.heads import HeadRows, backward_through_head
 from dimo_cli.engine.objective import PassObjective, Run
 from dimo_cli.engine.one_step import draw_from_hidden, draw_tokens, gumbel, student_hidden
@@ -187,7 +186,7 @@ class Di4c(PassObjective):
         return hidden
 
     @torch.no_grad()
-    def teacher_step(self, teacher: Callable[[Tensor], TeacherLogits], shown: Shown) -> Tensor:
+    def teacher_step(self, teacher: TeacherAt, shown: Shown) -> Tensor:
         """x_u [B, N, L, G]: the most confident tokens of the teacher's stay, for each latent."""
         run, space, samples = self.run, self.run.teacher.space, self.settings.samples
         B, L, G = shown.x_t.shape
@@ -213,7 +212,7 @@ class Di4c(PassObjective):
         """Positions at a time, with the logits of all latents."""
         return max(1, self.run.chunk_tokens // self.settings.samples)
 
-    def log_phi(self, teacher: Callable[[Tensor], TeacherLogits], rows: Tensor) -> Tensor:
+    def log_phi(self, teacher: TeacherAt, rows: Tensor) -> Tensor:
         """What the teacher says of flat positions [c, G, V]."""
         return log_probs(guided(teacher(rows)), self.run.spec.loss.teacher_temperature)
 
@@ -221,7 +220,7 @@ class Di4c(PassObjective):
         self,
         hidden: Tensor,
         later: Tensor,
-        teacher: Callable[[Tensor], TeacherLogits],
+        teacher: TeacherAt,
         tokens: Tensor,
         shown: Shown,
     ) -> None:

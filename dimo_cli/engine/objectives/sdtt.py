@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from dimo_cli.engine.clean import CleanTokens, check_starts_masked, drawings_of, needs_of
 from dimo_cli.engine.divergence import surrogate_loss
 from dimo_cli.engine.draws import sourced_chunks, uniform
-from dimo_cli.engine.field import TeacherLogits, guided, log_probs
+from dimo_cli.engine.field import TeacherAt, guided, log_probs
 from dimo_cli.engine.heads import HeadRows, backward_through_head
 from dimo_cli.engine.lora import trained_part
 from dimo_cli.engine.objective import PassObjective, Run
@@ -37,7 +37,6 @@ from dimo_cli.specs.teacher import TeacherGuidance
 from dimo_cli.teachers.protocol import Cond
 
 FIRST, LEAST_REVEALED = 1e-5, 1e-3
-Project = Callable[[Tensor], TeacherLogits]
 
 
 def step_length(spec: SdttSpec, round_: int) -> float:
@@ -158,7 +157,7 @@ class Sdtt(PassObjective):
 
         return target_of
 
-    def drawn(self, project: Project, x_t: Tensor) -> Tensor:
+    def drawn(self, project: TeacherAt, x_t: Tensor) -> Tensor:
         """Tokens [B, L, G] that the teacher draws everywhere; only codes can be drawn."""
         run, space = self.run, self.run.teacher.space
         count, tokens = x_t.shape[0] * x_t.shape[1], []
