@@ -1,7 +1,8 @@
 """python -m benchmarks.arena FOLDER NAME: keep the numbers of an arena for the README's tables.
 
 FOLDER is what `dimo arena` wrote; `python -m docs` then fills in the pages. Runs are named as those
-of `runs/arena-NAME`, wherever they lay, and the document takes as few bytes as it can.
+of `runs/arena-NAME`, wherever they lay, and the document takes as few bytes as it can: numbers have
+seven digits, more than any table shows.
 """
 
 import argparse
@@ -21,7 +22,8 @@ def main() -> None:
     if not written.is_file():
         parser.error(f"{written} is not there: name the folder that `dimo arena` wrote")
     text = written.read_text(encoding="utf-8")
-    document = json.loads(text.replace(str(asked.folder), f"runs/arena-{asked.name}"))
+    text = text.replace(str(asked.folder), f"runs/arena-{asked.name}")
+    document = json.loads(text, parse_float=lambda digits: float(f"{float(digits):.7g}"))
     path = KEPT / f"{asked.name}.json"
     path.write_text(json.dumps(document, separators=(",", ":")) + "\n", encoding="utf-8")
 

@@ -20,7 +20,7 @@ from docs.generator.markdown import table
 from docs.generator.measured import RESULTS
 
 KEPT = RESULTS / "arena"
-SHARES = {"geneval"}  # numbers that an interval may not lead beyond 1
+SHARES = {"geneval"}  # whose intervals cannot lead below 0 or beyond 1
 
 
 def kept(name: str) -> ArenaResult:
@@ -90,8 +90,10 @@ def bounded(found: Interval | None, metric: str) -> str:
     """A mean with the ends of its interval."""
     if found is None or found.low is None or found.high is None:
         return f"{found.mean:.2f}" if found else NOTHING
-    high = min(found.high, 1.0) if metric in SHARES else found.high
-    return f"{found.mean:.2f} [{found.low:.2f}, {high:.2f}]"
+    low, high = found.low, found.high
+    if metric in SHARES:
+        low, high = max(low, 0.0), min(high, 1.0)
+    return f"{found.mean:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def beside(one: Contender, steps: Mapping[int, None]) -> str:

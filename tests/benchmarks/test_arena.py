@@ -34,9 +34,11 @@ def test_an_arena_is_kept_as_if_it_lay_where_its_command_says(monkeypatch, tmp_p
     place = tmp_path / "somewhere"
     place.mkdir()
     run = f"{place}/runs/dimo/seed-0"
-    (place / "arena.json").write_text(json.dumps({"results": [{"run": run}]}, indent=2))
+    (place / "arena.json").write_text(
+        json.dumps({"results": [{"run": run, "seconds": 1.23456789}]}, indent=2)
+    )
     monkeypatch.setattr(arena, "KEPT", tmp_path)
     monkeypatch.setattr("sys.argv", ["arena", str(place), "digits"])
     arena.main()
     kept = (tmp_path / "digits.json").read_text()
-    assert kept == '{"results":[{"run":"runs/arena-digits/runs/dimo/seed-0"}]}\n'
+    assert kept == '{"results":[{"run":"runs/arena-digits/runs/dimo/seed-0","seconds":1.234568}]}\n'
