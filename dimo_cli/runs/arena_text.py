@@ -61,10 +61,9 @@ def within(result: ArenaResult, budget: str = "") -> list[ArenaTable]:
     spread = {1: "Of one seed, without interval.", 2: "Mean and range of two seeds."}
     told = spread.get(result.asked.seeds, "Mean and 95 % interval over seeds, by Student's t.")
     took = (
-        "KL in nats per token, where it is logged; time and memory of training, with the drawing of "
-        "pairs and without measuring. "
-        "Memory is that of the card; on a CPU the most that the whole process held meanwhile, "
-        "torch and all."
+        "KL in nats per token, where it is logged; time and memory of training, with the drawing "
+        "of pairs and without measuring. Memory is that of the card; on a CPU the most that the "
+        "whole process held meanwhile, torch and all."
     )
     return [
         table(f"Numbers{budget}", told, result.head, result.rows()),
