@@ -189,9 +189,9 @@ OF_SOFT = (
         rewarded(f"{STRONG}-soft-1.0-alone", "rewards", ARM),
         "true pictures, minus with Di[M]O, shapes",
         high=0,
-        because="the watching judge agrees with the one that is trained for: so strong a judge is not "
-        "fooled in 300 steps; what it costs is diversity (0.90 of the start's), and beside it Di[M]O's "
-        "new auxiliary costs pictures",
+        because="the watching judge agrees with the one that is trained for: so strong a judge is "
+        "not fooled in 300 steps; what it costs is diversity (0.90 of the start's), and beside it "
+        "Di[M]O's new auxiliary costs pictures",
     ),
     Claim(
         "best of N makes more pictures true",
@@ -225,8 +225,8 @@ OF_SOFT = (
         distilled("soft-content"),
         "FID over that on tokens after 400 steps, digits",
         high=1,
-        because="the paper's teacher is MaskBit, whose embedding is linear in its bits; a mixture of "
-        "these 17 codes is nothing that the teacher has ever seen",
+        because="the paper's teacher is MaskBit, whose embedding is linear in its bits; a mixture "
+        "of these 17 codes is nothing that the teacher has ever seen",
     ),
     Claim(
         "higher guidance makes FID worse",
