@@ -63,9 +63,16 @@ SHALLOW = {
 }
 
 
-@pytest.mark.parametrize("half", [False, True], ids=["fp32", "bf16"])
-@pytest.mark.parametrize("weights", ["fp32", "int8"])
-def test_what_lumina_dimoo_is_estimated_to_take_is_what_it_takes_with_few_blocks(half, weights):
+@pytest.mark.parametrize(
+    ("weights", "half"),
+    [
+        ("fp32", False),
+        ("int8", True),
+        pytest.param("fp32", True, marks=pytest.mark.slow),
+        pytest.param("int8", False, marks=pytest.mark.slow),
+    ],
+)
+def test_what_lumina_dimoo_is_estimated_to_take_is_what_it_takes_with_few_blocks(weights, half):
     teacher = random_teacher("lumina-dimoo", SHALLOW)
     spec = small_spec(
         teacher={"name": "lumina-dimoo", "guidance": 4.0, "weights": weights},
