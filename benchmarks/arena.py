@@ -2,7 +2,7 @@
 
 FOLDER is what `dimo arena` wrote; `python -m docs` then fills in the pages. Runs are named as those
 of `runs/arena-NAME`, wherever they lay, and the document takes as few bytes as it can: numbers have
-seven digits, more than any table shows.
+seven digits, more than any table shows, and means over seeds follow from the runs.
 """
 
 import argparse
@@ -24,6 +24,8 @@ def main() -> None:
     text = written.read_text(encoding="utf-8")
     text = text.replace(str(asked.folder), f"runs/arena-{asked.name}")
     document = json.loads(text, parse_float=lambda digits: float(f"{float(digits):.7g}"))
+    for told in document["results"]:
+        told.pop("numbers", None)
     path = KEPT / f"{asked.name}.json"
     path.write_text(json.dumps(document, separators=(",", ":")) + "\n", encoding="utf-8")
 
