@@ -72,7 +72,8 @@ def test_without_weights_time_is_worked_out_from_matrices(monkeypatch):
     assert hours.on_h100 is not None
 
 
-def test_drawing_pairs_takes_a_part_of_the_time_until_they_are_kept(monkeypatch):
+def test_drawing_pairs_takes_a_part_of_the_time_until_they_are_kept(monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
     shorten_trials(monkeypatch)
     sets = ["objectives=[{kind: redi, pairs: 64, rounds: 1}]", "monitor.table_samples=0"]
     plan = planned("digits", "train.steps=2", "init.mask_ratio=0.3", *sets)
