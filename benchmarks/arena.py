@@ -8,6 +8,7 @@ seven digits, more than any table shows, and means over seeds follow from the ru
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 KEPT = Path(__file__).parent / "results" / "arena"
 
@@ -21,9 +22,19 @@ def main() -> None:
     written = asked.folder / "arena.json"
     if not written.is_file():
         parser.error(f"{written} is not there: name the folder that `dimo arena` wrote")
-    text = written.read_text(encoding="utf-8")
-    text = text.replace(str(asked.folder), f"runs/arena-{asked.name}")
-    document = json.loads(text, parse_float=lambda digits: float(f"{float(digits):.7g}"))
+    place = Path("runs", f"arena-{asked.name}")
+
+    def moved(found: dict[str, Any]) -> dict[str, Any]:
+        """A run as if it lay there: PART/METHOD/RUN is what an arena's folder has."""
+        if "run" in found:
+            found["run"] = place.joinpath(*Path(found["run"]).parts[-3:]).as_posix()
+        return found
+
+    document = json.loads(
+        written.read_text(encoding="utf-8"),
+        object_hook=moved,
+        parse_float=lambda digits: float(f"{float(digits):.7g}"),
+    )
     for told in document["results"]:
         told.pop("numbers", None)
     path = KEPT / f"{asked.name}.json"

@@ -228,5 +228,7 @@ def row(claim: Claim, found: Measured | None) -> list[str]:
 
 def short(claim: Claim, found: Measured | None) -> list[str]:
     """The same for readers in a hurry."""
-    number = "" if found is None else f"{found.mean:.3g} {found.interval}"
+    number = ""
+    if found is not None:
+        number = f"{found.mean:.3g} {'(one seed)' if found.low is None else found.interval}"
     return [claim.text, claim.said, number, claim.verdict(found)]

@@ -190,8 +190,7 @@ OF_SOFT = (
         "true pictures, minus with Di[M]O, shapes",
         high=0,
         because="the watching judge agrees with the one that is trained for: so strong a judge is "
-        "not fooled in 300 steps; what it costs is diversity (0.90 of the start's), and beside it "
-        "Di[M]O's new auxiliary costs pictures",
+        "not fooled in 300 steps; what it costs is diversity (0.90 of the start's)",
     ),
     Claim(
         "best of N makes more pictures true",

@@ -87,8 +87,8 @@ def spec_of(name: str) -> DistillSpec:
 def h100_seconds(name: str) -> float | None:
     """All steps of a preset on one H100, from what was counted of it."""
     counted = counted_costs()[name]
-    flops = counted["flops_per_step"] * spec_of(name).train.steps
-    return seconds_on_h100(counted["family"], flops)
+    steps = spec_of(name).train.steps
+    return seconds_on_h100(counted["family"], counted["flops_per_step"] * steps)
 
 
 def in_cells(seconds: float) -> tuple[str, str]:

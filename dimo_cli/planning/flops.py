@@ -48,7 +48,7 @@ def flops_per_step(teacher: Teacher, spec: DistillSpec) -> float:
 
 def flops_of_drawings(teacher: Teacher, spec: DistillSpec) -> float:
     """FLOPs of the pairs that a run's objectives have drawn, wherever none are kept yet."""
-    drawings = drawings_of(spec)
+    drawings = drawings_of_run(spec)
     if not drawings:
         return 0.0
     whole = sum(forward_flops(copy.deepcopy(teacher.backbone).to("meta"), teacher))
@@ -62,7 +62,7 @@ def flops_of_drawings(teacher: Teacher, spec: DistillSpec) -> float:
     )
 
 
-def drawings_of(spec: DistillSpec) -> list[Drawing]:
+def drawings_of_run(spec: DistillSpec) -> list[Drawing]:
     """The pairs that a run's objectives have drawn."""
     return [drawing for one in named_objectives(spec) for drawing in one.drawings]
 

@@ -17,7 +17,7 @@ from dimo_cli.errors import MissingError, size
 from dimo_cli.hub.access import dimo_cache, download_cache
 from dimo_cli.planning.downloads import TO_DOWNLOAD, Need, bytes_of, needs_of
 from dimo_cli.planning.fitting import Fit, fit_passes, is_left_open
-from dimo_cli.planning.flops import drawings_of, flops_of_drawings, flops_per_step
+from dimo_cli.planning.flops import drawings_of_run, flops_of_drawings, flops_per_step
 from dimo_cli.planning.health import existing_parent
 from dimo_cli.planning.hours import cost_document, seconds_on_h100
 from dimo_cli.planning.memory import (
@@ -110,7 +110,7 @@ class Forecast:
     @property
     def pairs(self) -> list[Drawing]:
         """What is drawn before and between the steps."""
-        return drawings_of(self.plan.spec)
+        return drawings_of_run(self.plan.spec)
 
     @property
     def changed(self) -> list[tuple[str, str, str]]:

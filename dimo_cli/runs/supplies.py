@@ -48,7 +48,14 @@ def supplies_of(
     needs = [objective.needs for objective in named_objectives(spec)]
     has_data = any(need.images == "data" for need in needs)
     data = images_of(spec.data, teacher, "data") if has_data else None
-    return Supplies(data, PairStore(teacher, spec, dimo_cache() / "pairs", say))
+    return Supplies(data, pair_store(spec, teacher, say))
+
+
+def pair_store(
+    spec: DistillSpec, teacher: Teacher, say: Callable[[str], None] = lambda line: None
+) -> PairStore:
+    """The pairs that are kept on this machine."""
+    return PairStore(teacher, spec, dimo_cache() / "pairs", say)
 
 
 def distilling(

@@ -6,9 +6,9 @@ A trial carries out real steps in a folder that is thrown away, and measures a f
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
-from itertools import groupby
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,18 +17,17 @@ import torch
 
 from dimo_cli.console.live import PlainView
 from dimo_cli.engine.distill import Distillation
-from dimo_cli.engine.pairs import PairStore
 from dimo_cli.engine.schedules import ema_decay
 from dimo_cli.errors import DimoError
 from dimo_cli.evaluation.evaluate import read
 from dimo_cli.evaluation.yardstick import Stream, Yardstick
-from dimo_cli.hub.access import dimo_cache
-from dimo_cli.planning.flops import drawings_of
+from dimo_cli.planning.flops import drawings_of_run
 from dimo_cli.planning.hours import H100_PEAK, Hours, seconds_on_h100, share_of_peak
 from dimo_cli.planning.plan import Forecast
 from dimo_cli.planning.rehearsal import blank_supplies
 from dimo_cli.runs.prompts import attach_prompts, without_datasets
 from dimo_cli.runs.refine import refining
+from dimo_cli.runs.supplies import pair_store
 from dimo_cli.runs.watcher import RunWatcher
 from dimo_cli.sampling.previews import MOST_IMAGES
 from dimo_cli.sampling.samplers import Sampler, clock, student_sampler, teacher_sampler
@@ -118,16 +117,16 @@ def tried(spec: DistillSpec) -> tuple[float, float, float | None]:
 
 def seconds_of_pairs(spec: DistillSpec, teacher: Teacher) -> float | None:
     """Drawing the pairs that are not kept yet; None for a run that needs none."""
-    store = PairStore(teacher, spec, dimo_cache() / "pairs")
+    store = pair_store(spec, teacher)
     device = next(teacher.backbone.parameters()).device
     generator = torch.Generator(device)
     times: list[float] = []
-    for wanted, group in groupby(drawings_of(spec)):
+    for wanted, rounds in Counter(drawings_of_run(spec)).items():
         drawer = store.drawer(None if wanted.by_teacher else teacher.backbone, wanted.steps)
-        is_kept = wanted.by_teacher  # students are others each time
-        count = store.missing(drawer, wanted.count) if is_kept else wanted.count
+        # A student's pairs are always drawn anew: it is another one each time.
+        count = store.missing(drawer, wanted.count) if wanted.by_teacher else wanted.count
         few = (timed(device, partial(drawer.draw, n, generator)) / n for n in TRIED_PAIRS)
-        times.append(min(few) * count * len(list(group)))
+        times.append(min(few) * count * rounds)
     return sum(times) if times else None
 
 

@@ -48,6 +48,16 @@ class Visit:
         return bool(self.page.evaluate(width))
 
 
+def assert_sound_with_all_opened(seen):
+    """Accessible, no wider than its window, and of itself alone, with everything unfolded."""
+    for details in seen.page.query_selector_all("details"):
+        details.evaluate("box => { box.open = true }")
+    assert seen.inaccessible() == []
+    assert not seen.is_wider_than_the_window()
+    assert seen.requests == []
+    assert seen.errors == []
+
+
 @pytest.fixture(scope="session")
 def browser():
     """Headless Chromium; skips where there is none."""

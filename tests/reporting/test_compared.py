@@ -5,6 +5,7 @@ import pytest
 from dimo_cli.errors import MissingError, SpecError
 from dimo_cli.reporting.compared_view import compared_view
 from dimo_cli.reporting.page import document, write_comparison
+from tests.helpers.browser import assert_sound_with_all_opened
 from tests.helpers.reports import ATTACK, Page, make_run, record
 
 pytest_plugins = ("tests.helpers.browser",)
@@ -115,9 +116,4 @@ def test_the_page_is_accessible_and_self_contained_in_a_browser(
 ):
     target = write_comparison([*two, make_run(tmp_path / ("a-long-name" * 8))], tmp_path / "x.html")
     seen = open_page(target, width, dark)
-    for details in seen.page.query_selector_all("details"):
-        details.evaluate("box => { box.open = true }")
-    assert seen.inaccessible() == []
-    assert not seen.is_wider_than_the_window()
-    assert seen.requests == []
-    assert seen.errors == []
+    assert_sound_with_all_opened(seen)

@@ -122,5 +122,6 @@ def test_a_picture_is_enlarged_and_walked_through_with_the_keyboard(open_page, w
     assert dialog.locator("p").inner_text() == "seven, seed 3, image 2 (3 of 3)"
     page.keyboard.press("Escape")
     assert dialog.count() == 0
+    page.evaluate("new Promise(done => setTimeout(done, 50))")  # its `close` is a task of its own
     focused = page.evaluate("document.activeElement.getAttribute('aria-label')")
     assert focused == "Enlarge: seven, seed 3, image 2"

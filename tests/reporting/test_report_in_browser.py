@@ -3,6 +3,7 @@
 import pytest
 
 from dimo_cli.reporting.page import render
+from tests.helpers.browser import assert_sound_with_all_opened
 from tests.helpers.reports import ATTACK, make_outcome, make_run, record
 
 pytest_plugins = ("tests.helpers.browser",)
@@ -28,12 +29,7 @@ def test_the_page_is_accessible_and_self_contained_in_a_browser(
     open_page, written, kind, width, dark
 ):
     seen = open_page(written[kind], width, dark)
-    for details in seen.page.query_selector_all("details"):
-        details.evaluate("box => { box.open = true }")
-    assert seen.inaccessible() == []
-    assert not seen.is_wider_than_the_window()
-    assert seen.requests == []
-    assert seen.errors == []
+    assert_sound_with_all_opened(seen)
 
 
 @pytest.mark.slow
