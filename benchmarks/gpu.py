@@ -24,6 +24,7 @@ COMPILED = "tests/gpu/test_compiled.py"
 TESTS = {
     "training": ["tests/gpu/test_training.py"],
     "networks": ["tests/gpu/test_networks.py"],
+    "captured": ["tests/gpu/test_captured.py"],
     "commands": ["tests/gpu/test_commands.py"],
     # A family takes about a minute to compile from nothing: `pytest -m gpu tests/gpu` has them all.
     "compiled_classes": [COMPILED, "-k", "(trains and maskbit) or (draws and maskgit)"],

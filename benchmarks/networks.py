@@ -1,5 +1,6 @@
 """Teachers with random weights in the shapes that are measured: small ones, and the real sizes."""
 
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,18 +40,24 @@ TOKEN_IDS = "ids"  # a feature by this name is whole numbers, those of any text
 
 
 class RandomText(TextEncoder):
-    """Features of the right shapes, from no text."""
+    """Features of the right shapes, which are a text's own and mean nothing."""
 
     def __init__(self, shapes: dict[str, tuple[int, ...]]) -> None:
         self.shapes = shapes
 
     def encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         return {
-            name: torch.randint(8, (len(prompts), *shape))
-            if name == TOKEN_IDS
-            else torch.randn(len(prompts), *shape)
-            for name, shape in self.shapes.items()
+            name: torch.stack([self.feature(name, prompt) for prompt in prompts])
+            for name in self.shapes
         }
+
+    def feature(self, name: str, prompt: str) -> Tensor:
+        """The feature of one text."""
+        own = torch.Generator().manual_seed(zlib.crc32(prompt.encode()))
+        shape = self.shapes[name]
+        if name == TOKEN_IDS:
+            return torch.randint(8, shape, generator=own)
+        return torch.randn(shape, generator=own)
 
     def to(self, device: torch.device | str) -> None:
         pass

@@ -25,6 +25,7 @@ from benchmarks.measuring import (
 )
 from benchmarks.networks import MASKGIT_SMALL, MEISSONIC_SMALL, random_teacher
 from benchmarks.plain import PlainDistillation, Recipe
+from dimo_cli.engine.capture import CapturedStep
 from dimo_cli.engine.distill import Distillation
 from dimo_cli.engine.optimizer import Ema
 from dimo_cli.engine.schedules import ema_decay
@@ -76,10 +77,11 @@ class Ours:
         generator = torch.Generator(device).manual_seed(0)
         self.distillation = Distillation(teacher, spec, generator, autocast)
         self.ema = Ema(copy.deepcopy(self.distillation.student), self.distillation.student)
+        self.stepper: Distillation | CapturedStep = self.distillation
         self.steps = 0
 
     def step(self) -> None:
-        self.distillation.step(self.steps)
+        self.stepper.step(self.steps)
         self.ema.update(ema_decay(self.steps, 0.9999))
         self.steps += 1
 

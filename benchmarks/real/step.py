@@ -2,7 +2,8 @@
 
 Both sides have their own networks of the same weights, in the same run: the same batch, bf16
 autocast, TF32, masking schedule and attention kernels, no dropout on either side. Ours is what the
-trainer makes of the step on a card: compiled blocks, the frozen teacher kept in bf16.
+trainer makes of the step on a card: compiled blocks, the frozen teacher kept in bf16, and the step
+recorded where the card would wait for Python.
 """
 
 import contextlib
@@ -19,6 +20,7 @@ from benchmarks.networks import MEISSONIC_SMALL, random_teacher
 from benchmarks.plain import Recipe
 from benchmarks.real.pieces import Found, Keep, Piece, Row, Setting, alternate, measure_pieces
 from benchmarks.step import Autocast, Ours, Plain, autocast_on, our_spec
+from dimo_cli.engine.capture import REPLAYS, WARM_UP, CapturedStep, obstacle
 from dimo_cli.engine.share import divide, local_train
 from dimo_cli.planning.flops import flops_per_step
 from dimo_cli.teachers.compiling import compile_blocks
@@ -61,6 +63,8 @@ SHAPES = {
     ),
 }
 TINY_BATCH = 2
+UNTIL_REPLAYED = WARM_UP + 1 + REPLAYS
+"""Steps until it is known whether a recording is kept."""
 
 
 def measure(setting: Setting, keep: Keep, only: str | None = None) -> dict[str, Any]:
@@ -84,11 +88,14 @@ def measure_shape(shape: Shape, setting: Setting) -> Found:
     if shape.shared_memory:
         make["dimo_shared"] = lambda: ours(shape, setting, recipe, autocast, share_x_tilde=True)
     with tf32(True):
-        times, peaks, alternating = both_at_once(make, setting)
+        found, alternating = both_at_once(make, setting)
+    times = found.times
     flops = flops_per_step(teacher_of(shape, setting), our_spec(batch, recipe))
+    peaks = {name: peak + found.recorded[name] for name, peak in found.peaks.items()}
     rows = shape_rows(shape, times, peaks, flops / times["dimo"]["median"], setting)
     details = {
         "batch": batch,
+        "recorded_bytes": found.recorded,
         "alternating": alternating,
         "seconds": times,
         "peak_bytes_above_resident": peaks,
@@ -116,42 +123,68 @@ def ours(
         for backbone in run.distillation.backbones():
             compile_blocks(backbone, print)
         store_in_bf16(teacher.backbone)
+        if obstacle(run.distillation) is None:
+            run.stepper = CapturedStep(run.distillation, print, on_trial=True)
+            for _ in range(UNTIL_REPLAYED):
+                run.step()
     return run
 
 
-def both_at_once(
-    make: dict[str, Callable[[], Side]], setting: Setting
-) -> tuple[dict[str, Any], dict[str, int], bool]:
-    """Times and peaks of all sides, taking turns where the card holds all of them at once.
+@dataclass(frozen=True)
+class Measured:
+    """Of each side: the seconds of a step, the bytes of its peak, and those of its recording."""
+
+    times: dict[str, Any]
+    peaks: dict[str, int]
+    recorded: dict[str, int]
+
+    def __or__(self, other: "Measured") -> "Measured":
+        """Both, of different sides."""
+        return Measured(
+            self.times | other.times, self.peaks | other.peaks, self.recorded | other.recorded
+        )
+
+
+def both_at_once(make: dict[str, Callable[[], Side]], setting: Setting) -> tuple[Measured, bool]:
+    """All sides, taking turns where the card holds all of them at once.
 
     Where it does not, one follows the other, with the card for itself.
     """
     with contextlib.suppress(torch.OutOfMemoryError):
-        return *measure_sides(make, setting), True
-    times: dict[str, Any] = {}
-    peaks: dict[str, int] = {}
+        return measure_sides(make, setting), True
+    found = Measured({}, {}, {})
     for name, one in make.items():
         forget(setting)
-        found, peak = measure_sides({name: one}, setting)
-        times, peaks = times | found, peaks | peak
-    return times, peaks, False
+        found |= measure_sides({name: one}, setting)
+    return found, False
 
 
-def measure_sides(
-    make: dict[str, Callable[[], Side]], setting: Setting
-) -> tuple[dict[str, Any], dict[str, int]]:
-    """Times of sides that take turns, and the peak of a further step of each.
+def measure_sides(make: dict[str, Callable[[], Side]], setting: Setting) -> Measured:
+    """Times of sides that take turns, the peak of a further step of each, and what recordings hold.
 
-    The peak is above what lies there between two steps: weights, averages and Adam's moments.
+    The peak is of a step as it is written, as steps are that log something. It is above what lies
+    there between two steps: weights, averages and Adam's moments.
     """
     sides = {name: one() for name, one in make.items()}
     times = alternate({name: side.step for name, side in sides.items()}, setting)
+    recorded = {name: let_go_of_recording(side, setting) for name, side in sides.items()}
     peaks = {}
     for name, side in sides.items():
         with peak_bytes(setting.device) as found:
             side.step()
         peaks[name] = found["peak"]
-    return times, peaks
+    return Measured(times, peaks, recorded)
+
+
+def let_go_of_recording(side: Side, setting: Setting) -> int:
+    """The bytes that a recording holds beside the plain step, which comes again from now on."""
+    if isinstance(side, Plain) or not isinstance(side.stepper, CapturedStep):
+        return 0
+    has_one = side.stepper.graph is not None
+    forget(setting)
+    before = torch.cuda.memory_reserved(setting.device)
+    side.stepper.give_up()
+    return before - torch.cuda.memory_reserved(setting.device) if has_one else 0
 
 
 def forget(setting: Setting) -> None:

@@ -1,12 +1,15 @@
-"""A step as one CUDA graph: for networks so small that a card waits for Python between kernels.
+"""A step as one CUDA graph: where a card waits for Python between kernels.
 
 The host draws what it decides into fixed tensors; everything else of a step is recorded once and
 replayed. Every position is projected, masked or not, since a recording cannot change its shapes.
+Whether a card waits is known of small networks, and found out by the clock for large ones.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import torch
 
@@ -16,7 +19,10 @@ from dimo_cli.engine.prepared import Prepared
 from dimo_cli.specs.init import WarmupNoise
 
 WARM_UP = 3  # steps before the recording: kernels are chosen, and all that stays is made
-SMALL = 20_000_000  # parameters; the kernels of larger networks take longer than their launch
+SMALL = 20_000_000  # parameters; with more, it depends on batch and depth whether a card waits
+WAITING = 0.05  # of a step: what a card may still have to do when Python is through with it
+REPLAYS = 3  # by the clock, before a recording is kept
+FASTER = 0.97
 
 
 def obstacle(distillation: Distillation) -> str | None:
@@ -28,8 +34,6 @@ def obstacle(distillation: Distillation) -> str | None:
         "an objective cannot be recorded": not distillation.losses.can_be_recorded,
         "it has several passes or processes": share.samples != share.batch,
         "`student.steps` are several": not spec.student.in_one_step,
-        "`train.dropout` is on": spec.train.dropout,
-        "`auxiliary.fresh_samples` is on": spec.auxiliary.fresh_samples,
         "activations are computed again": distillation.student.gradient_checkpointing,
         f"`init.control` is {spec.init.control}": spec.init.control != "none",
         "`init.embed_noise` changes": isinstance(spec.init.embed_noise, WarmupNoise),
@@ -38,18 +42,25 @@ def obstacle(distillation: Distillation) -> str | None:
 
 
 def is_small(distillation: Distillation) -> bool:
-    """Whether a card would wait for Python."""
+    """Whether a card would wait for Python, without asking."""
     return sum(p.numel() for p in distillation.student.parameters()) <= SMALL
 
 
 class CapturedStep:
     """The step of a distillation, recorded after a few plain ones."""
 
-    def __init__(self, distillation: Distillation, on_note: Callable[[str], None]) -> None:
-        """`on_note` is told if recording fails; then every step is a plain one."""
+    def __init__(
+        self, distillation: Distillation, on_note: Callable[[str], None], on_trial: bool = False
+    ) -> None:
+        """`on_note` is told if recording fails; then every step is a plain one.
+
+        `on_trial`: record only if the card waits for Python, and keep that only if it is faster.
+        """
         self.distillation, self.on_note = distillation, on_note
+        self.device = distillation.run_generator.device
+        self.trial = Trial() if on_trial else None
         self.buffers: Prepared | None = None
-        self.failed = False
+        self.is_given_up = False
         self.forget()
 
     def forget(self) -> None:
@@ -61,45 +72,136 @@ class CapturedStep:
 
     def step(self, step: int, measure: bool = False) -> StepReport:
         """As `Distillation.step`, whose numbers it has but for the order of sums."""
-        self.prepare(step)
-        if not (self.graph or self.failed) and self.plain_steps >= WARM_UP:
-            self.record(step)
-        if self.graph is not None and not measure:
-            self.graph.replay()
-            return StepReport({})
-        self.plain_steps += 1
-        return self.run(step, measure)
+        self.set_rates(step)
+        if self.is_given_up:
+            return self.distillation.step(step, measure)
+        prepared = self.prepare()
+        if measure or prepared is not self.buffers:
+            return self.run(prepared, step, measure)
+        if self.graph is None and self.plain_steps < WARM_UP:
+            self.plain_steps += 1
+            return self.run(prepared, step)
+        if self.trial is None or self.trial.is_over:
+            return self.replay(step)
+        return self.try_out(self.trial, step)
 
-    def prepare(self, step: int) -> None:
-        """Bring what the host decides of a step to where the step looks for it."""
-        fresh = self.distillation.prepare()
-        if self.buffers is None:
-            self.buffers = fresh.to(self.distillation.run_generator.device)
-        else:
-            self.buffers.fill(fresh)
+    def set_rates(self, step: int) -> None:
+        """Bring the learning rates to where a recording looks for them."""
         for optimizer in self.distillation.optimizers().values():
             optimizer.set_rate(step)
 
-    def run(self, step: int, measure: bool = False) -> StepReport:
+    def prepare(self) -> Prepared:
+        """What the host decides of a step: the recording's own tensors, filled, if it fits them."""
+        fresh = self.distillation.prepare()
+        if self.buffers is None:
+            self.buffers = fresh.to(self.device)
+        elif self.buffers.fits(fresh):
+            self.buffers.fill(fresh)
+        else:
+            return fresh.to(self.device)
+        return self.buffers
+
+    def run(self, prepared: Prepared, step: int, measure: bool = False) -> StepReport:
         """A plain step on what was prepared."""
-        self.distillation.prepared = self.buffers
+        self.distillation.take(prepared)
         try:
             return self.distillation.step(step, measure)
         finally:
-            self.distillation.prepared = None
+            self.distillation.take(None)
 
-    def record(self, step: int) -> None:
+    def replay(self, step: int) -> StepReport:
+        """A recorded step; or a plain one, where there is no recording of it."""
+        assert self.buffers is not None
+        if self.graph is None:
+            self.record(self.buffers, step)
+        if self.graph is None:
+            return self.run(self.buffers, step)
+        self.graph.replay()
+        return StepReport({})
+
+    def try_out(self, trial: Trial, step: int) -> StepReport:
+        """A step of which the time is taken, plain or replayed, and what follows from that."""
+        assert self.buffers is not None
+        buffers = self.buffers
+        if trial.plain is None:
+            report, trial.plain = timed(lambda: self.run(buffers, step), self.device)
+            if not trial.plain.is_waiting:
+                self.give_up()
+            return report
+        if self.graph is None:
+            self.record(buffers, step)
+        report, seconds = timed(lambda: self.replay(step), self.device)
+        trial.replays.append(seconds.in_all)
+        if trial.is_over and not trial.is_won:
+            self.give_up()
+        return report
+
+    def record(self, buffers: Prepared, step: int) -> None:
         """Record a step without carrying it out."""
         try:
             graph = torch.cuda.CUDAGraph()
             graph.register_generator_state(self.distillation.run_generator)
             with torch.cuda.graph(graph):
-                self.run(step)
+                self.run(buffers, step)
         except RuntimeError as error:
-            self.failed = True
             for optimizer in self.distillation.optimizers().values():
                 optimizer.forget()
+            self.give_up()
             reason = " ".join(str(error).split())[:200]
             self.on_note(f"The step could not be captured and runs as it is: {reason}")
         else:
             self.graph = graph
+
+    def give_up(self) -> None:
+        """Carry out every step as it is written from now on, and free what a recording held."""
+        self.is_given_up, self.graph = True, None
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+@dataclass(frozen=True, slots=True)
+class Seconds:
+    """How long a step took: until Python was through with it, and until the card was."""
+
+    issued: float
+    in_all: float
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the card was through as soon as Python: then it had waited for it all along."""
+        return self.in_all - self.issued <= WAITING * self.in_all
+
+
+@dataclass(slots=True)
+class Trial:
+    """Whether a recording is worth its memory: a plain step by the clock, then some replays."""
+
+    plain: Seconds | None = None
+    replays: list[float] = field(default_factory=list)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether enough was seen."""
+        return len(self.replays) >= REPLAYS
+
+    @property
+    def is_won(self) -> bool:
+        """Whether replays are faster by more than clocks differ."""
+        assert self.plain is not None
+        return min(self.replays) < FASTER * self.plain.in_all
+
+
+def timed(call: Callable[[], StepReport], device: torch.device) -> tuple[StepReport, Seconds]:
+    """A call and its time, with nothing else on the card."""
+    wait_for(device)
+    started = time.perf_counter()
+    report = call()
+    issued = time.perf_counter() - started
+    wait_for(device)
+    return report, Seconds(issued, time.perf_counter() - started)
+
+
+def wait_for(device: torch.device) -> None:
+    """Wait until a card has done all that it was told."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

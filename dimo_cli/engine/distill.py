@@ -107,8 +107,7 @@ class Distillation:
         self.student_update, self.auxiliary_update = StudentUpdate(self), AuxiliaryUpdate(self)
         self.verdict = Verdict(generator.device)
         self.teacher_pass = TeacherPass(teacher, spec.teacher.guidance)
-        self.prepared: Prepared | None = None
-        """What to take in place of the host's draws."""
+        self.take(None)
         self.losses.attach(self)
         self.monitor = monitor_of(spec, slots, self.losses.anchor) if self.uses_auxiliary else None
 
@@ -222,6 +221,7 @@ class Distillation:
         self.spec = self.spec.model_copy(update={"train": train})
         for optimizer in self.optimizers().values():
             optimizer.forget()
+            optimizer.follow_rate_number()
 
     def backbones(self) -> list[Backbone]:
         """Every network of the teacher's kind that a step runs."""
@@ -244,7 +244,8 @@ class Distillation:
         sigma = noise_sigma(init.embed_noise, step)
         ratio, mask = 0.0, None
         if self.prepared is not None:
-            cond, mask = self.prepared.cond, self.prepared.init_mask
+            ready = next(self.starts)
+            cond, mask = ready.cond, ready.mask
         else:
             ratio = draw_mask_ratio(init.mask_ratio, self.generator)
             cond = self.draw_conditions(count).to(self.generator.device)
@@ -323,6 +324,11 @@ class Distillation:
         """Mask ratios [B], x_tilde and its mask: for the student (0), or an auxiliary update."""
         source, prepared = self.generator, self.prepared
         return self.remasking.draw(tokens, which, source, prepared, kept, still_open)
+
+    def take(self, prepared: Prepared | None) -> None:
+        """Take these in place of the host's draws, in the next step; None: draw."""
+        self.prepared: Prepared | None = prepared
+        self.starts = iter(prepared.starts if prepared is not None else ())
 
     def prepare(self) -> Prepared:
         """Draw all that Python decides of the next step, which has one pass."""

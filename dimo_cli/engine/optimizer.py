@@ -91,6 +91,11 @@ class NetworkOptimizer:
             group["lr"] = torch.zeros((), device=self.own[0].device)
             group["capturable"] = True
 
+    def follow_rate_number(self) -> None:
+        """Take the rate from the step again: nothing is recorded any more."""
+        for group in self.optimizer.param_groups:
+            group |= {"lr": float(group["lr"]), "capturable": False}
+
     def forget(self) -> None:
         """Throw the accumulated gradient away."""
         for parameter in (*self.parameters, *self.own):

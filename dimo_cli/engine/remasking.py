@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dimo_cli.engine.draws import Source, on_host, uniform
 from dimo_cli.engine.masking import Mask, draw_mask, draw_ratio
-from dimo_cli.engine.prepared import Prepared
+from dimo_cli.engine.prepared import Prepared, PreparedStart
 from dimo_cli.engine.schedules import draw_mask_ratio
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.init import MaskingSpec
@@ -117,16 +117,22 @@ def prepare(
     """Draw all that Python decides of a step of one pass, in the order in which it does."""
     source, count = on_host(source), spec.train.batch_size
     shape = (count, space.length, space.groups)
-    init_ratio = draw_mask_ratio(spec.init.mask_ratio, source)
-    cond = conditions()
-    init_mask = draw_mask(shape, torch.full((count,), init_ratio), source)
     remasking = Remasking(spec.masking, space.mask_id)
+
+    def start() -> PreparedStart:
+        ratio = draw_mask_ratio(spec.init.mask_ratio, source)
+        cond = conditions()
+        return PreparedStart(cond, draw_mask(shape, torch.full((count,), ratio), source))
+
+    starts = [start()]
     drawn: list[tuple[Tensor, Tensor]] = []
     for which in range(1 + spec.auxiliary.updates):
         if which == 1 and spec.auxiliary.share_x_tilde:
             drawn.append(drawn[0])  # the student's, which nobody draws again
             continue
+        if which and spec.auxiliary.fresh_samples:
+            starts.append(start())
         ratio = remasking.ratios(which, count, source)
         drawn.append((ratio, draw_mask(shape, ratio, source, remasking.is_exact)))
     ratios, masks = zip(*drawn, strict=True)
-    return Prepared(cond, init_mask, torch.stack(ratios), torch.stack(masks))
+    return Prepared(starts, torch.stack(ratios), torch.stack(masks))

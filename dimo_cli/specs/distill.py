@@ -246,8 +246,9 @@ class TrainSpec(Spec):
     )
     capture: AutoBool = Field(
         "auto",
-        description="On CUDA, record a small network's step once and replay it, so that the card "
-        "does not wait for Python; auto: where a step allows it, up to 20 million weights",
+        description="On CUDA, record a step once and replay it, so that the card does not wait for "
+        "Python; auto: where a step allows it, up to 20 million weights; with more, where the card "
+        "is found waiting and replays are faster. A recording holds as much memory as a step",
     )
     dropout: bool = Field(
         False,

@@ -130,9 +130,10 @@ class Trainer:
                 f"`train.capture` is true, but this step cannot be captured: {reason}.",
                 "Use `--set train.capture=auto`, which captures where it can.",
             )
-        if reason is not None or not wanted or not (wanted is True or is_small(self.distillation)):
+        if reason is not None or not wanted:
             return self.distillation
-        return CapturedStep(self.distillation, self.watcher.on_note)
+        on_trial = wanted == "auto" and not is_small(self.distillation)
+        return CapturedStep(self.distillation, self.watcher.on_note, on_trial)
 
     def shard(self, average: Backbone, plugin: FullyShardedDataParallelPlugin) -> None:
         """Spread student, auxiliary and average over all ranks, before any step."""

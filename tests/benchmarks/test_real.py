@@ -85,11 +85,13 @@ def test_where_a_card_cannot_hold_both_sides_one_follows_the_other(monkeypatch):
         asked.append(sorted(make))
         if len(make) > 1:
             raise torch.OutOfMemoryError
-        return dict.fromkeys(make, 1.0), dict.fromkeys(make, 2)
+        return step.Measured(*(dict.fromkeys(make, number) for number in (1.0, 2, 3)))
 
     monkeypatch.setattr(step, "measure_sides", sides)
-    found = step.both_at_once({"dimo": None, "released": None}, TINY)
-    assert found == ({"dimo": 1.0, "released": 1.0}, {"dimo": 2, "released": 2}, False)
+    found, took_turns = step.both_at_once({"dimo": None, "released": None}, TINY)
+    each = (dict.fromkeys(("dimo", "released"), number) for number in (1.0, 2, 3))
+    assert found == step.Measured(*each)
+    assert not took_turns
     assert asked == [["dimo", "released"], ["dimo"], ["released"]]
 
 

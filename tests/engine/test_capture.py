@@ -1,24 +1,40 @@
-"""A captured step: what the host decides lies in fixed tensors, and the rest could be recorded."""
+"""A captured step: what the host decides lies in fixed tensors, and the rest is recorded once."""
 
 import contextlib
 
 import pytest
 import torch
 
-from dimo_cli.engine.capture import CapturedStep, obstacle
+from dimo_cli.engine import capture
+from dimo_cli.engine.capture import WARM_UP, CapturedStep, obstacle
 from dimo_cli.engine.distill import Distillation
 from dimo_cli.engine.refine import Refinement
 from dimo_cli.errors import SpecError
+from dimo_cli.teachers.protocol import Cond
 from dimo_cli.teachers.registry import load_teacher
 from dimo_cli.training.trainer import Trainer
 from tests.conftest import Silent, small_spec
+from tests.engine.test_pretended_card import on_pretended_card
+from tests.helpers.crossing import each_of_both
+from tests.helpers.recording import HostGraph, record_on_host
+from tests.helpers.syncs import CardGenerator, pretended_card
+from tests.helpers.tiny import FAMILIES, tiny_teacher
 
 # With a large `eps`: what has no gradient but for rounding (the bias of attention keys) stays.
-SMOOTH = {"learning_rate": 1e-3, "warmup_steps": 1, "eps": 1e-3}
+SMOOTH = {"learning_rate": 1e-3, "warmup_steps": 5, "eps": 1e-3}
+SETTINGS = {
+    "guidance": {"teacher": {"guidance": {"kind": "linear", "scale": 2.0}}},
+    "updates": {"auxiliary": {"updates": 2}, "init": {"mask_ratio": {"kind": "random"}}},
+    "fresh": {"auxiliary": {"fresh_samples": True, "updates": 2}},
+    "shared": {"auxiliary": {"share_x_tilde": True}, "loss": {"reduction": "masked_mean"}},
+    "bernoulli": {"masking": {"method": "bernoulli"}, "init": {"embed_noise": 0.1}},
+    "soft": {"masking": {"content": "soft"}, "loss": {"weight": {"kind": "adaptive"}}},
+    "dropout": {"train": {"dropout": True}},
+}
 
 
 def distillation(teacher, /, **groups):
-    """One that draws on the host apart, as on a card."""
+    """One that draws on the host apart and is asked for no numbers, as on a card."""
     for name in ("student", "auxiliary"):
         groups[name] = {"optimizer": SMOOTH, **groups.get(name, {})}
     run = Distillation(
@@ -26,39 +42,89 @@ def distillation(teacher, /, **groups):
     )
     run.host = torch.Generator().manual_seed(1)
     run.generator = run.share.streams(run.run_generator, run.host)[0]
+    run.verdict.asks = False
     return run
 
 
-@pytest.mark.parametrize(
-    "groups",
-    [
-        {},
-        {"teacher": {"guidance": {"kind": "linear", "scale": 2.0}}},
-        {"auxiliary": {"updates": 2}, "init": {"mask_ratio": {"kind": "random"}}},
-        {"auxiliary": {"share_x_tilde": True}, "loss": {"reduction": "masked_mean"}},
-        {"masking": {"method": "bernoulli"}},
-    ],
-    ids=["plain", "guidance", "updates", "shared", "bernoulli"],
-)
-def test_a_step_on_prepared_tensors_is_the_plain_step(teacher, groups):
-    """Also where they are filled again and again, as for a recording."""
-    plain = distillation(teacher, **groups)
-    fixed = CapturedStep(distillation(teacher, **groups), pytest.fail)
-    for step in range(4):
-        plain.step(step)
-        fixed.prepare(step)
-        places = [fixed.buffers.masks.data_ptr(), fixed.buffers.cond.tensors["label"].data_ptr()]
-        fixed.run(step)
-    assert places == [
-        fixed.buffers.masks.data_ptr(),
-        fixed.buffers.cond.tensors["label"].data_ptr(),
-    ]
+def assert_same(plain, captured):
+    """Networks and generators of both are where those of the other are."""
     for name, network in plain.networks().items():
-        found = fixed.distillation.networks()[name].state_dict()
+        found = captured.networks()[name].state_dict()
         for key, tensor in network.state_dict().items():
             # Sums over other rows in another order: Adam's first steps magnify the difference.
             torch.testing.assert_close(found[key], tensor, rtol=1e-4, atol=1e-6, msg=key)
-    assert torch.equal(plain.host.get_state(), fixed.distillation.host.get_state())
+    for source in ("host", "run_generator"):
+        states = (getattr(run, source).get_state() for run in (plain, captured))
+        assert torch.equal(*states)
+
+
+@pytest.mark.parametrize(("name", "setting"), each_of_both(FAMILIES, SETTINGS, times=2))
+def test_a_replayed_step_of_every_family_is_the_plain_step(name, setting, monkeypatch):
+    """Nothing of a step that was recorded is left in those that come after it."""
+    graphs = record_on_host(monkeypatch)
+    groups = SETTINGS[setting]
+    plain = distillation(tiny_teacher(name), **groups)
+    captured = CapturedStep(distillation(tiny_teacher(name), **groups), pytest.fail)
+    for run in (plain, captured):
+        torch.manual_seed(0)  # of dropout
+        for step in range(WARM_UP + 3):
+            run.step(step)
+    (graph,) = graphs
+    assert graph.replays == 3
+    assert_same(plain, captured.distillation)
+
+
+def test_so_is_a_run_of_which_some_steps_are_measured(teacher, monkeypatch):
+    record_on_host(monkeypatch)
+    plain, captured = distillation(teacher), CapturedStep(distillation(teacher), pytest.fail)
+    for step in range(8):
+        plain.step(step)
+        report = captured.step(step, measure=step in (4, 6))
+        assert bool(report.values) == (step in (4, 6))
+    assert_same(plain, captured.distillation)
+
+
+def test_what_the_host_decides_stays_in_its_place(teacher):
+    run = CapturedStep(distillation(teacher), pytest.fail)
+    places = [[tensor.data_ptr() for tensor in run.prepare().tensors()] for _ in range(2)]
+    assert places[0] == places[1]
+    assert len(places[0]) == 4  # a class, and the masks and ratios of three
+
+
+def test_a_step_whose_texts_are_longer_than_the_recorded_ones_is_a_plain_one(monkeypatch):
+    graphs = record_on_host(monkeypatch)
+    run = CapturedStep(distillation(tiny_teacher("showo")), pytest.fail)
+    draw = run.distillation.draw_conditions
+
+    def longer(count):
+        ids = draw(count).tensors["ids"]
+        return Cond({"ids": torch.cat([ids, ids], dim=1)})
+
+    for step in range(WARM_UP + 3):
+        run.distillation.draw_conditions = longer if step == WARM_UP + 1 else draw
+        run.step(step)
+    (graph,) = graphs
+    assert graph.replays == 2
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_recorded_step_sends_the_card_nothing(name):
+    """What Python wrote down while recording would be sent again and again."""
+    teacher = tiny_teacher(name)
+    with pretended_card() as card:
+        run = Distillation(
+            on_pretended_card(teacher),
+            small_spec(teacher={"guidance": 2.0}, auxiliary={"fresh_samples": True}),
+            CardGenerator("cpu"),
+            contextlib.nullcontext,
+        )
+        captured = CapturedStep(run, pytest.fail)
+        for step in range(2):
+            captured.set_rates(step)
+            prepared = captured.prepare()
+            card.sent.clear()
+            captured.run(prepared, step)
+    assert card.sent == []
 
 
 def test_a_recording_that_fails_is_told_and_the_run_goes_on(teacher, monkeypatch):
@@ -74,9 +140,79 @@ def test_a_recording_that_fails_is_told_and_the_run_goes_on(teacher, monkeypatch
     (note,) = notes
     assert "could not be captured" in note
     assert "operation not permitted when stream is capturing" in note
-    weight = "blocks.0.qkv.weight"
-    found, expected = (r.student.state_dict()[weight] for r in (run.distillation, plain))
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+    assert_same(plain, run.distillation)
+
+
+def test_a_step_that_asks_for_numbers_is_not_recorded(teacher, monkeypatch):
+    """So the recorder refuses what a card would refuse."""
+    record_on_host(monkeypatch)
+    notes = []
+    run = CapturedStep(distillation(teacher), notes.append)
+    run.distillation.verdict.asks = True
+    for step in range(WARM_UP + 2):
+        run.step(step)
+    (note,) = notes
+    assert "not permitted" in note
+
+
+class Clock:
+    """Time as a test lets it pass: for Python in a plain step, and for the card after it."""
+
+    def __init__(self, monkeypatch, plain, late, replay):
+        self.now, self.card = 0.0, 0.0
+        self.plain, self.late, self.replay = plain, late, replay
+        carry_out = HostGraph.replay
+
+        def replayed(graph):
+            self.now += self.replay
+            carry_out(graph)
+
+        monkeypatch.setattr(HostGraph, "replay", replayed)
+        monkeypatch.setattr(capture.time, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(capture, "wait_for", self.wait)
+
+    def wait(self, device):
+        self.now = max(self.now, self.card)
+
+    def times(self, run):
+        """Let the plain steps of a distillation take their time."""
+        carry_out = run.step
+
+        def step(*args):
+            self.now += self.plain
+            self.card = self.now + self.late
+            return carry_out(*args)
+
+        run.step = step
+        return run
+
+
+@pytest.mark.parametrize(
+    ("late", "replay", "recordings", "is_kept"),
+    [(0.5, 0.1, 0, False), (0.0, 0.1, 1, True), (0.0, 0.99, 1, False)],
+    ids=["busy card", "faster replays", "replays as slow"],
+)
+def test_a_large_network_is_recorded_where_its_card_waits(
+    late, replay, recordings, is_kept, teacher, monkeypatch
+):
+    graphs = record_on_host(monkeypatch)
+    clock, plain = Clock(monkeypatch, 1.0, late, replay), distillation(teacher)
+    run = CapturedStep(clock.times(distillation(teacher)), pytest.fail, on_trial=True)
+    for step in range(WARM_UP + 6):
+        plain.step(step)
+        run.step(step)
+    assert (len(graphs), run.graph is not None) == (recordings, is_kept)
+    assert_same(plain, run.distillation)
+
+
+def test_after_its_memory_ran_out_a_run_takes_its_rates_from_the_step_again(teacher):
+    """Passes are smaller then, of which there is no recording."""
+    run = CapturedStep(distillation(teacher), pytest.fail)
+    run.step(2)
+    run.distillation.cut_passes()
+    run.distillation.step(3)
+    (group,) = run.distillation.student_optimizer.optimizer.param_groups
+    assert group["lr"] == pytest.approx(SMOOTH["learning_rate"] * 3 / SMOOTH["warmup_steps"])
 
 
 def test_a_checkpoint_does_not_tell_how_its_steps_were_carried_out(teacher):
@@ -104,8 +240,8 @@ def test_what_cannot_be_captured_is_refused_with_the_reason(tmp_path, teacher):
     ("groups", "reason"),
     [
         ({"train": {"accumulate": 2}}, "several passes"),
-        ({"train": {"dropout": True}}, "train.dropout"),
-        ({"auxiliary": {"fresh_samples": True}}, "fresh_samples"),
+        ({"train": {"gradient_checkpointing": True}}, "computed again"),
+        ({"init": {"control": "encoded_noise"}}, "init.control"),
         ({"init": {"embed_noise": {"kind": "warmup"}}}, "embed_noise"),
     ],
 )

@@ -35,11 +35,14 @@ class CardGenerator(torch.Generator):
 
 
 class PretendedCard(FakeTensorMode):
-    """Fake tensors; `syncs` are the places that asked the card for numbers."""
+    """Fake tensors; `syncs` are the places that asked the card for numbers.
+
+    `sent` are those that sent it something, whether they waited or not: a recording sends nothing.
+    """
 
     def __init__(self):
         super().__init__(allow_non_fake_inputs=True)
-        self.syncs = []
+        self.syncs, self.sent = [], []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -55,6 +58,8 @@ class PretendedCard(FakeTensorMode):
             (mask,) = args
             with self:
                 return torch.empty((mask.numel(), mask.ndim), dtype=torch.long, device=mask.device)
+        if func == aten._fused_adam_.tensor_lr:  # writes, and torch has no stand-in for it
+            return None
         if func == aten.exponential_.default:  # torch's own stand-in takes no generator
             return args[0]
         if on_card and func in (aten.index.Tensor, aten.index_put_.default):
@@ -62,18 +67,36 @@ class PretendedCard(FakeTensorMode):
                 if isinstance(index, Tensor) and index.dtype == torch.bool:
                     self.waits(func)
         if func == aten._to_copy.default and (place := kwargs.get("device")) is not None:
-            source = args[0].fake_device if isinstance(args[0], FakeTensor) else args[0].device
-            if source.type != torch.device(place).type and not kwargs.get("non_blocking"):
-                self.waits(func)
+            self.crosses(func, args[0], torch.device(place), kwargs.get("non_blocking"))
+        if func == aten.copy_.default:
+            non_blocking = args[2] if len(args) > 2 else kwargs.get("non_blocking")
+            self.crosses(func, args[1], place_of(args[0]), non_blocking)
         return super().__torch_dispatch__(func, types, args, kwargs)
+
+    def crosses(self, func, source, device, non_blocking):
+        """Write down who copied something between host and card."""
+        if place_of(source).type == device.type:
+            return
+        self.sent.append(place_in_code(func))
+        if not non_blocking:
+            self.waits(func)
 
     def waits(self, func):
         """Write down who asked; `moved` sends to a real card without waiting."""
-        frames = [f for f in traceback.extract_stack() if "dimo_cli" in f.filename]
-        line = frames[-1] if frames else traceback.extract_stack()[-3]
-        if line.name == "moved":
-            return
-        self.syncs.append(f"{func} at {line.filename.split('dimo_cli')[-1]}:{line.lineno}")
+        place = place_in_code(func)
+        if "in moved" not in place:
+            self.syncs.append(place)
+
+
+def place_of(tensor):
+    return tensor.fake_device if isinstance(tensor, FakeTensor) else tensor.device
+
+
+def place_in_code(func):
+    """The operation and the line of the program that asked for it."""
+    frames = [f for f in traceback.extract_stack() if "dimo_cli" in f.filename]
+    line = frames[-1] if frames else traceback.extract_stack()[-4]
+    return f"{func} at {line.filename.split('dimo_cli')[-1]}:{line.lineno} in {line.name}"
 
 
 def on_card(network):
