@@ -114,16 +114,17 @@ def chunked(heads: Heads) -> None:
         teacher = TeacherLogits(conditional, without, scale)
         return logit_field(ForwardKL(), teacher, auxiliary, torch.ones_like(scale))[0]
 
-    def student_loss(head: HeadRows, part: slice) -> Tensor:
-        return head.surrogate_loss(field(part))
-
-    def loss(head: HeadRows, part: slice) -> Tensor:
-        targets = heads.targets.flatten()[rows[part]]
-        return auxiliary_loss(head.logits().flatten(0, 1), targets, label_smoothing=SMOOTHING).total
+    def of_auxiliary(head: HeadRows, part: slice) -> Tensor:
+        targets, logits = heads.targets.flatten()[rows[part]], head.logits()
+        found = logits.detach().flatten(0, 1)
+        _, gradient = auxiliary_loss(found, targets, label_smoothing=SMOOTHING)
+        return gradient.view_as(logits)
 
     student, auxiliary = (cast(Backbone, head) for head in (heads.student, heads.auxiliary))
-    backward_through_head(student, heads.leaf("student"), rows, chunk, student_loss)
-    backward_through_head(auxiliary, heads.leaf("auxiliary"), rows, chunk, loss)
+    backward_through_head(
+        student, heads.leaf("student"), rows, chunk, lambda head, part: field(part)
+    )
+    backward_through_head(auxiliary, heads.leaf("auxiliary"), rows, chunk, of_auxiliary)
     heads.forget()
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
 
 from dimo_cli.engine.fused import fused
 
@@ -29,43 +27,55 @@ def auxiliary_loss(
     soft_weight: float = 0.0,
     temperature: float = 1.0,
     label_smoothing: float = 0.0,
-) -> AuxiliaryLoss:
+    scale: float = 1.0,
+) -> tuple[AuxiliaryLoss, Tensor]:
     """Eq. 1 on the student's tokens, with the soft target of Eq. 19, summed over masked tokens.
 
     logits [N, V], targets [N] (`IGNORED` where nothing is masked), student_logits [N, V] (only
     needed if soft_weight > 0). The soft part is T^2 KL(student || auxiliary), averaged over the V
     ids as the released code does; the paper writes the KL the other way round and summed.
+
+    Also the gradient [N, V] of the total at the logits, times `scale`.
     """
-    hard = smoothed_cross_entropy(logits, targets, label_smoothing)
     if soft_weight == 0:
-        return AuxiliaryLoss(hard, hard, hard.new_zeros(()))
+        hard, gradient = smoothed_cross_entropy(logits, targets, label_smoothing, scale)
+        return AuxiliaryLoss(hard, hard, hard.new_zeros(())), gradient
     assert student_logits is not None
+    hard_share = scale * (1 - soft_weight)
+    hard, gradient = smoothed_cross_entropy(logits, targets, label_smoothing, hard_share)
     log_p = (student_logits.float() / temperature).log_softmax(-1)
     log_q = (logits.float() / temperature).log_softmax(-1)
+    ignored = targets == IGNORED
     kl = (log_p.exp() * (log_p - log_q)).mean(-1)
-    soft = temperature**2 * kl.masked_fill(targets == IGNORED, 0).sum()
-    return AuxiliaryLoss(soft_weight * soft + (1 - soft_weight) * hard, hard, soft)
+    soft = temperature**2 * kl.masked_fill(ignored, 0).sum()
+    towards = (log_q.exp() - log_p.exp()).masked_fill(ignored[:, None], 0)
+    gradient = gradient + scale * soft_weight * temperature / logits.shape[-1] * towards
+    total = soft_weight * soft + (1 - soft_weight) * hard
+    return AuxiliaryLoss(total, hard, soft), gradient
 
 
-def anchored_loss(log_psi: Tensor, phi: Tensor) -> Tensor:
-    """D-MMD: the cross-entropy [...] of the auxiliary log psi [..., V] to the teacher's phi."""
-    return -(phi * log_psi).sum(-1)
+def anchored_gradient(log_psi: Tensor, phi: Tensor) -> Tensor:
+    """D-MMD: what the cross-entropy of the auxiliary log psi [..., V] to the teacher's phi asks.
+
+    It is the gradient at the auxiliary's logits.
+    """
+    return log_psi.exp() - phi
 
 
-def smoothed_cross_entropy(logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
+def smoothed_cross_entropy(
+    logits: Tensor, targets: Tensor, smoothing: float = 0.0, scale: float = 1.0
+) -> tuple[Tensor, Tensor]:
     """The summed cross-entropy of logits [N, V] to targets [N], smoothed over all V ids.
 
-    It keeps one tensor of the logits' size, the gradient itself, where autograd would keep several.
+    Also its gradient [N, V], softmax(z) - (1 - eps) onehot - eps / V, times `scale`.
     """
-    loss: Tensor = _SmoothedCrossEntropy.apply(logits, targets, smoothing)
-    return loss
+    return _cross_entropy(logits, targets, smoothing, scale)
 
 
 @fused
 def _cross_entropy(
-    logits: Tensor, targets: Tensor, smoothing: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The summed loss, its gradient [N, V] but for the targets, and there [N, 1]."""
+    logits: Tensor, targets: Tensor, smoothing: float, scale: float
+) -> tuple[Tensor, Tensor]:
     counts = (targets != IGNORED)[:, None]
     picked = targets.clamp(min=0)[:, None]
     log_p = logits.float().log_softmax(-1)
@@ -74,23 +84,8 @@ def _cross_entropy(
     gradient = log_p.exp_()
     if smoothing:
         gradient.sub_(smoothing / logits.shape[-1])
-    at_targets = (gradient.gather(-1, picked) + (smoothing - 1)).mul_(counts)
+    weight = counts * scale
     # Apart: 1 - p is not to be rounded as p is.
-    return losses.sum(), gradient.mul_(counts).to(logits.dtype), at_targets.to(logits.dtype)
-
-
-class _SmoothedCrossEntropy(torch.autograd.Function):
-    """Loss and gradient in one pass: softmax(z) - (1 - eps) onehot - eps / V."""
-
-    @staticmethod
-    def forward(ctx: FunctionCtx, logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
-        loss, gradient, at_targets = _cross_entropy(logits, targets, smoothing)
-        gradient.scatter_(-1, targets.clamp(min=0)[:, None], at_targets)
-        ctx.save_for_backward(gradient)
-        return loss
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: FunctionCtx, upstream: Tensor) -> tuple[Tensor, None, None]:
-        (gradient,) = ctx.saved_tensors  # type: ignore[attr-defined]
-        return gradient.mul_(upstream), None, None  # in place: nobody needs it again
+    at_targets = (gradient.gather(-1, picked) + (smoothing - 1)).mul_(weight).to(logits.dtype)
+    rounded = gradient.mul_(weight).to(logits.dtype)
+    return losses.sum(), rounded.scatter_(-1, picked, at_targets)

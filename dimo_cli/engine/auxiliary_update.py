@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from dimo_cli.engine.auxiliary import IGNORED, anchored_loss, auxiliary_loss
+from dimo_cli.engine.auxiliary import IGNORED, anchored_gradient, auxiliary_loss
 from dimo_cli.engine.field import TeacherAt, TeacherLogits, guided, log_probs
 from dimo_cli.engine.heads import HeadRows, backward_through_head
 from dimo_cli.engine.masking import Mask
@@ -79,40 +79,41 @@ class AuxiliaryUpdate:
         rows, masked = mask.rows, mask.slots
         targets = generation.tokens.masked_fill(~masked, IGNORED).flatten(0, 1)[rows]
         slots = masked.numel() * run.spec.train.accumulate
-        anchors: list[Tensor] = []
+        total = torch.zeros((), device=rows.device)
 
-        def loss_of(head: HeadRows, part: slice) -> Tensor:
+        def ask(head: HeadRows, part: slice) -> Tensor:
+            nonlocal total
             soft_target = None
             if spec.soft_weight:
                 soft_target = run.student_logits(generation, rows[part]).flatten(0, 1)
-            logits = head.logits().flatten(0, 1)
-            loss = auxiliary_loss(
-                logits,
+            logits = head.logits()
+            loss, gradient = auxiliary_loss(
+                logits.detach().flatten(0, 1),
                 targets[part].flatten(),
                 soft_target,
                 spec.soft_weight,
                 spec.soft_temperature,
                 spec.label_smoothing,
+                1 / slots,
             )
-            if not run.losses.anchor or teacher is None:
-                return loss.total / slots
-            anchored = self.anchored(logits, teacher(rows[part]), targets[part]) / slots
-            anchors.append(anchored.detach())
-            return loss.total / slots + anchored
+            total = total + loss.total / slots
+            gradient = gradient.view_as(logits)
+            if run.losses.anchor and teacher is not None:
+                anchored = self.anchored(logits.detach(), teacher(rows[part]), targets[part])
+                gradient = gradient + anchored / slots
+            return gradient
 
         with run.autocast():
-            total = backward_through_head(run.auxiliary, hidden, rows, run.chunk_tokens, loss_of)
-        if anchors:  # what is logged is how well it knows the student
-            total = total - torch.stack(anchors).sum()
+            backward_through_head(run.auxiliary, hidden, rows, run.chunk_tokens, ask)
         return torch.stack([total * run.spec.train.accumulate, masked.float().mean()])
 
+    @torch.no_grad()
     def anchored(self, logits: Tensor, teacher: TeacherLogits, targets: Tensor) -> Tensor:
-        """The auxiliary's cross-entropy to the teacher over masked slots, times its weight."""
+        """What the cross-entropy to the teacher asks of masked slots [n, G, V], with its weight."""
         run = self.run
-        with torch.no_grad():
-            phi = log_probs(guided(teacher), run.spec.loss.teacher_temperature).exp().flatten(0, 1)
-        losses = anchored_loss(logits.float().log_softmax(-1), phi)
-        return run.losses.anchor * losses.masked_fill(targets.flatten() == IGNORED, 0).sum()
+        phi = log_probs(guided(teacher), run.spec.loss.teacher_temperature).exp()
+        gradient = anchored_gradient(logits.float().log_softmax(-1), phi)
+        return run.losses.anchor * gradient.masked_fill((targets == IGNORED)[..., None], 0)
 
     def keep_logits(self, generation: Generation) -> None:
         """Keep a pass's logits if the auxiliary is to learn of it when the head has changed."""

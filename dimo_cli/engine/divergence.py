@@ -16,7 +16,6 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,7 +23,6 @@ from torch import Tensor
 from dimo_cli.errors import SpecError, did_you_mean
 from dimo_cli.plugins import register_plugins
 from dimo_cli.specs import divergences as specs
-from dimo_cli.teachers.protocol import LastLinear
 
 LARGEST_LOG_RATIO = 30.0  # exp(30) is the largest ratio u a generator f is asked for
 
@@ -196,66 +194,6 @@ def build_divergence(spec: specs.Divergence) -> FDivergence:
                     did_you_mean(spec.name, GENERATORS),
                 )
             return FromGenerator(GENERATORS[spec.name])
-
-
-class _GivenGradient(torch.autograd.Function):
-    """0.5 |g|^2 in the forward pass, exactly g in the backward pass."""
-
-    @staticmethod
-    def forward(
-        ctx: torch.autograd.function.FunctionCtx, logits: Tensor, gradient: Tensor
-    ) -> Tensor:
-        ctx.save_for_backward(gradient)
-        return 0.5 * torch.dot(gradient.flatten(), gradient.flatten())
-
-    @staticmethod
-    def backward(
-        ctx: torch.autograd.function.FunctionCtx, *grad_outputs: Tensor
-    ) -> tuple[Tensor, None]:
-        (gradient,) = ctx.saved_tensors  # type: ignore[attr-defined]
-        return gradient * grad_outputs[0], None
-
-
-class _GivenGradientOfLinear(torch.autograd.Function):
-    """The same for logits that are never formed: W f, of features f."""
-
-    @staticmethod
-    def forward(ctx: Any, features: Tensor, weight: Tensor, bias: Any, gradient: Tensor) -> Tensor:
-        device = features.device.type
-        if torch.is_autocast_enabled(device):
-            ctx.precision = torch.get_autocast_dtype(device)
-        else:
-            ctx.precision = features.dtype
-        ctx.save_for_backward(features, weight, gradient)
-        ctx.bias_type = None if bias is None else bias.dtype
-        return 0.5 * torch.dot(gradient.flatten(), gradient.flatten())
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        features, weight, gradient = ctx.saved_tensors
-        rounded, scale = gradient.to(ctx.precision), grad_outputs[0]
-        of_features = of_weight = of_bias = None
-        if ctx.needs_input_grad[0]:
-            of_features = (rounded @ weight.to(ctx.precision)).to(features.dtype) * scale
-        if ctx.needs_input_grad[1]:
-            of_weight = (rounded.T @ features.to(ctx.precision)).to(weight.dtype) * scale
-        if ctx.needs_input_grad[2]:
-            of_bias = rounded.sum(0).to(ctx.bias_type) * scale
-        return of_features, of_weight, of_bias, None
-
-
-def surrogate_loss(logits: Tensor, gradient: Tensor) -> Tensor:
-    """A scalar whose gradient at `logits` is exactly `gradient` (Eq. 7 as a loss).
-
-    Its value is that of 0.5 |z - sg(z - g)|^2, the usual way to write it; forming z - (z - g)
-    would lose the low bits of g where z is large.
-    """
-    return _GivenGradient.apply(logits, gradient.detach())
-
-
-def surrogate_loss_through(last: LastLinear, gradient: Tensor) -> Tensor:
-    """`surrogate_loss` at logits [n, V] that a linear map would make, and need not."""
-    return _GivenGradientOfLinear.apply(last.features, last.weight, last.bias, gradient.detach())
 
 
 def entropy_logit_gradient(logits: Tensor) -> Tensor:

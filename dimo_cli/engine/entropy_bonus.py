@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dimo_cli.engine.divergence import entropy_logit_gradient, surrogate_loss
+from dimo_cli.engine.divergence import entropy_logit_gradient
 from dimo_cli.engine.heads import HeadRows, backward_through_head
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.teachers.protocol import Backbone, TokenSpace
@@ -32,15 +32,14 @@ def backward_entropy_bonus(
     }[spec.loss.reduction]
     scale = spec.loss.entropy_bonus / (B * spec.train.accumulate * divisor)
 
-    def loss_of(head: HeadRows, part: slice) -> Tensor:
-        found = head.logits().float()
-        gradient = -scale * entropy_logit_gradient(found.detach())
+    def ask(head: HeadRows, part: slice) -> Tensor:
+        gradient = -scale * entropy_logit_gradient(head.logits().detach().float())
         if kept is not None:
             gradient = gradient.masked_fill(kept.flatten(0, 1)[part][..., None], 0)
-        return surrogate_loss(found, gradient)
+        return gradient
 
     rows = torch.arange(B * L, device=hidden.device)
     graph_kept = hidden.detach().requires_grad_()
-    backward_through_head(student, graph_kept, rows, chunk_tokens, loss_of)
+    backward_through_head(student, graph_kept, rows, chunk_tokens, ask)
     assert graph_kept.grad is not None
     hidden.backward(graph_kept.grad, retain_graph=True)

@@ -20,7 +20,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dimo_cli.engine.divergence import surrogate_loss
 from dimo_cli.engine.field import guided, log_probs
 from dimo_cli.engine.heads import HeadRows, backward_to_hidden
 from dimo_cli.engine.masking import Mask
@@ -180,13 +179,12 @@ class RevealedCredit:
         rows, drawn = revealed_rows(mask), tokens.flatten(0, 1)
         each = (~mask.slots * advantage[:, None, None]).flatten(0, 1)
 
-        def loss_of(head: HeadRows, part: slice) -> Tensor:
-            logits, here = head.logits(), rows[part]
-            log_p = log_probs(logits.detach().float(), 1.0)
-            gradient = score_gradient(log_p, drawn[here], each[here])
-            return surrogate_loss(logits, gradient.to(logits.dtype))
+        def ask_rows(head: HeadRows, part: slice) -> Tensor:
+            here = rows[part]
+            log_p = log_probs(head.logits().detach().float(), 1.0)
+            return score_gradient(log_p, drawn[here], each[here])
 
-        return backward_to_hidden(student, hidden, rows, chunk_tokens, loss_of)[1]
+        return backward_to_hidden(student, hidden, rows, chunk_tokens, ask_rows)
 
 
 def credit_of(

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from dimo_cli.engine.calibrated import KlMonitor
-from dimo_cli.engine.divergence import surrogate_loss
 from dimo_cli.engine.entropy_bonus import backward_entropy_bonus
 from dimo_cli.engine.field import TeacherAt
 from dimo_cli.engine.heads import HeadRows, backward_to_hidden
@@ -157,8 +156,8 @@ class Asking:
             if run.spec.loss.entropy_bonus:
                 space, kept = run.teacher.space, generation.kept
                 backward_entropy_bonus(run.student, hidden, run.spec, space, run.chunk_tokens, kept)
-            _, gradient = backward_to_hidden(
-                run.student, hidden, mask.rows, run.chunk_tokens, self.loss_of
+            gradient = backward_to_hidden(
+                run.student, hidden, mask.rows, run.chunk_tokens, self.of_rows
             )
             if credit is not None:
                 advantage = credit.advantage(mask, weight, run.spec.train.accumulate)
@@ -166,8 +165,8 @@ class Asking:
                 gradient = gradient + credit.ask(run.student, hidden, *args)
         return gradient
 
-    def loss_of(self, head: HeadRows, part: slice) -> Tensor:
-        """A loss of some masked rows whose gradient is what they are asked."""
+    def of_rows(self, head: HeadRows, part: slice) -> Tensor:
+        """The gradient at the logits of some masked rows."""
         run, losses, mask = self.run, self.run.losses, self.view.mask
         logits = head.logits() if losses.see_student else None
         seen = self.view.rows(part, logits)
@@ -179,6 +178,4 @@ class Asking:
         gradient, value = losses.ask_masked(seen, self.measure, run.spec.train.accumulate)
         if value is not None:
             self.divergence += (value * seen.slots).sum()
-        if logits is not None:
-            return surrogate_loss(logits, gradient)
-        return head.surrogate_loss(gradient)
+        return gradient

@@ -22,12 +22,8 @@ def test_chunked_backward_equals_plain_backward(teacher, generator):
     expected = gradients(backbone)
     backbone.zero_grad()
     hidden = backbone.hidden(backbone.embed(tokens), cond)
-    total = backward_through_head(
-        backbone, hidden, rows, 7, lambda head, part: (head.logits() * weights[part]).sum()
-    )
+    backward_through_head(backbone, hidden, rows, 7, lambda head, part: weights[part])
     assert_same(gradients(backbone), expected, atol=1e-4)
-    plain = (backbone(tokens, cond).flatten(0, 1)[rows] * weights).sum()
-    torch.testing.assert_close(total, plain.detach(), rtol=1e-4, atol=1e-3)
 
 
 def test_only_x_init_reuses_the_forward_that_generated(teacher):

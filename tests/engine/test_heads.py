@@ -1,13 +1,12 @@
 """A gradient at the logits goes back through every family's head without the logits."""
 
 import contextlib
+from dataclasses import replace
 
 import pytest
 import torch
-from torch.autograd import gradcheck
 
-from dimo_cli.engine.divergence import surrogate_loss, surrogate_loss_through
-from dimo_cli.engine.heads import HeadRows
+from dimo_cli.engine.heads import HeadRows, backward_through_linear
 from dimo_cli.teachers.protocol import LastLinear
 from tests.helpers.tiny import FAMILIES, tiny_teacher
 
@@ -25,11 +24,20 @@ def rows_of(teacher, count=9):
     return HeadRows(backbone, rows.requires_grad_(), positions), gradient
 
 
-def gradients(head, loss):
-    """What a loss asks of the hidden states and of each weight."""
-    weights = dict(head.backbone.named_parameters())
-    found = torch.autograd.grad(loss, [head.hidden, *weights.values()], allow_unused=True)
-    return dict(zip(["hidden", *weights], found, strict=True))
+def gradients(head, gradient):
+    """What a gradient at the logits is to the hidden states and to each weight."""
+    leaves = {"hidden": head.hidden, **dict(head.backbone.named_parameters())}
+    for leaf in leaves.values():
+        leaf.grad = None
+    head.backward(gradient)
+    return {name: leaf.grad for name, leaf in leaves.items()}
+
+
+def with_logits(head):
+    """The same rows, whose logits have been formed."""
+    found = replace(head)
+    found.logits()
+    return found
 
 
 @pytest.mark.parametrize("half", [False, True], ids=["fp32", "bf16"])
@@ -38,8 +46,8 @@ def test_it_is_the_gradient_that_the_logits_would_give(name, half):
     head, gradient = rows_of(tiny_teacher(name))
     autocast = torch.autocast("cpu", torch.bfloat16) if half else contextlib.nullcontext()
     with autocast:
-        expected = gradients(head, surrogate_loss(head.logits(), gradient))
-        found = gradients(head, head.surrogate_loss(gradient))
+        expected = gradients(with_logits(head), gradient)
+        found = gradients(head, gradient)
     for key, tensor in expected.items():
         if tensor is None:
             assert found[key] is None
@@ -53,8 +61,17 @@ def test_it_is_the_gradient_that_the_logits_would_give(name, half):
 def test_no_logits_are_formed_for_it(name, monkeypatch):
     head, gradient = rows_of(tiny_teacher(name))
     monkeypatch.setattr(type(head.backbone), "head", None)
-    head.surrogate_loss(gradient).backward()
+    head.backward(gradient)
     assert head.hidden.grad.any()
+
+
+def test_logits_that_were_asked_for_are_formed_once():
+    head, gradient = rows_of(tiny_teacher("shapes"))
+    formed = head.logits()
+    assert head.logits() is formed
+    head.backward(gradient)
+    with pytest.raises(RuntimeError, match="second time"):
+        formed.sum().backward()  # it was their graph that the gradient went through
 
 
 def test_it_is_exact_in_double_precision(generator):
@@ -63,13 +80,17 @@ def test_it_is_exact_in_double_precision(generator):
         for shape in ((5, 3), (7, 3), (7,), (5, 7))
     )
     leaves = [tensor.requires_grad_() for tensor in (features, weight, bias)]
-    loss = surrogate_loss_through(LastLinear(*leaves), gradient)
-    found = torch.autograd.grad(2 * loss, leaves)
+    ((features @ weight.T + bias) * gradient).sum().backward()
+    expected = [leaf.grad for leaf in leaves]
+    for leaf in leaves:
+        leaf.grad = None
+    backward_through_linear(LastLinear(*leaves), gradient)
+    for leaf, wanted in zip(leaves, expected, strict=True):
+        torch.testing.assert_close(leaf.grad, wanted)
 
-    def asked_for(f, w, b):
-        return 2 * ((f @ w.T + b) * gradient).sum()
 
-    assert gradcheck(asked_for, leaves)
-    for mine, expected in zip(found, torch.autograd.grad(asked_for(*leaves), leaves), strict=True):
-        torch.testing.assert_close(mine, expected)
-    torch.testing.assert_close(loss.detach(), 0.5 * gradient.square().sum())
+def test_what_is_frozen_gets_none(generator):
+    features, weight = torch.randn(5, 3, requires_grad=True), torch.randn(7, 3)
+    backward_through_linear(LastLinear(features, weight), torch.ones(5, 7))
+    assert features.grad is not None
+    assert weight.grad is None

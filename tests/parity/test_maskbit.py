@@ -246,7 +246,8 @@ def test_training_losses_match(teacher, io, config):
     smoothing = config["probes"]["label_smoothing"]
 
     def mean_loss(logits, targets):
-        return auxiliary_loss(logits, targets, label_smoothing=smoothing).hard / len(targets)
+        loss, _ = auxiliary_loss(logits, targets, label_smoothing=smoothing)
+        return loss.hard / len(targets)
 
     logits, targets, mask = io["gen.logits_cond"], io["gen.target_tokens"], io["gen.mask"]
     everywhere = mean_loss(logits.flatten(0, 2), targets.flatten())

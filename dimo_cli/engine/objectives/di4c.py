@@ -28,7 +28,6 @@ import torch
 from torch import Tensor
 
 from dimo_cli.engine.clean import CleanTokens, check_starts_masked, drawings_of, needs_of
-from dimo_cli.engine.divergence import surrogate_loss
 from dimo_cli.engine.draws import chunks, sourced_chunks, uniform
 from dimo_cli.engine.field import TeacherAt, guided, log_probs
 from dimo_cli.engine.heads import HeadRows, backward_through_head
@@ -243,10 +242,9 @@ class Di4c(PassObjective):
         losses = [-(weights.of_tokens(samples) * cv).sum()]
         flat = later.detach().flatten(0, 1)
 
-        def loss_of(head: HeadRows, part: slice) -> Tensor:
+        def ask(head: HeadRows, part: slice) -> Tensor:
             here = slice(part.start // samples, -(-part.stop // samples))
-            logits = head.logits()
-            log_p = by_latent(logits.detach(), samples)
+            log_p = by_latent(head.logits().detach(), samples)
             with torch.no_grad():
                 said = run.student.head(flat[places[part]], places[part] % length)
                 log_q = mixture(by_latent(said, samples))
@@ -261,10 +259,10 @@ class Di4c(PassObjective):
                 own = weight[sample][:, None] * slots.flatten(0, 1)[rows]
                 total += own[:, None, :, None] * gradient
                 losses.append((own * value).sum())
-            return surrogate_loss(logits, (total * scale).flatten(0, 1).to(logits.dtype))
+            return (total * scale).flatten(0, 1)
 
         whole = self.positions * samples
-        backward_through_head(run.student, hidden, places, whole, loss_of)
+        backward_through_head(run.student, hidden, places, whole, ask)
         run.log("di4c_loss", torch.stack(losses).sum() / count)
         run.log("di4c_control", cv[:, 0].mean())
 

@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dimo_cli.engine.divergence import surrogate_loss
 from dimo_cli.engine.draws import on_host, own_generator, samples_among, uniform
 from dimo_cli.engine.heads import HeadRows, backward_through_head
 from dimo_cli.engine.lora import trained_part
@@ -109,17 +108,16 @@ class Redi(PassObjective):
         scale = self.weight / (end.numel() * run.spec.train.accumulate)
         targets, losses = end.flatten(0, 1), []
 
-        def loss_of(head: HeadRows, part: slice) -> Tensor:
-            logits = head.logits()
-            log_p = logits.detach().float().log_softmax(-1)
+        def ask(head: HeadRows, part: slice) -> Tensor:
+            log_p = head.logits().detach().float().log_softmax(-1)
             gradient, loss = smoothed_gradient(log_p, targets[part], settings.label_smoothing)
             losses.append(loss.sum())
-            return surrogate_loss(logits, (gradient * scale).to(logits.dtype))
+            return gradient * scale
 
         with run.autocast():
             hidden = student_hidden(run.student, x_t, cond, sigma, run.generator)
             every = torch.arange(len(targets), device=device)
-            backward_through_head(run.student, hidden, every, run.chunk_tokens, loss_of)
+            backward_through_head(run.student, hidden, every, run.chunk_tokens, ask)
         run.log("redi_loss", torch.stack(losses).sum() / end.numel())
 
 

@@ -21,7 +21,6 @@ import torch
 from torch import Tensor, nn
 
 from dimo_cli.engine.clean import CleanTokens, check_starts_masked, drawings_of, needs_of
-from dimo_cli.engine.divergence import surrogate_loss
 from dimo_cli.engine.draws import sourced_chunks, uniform
 from dimo_cli.engine.field import TeacherAt, guided, log_probs
 from dimo_cli.engine.heads import HeadRows, backward_through_head
@@ -122,18 +121,16 @@ class Sdtt(PassObjective):
         rows = masked.any(-1).flatten().nonzero().squeeze(-1)
         slots, losses = masked.flatten(0, 1)[rows], [torch.zeros((), device=clean.device)]
 
-        def loss_of(head: HeadRows, part: slice) -> Tensor:
-            logits = head.logits()
-            log_p = logits.detach().float().log_softmax(-1)
+        def ask(head: HeadRows, part: slice) -> Tensor:
+            log_p = head.logits().detach().float().log_softmax(-1)
             gradient, loss = loss_and_gradient(kind, log_p, target_of(rows[part]))
             losses.append((loss * slots[part]).sum())
-            gradient = gradient * (slots[part] * scale)[..., None]
-            return surrogate_loss(logits, gradient.to(logits.dtype))
+            return gradient * (slots[part] * scale)[..., None]
 
         sigma = noise_sigma(run.spec.init.embed_noise, step)
         with run.autocast():
             hidden = student_hidden(run.student, x_t, cond, sigma, run.generator)
-            backward_through_head(run.student, hidden, rows, run.chunk_tokens, loss_of)
+            backward_through_head(run.student, hidden, rows, run.chunk_tokens, ask)
         run.log("sdtt_loss", torch.stack(losses).sum() / masked.sum().clamp(min=1))
 
     @torch.no_grad()

@@ -5,7 +5,7 @@ import contextlib
 import pytest
 import torch
 
-from dimo_cli.engine.auxiliary import anchored_loss
+from dimo_cli.engine.auxiliary import anchored_gradient
 from dimo_cli.engine.distill import Distillation
 from dimo_cli.engine.divergence import GENERATORS, FromGenerator
 from dimo_cli.engine.objectives.idlm import student_gradient
@@ -43,12 +43,18 @@ def test_it_descends_twice_the_kl_of_the_middle_to_the_teacher(golden, case):
 @pytest.mark.parametrize("anchor", [0.5, 1.0])
 def test_the_anchored_auxiliary_is_best_between_student_and_teacher(anchor):
     q, phi = torch.rand(2, 3, 5, dtype=torch.float64).softmax(-1)
-    best = ((q + anchor * phi) / (1 + anchor)).log().requires_grad_()
-    log_psi = best.log_softmax(-1)
-    loss = anchored_loss(log_psi, q) + anchor * anchored_loss(log_psi, phi)
-    loss.sum().backward()
-    assert best.grad.abs().max() < 1e-12
-    assert (best.detach() - phi.log()).min() >= torch.tensor(anchor / (1 + anchor)).log()
+    best = ((q + anchor * phi) / (1 + anchor)).log()
+    gradient = anchored_gradient(best, q) + anchor * anchored_gradient(best, phi)
+    assert gradient.abs().max() < 1e-12
+    assert (best - phi.log()).min() >= torch.tensor(anchor / (1 + anchor)).log()
+
+
+def test_its_gradient_is_that_of_the_cross_entropy_to_the_teacher():
+    logits, phi = torch.randn(3, 5, dtype=torch.float64), torch.rand(3, 5, dtype=torch.float64)
+    phi = phi / phi.sum(-1, keepdim=True)
+    leaf = logits.clone().requires_grad_()
+    (-(phi * leaf.log_softmax(-1)).sum()).backward()
+    torch.testing.assert_close(anchored_gradient(logits.log_softmax(-1), phi), leaf.grad)
 
 
 def run_of(teacher, objective, **groups):
@@ -68,7 +74,8 @@ def test_the_anchor_reaches_the_auxiliary_and_not_the_first_step_of_the_student(
     assert abs(found[0]["divergence"]) < 1e-6
     assert found[0]["auxiliary_loss"] == pytest.approx(found[1]["auxiliary_loss"])
     for run in (with_anchor, without):
-        run.step(1)  # the first has no rate
+        for step in (1, 2):  # the first has no rate, and after it the auxiliary is the teacher
+            run.step(step)
     weight = "blocks.0.qkv.weight"
     networks = [run.auxiliary.state_dict()[weight] for run in (with_anchor, without)]
     assert not torch.equal(*networks)
