@@ -13,6 +13,7 @@ import torch
 from benchmarks.measuring import seconds
 from benchmarks.networks import MEISSONIC_SMALL, random_teacher
 from benchmarks.real.pieces import Found, Keep, Piece, Row, Setting, alternate, measure_pieces
+from benchmarks.real.profiling import busiest
 from dimo_cli import __version__
 from dimo_cli.specs.init import InitSpec
 from dimo_cli.specs.manifest import StudentManifest, TeacherFacts, TrainingFacts
@@ -71,6 +72,7 @@ def measure_shape(name: str, setting: Setting) -> Found:
         details["seconds_to_compile"] = seconds(drawing.image)
         details["compiled"] = alternate(drawing.calls(), setting)
         details["compiled_decoding_error"] = decoding_error(drawing)
+        details["profile"] = busiest(drawing.image, setting)
         rows.append(speed_row(size, batch, details["compiled"], asked, compiled_before))
     return Found(rows, details)
 

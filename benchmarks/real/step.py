@@ -19,6 +19,7 @@ from benchmarks.measuring import peak_bytes
 from benchmarks.networks import MEISSONIC_SMALL, random_teacher
 from benchmarks.plain import Recipe
 from benchmarks.real.pieces import Found, Keep, Piece, Row, Setting, alternate, measure_pieces
+from benchmarks.real.profiling import busiest
 from benchmarks.step import Autocast, Ours, Plain, autocast_on, our_spec
 from dimo_cli.engine.capture import REPLAYS, WARM_UP, CapturedStep, obstacle
 from dimo_cli.engine.share import divide, local_train
@@ -96,6 +97,7 @@ def measure_shape(shape: Shape, setting: Setting) -> Found:
     details = {
         "batch": batch,
         "recorded_bytes": found.recorded,
+        "profiles": found.profiles,
         "alternating": alternating,
         "seconds": times,
         "peak_bytes_above_resident": peaks,
@@ -132,16 +134,20 @@ def ours(
 
 @dataclass(frozen=True)
 class Measured:
-    """Of each side: the seconds of a step, the bytes of its peak, and those of its recording."""
+    """Of each side: a step's seconds, the bytes of its peak and of its recording, its profile."""
 
     times: dict[str, Any]
     peaks: dict[str, int]
     recorded: dict[str, int]
+    profiles: dict[str, Any]
 
     def __or__(self, other: "Measured") -> "Measured":
         """Both, of different sides."""
         return Measured(
-            self.times | other.times, self.peaks | other.peaks, self.recorded | other.recorded
+            self.times | other.times,
+            self.peaks | other.peaks,
+            self.recorded | other.recorded,
+            self.profiles | other.profiles,
         )
 
 
@@ -152,7 +158,7 @@ def both_at_once(make: dict[str, Callable[[], Side]], setting: Setting) -> tuple
     """
     with contextlib.suppress(torch.OutOfMemoryError):
         return measure_sides(make, setting), True
-    found = Measured({}, {}, {})
+    found = Measured({}, {}, {}, {})
     for name, one in make.items():
         forget(setting)
         found |= measure_sides({name: one}, setting)
@@ -160,10 +166,10 @@ def both_at_once(make: dict[str, Callable[[], Side]], setting: Setting) -> tuple
 
 
 def measure_sides(make: dict[str, Callable[[], Side]], setting: Setting) -> Measured:
-    """Times of sides that take turns, the peak of a further step of each, and what recordings hold.
+    """Times of sides that take turns, then the peak and the profile of a further step of each.
 
-    The peak is of a step as it is written, as steps are that log something. It is above what lies
-    there between two steps: weights, averages and Adam's moments.
+    Those are of a step as it is written. The peak is above what lies there between two steps:
+    weights, averages and Adam's moments.
     """
     sides = {name: one() for name, one in make.items()}
     times = alternate({name: side.step for name, side in sides.items()}, setting)
@@ -173,14 +179,15 @@ def measure_sides(make: dict[str, Callable[[], Side]], setting: Setting) -> Meas
         with peak_bytes(setting.device) as found:
             side.step()
         peaks[name] = found["peak"]
-    return Measured(times, peaks, recorded)
+    profiles = {name: busiest(side.step, setting) for name, side in sides.items()}
+    return Measured(times, peaks, recorded, profiles)
 
 
 def let_go_of_recording(side: Side, setting: Setting) -> int:
     """The bytes that a recording holds beside the plain step, which comes again from now on."""
     if isinstance(side, Plain) or not isinstance(side.stepper, CapturedStep):
         return 0
-    has_one = side.stepper.graph is not None
+    has_one = bool(side.stepper.recordings)
     forget(setting)
     before = torch.cuda.memory_reserved(setting.device)
     side.stepper.give_up()

@@ -23,7 +23,6 @@ from dimo_cli.engine.objective import MaskedRows
 from dimo_cli.errors import SpecError
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.init import MaskingSpec
-from dimo_cli.teachers.protocol import moved
 
 # P(ratio <= r) of each mask schedule for 0 <= r <= 1.
 LAWS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -35,21 +34,26 @@ LAWS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def count_probabilities(schedule: str, slots: int) -> Tensor:
+def count_probabilities(
+    schedule: str, slots: int, device: torch.device | str | None = None
+) -> Tensor:
     """P(k) for k = 1 ... S masked slots: the ratio times S, rounded, and at least one."""
-    edges = (torch.arange(1, slots, dtype=torch.float64) + 0.5) / slots
+    edges = (torch.arange(1, slots, dtype=torch.float64, device=device) + 0.5) / slots
     below = LAWS[schedule](edges)
     return torch.diff(below, prepend=below.new_zeros(1), append=below.new_ones(1))
 
 
-def calibrated_weights(schedule: str, slots: int, still_open: int = 0) -> Tensor:
+def calibrated_weights(
+    schedule: str, slots: int, still_open: int = 0, device: torch.device | str | None = None
+) -> Tensor:
     """w(k) = 1 / (k P(k)) for k = 1 ... S; those of a step that leaves slots open.
 
     More than the `still_open` are masked then, as many more as the law says of the others: the KL
-    is that of any S - `still_open` tokens, since those after them are not judged.
+    is that of any S - `still_open` tokens, since those after them are not judged. They are
+    computed where they are used: a recorded step sends nothing to its card.
     """
-    counts = torch.arange(still_open + 1, slots + 1, dtype=torch.float64)
-    weights = 1 / (counts * count_probabilities(schedule, slots - still_open))
+    counts = torch.arange(still_open + 1, slots + 1, dtype=torch.float64, device=device)
+    weights = 1 / (counts * count_probabilities(schedule, slots - still_open, device))
     return torch.cat([weights.new_zeros(still_open), weights])
 
 
@@ -92,9 +96,9 @@ class KlMonitor:
         """The sum over some rows of what each masked slot adds to its sample."""
         log_p = log_probs(guided(rows.teacher()), rows.temperatures[0])
         nats = nats_at_tokens(rows.auxiliary().float().log_softmax(-1), log_p, rows.tokens())
-        table = calibrated_weights(self.schedule, self.slots, still_open)
+        table = calibrated_weights(self.schedule, self.slots, still_open, nats.device)
         table /= self.slots - still_open
-        weights = moved(table, nats.device)[rows.masked() - 1]
+        weights = table[rows.masked() - 1]
         return (nats.double() * weights[:, None] * rows.slots).sum()
 
 

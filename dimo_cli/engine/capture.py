@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import torch
 
 from dimo_cli.engine.distill import Distillation
-from dimo_cli.engine.objective import StepReport
+from dimo_cli.engine.objective import Seen, StepReport
 from dimo_cli.engine.prepared import Prepared
 from dimo_cli.specs.init import WarmupNoise
 
@@ -47,7 +47,7 @@ def is_small(distillation: Distillation) -> bool:
 
 
 class CapturedStep:
-    """The step of a distillation, recorded after a few plain ones."""
+    """The step of a distillation, recorded after a few plain ones; measured steps once more."""
 
     def __init__(
         self, distillation: Distillation, on_note: Callable[[str], None], on_trial: bool = False
@@ -65,8 +65,8 @@ class CapturedStep:
 
     def forget(self) -> None:
         """Record again: a checkpoint was loaded, whose moments are in other memory."""
-        self.graph: torch.cuda.CUDAGraph | None = None
-        self.plain_steps = 0
+        self.recordings: dict[bool, Recording] = {}
+        self.plain_steps = {False: 0, True: 0}
         for optimizer in self.distillation.optimizers().values():
             optimizer.follow_rate_tensor()
 
@@ -76,14 +76,15 @@ class CapturedStep:
         if self.is_given_up:
             return self.distillation.step(step, measure)
         prepared = self.prepare()
-        if measure or prepared is not self.buffers:
-            return self.run(prepared, step, measure)
-        if self.graph is None and self.plain_steps < WARM_UP:
-            self.plain_steps += 1
-            return self.run(prepared, step)
-        if self.trial is None or self.trial.is_over:
-            return self.replay(step)
-        return self.try_out(self.trial, step)
+        is_on_trial = self.trial is not None and not self.trial.is_over
+        if prepared is not self.buffers or (measure and is_on_trial):
+            return self.run(prepared, step, measure).read()
+        if self.plain_steps[measure] < WARM_UP:
+            self.plain_steps[measure] += 1
+            return self.run(prepared, step, measure).read()
+        if self.trial is not None and is_on_trial:
+            return self.try_out(self.trial, prepared, step)
+        return self.replay(prepared, step, measure).read()
 
     def set_rates(self, step: int) -> None:
         """Bring the learning rates to where a recording looks for them."""
@@ -101,48 +102,49 @@ class CapturedStep:
             return fresh.to(self.device)
         return self.buffers
 
-    def run(self, prepared: Prepared, step: int, measure: bool = False) -> StepReport:
+    def run(self, prepared: Prepared, step: int, measure: bool = False) -> Seen:
         """A plain step on what was prepared."""
         self.distillation.take(prepared)
         try:
-            return self.distillation.step(step, measure)
+            return self.distillation.carry_out(step, measure)
         finally:
             self.distillation.take(None)
 
-    def replay(self, step: int) -> StepReport:
+    def replay(self, prepared: Prepared, step: int, measure: bool = False) -> Seen:
         """A recorded step; or a plain one, where there is no recording of it."""
-        assert self.buffers is not None
-        if self.graph is None:
-            self.record(self.buffers, step)
-        if self.graph is None:
-            return self.run(self.buffers, step)
-        self.graph.replay()
-        return StepReport({})
+        if measure not in self.recordings:
+            self.record(prepared, step, measure)
+        if measure not in self.recordings:
+            return self.run(prepared, step, measure)
+        recording = self.recordings[measure]
+        recording.graph.replay()
+        return recording.seen
 
-    def try_out(self, trial: Trial, step: int) -> StepReport:
+    def try_out(self, trial: Trial, prepared: Prepared, step: int) -> StepReport:
         """A step of which the time is taken, plain or replayed, and what follows from that."""
-        assert self.buffers is not None
-        buffers = self.buffers
         if trial.plain is None:
-            report, trial.plain = timed(lambda: self.run(buffers, step), self.device)
+            seen, trial.plain = timed(lambda: self.run(prepared, step), self.device)
             if not trial.plain.is_waiting:
                 self.give_up()
-            return report
-        if self.graph is None:
-            self.record(buffers, step)
-        report, seconds = timed(lambda: self.replay(step), self.device)
+            return seen.read()
+        if False not in self.recordings:
+            self.record(prepared, step, measure=False)
+        if self.is_given_up:
+            return self.run(prepared, step).read()
+        seen, seconds = timed(lambda: self.replay(prepared, step), self.device)
         trial.replays.append(seconds.in_all)
         if trial.is_over and not trial.is_won:
             self.give_up()
-        return report
+        return seen.read()
 
-    def record(self, buffers: Prepared, step: int) -> None:
-        """Record a step without carrying it out."""
+    def record(self, prepared: Prepared, step: int, measure: bool) -> None:
+        """Record a step without carrying it out; all recordings compute in the same memory."""
+        others = [recording.graph.pool() for recording in self.recordings.values()]
         try:
             graph = torch.cuda.CUDAGraph()
             graph.register_generator_state(self.distillation.run_generator)
-            with torch.cuda.graph(graph):
-                self.run(buffers, step)
+            with torch.cuda.graph(graph, pool=others[0] if others else None):
+                seen = self.run(prepared, step, measure)
         except RuntimeError as error:
             for optimizer in self.distillation.optimizers().values():
                 optimizer.forget()
@@ -150,13 +152,22 @@ class CapturedStep:
             reason = " ".join(str(error).split())[:200]
             self.on_note(f"The step could not be captured and runs as it is: {reason}")
         else:
-            self.graph = graph
+            self.recordings[measure] = Recording(graph, seen)
 
     def give_up(self) -> None:
-        """Carry out every step as it is written from now on, and free what a recording held."""
-        self.is_given_up, self.graph = True, None
+        """Carry out every step as it is written from now on, and free what recordings held."""
+        self.is_given_up = True
+        self.recordings.clear()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """A recorded step, and where it leaves what it has measured."""
+
+    graph: torch.cuda.CUDAGraph
+    seen: Seen
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,14 +202,14 @@ class Trial:
         return min(self.replays) < FASTER * self.plain.in_all
 
 
-def timed(call: Callable[[], StepReport], device: torch.device) -> tuple[StepReport, Seconds]:
+def timed(call: Callable[[], Seen], device: torch.device) -> tuple[Seen, Seconds]:
     """A call and its time, with nothing else on the card."""
     wait_for(device)
     started = time.perf_counter()
-    report = call()
+    seen = call()
     issued = time.perf_counter() - started
     wait_for(device)
-    return report, Seconds(issued, time.perf_counter() - started)
+    return seen, Seconds(issued, time.perf_counter() - started)
 
 
 def wait_for(device: torch.device) -> None:

@@ -29,6 +29,7 @@ from dimo_cli.engine.masking import Mask, check_control, initial_tokens
 from dimo_cli.engine.objective import (
     Generation,
     Objective,
+    Seen,
     StepReport,
     Supplies,
 )
@@ -113,6 +114,10 @@ class Distillation:
 
     def step(self, step: int, measure: bool = False) -> StepReport:
         """Update the student once, then the auxiliary; `measure` also fills the slower numbers."""
+        return self.carry_out(step, measure).read()
+
+    def carry_out(self, step: int, measure: bool) -> Seen:
+        """The step itself, which asks a card for nothing."""
         self.losses.begin(step)
         generations, paid = [], []
         self.streams = self.share.streams(self.run_generator, self.host)
@@ -137,38 +142,38 @@ class Distillation:
         if self.verdict.refuses("student", norm):
             if any(loss is not None for loss in paid):
                 self.auxiliary_optimizer.forget()
-            return StepReport({"student_gradient": norm.item()}, skipped="student")
+            return Seen({"student_gradient": norm}, skipped="student")
         losses = []
         for update in range(self.spec.auxiliary.updates if self.uses_auxiliary else 0):
             loss, aux_norm = self.auxiliary_update.update(step, update, generations, paid)
             if self.verdict.refuses("auxiliary", loss, aux_norm):
-                return StepReport({"auxiliary_loss": loss.item()}, skipped="auxiliary")
+                return Seen({"auxiliary_loss": loss}, skipped="auxiliary")
             losses.append(loss)
         others = self.losses.follow(step, measure, self.share)
         if others.skipped:
-            return others
+            return Seen(others.values, others.skipped)
         self.verdict.end()
         if not measure:
-            return StepReport({})
+            return Seen()
         if not self.losses.at_x_init:
             generation = self.look(step)
         assert generation.entropy is not None
         assert generation.top1 is not None
-        values = {
-            "entropy": generation.entropy.item(),
-            "top1": generation.top1.item(),
-            "student_gradient": norm.item(),
+        values: dict[str, Tensor | float] = {
+            "entropy": generation.entropy,
+            "top1": generation.top1,
+            "student_gradient": norm,
             **others.values,
         }
         if losses:
-            auxiliary = torch.stack(losses).mean().item()
-            values |= {"divergence": divergence.item(), "auxiliary_loss": auxiliary}
+            auxiliary = torch.stack(losses).mean()
+            values |= {"divergence": divergence, "auxiliary_loss": auxiliary}
             if self.spec.student.in_one_step:  # else it varies with the step that is trained
-                values["auxiliary_gap"] = auxiliary - values["entropy"]
-            values["auxiliary_gradient"] = aux_norm.item()
+                values["auxiliary_gap"] = auxiliary.double() - generation.entropy.double()
+            values["auxiliary_gradient"] = aux_norm
             if (nats := self.student_update.nats) is not None:
-                values["teacher_kl"] = nats.item()
-        return StepReport(values)
+                values["teacher_kl"] = nats
+        return Seen(values)
 
     def reseed(self, seed: int) -> None:
         """Draw other numbers from now on."""

@@ -11,9 +11,9 @@ student something else than x_init, in passes of its own.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -71,6 +71,19 @@ class StepReport:
 
     values: dict[str, float]
     skipped: str | None = None
+
+
+@dataclass(slots=True)
+class Seen:
+    """What one step has measured, as far as it is on the card still."""
+
+    values: Mapping[str, Tensor | float] = field(default_factory=dict)
+    skipped: str | None = None
+
+    def read(self) -> StepReport:
+        """The same as numbers; it waits for the card."""
+        values = {n: v.item() if isinstance(v, Tensor) else v for n, v in self.values.items()}
+        return StepReport(values, self.skipped)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from dimo_cli.teachers.protocol import LATENT, Backbone, Cond, Tokenizer, TokenS
 
 CHUNK_TOKENS = 8192  # positions whose logits exist at a time
 CHUNK_LOGITS = 2**21  # and how many of these at most, where training chooses
-CARD_LOGITS = 2**24  # the same on a card, which small chunks leave without work
+CARD_LOGITS = 3 * 2**22  # the same on a card, which small chunks leave without work
 
 
 def rows_at_once(space: TokenSpace, on_card: bool = False) -> int:

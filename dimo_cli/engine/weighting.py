@@ -12,7 +12,7 @@ from dimo_cli.engine.draws import chunks
 from dimo_cli.engine.field import TeacherAt, guided
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.divergences import AdaptiveWeight, CalibratedWeight
-from dimo_cli.teachers.protocol import Backbone, TokenSpace, moved
+from dimo_cli.teachers.protocol import Backbone, TokenSpace
 
 
 def sample_weights(
@@ -34,7 +34,7 @@ def sample_weights(
     elif loss.reduction == "masked_mean":
         factor = factor / mask.flatten(1).sum(-1)
     if isinstance(loss.weight, CalibratedWeight):
-        weights = moved(calibrated_weights(spec.masking.student, slots, still_open), mask.device)
+        weights = calibrated_weights(spec.masking.student, slots, still_open, mask.device)
         return factor * weights[mask.flatten(1).sum(-1) - 1].to(factor.dtype)
     if isinstance(loss.weight, AdaptiveWeight):
         return factor / gap().clamp(min=loss.weight.floor)

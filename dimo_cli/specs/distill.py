@@ -87,7 +87,7 @@ class LossSpec(Spec):
         None,
         ge=1,
         description="Positions projected to the vocabulary at a time; null: as many as fill 8 MiB, "
-        "or 64 MiB on a GPU. It changes memory and time, not what is computed",
+        "or 48 MiB on a GPU. It changes memory and time, not what is computed",
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import yaml
@@ -25,14 +25,23 @@ def to_yaml(spec: Spec) -> str:
     return yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False)
 
 
-def commented_yaml(spec: Spec, indent: int = 0) -> str:
-    """YAML with a comment per field: its description and what is allowed."""
+def commented_yaml(spec: Spec, only: Collection[str] | None = None, above: str = "") -> str:
+    """YAML with a comment per field: its description and what is allowed.
+
+    `only` these paths have comments, and the groups that they are in; `above` is the path of the
+    group that the spec is.
+    """
     lines = []
     for name, info in type(spec).model_fields.items():
-        value, pad = getattr(spec, name), "  " * indent
+        value, path, pad = getattr(spec, name), f"{above}{name}", "  " * above.count(".")
+        is_told = only is None or any(f"{told}.".startswith(f"{path}.") for told in only)
         if isinstance(value, Spec):
-            lines.append(f"{pad}{f'{name}:'.ljust(COMMENT_COLUMN - len(pad))}# {info.description}")
-            lines.append(commented_yaml(value, indent + 1))
+            told = f"# {info.description}" if is_told else ""
+            lines.append(f"{pad}{f'{name}:'.ljust(COMMENT_COLUMN - len(pad))}{told}".rstrip())
+            lines.append(commented_yaml(value, only, f"{path}."))
+            continue
+        if not is_told:
+            lines.append(f"{pad}{name}: {scalar(value)}")
             continue
         bounds = allowed(info)
         comment = info.description or ""

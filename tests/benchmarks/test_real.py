@@ -10,6 +10,7 @@ from benchmarks import __main__ as command
 from benchmarks.output import rows_table
 from benchmarks.real import loss, sample, step, training
 from benchmarks.real.pieces import Found, Row, Setting, measure_pieces
+from benchmarks.real.profiling import busiest
 
 CPU = torch.device("cpu")
 TINY = Setting(CPU, tiny=True, rounds=1, seconds=0)
@@ -85,11 +86,11 @@ def test_where_a_card_cannot_hold_both_sides_one_follows_the_other(monkeypatch):
         asked.append(sorted(make))
         if len(make) > 1:
             raise torch.OutOfMemoryError
-        return step.Measured(*(dict.fromkeys(make, number) for number in (1.0, 2, 3)))
+        return step.Measured(*(dict.fromkeys(make, number) for number in (1.0, 2, 3, {})))
 
     monkeypatch.setattr(step, "measure_sides", sides)
     found, took_turns = step.both_at_once({"dimo": None, "released": None}, TINY)
-    each = (dict.fromkeys(("dimo", "released"), number) for number in (1.0, 2, 3))
+    each = (dict.fromkeys(("dimo", "released"), number) for number in (1.0, 2, 3, {}))
     assert found == step.Measured(*each)
     assert not took_turns
     assert asked == [["dimo", "released"], ["dimo"], ["released"]]
@@ -106,3 +107,17 @@ def test_the_command_writes_its_file_and_says_by_its_exit_code_what_failed(monke
         command.main()
     assert ended.value.code == 1
     assert json.loads(file.read_text())["failed"] == {"losses": "RuntimeError: no memory"}
+
+
+def test_a_profile_names_what_took_most_of_the_time():
+    large, small = torch.randn(400, 400), torch.randn(4, 4)
+
+    def call():
+        for _ in range(20):
+            large @ large
+        small.exp()
+
+    found = busiest(call, TINY)
+    assert found["busiest"][0]["name"] == "aten::mm"
+    assert found["busiest"][0]["calls"] == 20
+    assert 0 < found["busy_seconds"] <= found["seconds"]

@@ -31,6 +31,11 @@ SETTINGS = {
     "soft": {"masking": {"content": "soft"}, "loss": {"weight": {"kind": "adaptive"}}},
     "dropout": {"train": {"dropout": True}},
 }
+CALIBRATED = {"weight": {"kind": "calibrated"}, "divergence": {"kind": "rkl"}}
+MEASURED = {
+    "as it comes": {},
+    "calibrated": {"loss": CALIBRATED, "masking": {"student": "arccos", "auxiliary": "arccos"}},
+}
 
 
 def distillation(teacher, /, **groups):
@@ -74,13 +79,19 @@ def test_a_replayed_step_of_every_family_is_the_plain_step(name, setting, monkey
     assert_same(plain, captured.distillation)
 
 
-def test_so_is_a_run_of_which_some_steps_are_measured(teacher, monkeypatch):
-    record_on_host(monkeypatch)
-    plain, captured = distillation(teacher), CapturedStep(distillation(teacher), pytest.fail)
-    for step in range(8):
-        plain.step(step)
-        report = captured.step(step, measure=step in (4, 6))
-        assert bool(report.values) == (step in (4, 6))
+@pytest.mark.parametrize(("name", "setting"), each_of_both(FAMILIES, MEASURED))
+def test_so_is_one_that_is_measured_and_its_numbers_are_the_same(name, setting, monkeypatch):
+    """Of each kind there is a recording, and they take turns."""
+    graphs = record_on_host(monkeypatch)
+    groups = MEASURED[setting]
+    plain = distillation(tiny_teacher(name), **groups)
+    captured = CapturedStep(distillation(tiny_teacher(name), **groups), pytest.fail)
+    for step in range(2 * WARM_UP + 4):
+        measure = step % 2 == 1
+        expected, found = plain.step(step, measure).values, captured.step(step, measure).values
+        assert found == pytest.approx(expected, rel=1e-3, abs=1e-5)
+        assert bool(found) == measure
+    assert [graph.replays for graph in graphs] == [2, 2]
     assert_same(plain, captured.distillation)
 
 
@@ -107,14 +118,14 @@ def test_a_step_whose_texts_are_longer_than_the_recorded_ones_is_a_plain_one(mon
     assert graph.replays == 2
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_a_recorded_step_sends_the_card_nothing(name):
+@pytest.mark.parametrize(("name", "setting"), each_of_both(FAMILIES, {**SETTINGS, **MEASURED}))
+def test_a_recorded_step_sends_the_card_nothing(name, setting):
     """What Python wrote down while recording would be sent again and again."""
     teacher = tiny_teacher(name)
     with pretended_card() as card:
         run = Distillation(
             on_pretended_card(teacher),
-            small_spec(teacher={"guidance": 2.0}, auxiliary={"fresh_samples": True}),
+            small_spec(**{**SETTINGS, **MEASURED}[setting]),
             CardGenerator("cpu"),
             contextlib.nullcontext,
         )
@@ -123,8 +134,8 @@ def test_a_recorded_step_sends_the_card_nothing(name):
             captured.set_rates(step)
             prepared = captured.prepare()
             card.sent.clear()
-            captured.run(prepared, step)
-    assert card.sent == []
+            captured.run(prepared, step, measure=True)
+    assert card.sent == card.syncs == []
 
 
 def test_a_recording_that_fails_is_told_and_the_run_goes_on(teacher, monkeypatch):
@@ -176,14 +187,14 @@ class Clock:
 
     def times(self, run):
         """Let the plain steps of a distillation take their time."""
-        carry_out = run.step
+        carry_out = run.carry_out
 
         def step(*args):
             self.now += self.plain
             self.card = self.now + self.late
             return carry_out(*args)
 
-        run.step = step
+        run.carry_out = step
         return run
 
 
@@ -201,7 +212,7 @@ def test_a_large_network_is_recorded_where_its_card_waits(
     for step in range(WARM_UP + 6):
         plain.step(step)
         run.step(step)
-    assert (len(graphs), run.graph is not None) == (recordings, is_kept)
+    assert (len(graphs), bool(run.recordings)) == (recordings, is_kept)
     assert_same(plain, run.distillation)
 
 

@@ -45,6 +45,9 @@ class HostGraph:
     def register_generator_state(self, generator):
         self.generators.append(generator)
 
+    def pool(self):
+        return (0, id(self))
+
     def replay(self):
         self.replays += 1
         with torch.no_grad(), torch._C._AutoDispatchBelowAutograd():
@@ -91,7 +94,7 @@ def has_boolean_index(func, args):
 
 
 @contextmanager
-def recorded(graph):
+def recorded(graph, pool=None):
     """As `torch.cuda.graph`."""
     states = [generator.get_state() for generator in graph.generators]
     recorder = Recorder(graph)
