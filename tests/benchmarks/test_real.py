@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from benchmarks import __main__ as command
+from benchmarks import launches
 from benchmarks.output import rows_table
 from benchmarks.real import loss, sample, step, training
 from benchmarks.real.pieces import Found, Row, Setting, measure_pieces
@@ -121,3 +122,12 @@ def test_a_profile_names_what_took_most_of_the_time():
     assert found["busiest"][0]["name"] == "aten::mm"
     assert found["busiest"][0]["calls"] == 20
     assert 0 < found["busy_seconds"] <= found["seconds"]
+
+
+def test_views_and_what_is_inside_a_compiled_function_are_no_launches():
+    numbers = torch.ones(3, 2)
+    with launches.counted() as seen:
+        numbers.t().reshape(6).exp()  # a view, a copy, an operation
+        seen.as_one(lambda: numbers.exp().exp().exp())()
+        numbers.add_(1)
+    assert seen.count == 4
