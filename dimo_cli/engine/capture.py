@@ -54,7 +54,8 @@ class CapturedStep:
     ) -> None:
         """`on_note` is told if recording fails; then every step is a plain one.
 
-        `on_trial`: record only if the card waits for Python, and keep that only if it is faster.
+        `on_trial`: record only if the card waits for Python, and keep that only if it is faster,
+        which is told as well.
         """
         self.distillation, self.on_note = distillation, on_note
         self.device = distillation.run_generator.device
@@ -133,7 +134,12 @@ class CapturedStep:
             return self.run(prepared, step).read()
         seen, seconds = timed(lambda: self.replay(prepared, step), self.device)
         trial.replays.append(seconds.in_all)
-        if trial.is_over and not trial.is_won:
+        if trial.is_over and trial.is_won:
+            self.on_note(
+                "The card waited for Python: steps are recorded and replayed from now on, in "
+                f"{trial.ratio:.2f} of the time."
+            )
+        elif trial.is_over:
             self.give_up()
         return seen.read()
 
@@ -196,10 +202,15 @@ class Trial:
         return len(self.replays) >= REPLAYS
 
     @property
+    def ratio(self) -> float:
+        """The time of a replay over that of a plain step."""
+        assert self.plain is not None
+        return min(self.replays) / self.plain.in_all
+
+    @property
     def is_won(self) -> bool:
         """Whether replays are faster by more than clocks differ."""
-        assert self.plain is not None
-        return min(self.replays) < FASTER * self.plain.in_all
+        return self.ratio < FASTER
 
 
 def timed(call: Callable[[], Seen], device: torch.device) -> tuple[Seen, Seconds]:

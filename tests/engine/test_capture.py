@@ -209,11 +209,14 @@ def test_a_large_network_is_recorded_where_its_card_waits(
 ):
     graphs = record_on_host(monkeypatch)
     clock, plain = Clock(monkeypatch, 1.0, late, replay), distillation(teacher)
-    run = CapturedStep(clock.times(distillation(teacher)), pytest.fail, on_trial=True)
+    notes = []
+    run = CapturedStep(clock.times(distillation(teacher)), notes.append, on_trial=True)
     for step in range(WARM_UP + 6):
         plain.step(step)
         run.step(step)
     assert (len(graphs), bool(run.recordings)) == (recordings, is_kept)
+    told = "The card waited for Python: steps are recorded and replayed from now on, in 0.10 of"
+    assert notes == ([f"{told} the time."] if is_kept else [])
     assert_same(plain, run.distillation)
 
 
