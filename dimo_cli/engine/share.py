@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dimo_cli.engine.draws import Rows
 from dimo_cli.errors import SpecError
-from dimo_cli.specs.distill import TrainSpec
+from dimo_cli.specs.train import TrainSpec
 
 
 @dataclass(frozen=True, slots=True)

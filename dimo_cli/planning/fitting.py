@@ -18,8 +18,9 @@ from dimo_cli.planning.memory import (
     estimate_memory,
     sharded_estimate,
 )
-from dimo_cli.specs.distill import DistillSpec, TrainSpec
+from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.refine import RefineSpec
+from dimo_cli.specs.train import TrainSpec
 from dimo_cli.teachers.protocol import Teacher
 from dimo_cli.teachers.registry import load_skeleton
 from dimo_cli.training.accelerator import machine_memory

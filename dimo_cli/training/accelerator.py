@@ -12,7 +12,7 @@ from accelerate import Accelerator
 
 from dimo_cli.distributed.ranks import is_alone, on_cpu
 from dimo_cli.errors import SpecError
-from dimo_cli.specs.distill import TrainSpec
+from dimo_cli.specs.train import TrainSpec
 from dimo_cli.teachers.attention import allow_cudnn
 from dimo_cli.training.tracking import check_tracker
 

@@ -33,6 +33,7 @@ RUN_SPECS = {
     "stored",
     "metrics",
     "monitor",
+    "train",
 }
 RUN_SPECS |= {"init", "optimizer", "teacher", "render", "resolve"}
 SPECS = {

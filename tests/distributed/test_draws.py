@@ -7,7 +7,7 @@ from dimo_cli.engine import draws
 from dimo_cli.engine.draws import Rows, own_generator, samples_among, sourced_chunks, stacked
 from dimo_cli.engine.share import divide, local_train
 from dimo_cli.errors import SpecError
-from dimo_cli.specs.distill import TrainSpec
+from dimo_cli.specs.train import TrainSpec
 
 SAMPLES = 12
 

@@ -7,7 +7,7 @@ from dimo_cli.engine.share import divide, halved
 from dimo_cli.planning import fitting
 from dimo_cli.planning.fitting import fit_passes, fitted
 from dimo_cli.planning.memory import estimate_memory
-from dimo_cli.specs.distill import TrainSpec
+from dimo_cli.specs.train import TrainSpec
 from dimo_cli.teachers.registry import load_teacher
 from dimo_cli.training.trainer import Trainer
 from tests.conftest import Silent, small_spec

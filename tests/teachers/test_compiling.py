@@ -8,7 +8,7 @@ from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.utils import counters
 
 from dimo_cli.engine.distill import Distillation
-from dimo_cli.specs.distill import TrainSpec
+from dimo_cli.specs.train import TrainSpec
 from dimo_cli.teachers import compiling
 from dimo_cli.teachers.compiling import Compiled, compile_blocks
 from tests.conftest import small_spec

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dimo_cli.specs.distill import TrainSpec
+from dimo_cli.specs.train import TrainSpec
 from dimo_cli.teachers.protocol import Cond
 from dimo_cli.training.accelerator import make_accelerator
 

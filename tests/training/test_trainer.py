@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dimo_cli.errors import DivergedError, MissingError, SpecError
-from dimo_cli.specs.distill import TrainSpec
+from dimo_cli.specs.train import TrainSpec
 from dimo_cli.teachers.registry import load_teacher
 from dimo_cli.training.accelerator import make_accelerator
 from dimo_cli.training.progress import Progress
