@@ -45,8 +45,9 @@ def test_a_merged_student_computes_what_the_adapted_one_does(adapted, generator,
     assert not has_adapters(student.backbone)
     assert student.manifest.format == 1
     expected = logits(adapted, generator)
+    # Rounding alone, as the next test shows; how much of it, depends on the processor.
     scale = expected.abs().max().item()
-    torch.testing.assert_close(logits(student, generator), expected, atol=1e-6 * scale, rtol=1e-6)
+    torch.testing.assert_close(logits(student, generator), expected, atol=5e-6 * scale, rtol=1e-6)
 
 
 def test_what_differs_when_merged_is_rounding(adapted, generator):
