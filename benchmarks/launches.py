@@ -10,8 +10,8 @@ Python decides, and to bring it to where the recording reads.
 
 import argparse
 import contextlib
-import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -21,11 +21,11 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks import loss
-from benchmarks.measuring import environment
+from benchmarks.measuring import environment, seconds
 from benchmarks.networks import random_teacher
 from benchmarks.output import emit
 from benchmarks.plain import Recipe
-from benchmarks.step import our_spec
+from benchmarks.step import Ours, our_spec
 from dimo_cli.engine import auxiliary, field, one_step
 from dimo_cli.engine.capture import CapturedStep
 from dimo_cli.engine.distill import Distillation
@@ -34,7 +34,7 @@ from dimo_cli.teachers.registry import load_teacher
 
 CHUNKS = 6
 ROUNDS = 300
-FUSED = ((field, "_field"), (auxiliary, "_cross_entropy"), (one_step, "_gumbel_max"))
+FUSED = ((field, "_field"), (auxiliary, "smoothed_cross_entropy"), (one_step, "_gumbel_max"))
 # The published depths.
 DEPTHS: dict[str, dict[str, Any]] = {
     "maskbit": {"hidden_dim": 16, "depth": 24, "heads": 2, "mlp_dim": 32, "hidden_channels": 32},
@@ -110,8 +110,7 @@ def of_losses() -> dict[str, float]:
 
 def distillation(teacher: Teacher) -> Distillation:
     """A run that is asked for no numbers, as on a card."""
-    spec, generator = our_spec(2, Recipe(2, dropout=False)), torch.Generator().manual_seed(0)
-    run = Distillation(teacher, spec, generator, contextlib.nullcontext)
+    run = Ours(teacher, our_spec(2, Recipe(2, dropout=False)), contextlib.nullcontext).distillation
     run.verdict.asks = False
     return run
 
@@ -128,12 +127,12 @@ def of_step(teacher: Teacher) -> int:
 def of_replay() -> dict[str, float]:
     """Milliseconds of the host in a step of `digits` but for the replay itself."""
     run = CapturedStep(distillation(load_teacher("digits")), print)
-    times = []
-    for step in range(ROUNDS):
-        started = time.perf_counter()
+
+    def before_it(step: int) -> None:
         run.set_rates(step)
         run.prepare()
-        times.append(1e3 * (time.perf_counter() - started))
+
+    times = [1e3 * seconds(partial(before_it, step)) for step in range(ROUNDS)]
     return {"median_ms": median(times), "least_ms": min(times), "most_ms": max(times)}
 
 

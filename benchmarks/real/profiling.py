@@ -3,11 +3,10 @@
 import time
 from typing import Any
 
-import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.measuring import Call
+from benchmarks.measuring import Call, synchronize
 from benchmarks.real.pieces import Setting
 
 MOST = 20  # kernels that are told
@@ -20,11 +19,11 @@ def busiest(call: Call, setting: Setting) -> dict[str, Any]:
     The profiler takes time of its own, of Python more than of the card.
     """
     on_card = setting.device.type == "cuda"
-    wait(setting)
+    synchronize()
     with profile(activities=list(ProfilerActivity) if on_card else [ProfilerActivity.CPU]) as seen:
         started = time.perf_counter()
         call()
-        wait(setting)
+        synchronize()
         whole = time.perf_counter() - started
     # An operation is told the time of its kernels, which are told it themselves, as are whole
     # regions: of all these the kernels alone count.
@@ -45,9 +44,3 @@ def busiest(call: Call, setting: Setting) -> dict[str, Any]:
             for seconds, event in found[:MOST]
         ],
     }
-
-
-def wait(setting: Setting) -> None:
-    """Until the card has done all that it was told."""
-    if setting.device.type == "cuda":
-        torch.cuda.synchronize(setting.device)

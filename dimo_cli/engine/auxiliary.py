@@ -62,6 +62,7 @@ def anchored_gradient(log_psi: Tensor, phi: Tensor) -> Tensor:
     return log_psi.exp() - phi
 
 
+@fused
 def smoothed_cross_entropy(
     logits: Tensor, targets: Tensor, smoothing: float = 0.0, scale: float = 1.0
 ) -> tuple[Tensor, Tensor]:
@@ -69,13 +70,6 @@ def smoothed_cross_entropy(
 
     Also its gradient [N, V], softmax(z) - (1 - eps) onehot - eps / V, times `scale`.
     """
-    return _cross_entropy(logits, targets, smoothing, scale)
-
-
-@fused
-def _cross_entropy(
-    logits: Tensor, targets: Tensor, smoothing: float, scale: float
-) -> tuple[Tensor, Tensor]:
     counts = (targets != IGNORED)[:, None]
     picked = targets.clamp(min=0)[:, None]
     log_p = logits.float().log_softmax(-1)

@@ -93,8 +93,7 @@ class NetworkOptimizer:
 
     def follow_rate_number(self) -> None:
         """Take the rate from the step again: nothing is recorded any more."""
-        for group in self.optimizer.param_groups:
-            group |= {"lr": float(group["lr"]), "capturable": False}
+        take_rate_numbers(self.optimizer.param_groups)
 
     def forget(self) -> None:
         """Throw the accumulated gradient away."""
@@ -120,10 +119,7 @@ class NetworkOptimizer:
             index: {name: value for name, value in fields.items() if not self.spreads(index, value)}
             for index, fields in saved["state"].items()
         }
-        for group in saved[
-            "param_groups"
-        ]:  # a checkpoint is the same however steps are carried out
-            group |= {"lr": float(group["lr"]), "capturable": False}
+        take_rate_numbers(saved["param_groups"])  # however steps are carried out
         return {"optimizer": saved, "scale": self.scale}
 
     def shards(self) -> dict[str, Tensor]:
@@ -158,6 +154,12 @@ class NetworkOptimizer:
     def own_part(self, index: int, value: Tensor) -> Tensor:
         """What this rank needs of a whole part of the state."""
         return value[own_rows(self.parameters[index])] if self.spreads(index, value) else value
+
+
+def take_rate_numbers(groups: list[dict[str, Any]]) -> None:
+    """Have numbers for rates, as where nothing is recorded."""
+    for group in groups:
+        group |= {"lr": float(group["lr"]), "capturable": False}
 
 
 def own_parameter(parameter: nn.Parameter) -> nn.Parameter:

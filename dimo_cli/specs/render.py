@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from dimo_cli.specs.base import Spec
-from dimo_cli.specs.explain import allowed, default_of, leaves, origin_of
+from dimo_cli.specs.explain import Leaf, allowed, default_of, leaves, origin_of
 
 COMMENT_COLUMN = 34
 
@@ -52,11 +52,12 @@ def commented_yaml(spec: Spec, only: Collection[str] | None = None, above: str =
     return "\n".join(lines)
 
 
+def changed_leaves(spec: Spec) -> list[Leaf]:
+    """Every setting that is not the default."""
+    return [leaf for leaf in leaves(spec) if leaf.value != default_of(type(spec), leaf.path)]
+
+
 def changed_values(spec: Spec, origins: Mapping[str, str]) -> list[tuple[str, str, str]]:
     """Path, value and origin of every setting that is not the default."""
-    rows = []
-    for leaf in leaves(spec):
-        origin = origin_of(leaf.path, origins)
-        if origin is not None and leaf.value != default_of(type(spec), leaf.path):
-            rows.append((leaf.path, scalar(leaf.value), origin))
-    return rows
+    rows = [(leaf, origin_of(leaf.path, origins)) for leaf in changed_leaves(spec)]
+    return [(leaf.path, scalar(leaf.value), origin) for leaf, origin in rows if origin is not None]

@@ -8,9 +8,7 @@ from typing import Any
 from dimo_cli.commands.plan import flops, size
 from dimo_cli.hub.published import HubFile
 from dimo_cli.metrics.measured import HEAD, known_of
-from dimo_cli.specs.base import Spec
-from dimo_cli.specs.explain import default_of, leaves
-from dimo_cli.specs.render import commented_yaml
+from dimo_cli.specs.render import changed_leaves, commented_yaml
 from dimo_cli.specs.resolve import preset_names, preset_path, preset_summary, refine_preset_names
 from dimo_cli.specs.teacher import TeacherSource
 from dimo_cli.teachers.registry import EMBEDDED, blueprint_of, load_skeleton
@@ -51,14 +49,9 @@ def about(name: str, cost: Cost) -> dict[str, Any]:
         "flops": flops(cost["flops_per_step"]),
         "train": spec.train,
         "advice": {gib: told for gib, told in cost["advice"].items() if told},
-        "yaml": commented_yaml(spec, only=changed_paths(spec)),
+        "yaml": commented_yaml(spec, only=[leaf.path for leaf in changed_leaves(spec)]),
         "refinements": [n for n in refine_preset_names() if spec_of(n).teacher.name == teacher],
     }
-
-
-def changed_paths(spec: Spec) -> list[str]:
-    """The settings that are not the default."""
-    return [one.path for one in leaves(spec) if one.value != default_of(type(spec), one.path)]
 
 
 def comments(name: str) -> str:

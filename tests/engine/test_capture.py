@@ -38,18 +38,29 @@ MEASURED = {
 }
 
 
-def distillation(teacher, /, **groups):
-    """One that draws on the host apart and is asked for no numbers, as on a card."""
+def smooth_spec(**groups):
+    """A run of two samples a step, in which rounding is not magnified."""
     for name in ("student", "auxiliary"):
         groups[name] = {"optimizer": SMOOTH, **groups.get(name, {})}
     groups["train"] = {"batch_size": 2, **groups.get("train", {})}
+    return small_spec(**groups)
+
+
+def distillation(teacher, /, **groups):
+    """One that draws on the host apart and is asked for no numbers, as on a card."""
     run = Distillation(
-        teacher, small_spec(**groups), torch.Generator().manual_seed(0), contextlib.nullcontext
+        teacher, smooth_spec(**groups), torch.Generator().manual_seed(0), contextlib.nullcontext
     )
     run.host = torch.Generator().manual_seed(1)
     run.generator = run.share.streams(run.run_generator, run.host)[0]
     run.verdict.asks = False
     return run
+
+
+def both_ways(name, **groups):
+    """The same run of a family twice: as it is written, and to be captured."""
+    plain, captured = (distillation(tiny_teacher(name), **groups) for _ in range(2))
+    return plain, CapturedStep(captured, pytest.fail)
 
 
 def assert_same(plain, captured):
@@ -68,9 +79,7 @@ def assert_same(plain, captured):
 def test_a_replayed_step_of_every_family_is_the_plain_step(name, setting, monkeypatch):
     """Nothing of a step that was recorded is left in those that come after it."""
     graphs = record_on_host(monkeypatch)
-    groups = SETTINGS[setting]
-    plain = distillation(tiny_teacher(name), **groups)
-    captured = CapturedStep(distillation(tiny_teacher(name), **groups), pytest.fail)
+    plain, captured = both_ways(name, **SETTINGS[setting])
     for run in (plain, captured):
         torch.manual_seed(0)  # of dropout
         for step in range(WARM_UP + 3):
@@ -84,9 +93,7 @@ def test_a_replayed_step_of_every_family_is_the_plain_step(name, setting, monkey
 def test_so_is_one_that_is_measured_and_its_numbers_are_the_same(name, setting, monkeypatch):
     """Of each kind there is a recording, and they take turns."""
     graphs = record_on_host(monkeypatch)
-    groups = MEASURED[setting]
-    plain = distillation(tiny_teacher(name), **groups)
-    captured = CapturedStep(distillation(tiny_teacher(name), **groups), pytest.fail)
+    plain, captured = both_ways(name, **MEASURED[setting])
     for step in range(2 * WARM_UP + 4):
         measure = step % 2 == 1
         expected, found = plain.step(step, measure).values, captured.step(step, measure).values

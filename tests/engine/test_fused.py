@@ -65,7 +65,7 @@ def test_the_field_of_every_divergence_is_one_graph_for_any_number_of_rows(spec)
 def test_so_are_the_cross_entropy_and_the_draw():
     for plain, inputs_of in (
         (
-            auxiliary._cross_entropy.__wrapped__,
+            auxiliary.smoothed_cross_entropy.__wrapped__,
             lambda rows: (numbers(rows)[:, 0], torch.arange(rows) - 1, 0.1, 0.5),
         ),
         (

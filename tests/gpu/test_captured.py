@@ -8,8 +8,7 @@ import torch
 from dimo_cli.engine.capture import WARM_UP, CapturedStep, obstacle
 from dimo_cli.engine.distill import Distillation
 from dimo_cli.teachers.compiling import compile_blocks
-from tests.conftest import small_spec
-from tests.engine.test_capture import SETTINGS, SMOOTH
+from tests.engine.test_capture import SETTINGS, smooth_spec
 from tests.gpu.test_training import precision_of
 from tests.helpers.crossing import each_of_both
 from tests.helpers.tiny import FAMILIES, tiny_teacher
@@ -22,11 +21,8 @@ def _only_on_a_card(device):
 
 
 def distillation(name, setting, device, autocast):
-    groups = dict(SETTINGS[setting])
-    for role in ("student", "auxiliary"):
-        groups[role] = {"optimizer": SMOOTH, **groups.get(role, {})}
     teacher, generator = tiny_teacher(name).to(device), torch.Generator(device).manual_seed(0)
-    return Distillation(teacher, small_spec(**groups), generator, autocast)
+    return Distillation(teacher, smooth_spec(**SETTINGS[setting]), generator, autocast)
 
 
 @pytest.mark.parametrize(("name", "setting"), each_of_both(FAMILIES, SETTINGS))

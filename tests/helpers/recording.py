@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from tests.helpers.syncs import READS, has_boolean_index
+
 aten = torch.ops.aten
-READS = (aten._local_scalar_dense.default, aten.is_nonzero.default, aten.equal.default)
 SHAPED_BY_NUMBERS = (aten.nonzero.default, aten.masked_select.default)
 
 
@@ -85,12 +86,6 @@ class Recorder(TorchDispatchMode):
         """A recording computes nothing: what it wrote is as it was."""
         for whole, before in self.before.values():
             whole.copy_(before)
-
-
-def has_boolean_index(func, args):
-    if func not in (aten.index.Tensor, aten.index_put_.default):
-        return False
-    return any(isinstance(index, Tensor) and index.dtype == torch.bool for index in args[1])
 
 
 @contextmanager

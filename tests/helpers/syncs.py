@@ -62,20 +62,18 @@ class PretendedCard(FakeTensorMode):
             return None
         if func == aten.exponential_.default:  # torch's own stand-in takes no generator
             return args[0]
-        if on_card and func in (aten.index.Tensor, aten.index_put_.default):
-            for index in args[1]:
-                if isinstance(index, Tensor) and index.dtype == torch.bool:
-                    self.waits(func)
+        if on_card and has_boolean_index(func, args):
+            self.waits(func)
         if func == aten._to_copy.default and (place := kwargs.get("device")) is not None:
             self.crosses(func, args[0], torch.device(place), kwargs.get("non_blocking"))
         if func == aten.copy_.default:
             non_blocking = args[2] if len(args) > 2 else kwargs.get("non_blocking")
-            self.crosses(func, args[1], place_of(args[0]), non_blocking)
+            self.crosses(func, args[1], device_of(args[0]), non_blocking)
         return super().__torch_dispatch__(func, types, args, kwargs)
 
     def crosses(self, func, source, device, non_blocking):
         """Write down who copied something between host and card."""
-        if place_of(source).type == device.type:
+        if device_of(source).type == device.type:
             return
         self.sent.append(place_in_code(func))
         if not non_blocking:
@@ -88,7 +86,14 @@ class PretendedCard(FakeTensorMode):
             self.syncs.append(place)
 
 
-def place_of(tensor):
+def has_boolean_index(func, args):
+    """Whether the shape of a result depends on numbers."""
+    if func not in (aten.index.Tensor, aten.index_put_.default):
+        return False
+    return any(isinstance(index, Tensor) and index.dtype == torch.bool for index in args[1])
+
+
+def device_of(tensor):
     return tensor.fake_device if isinstance(tensor, FakeTensor) else tensor.device
 
 
