@@ -28,10 +28,10 @@ FASTER = 0.97
 def obstacle(distillation: Distillation) -> str | None:
     """Why a step cannot be captured; None if it can."""
     spec, share = distillation.spec, distillation.share
+    varying = distillation.losses.never_alike
     reasons = {
         "it is not on a CUDA device": distillation.run_generator.device.type != "cuda",
-        "it has a GAN or rewards": type(distillation) is not Distillation,
-        "an objective cannot be recorded": not distillation.losses.can_be_recorded,
+        f"{' and '.join(varying)} cannot be recorded": bool(varying),
         "it has several passes or processes": share.samples != share.batch,
         "`student.steps` are several": not spec.student.in_one_step,
         "activations are computed again": distillation.student.gradient_checkpointing,
@@ -74,7 +74,7 @@ class CapturedStep:
     def step(self, step: int, measure: bool = False) -> StepReport:
         """As `Distillation.step`, whose numbers it has but for the order of sums."""
         self.set_rates(step)
-        if self.is_given_up:
+        if self.is_given_up or step < self.distillation.losses.alike_from:
             return self.distillation.step(step, measure)
         prepared = self.prepare()
         is_on_trial = self.trial is not None and not self.trial.is_over

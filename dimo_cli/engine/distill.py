@@ -151,7 +151,7 @@ class Distillation:
             losses.append(loss)
         others = self.losses.follow(step, measure, self.share)
         if others.skipped:
-            return Seen(others.values, others.skipped)
+            return others
         self.verdict.end()
         if not measure:
             return Seen()
@@ -173,7 +173,7 @@ class Distillation:
             values["auxiliary_gradient"] = aux_norm
             if (nats := self.student_update.nats) is not None:
                 values["teacher_kl"] = nats
-        return Seen(values)
+        return Seen(values, optional=others.optional)
 
     def reseed(self, seed: int) -> None:
         """Draw other numbers from now on."""
@@ -334,12 +334,13 @@ class Distillation:
         """Take these in place of the host's draws, in the next step; None: draw."""
         self.prepared: Prepared | None = prepared
         self.starts = iter(prepared.starts if prepared is not None else ())
+        self.losses.take(prepared.asked if prepared is not None else None)
 
     def prepare(self) -> Prepared:
         """Draw all that Python decides of the next step, which has one pass."""
-        count = self.spec.train.batch_size
-        space = self.teacher.space
-        return prepare(self.spec, space, lambda: self.draw_conditions(count), self.generator)
+        return prepare(
+            self.spec, self.teacher.space, self.losses, self.draw_conditions, self.generator
+        )
 
     def hidden(self, backbone: Backbone, embeds: Tensor, cond: Cond) -> Tensor:
         """Hidden states of embeddings without noise: how teacher and auxiliary see x_tilde."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from dimo_cli.engine.objective import (
     Objective,
     PassObjective,
     Run,
-    StepReport,
+    Seen,
     WholeObjective,
 )
 from dimo_cli.engine.optimizer import NetworkOptimizer
@@ -73,9 +73,28 @@ class Losses:
         return bool(self.masked or self.soft)
 
     @property
-    def can_be_recorded(self) -> bool:
-        """Whether all of them do the same in every step (`train.capture`)."""
-        return self.credit is None and all(one.can_be_recorded for one in self.objectives)
+    def never_alike(self) -> list[str]:
+        """Those that do something else in every step, so that none can be recorded."""
+        credit = ["`loss.revealed_credit`"] if self.credit is not None else []
+        return credit + [f"`{one.name}`" for one in self.objectives if not one.can_be_recorded]
+
+    @property
+    def alike_from(self) -> int:
+        """The step from which on they do."""
+        return max((one.alike_from for one in self.objectives), default=0)
+
+    def prepare_ask(self, count: int) -> list[dict[str, Tensor]]:
+        """Of each objective, what Python decides of its part in a pass, drawn beforehand."""
+        return [dict(objective.prepare_ask(count)) for objective in self.objectives]
+
+    def prepare_follow(self, count: int) -> list[dict[str, Tensor]]:
+        """The same of what each does once student and auxiliary are updated."""
+        return [dict(objective.prepare_follow(count)) for objective in self.objectives]
+
+    def take(self, prepared: Sequence[Mapping[str, Tensor]] | None) -> None:
+        """Use these in place of draws, in the next step; None: draw."""
+        for index, objective in enumerate(self.objectives):
+            objective.take(prepared[index] if prepared is not None else None)
 
     def attach(self, run: Run) -> None:
         """Teacher and student are there: make what networks are needed beside them."""
@@ -143,24 +162,23 @@ class Losses:
             weights = objective.weigh(weights)
         return weights
 
-    def follow(self, step: int, measure: bool, share: Share) -> StepReport:
+    def follow(self, step: int, measure: bool, share: Share) -> Seen:
         """Let objectives update what else is trained, once student and auxiliary are."""
         if self.norms is not None:
             self.norms.end(share)
         if self.credit is not None:
             self.credit.end()
-        values = self.measured() if measure else {}
+        values: dict[str, Tensor | float] = {}
+        optional: frozenset[str] = frozenset()
+        if measure:
+            norms = measured_norms(self.norms, self.soft) if self.norms is not None else {}
+            values, optional = {**self.seen, **norms}, frozenset(norms)
         for objective in self.objectives:
-            report = objective.follow(step, measure)
-            if report.skipped:
-                return report
-            values |= report.values
-        return StepReport(values)
-
-    def measured(self) -> dict[str, float]:
-        """Losses, scores and norms of this step as numbers; it waits for the card."""
-        values = {name: value.item() for name, value in self.seen.items()}
-        return values | (measured_norms(self.norms, self.soft) if self.norms is not None else {})
+            seen = objective.follow(step, measure)
+            if seen.skipped:
+                return seen
+            values |= seen.values
+        return Seen(values, optional=optional)
 
     def suspects(self) -> list[str]:
         """What was seen in the last step that is not finite and may be why others are not."""
@@ -208,16 +226,20 @@ def refuse_several_sources(objectives: Sequence[Objective]) -> None:
         )
 
 
-def measured_norms(running: GradientNorms, soft: Sequence[WholeObjective]) -> dict[str, float]:
-    """What each loss asks of the logits: as it is, with its weight, and against Di[M]O's."""
-    norms = running.values()
+def measured_norms(running: GradientNorms, soft: Sequence[WholeObjective]) -> dict[str, Tensor]:
+    """What each loss asks of the logits: as it is, with its weight, and against Di[M]O's.
+
+    What was not seen yet is not a number.
+    """
+    norms = {name: norm.value for name, norm in running.norms.items()}
     values = {f"{name}_norm": value for name, value in norms.items()}
-    distill = norms.pop("distill", 0.0)  # its weight is in it already
+    distill = norms.pop("distill", None)  # its weight is in it already
     for objective in soft:
         if (norm := norms.get(objective.name)) is None:
             continue
-        weighted = float(objective.factor()) * norm
+        weighted = objective.factor() * norm
         values[f"weighted_{objective.name}_norm"] = weighted
-        if distill:
-            values[f"{objective.name}_ratio"] = weighted / distill
+        if distill is not None:
+            ratio = torch.where(distill != 0, weighted / distill, torch.nan)
+            values[f"{objective.name}_ratio"] = ratio
     return values

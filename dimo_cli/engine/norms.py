@@ -14,7 +14,10 @@ NORM_MEMORY = 0.9  # of the running gradient norms behind an automatic weight
 
 
 class RunningNorm:
-    """The norm of a gradient, averaged over the last steps, on the device; NaN: none seen yet."""
+    """The norm of a gradient, averaged over the last steps, on the device; NaN: none seen yet.
+
+    From the first step on it stays in one place, where a recorded step finds it again.
+    """
 
     def __init__(self, value: float = math.nan) -> None:
         self.value = torch.tensor(value, dtype=torch.float64)
@@ -22,10 +25,10 @@ class RunningNorm:
     def see(self, norm: Tensor) -> None:
         """Blend in the norm of this step; what is not finite is not remembered."""
         norm = norm.double()
-        value = moved(self.value, norm.device)
+        self.value = value = moved(self.value, norm.device)
         before = torch.where(value.isnan(), norm, value)
         blended = NORM_MEMORY * before + (1 - NORM_MEMORY) * norm
-        self.value = torch.where(norm.isfinite(), blended, value)
+        value.copy_(torch.where(norm.isfinite(), blended, value))
 
 
 class GradientNorms:

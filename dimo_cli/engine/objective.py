@@ -10,6 +10,7 @@ student something else than x_init, in passes of its own.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -79,11 +80,14 @@ class Seen:
 
     values: Mapping[str, Tensor | float] = field(default_factory=dict)
     skipped: str | None = None
+    optional: frozenset[str] = frozenset()
+    """What is not there yet where it is not a number."""
 
     def read(self) -> StepReport:
         """The same as numbers; it waits for the card."""
         values = {n: v.item() if isinstance(v, Tensor) else v for n, v in self.values.items()}
-        return StepReport(values, self.skipped)
+        is_missing = {name for name in self.optional if math.isnan(values.get(name, 0.0))}
+        return StepReport({n: v for n, v in values.items() if n not in is_missing}, self.skipped)
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +212,8 @@ class Objective:
     """What it has drawn, for planning."""
     can_be_recorded: bool = False
     """Whether it does the same to tensors of the same shapes in every step (`train.capture`)."""
+    alike_from: int = 0
+    """The step from which on that is so."""
     run: Run
 
     def attach(self, run: Run) -> None:
@@ -221,9 +227,20 @@ class Objective:
         """The conditions of a batch, if its data decides them."""
         return None
 
-    def follow(self, step: int, measure: bool) -> StepReport:
+    def prepare_ask(self, count: int) -> Mapping[str, Tensor]:
+        """What Python decides of its part in a pass of so many samples, drawn beforehand."""
+        return {}
+
+    def prepare_follow(self, count: int) -> Mapping[str, Tensor]:
+        """The same of what it does in `follow`."""
+        return {}
+
+    def take(self, prepared: Mapping[str, Tensor] | None) -> None:
+        """Use these in place of draws, in the next step; None: draw."""
+
+    def follow(self, step: int, measure: bool) -> Seen:
         """Update other networks, once student and auxiliary are; numbers for the log."""
-        return StepReport({})
+        return Seen()
 
     def networks(self) -> dict[str, nn.Module]:
         """Networks of its own whose weights change."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -30,6 +30,8 @@ class Prepared:
     """Mask ratios [1 + U, B]."""
     masks: Tensor
     """Masks [1 + U, B, L, G]."""
+    asked: Sequence[Mapping[str, Tensor]]
+    """What each objective decides of its own, by its names."""
 
     def tensors(self) -> Iterator[Tensor]:
         """All of it, in an order that depends on the run alone."""
@@ -37,6 +39,8 @@ class Prepared:
             yield from start.cond.tensors.values()
             yield start.mask
         yield from (self.ratios, self.masks)
+        for tensors in self.asked:
+            yield from tensors.values()
 
     def to(self, device: torch.device) -> Prepared:
         """A copy on a device, from which a captured step reads.
@@ -55,7 +59,8 @@ class Prepared:
             )
             for start in self.starts
         ]
-        return Prepared(starts, own(self.ratios), own(self.masks))
+        asked = [{name: own(tensor) for name, tensor in one.items()} for one in self.asked]
+        return Prepared(starts, own(self.ratios), own(self.masks), asked)
 
     def fits(self, fresh: Prepared) -> bool:
         """Whether the numbers of another step have the same shapes; texts may be longer in one."""

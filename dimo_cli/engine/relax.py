@@ -13,7 +13,6 @@ from collections.abc import Callable
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from dimo_cli.engine.draws import Source
@@ -41,7 +40,8 @@ def relaxed(kind: Estimator, logits: Tensor, generator: Source, temperature: flo
 
 def one_hots(tokens: Tensor, like: Tensor) -> Tensor:
     """Tokens [...] as certain distributions [..., V], of the V and the type of `like`."""
-    return F.one_hot(tokens, like.shape[-1]).to(like.dtype)
+    zeros = torch.zeros((*tokens.shape, like.shape[-1]), dtype=like.dtype, device=like.device)
+    return zeros.scatter_(-1, tokens[..., None], 1)
 
 
 def estimate(

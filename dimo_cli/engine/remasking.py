@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -111,8 +112,26 @@ def bridge_mask(kept: Tensor, ratio: Tensor, source: Source, is_exact: bool) -> 
     return (mask & is_open).view_as(kept)
 
 
+class Deciding(Protocol):
+    """Objectives that decide something of a step themselves."""
+
+    @property
+    def masked(self) -> Sequence[object]:
+        """Those that ask something of masked tokens."""
+
+    def prepare_ask(self, count: int) -> list[dict[str, Tensor]]:
+        """What of a pass, each by its names."""
+
+    def prepare_follow(self, count: int) -> list[dict[str, Tensor]]:
+        """What once student and auxiliary are updated."""
+
+
 def prepare(
-    spec: DistillSpec, space: TokenSpace, conditions: Callable[[], Cond], source: Source
+    spec: DistillSpec,
+    space: TokenSpace,
+    losses: Deciding,
+    conditions: Callable[[int], Cond],
+    source: Source,
 ) -> Prepared:
     """Draw all that Python decides of a step of one pass, in the order in which it does."""
     source, count = on_host(source), spec.train.batch_size
@@ -121,12 +140,12 @@ def prepare(
 
     def start() -> PreparedStart:
         ratio = draw_mask_ratio(spec.init.mask_ratio, source)
-        cond = conditions()
+        cond = conditions(count)
         return PreparedStart(cond, draw_mask(shape, torch.full((count,), ratio), source))
 
-    starts = [start()]
+    starts, asked = [start()], losses.prepare_ask(count)
     drawn: list[tuple[Tensor, Tensor]] = []
-    for which in range(1 + spec.auxiliary.updates):
+    for which in range(1 + spec.auxiliary.updates if losses.masked else 0):
         if which == 1 and spec.auxiliary.share_x_tilde:
             drawn.append(drawn[0])  # the student's, which nobody draws again
             continue
@@ -134,5 +153,8 @@ def prepare(
             starts.append(start())
         ratio = remasking.ratios(which, count, source)
         drawn.append((ratio, draw_mask(shape, ratio, source, remasking.is_exact)))
+    asked = [a | b for a, b in zip(asked, losses.prepare_follow(count), strict=True)]
+    if not drawn:
+        return Prepared(starts, torch.empty(0), torch.empty(0), asked)
     ratios, masks = zip(*drawn, strict=True)
-    return Prepared(starts, torch.stack(ratios), torch.stack(masks))
+    return Prepared(starts, torch.stack(ratios), torch.stack(masks), asked)

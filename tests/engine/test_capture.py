@@ -10,11 +10,13 @@ from dimo_cli.engine.capture import WARM_UP, CapturedStep, obstacle
 from dimo_cli.engine.distill import Distillation
 from dimo_cli.engine.refine import Refinement
 from dimo_cli.errors import SpecError
+from dimo_cli.specs.refine import RefineSpec
 from dimo_cli.teachers.protocol import Cond
 from dimo_cli.teachers.registry import load_teacher
 from dimo_cli.training.trainer import Trainer
 from tests.conftest import Silent, small_spec
 from tests.engine.test_pretended_card import on_pretended_card
+from tests.gpu.test_training import AnyTokens, brightness
 from tests.helpers.crossing import each_of_both
 from tests.helpers.recording import HostGraph, record_on_host
 from tests.helpers.syncs import CardGenerator, pretended_card
@@ -32,10 +34,21 @@ SETTINGS = {
     "dropout": {"train": {"dropout": True}},
 }
 CALIBRATED = {"weight": {"kind": "calibrated"}, "divergence": {"kind": "rkl"}}
+GAN = {"enabled": True, "weight": "auto", "start": 1, "width": 8, "heads": 2}
+GAN_SETTINGS = {
+    "auto": {"gan": {**GAN, "dropout": 0.1, "feature_noise": 0.1}},
+    "fresh": {"gan": GAN, "auxiliary": {"fresh_samples": True}, "relax": {"kind": "gumbel_st"}},
+    "alone": {"gan": {**GAN, "weight": 10.0}, "distill_weight": 0},
+    "weighed": {"gan": {**GAN, "bregman": "jensen_shannon"}, "loss": {"divergence": "rkl"}},
+    "reinforce": {"gan": {**GAN, "mask_high": 0.5}, "relax": {"kind": "reinforce"}},
+}
 MEASURED = {
     "as it comes": {},
     "calibrated": {"loss": CALIBRATED, "masking": {"student": "arccos", "auxiliary": "arccos"}},
 }
+
+
+SENDING = {**SETTINGS, **MEASURED, **{f"gan {name}": g for name, g in GAN_SETTINGS.items()}}
 
 
 def smooth_spec(**groups):
@@ -48,9 +61,31 @@ def smooth_spec(**groups):
 
 def distillation(teacher, /, **groups):
     """One that draws on the host apart and is asked for no numbers, as on a card."""
-    run = Distillation(
-        teacher, smooth_spec(**groups), torch.Generator().manual_seed(0), contextlib.nullcontext
+    return asked_nothing(built(teacher, torch.Generator().manual_seed(0), groups))
+
+
+def built(teacher, generator, groups):
+    if "gan" in groups:
+        return refinement(teacher, generator, **groups)
+    return Distillation(teacher, smooth_spec(**groups), generator, contextlib.nullcontext)
+
+
+def refinement(teacher, generator, rewards=None, **groups):
+    """A refinement with a GAN of a student that is the teacher still."""
+    groups["gan"] = {"optimizer": SMOOTH, **groups["gan"]}
+    torch.manual_seed(0)  # of the discriminator's weights
+    return Refinement(
+        teacher,
+        RefineSpec.model_validate({**smooth_spec().model_dump(), **groups}),
+        generator,
+        contextlib.nullcontext,
+        start=teacher.backbone,
+        data=AnyTokens(teacher),
+        rewards=rewards,
     )
+
+
+def asked_nothing(run):
     run.host = torch.Generator().manual_seed(1)
     run.generator = run.share.streams(run.run_generator, run.host)[0]
     run.verdict.asks = False
@@ -63,13 +98,13 @@ def both_ways(name, **groups):
     return plain, CapturedStep(captured, pytest.fail)
 
 
-def assert_same(plain, captured):
+def assert_same(plain, captured, atol=1e-6):
     """Networks and generators of both are where those of the other are."""
     for name, network in plain.networks().items():
         found = captured.networks()[name].state_dict()
         for key, tensor in network.state_dict().items():
             # Sums over other rows in another order: Adam's first steps magnify the difference.
-            torch.testing.assert_close(found[key], tensor, rtol=1e-4, atol=1e-6, msg=key)
+            torch.testing.assert_close(found[key], tensor, rtol=1e-4, atol=atol, msg=key)
     for source in ("host", "run_generator"):
         states = (getattr(run, source).get_state() for run in (plain, captured))
         assert torch.equal(*states)
@@ -103,6 +138,22 @@ def test_so_is_one_that_is_measured_and_its_numbers_are_the_same(name, setting, 
     assert_same(plain, captured.distillation)
 
 
+@pytest.mark.parametrize(("name", "setting"), each_of_both(FAMILIES, GAN_SETTINGS))
+def test_so_is_one_of_a_refinement_with_a_gan(name, setting, monkeypatch):
+    """From the step on from which the discriminator is listened to; measured or not."""
+    graphs = record_on_host(monkeypatch)
+    plain, captured = both_ways(name, **GAN_SETTINGS[setting])
+    seen = []
+    for run in (plain, captured):
+        torch.manual_seed(0)  # of dropout
+        seen.append([run.step(step, step % 2 == 0).values for step in range(1 + 2 * WARM_UP + 3)])
+    for expected, found in zip(*seen, strict=True):
+        assert found == pytest.approx(expected, rel=5e-3, abs=1e-5)
+    assert [graph.replays for graph in graphs] == [2, 1]
+    # Two networks more, each after the other, through which rounding goes.
+    assert_same(plain, captured.distillation, atol=1e-5)
+
+
 def test_what_the_host_decides_stays_in_its_place(teacher):
     run = CapturedStep(distillation(teacher), pytest.fail)
     places = [[tensor.data_ptr() for tensor in run.prepare().tensors()] for _ in range(2)]
@@ -126,19 +177,14 @@ def test_a_step_whose_texts_are_longer_than_the_recorded_ones_is_a_plain_one(mon
     assert graph.replays == 2
 
 
-@pytest.mark.parametrize(("name", "setting"), each_of_both(FAMILIES, {**SETTINGS, **MEASURED}))
+@pytest.mark.parametrize(("name", "setting"), each_of_both(FAMILIES, SENDING))
 def test_a_recorded_step_sends_the_card_nothing(name, setting):
     """What Python wrote down while recording would be sent again and again."""
     teacher = tiny_teacher(name)
     with pretended_card() as card:
-        run = Distillation(
-            on_pretended_card(teacher),
-            small_spec(**{**SETTINGS, **MEASURED}[setting]),
-            CardGenerator("cpu"),
-            contextlib.nullcontext,
-        )
+        run = built(on_pretended_card(teacher), CardGenerator("cpu"), SENDING[setting])
         captured = CapturedStep(run, pytest.fail)
-        for step in range(2):
+        for step in range(3):
             captured.set_rates(step)
             prepared = captured.prepare()
             card.sent.clear()
@@ -271,8 +317,15 @@ def test_so_is_a_step_that_changes_its_shapes_or_its_draws(teacher, groups, reas
     run = distillation(teacher, **groups)
     run.run_generator = CudaGenerator()
     assert reason in obstacle(run)
-    run.__class__ = Refinement
-    assert obstacle(run) == "it has a GAN or rewards"
+
+
+def test_a_refinement_without_rewards_can_be_captured(teacher):
+    groups = {"gan": GAN_SETTINGS["auto"]["gan"], "reward": {"terms": {"clip": 1.0}}}
+    run = refinement(teacher, torch.Generator(), rewards={"clip": (brightness, 1.0)}, **groups)
+    run.run_generator = CudaGenerator()
+    assert obstacle(run) == "`reward` cannot be recorded"
+    run.losses.objectives = [one for one in run.losses.objectives if one.name != "reward"]
+    assert obstacle(run) is None
 
 
 class CudaGenerator(torch.Generator):

@@ -8,7 +8,7 @@ import torch
 from dimo_cli.engine.capture import WARM_UP, CapturedStep, obstacle
 from dimo_cli.engine.distill import Distillation
 from dimo_cli.teachers.compiling import compile_blocks
-from tests.engine.test_capture import SETTINGS, smooth_spec
+from tests.engine.test_capture import GAN_SETTINGS, SETTINGS, refinement, smooth_spec
 from tests.gpu.test_training import precision_of
 from tests.helpers.crossing import each_of_both
 from tests.helpers.tiny import FAMILIES, tiny_teacher
@@ -27,12 +27,26 @@ def distillation(name, setting, device, autocast):
 
 @pytest.mark.parametrize(("name", "setting"), each_of_both(FAMILIES, SETTINGS))
 def test_replayed_steps_are_plain_steps(name, setting, device, exact):
-    plain, run = (distillation(name, setting, device, contextlib.nullcontext) for _ in range(2))
+    hold_against_plain(
+        *(distillation(name, setting, device, contextlib.nullcontext) for _ in range(2))
+    )
+
+
+@pytest.mark.parametrize(("name", "setting"), each_of_both(FAMILIES, GAN_SETTINGS))
+def test_so_are_those_of_a_refinement_with_a_gan(name, setting, device, exact):
+    def run():
+        generator = torch.Generator(device).manual_seed(0)
+        return refinement(tiny_teacher(name).to(device), generator, **GAN_SETTINGS[setting])
+
+    hold_against_plain(run(), run())
+
+
+def hold_against_plain(plain, run):
     assert obstacle(run) is None
     captured = CapturedStep(run, pytest.fail)
     for one in (plain, captured):
         torch.manual_seed(0)  # of dropout
-        for step in range(WARM_UP + 5):
+        for step in range(WARM_UP + 6):
             one.step(step)
     assert captured.recordings
     for network, other in zip(plain.networks().values(), run.networks().values(), strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -20,9 +21,9 @@ from dimo_cli.engine.objective import (
     Generation,
     RealTokens,
     Run,
+    Seen,
     SoftLoss,
     SoftObjective,
-    StepReport,
 )
 from dimo_cli.engine.one_step import draw_tokens
 from dimo_cli.engine.optimizer import NetworkOptimizer
@@ -46,10 +47,12 @@ class GanObjective(SoftObjective):
     """The student against a discriminator with the teacher as feature extractor."""
 
     name = "gan"
+    can_be_recorded = True
 
     def __init__(self, spec: GanSpec, relax: RelaxSpec, data: RealTokens | None) -> None:
         self.spec, self.relax, self.data = spec, relax, data
-        self.step = 0
+        self.step, self.alike_from = 0, spec.first_step
+        self.prepared: Mapping[str, Tensor] | None = None
         self.judged: list[Judged] = []
         self.real: Tensor | None = None
         self.fake_logits: Tensor | None = None
@@ -118,7 +121,7 @@ class GanObjective(SoftObjective):
 
     def loss(self, weights: Tensor, cond: Cond) -> Tensor:
         """Eq. 8 for each sample, under a mask of its own."""
-        embeds = self.masked(weights, self.draw_mask(len(weights)))
+        embeds = self.masked(weights, self.mask("asked", len(weights)))
         logits = self.discriminator(embeds, cond, self.run.generator)
         self.fake_logits = logits.detach()
         return generator_loss(logits)
@@ -133,6 +136,22 @@ class GanObjective(SoftObjective):
         self.run.log("bregman_effective_share", share)
         return weights * factors
 
+    def prepare_ask(self, count: int) -> Mapping[str, Tensor]:
+        real = {"real": self.real} if self.real is not None else {}
+        return real | {"asked": self.draw_mask(count)}
+
+    def prepare_follow(self, count: int) -> Mapping[str, Tensor]:
+        return {"followed": self.draw_mask(count)}
+
+    def take(self, prepared: Mapping[str, Tensor] | None) -> None:
+        self.prepared = prepared
+        if prepared is not None:
+            self.real = prepared.get("real")
+
+    def mask(self, name: str, count: int) -> Tensor:
+        """A mask of the student's pass or of the discriminator's, drawn now or beforehand."""
+        return self.draw_mask(count) if self.prepared is None else self.prepared[name]
+
     def draw_mask(self, count: int) -> Tensor:
         """Slots to be masked before the discriminator looks, r ~ U[mask_low, mask_high]."""
         space, spec = self.run.teacher.space, self.spec
@@ -145,14 +164,15 @@ class GanObjective(SoftObjective):
         with torch.autocast(mask.device.type, enabled=False):
             return masked_embeds(teacher.backbone, teacher.space, tokens_or_weights, mask)
 
-    def follow(self, step: int, measure: bool) -> StepReport:
+    def follow(self, step: int, measure: bool) -> Seen:
         """Train the discriminator (Eq. 7): real and fake under the same masks and conditions."""
-        run, values = self.run, {}
+        run = self.run
+        values: dict[str, Tensor | float] = {}
         if measure and self.spec.weight == "auto":
-            values["gan_weight"] = float(self.factor())
+            values["gan_weight"] = self.factor()
         for index, judged in enumerate(self.judged):
             run.turn_to(index)
-            mask = self.draw_mask(len(judged.real))
+            mask = self.mask("followed", len(judged.real))
             with run.autocast():
                 both = torch.cat([self.masked(judged.real, mask), self.masked(judged.fake, mask)])
                 cond = Cond.cat([judged.cond, judged.cond])
@@ -163,11 +183,11 @@ class GanObjective(SoftObjective):
         (loss,) = mean_over_ranks([loss])
         norm = self.optimizer.update(step, unless=run.verdict.found_inf)
         if run.verdict.refuses("discriminator", norm, loss):
-            return StepReport({"discriminator_loss": loss.item()}, skipped="discriminator")
+            return Seen({"discriminator_loss": loss}, skipped="discriminator")
         if measure:
             values |= {
-                "discriminator_loss": loss.item(),
-                "real_logit": real.mean().item(),
-                "fake_logit": fake.mean().item(),
+                "discriminator_loss": loss.detach(),
+                "real_logit": real.detach().mean(),
+                "fake_logit": fake.detach().mean(),
             }
-        return StepReport(values)
+        return Seen(values)
