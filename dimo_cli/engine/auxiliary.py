@@ -16,8 +16,9 @@ class AuxiliaryLoss:
     """Sums over masked tokens; divide by their number for the mean."""
 
     total: Tensor
-    hard: Tensor
-    soft: Tensor
+    plain: Tensor
+    """The cross-entropy to the student's tokens alone, without smoothing: what the auxiliary knows
+    of them, whatever it learns by."""
 
 
 def auxiliary_loss(
@@ -38,11 +39,11 @@ def auxiliary_loss(
     Also the gradient [N, V] of the total at the logits, times `scale`.
     """
     if soft_weight == 0:
-        hard, gradient = smoothed_cross_entropy(logits, targets, label_smoothing, scale)
-        return AuxiliaryLoss(hard, hard, hard.new_zeros(())), gradient
+        hard, plain, gradient = smoothed_cross_entropy(logits, targets, label_smoothing, scale)
+        return AuxiliaryLoss(hard, plain), gradient
     assert student_logits is not None
     hard_share = scale * (1 - soft_weight)
-    hard, gradient = smoothed_cross_entropy(logits, targets, label_smoothing, hard_share)
+    hard, plain, gradient = smoothed_cross_entropy(logits, targets, label_smoothing, hard_share)
     log_p = (student_logits.float() / temperature).log_softmax(-1)
     log_q = (logits.float() / temperature).log_softmax(-1)
     ignored = targets == IGNORED
@@ -51,24 +52,22 @@ def auxiliary_loss(
     towards = (log_q.exp() - log_p.exp()).masked_fill(ignored[:, None], 0)
     gradient = gradient + scale * soft_weight * temperature / logits.shape[-1] * towards
     total = soft_weight * soft + (1 - soft_weight) * hard
-    return AuxiliaryLoss(total, hard, soft), gradient
+    return AuxiliaryLoss(total, plain), gradient
 
 
-def anchored_gradient(log_psi: Tensor, phi: Tensor) -> Tensor:
-    """D-MMD: what the cross-entropy of the auxiliary log psi [..., V] to the teacher's phi asks.
-
-    It is the gradient at the auxiliary's logits.
-    """
-    return log_psi.exp() - phi
+def soft_target_gradient(log_psi: Tensor, p: Tensor) -> Tensor:
+    """psi - p: of the cross-entropy of the auxiliary to soft targets p [..., V], at its logits."""
+    return log_psi.exp() - p
 
 
 @fused
 def smoothed_cross_entropy(
     logits: Tensor, targets: Tensor, smoothing: float = 0.0, scale: float = 1.0
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """The summed cross-entropy of logits [N, V] to targets [N], smoothed over all V ids.
 
-    Also its gradient [N, V], softmax(z) - (1 - eps) onehot - eps / V, times `scale`.
+    Also the same without smoothing, and the gradient [N, V] of the smoothed one,
+    softmax(z) - (1 - eps) onehot - eps / V, times `scale`.
     """
     counts = (targets != IGNORED)[:, None]
     picked = targets.clamp(min=0)[:, None]
@@ -82,4 +81,5 @@ def smoothed_cross_entropy(
     # Apart: 1 - p is not to be rounded as p is.
     at_targets = (gradient.gather(-1, picked) + (smoothing - 1)).mul_(weight).to(logits.dtype)
     rounded = gradient.mul_(weight).to(logits.dtype)
-    return losses.sum(), rounded.scatter_(-1, picked, at_targets)
+    plain = (-hard).masked_fill(~counts, 0)
+    return losses.sum(), plain.sum(), rounded.scatter_(-1, picked, at_targets)

@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from dimo_cli.engine.auxiliary import IGNORED, anchored_gradient, auxiliary_loss
+from dimo_cli.engine.auxiliary import IGNORED, auxiliary_loss, soft_target_gradient
 from dimo_cli.engine.field import TeacherAt, TeacherLogits, guided, log_probs
 from dimo_cli.engine.heads import HeadRows, backward_through_head
 from dimo_cli.engine.masking import Mask
@@ -39,10 +39,11 @@ class AuxiliaryUpdate:
         update: int,
         generations: list[Generation],
         paid: Sequence[Tensor | None],
-    ) -> tuple[Tensor, Tensor]:
-        """Train the auxiliary on the student's tokens (Eq. 1); returns loss and gradient norm.
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Train the auxiliary on the student's tokens (Eq. 1).
 
-        `paid` are the losses that the student's update has backpropagated already.
+        Returns the loss, the plain cross-entropy and the norm of the gradient. `paid` are the
+        losses that the student's update has backpropagated already.
         """
         run, losses = self.run, []
         for index, generation in enumerate(generations):
@@ -63,23 +64,24 @@ class AuxiliaryUpdate:
                 seen = run.embeds(run.auxiliary, generation, x_tilde, mask.slots)
                 hidden = run.hidden(run.auxiliary, seen, generation.cond)
             losses.append(self.backward(generation, mask, hidden, teacher))
-        loss, masked = mean_over_ranks(list(torch.stack(losses).mean(0)))
+        loss, plain, masked = mean_over_ranks(list(torch.stack(losses).mean(0)))
         norm = run.auxiliary_optimizer.update(step, 1 / masked, run.verdict.found_inf)
-        return loss / masked, norm
+        return loss / masked, plain / masked, norm
 
     def backward(
         self, generation: Generation, mask: Mask, hidden: Tensor, teacher: TeacherAt | None = None
     ) -> Tensor:
         """Backpropagate the sum of the loss over masked slots, in units of all slots of a step.
 
-        Returns that sum and the share of masked slots [2]. Their ratio is the mean loss; it is
-        taken over the whole step, so that no pass and no rank counts more than another.
+        Returns that sum, that of the plain cross-entropy and the share of masked slots [3]. Their
+        ratios are the means; they are taken over the whole step, so that no pass and no rank counts
+        more than another.
         """
         run, spec = self.run, self.run.spec.auxiliary
         rows, masked = mask.rows, mask.slots
         targets = generation.tokens.masked_fill(~masked, IGNORED).flatten(0, 1)[rows]
         slots = masked.numel() * run.spec.train.accumulate
-        total = torch.zeros((), device=rows.device)
+        total = torch.zeros(2, device=rows.device)
 
         def ask(head: HeadRows, part: slice) -> Tensor:
             nonlocal total
@@ -96,7 +98,7 @@ class AuxiliaryUpdate:
                 spec.label_smoothing,
                 1 / slots,
             )
-            total = total + loss.total / slots
+            total = total + torch.stack([loss.total, loss.plain]) / slots
             gradient = gradient.view_as(logits)
             if run.losses.anchor and teacher is not None:
                 anchored = self.anchored(logits.detach(), teacher(rows[part]), targets[part])
@@ -105,14 +107,15 @@ class AuxiliaryUpdate:
 
         with run.autocast():
             backward_through_head(run.auxiliary, hidden, rows, run.chunk_tokens, ask)
-        return torch.stack([total * run.spec.train.accumulate, masked.float().mean()])
+        sums = total * run.spec.train.accumulate
+        return torch.cat([sums, masked.float().mean()[None]])
 
     @torch.no_grad()
     def anchored(self, logits: Tensor, teacher: TeacherLogits, targets: Tensor) -> Tensor:
         """What the cross-entropy to the teacher asks of masked slots [n, G, V], with its weight."""
         run = self.run
         phi = log_probs(guided(teacher), run.spec.loss.teacher_temperature).exp()
-        gradient = anchored_gradient(logits.float().log_softmax(-1), phi)
+        gradient = soft_target_gradient(logits.float().log_softmax(-1), phi)
         return run.losses.anchor * gradient.masked_fill((targets == IGNORED)[..., None], 0)
 
     def keep_logits(self, generation: Generation) -> None:

@@ -145,10 +145,10 @@ class Distillation:
             return Seen({"student_gradient": norm}, skipped="student")
         losses = []
         for update in range(self.spec.auxiliary.updates if self.uses_auxiliary else 0):
-            loss, aux_norm = self.auxiliary_update.update(step, update, generations, paid)
+            loss, plain, aux_norm = self.auxiliary_update.update(step, update, generations, paid)
             if self.verdict.refuses("auxiliary", loss, aux_norm):
                 return Seen({"auxiliary_loss": loss}, skipped="auxiliary")
-            losses.append(loss)
+            losses.append(torch.stack([loss, plain]))
         others = self.losses.follow(step, measure, self.share)
         if others.skipped:
             return others
@@ -166,10 +166,10 @@ class Distillation:
             **others.values,
         }
         if losses:
-            auxiliary = torch.stack(losses).mean()
+            auxiliary, known = torch.stack(losses).mean(0)
             values |= {"divergence": divergence, "auxiliary_loss": auxiliary}
             if self.spec.student.in_one_step:  # else it varies with the step that is trained
-                values["auxiliary_gap"] = auxiliary.double() - generation.entropy.double()
+                values["auxiliary_gap"] = known.double() - generation.entropy.double()
             values["auxiliary_gradient"] = aux_norm
             if (nats := self.student_update.nats) is not None:
                 values["teacher_kl"] = nats
@@ -220,10 +220,13 @@ class Distillation:
         self.losses.load_state(state)
 
     def cut_passes(self) -> None:
-        """From now on, passes of half as many samples; what was begun is forgotten."""
+        """From now on, passes of half as many samples."""
         self.share = halved(self.share)
         train = local_train(self.spec.train, self.share)
         self.spec = self.spec.model_copy(update={"train": train})
+
+    def begin_anew(self) -> None:
+        """Forget the step that was begun; steps are carried out as they are written from now on."""
         for optimizer in self.optimizers().values():
             optimizer.forget()
             optimizer.follow_rate_number()

@@ -6,23 +6,23 @@ import torch
 from torch import Tensor
 
 from dimo_cli.engine.divergence import entropy_logit_gradient
-from dimo_cli.engine.heads import HeadRows, backward_through_head
+from dimo_cli.engine.heads import HeadRows, backward_to_hidden
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.teachers.protocol import Backbone, TokenSpace
 
 
-def backward_entropy_bonus(
+def ask_entropy_bonus(
     student: Backbone,
     hidden: Tensor,
     spec: DistillSpec,
     space: TokenSpace,
     chunk_tokens: int,
     kept: Tensor | None = None,
-) -> None:
-    """Raise the entropy of p_theta(x_init) at hidden states [B, L, D], reduced as the divergence.
+) -> Tensor:
+    """What raises the entropy of p_theta(x_init), asked of hidden states [B, L, D].
 
-    Slots that are `kept` [B, L, G] from an earlier step are left alone. The graph behind the hidden
-    states is kept as well.
+    It is reduced as the divergence, and the head gets its share. Slots that are `kept` [B, L, G]
+    from an earlier step are left alone.
     """
     B, L, _ = hidden.shape
     divisor = {
@@ -39,7 +39,4 @@ def backward_entropy_bonus(
         return gradient
 
     rows = torch.arange(B * L, device=hidden.device)
-    graph_kept = hidden.detach().requires_grad_()
-    backward_through_head(student, graph_kept, rows, chunk_tokens, ask)
-    assert graph_kept.grad is not None
-    hidden.backward(graph_kept.grad, retain_graph=True)
+    return backward_to_hidden(student, hidden, rows, chunk_tokens, ask)

@@ -44,7 +44,8 @@ class GradientNorms:
 
     def see(self, name: str, gradient: Tensor) -> None:
         """Add what a loss asks of a pass's logits, as the mean over its samples, to its norm."""
-        self.squares[name] = self.squares.get(name, 0) + gradient.square().sum()
+        squares = gradient.square().sum(dtype=torch.float32)
+        self.squares[name] = self.squares.get(name, 0) + squares
 
     def end(self, share: Share) -> None:
         """Remember how much each loss asked of all logits of the step, in whichever rank."""

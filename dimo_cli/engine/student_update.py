@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dimo_cli.engine.calibrated import KlMonitor
-from dimo_cli.engine.entropy_bonus import backward_entropy_bonus
+from dimo_cli.engine.entropy_bonus import ask_entropy_bonus
 from dimo_cli.engine.field import TeacherAt
 from dimo_cli.engine.heads import HeadRows, backward_to_hidden
 from dimo_cli.engine.masked_view import MaskedView
@@ -153,12 +153,13 @@ class Asking:
         if credit is not None:
             credit.begin_pass(len(weight), mask.rows.device)
         with run.autocast():
-            if run.spec.loss.entropy_bonus:
-                space, kept = run.teacher.space, generation.kept
-                backward_entropy_bonus(run.student, hidden, run.spec, space, run.chunk_tokens, kept)
             gradient = backward_to_hidden(
                 run.student, hidden, mask.rows, run.chunk_tokens, self.of_rows
             )
+            if run.spec.loss.entropy_bonus:
+                space, kept = run.teacher.space, generation.kept
+                args = (hidden, run.spec, space, run.chunk_tokens, kept)
+                gradient = gradient + ask_entropy_bonus(run.student, *args)
             if credit is not None:
                 advantage = credit.advantage(mask, weight, run.spec.train.accumulate)
                 args = (generation.tokens, mask, advantage, run.chunk_tokens)

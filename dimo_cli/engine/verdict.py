@@ -54,7 +54,7 @@ class Verdict:
         if self.asks:
             return not all(number.isfinite() for number in numbers)
         finite = torch.stack([number.isfinite() for number in numbers]).all()
-        self.bad[NETWORKS.index(network)] = (1 - self.bad.amax()) * (~finite)
+        self.bad[NETWORKS.index(network)] += (1 - self.bad.amax()) * (~finite)
         return False
 
     def end(self) -> None:

@@ -26,6 +26,7 @@ from dimo_cli.engine.lora import (
     shared_view,
     trained_part,
 )
+from dimo_cli.engine.objective import StepReport
 from dimo_cli.engine.optimizer import Ema
 from dimo_cli.engine.roles import store_early
 from dimo_cli.engine.schedules import ema_decay
@@ -228,12 +229,8 @@ class Trainer:
         metric_due = bool(monitor.fid_every) and (done % monitor.fid_every == 0 or last)
         look_due = self.watcher.looks_at(done)
         waits = log_due or save_due or preview_due or metric_due or look_due
-        try:
-            with tf32(train.tf32):
-                report = self.stepper.step(progress.step, measure=log_due)
-        except torch.OutOfMemoryError:
-            if not self.cut_passes():
-                raise
+        report = self.step_within_memory(measure=log_due)
+        if report is None:
             return
         if report.skipped:
             progress.skipped_in_row += 1
@@ -270,6 +267,18 @@ class Trainer:
         if save_due:
             self.save_sound()
 
+    def step_within_memory(self, measure: bool) -> StepReport | None:
+        """Carry out the next step; None where memory ran out, and another one is next now."""
+        try:
+            with tf32(self.spec.train.tf32):
+                return self.stepper.step(self.progress.step, measure)
+        except torch.OutOfMemoryError:
+            if not (self.has_recordings or self.can_cut_passes):
+                raise
+        # Not in the handler, whose traceback holds all that the step had computed.
+        self.make_room()
+        return None
+
     @property
     def averaged(self) -> Backbone:
         """The generator as it stands: the averaged student, whole in the first rank.
@@ -290,25 +299,37 @@ class Trainer:
         gather(self.ema.network, whole)
         return whole or backbone
 
-    def cut_passes(self) -> bool:
-        """Go back to the newest checkpoint and on from there with half as many samples at a time.
+    @property
+    def has_recordings(self) -> bool:
+        """Whether memory is held by recordings of steps, which can do without."""
+        return isinstance(self.stepper, CapturedStep) and bool(self.stepper.recordings)
 
-        False where that cannot be: with passes that were asked for or are of one sample, and with
-        several processes, of which not all have run out of memory.
+    @property
+    def can_cut_passes(self) -> bool:
+        """Whether passes can be of fewer samples.
+
+        Not where they were asked for or are of one sample, nor with several processes, of which not
+        all have run out of memory.
         """
-        distillation = self.distillation
-        if not self.may_cut or self.accelerator.num_processes > 1 or distillation.share.batch == 1:
-            return False
-        distillation.cut_passes()
-        self.stepper = self.choose_stepper()
+        is_alone = self.accelerator.num_processes == 1
+        return self.may_cut and is_alone and self.distillation.share.batch > 1
+
+    def make_room(self) -> None:
+        """Go back to the newest checkpoint and on from there with less in memory.
+
+        What goes first are recordings, then half of the samples at a time.
+        """
+        if self.has_recordings:
+            change = "steps run as they are written, without a recording."
+        else:
+            self.distillation.cut_passes()
+            change = f"there are {self.distillation.share.batch} samples in it at a time."
+        self.distillation.begin_anew()
+        self.stepper = self.distillation
         if self.accelerator.device.type == "cuda":
             torch.cuda.empty_cache()
         self.restore()
-        self.watcher.on_note(
-            f"Memory ran out: from step {self.progress.step} on there are "
-            f"{distillation.share.batch} samples in it at a time."
-        )
-        return True
+        self.watcher.on_note(f"Memory ran out: from step {self.progress.step} on {change}")
 
     def note_skipped_on_card(self) -> bool:
         """Learn of the steps that a card skipped since it was last asked; as `note_skipped`."""

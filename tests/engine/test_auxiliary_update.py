@@ -12,7 +12,7 @@ def test_auxiliary_receives_the_cross_entropy_of_equation_1(teacher):
     generation = di.generate(0)
     x_tilde, mask = di.remasking.at(generation.tokens, torch.full((8,), 0.5), di.generator)
     hidden = di.hidden(di.auxiliary, di.auxiliary.embed(x_tilde), generation.cond)
-    loss, masked = di.auxiliary_update.backward(generation, mask, hidden)
+    loss, plain, masked = di.auxiliary_update.backward(generation, mask, hidden)
     found = {name: gradient / masked for name, gradient in gradients(di.auxiliary).items()}
     di.auxiliary.zero_grad()
     logits = di.auxiliary(x_tilde, generation.cond)[mask.slots]
@@ -22,6 +22,15 @@ def test_auxiliary_receives_the_cross_entropy_of_equation_1(teacher):
     expected.backward()
     torch.testing.assert_close(loss / masked, expected.detach(), rtol=1e-4, atol=1e-5)
     assert_same(found, gradients(di.auxiliary))
+    without = torch.nn.functional.cross_entropy(logits, generation.tokens[mask.slots])
+    torch.testing.assert_close(plain / masked, without.detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_the_gap_is_what_the_auxiliary_knows_however_it_learns(teacher):
+    """In its first step it is the teacher, whatever its loss is."""
+    ways = ({}, {"label_smoothing": 0.1}, {"soft_weight": 0.5})
+    gaps = [make(teacher, auxiliary=way).step(0, True).values["auxiliary_gap"] for way in ways]
+    assert gaps == pytest.approx([gaps[0]] * 3, rel=1e-4)
 
 
 def test_soft_targets_use_the_students_distribution(teacher):
@@ -30,7 +39,7 @@ def test_soft_targets_use_the_students_distribution(teacher):
     x_init = recorded_x_init(di, generation)
     x_tilde, mask = di.remasking.at(generation.tokens, torch.full((8,), 0.5), di.generator)
     hidden = di.hidden(di.auxiliary, di.auxiliary.embed(x_tilde), generation.cond)
-    loss, masked = di.auxiliary_update.backward(generation, mask, hidden)
+    loss, _, masked = di.auxiliary_update.backward(generation, mask, hidden)
     with torch.no_grad():
         p = di.student(x_init, generation.cond)[mask.slots].log_softmax(-1)
         q = di.auxiliary(x_tilde, generation.cond)[mask.slots].log_softmax(-1)

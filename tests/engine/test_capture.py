@@ -274,10 +274,10 @@ def test_a_large_network_is_recorded_where_its_card_waits(
 
 
 def test_after_its_memory_ran_out_a_run_takes_its_rates_from_the_step_again(teacher):
-    """Passes are smaller then, of which there is no recording."""
+    """It has no recording any more."""
     run = CapturedStep(distillation(teacher), pytest.fail)
     run.step(2)
-    run.distillation.cut_passes()
+    run.distillation.begin_anew()
     run.distillation.step(3)
     (group,) = run.distillation.student_optimizer.optimizer.param_groups
     assert group["lr"] == pytest.approx(SMOOTH["learning_rate"] * 3 / SMOOTH["warmup_steps"])

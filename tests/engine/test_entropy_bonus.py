@@ -8,12 +8,14 @@ def test_entropy_bonus_adds_the_gradient_of_the_entropy(teacher):
         make(teacher, loss={"entropy_bonus": weight}, init={"embed_noise": 0.0})
         for weight in (0.0, 0.5)
     )
-    found = []
+    found, passes = [], []
     for di in (plain, bonus):
         disturb(di.auxiliary)
         generation = di.generate(0)
+        generation.hidden.register_hook(passes.append)
         di.student_update.backward(generation, measure=False)
         found.append(gradients(di.student))
+    assert len(passes) == 2  # one of each student
     x_init = recorded_x_init(bonus, generation)
     bonus.student.zero_grad()
     log_p = bonus.student(x_init, generation.cond).log_softmax(-1)

@@ -117,29 +117,23 @@ def check_auxiliary_loss(data, alpha, temperature, smoothing):
     """Loss, its parts and its gradient as recorded for these settings."""
     prefix = f"aux.alpha{alpha}.T{temperature}"
     mask = data["mask"].flatten(1)
-    loss, gradient = auxiliary_loss(
-        data["aux_logits"][mask],
-        data["sampled_code"].flatten(1)[mask],
-        data["student_logits"][mask],
-        alpha,
-        temperature,
-        label_smoothing=smoothing,
-        scale=1 / mask.sum().item(),
-    )
+    logits, student = data["aux_logits"][mask], data["student_logits"][mask]
+    targets = data["sampled_code"].flatten(1)[mask]
+
+    def loss_of(soft_weight, smoothing=smoothing):
+        settings = {"label_smoothing": smoothing, "scale": 1 / mask.sum().item()}
+        return auxiliary_loss(logits, targets, student, soft_weight, temperature, **settings)
+
+    loss, gradient = loss_of(alpha)
     everywhere = torch.zeros_like(data["aux_logits"])
     everywhere[mask] = gradient
-    for part, value in (("loss", loss.total), ("hard", loss.hard)):
-        torch.testing.assert_close(
-            (value / mask.sum()).detach(), data[f"{prefix}.{part}"].squeeze(), rtol=1e-5, atol=1e-7
-        )
     torch.testing.assert_close(everywhere, data[f"{prefix}.grad_aux_logits"], atol=1e-6, rtol=0)
-    if alpha:
+    parts = {"loss": loss, "hard": loss_of(0)[0], **({"soft": loss_of(1)[0]} if alpha else {})}
+    for part, found in parts.items():
         torch.testing.assert_close(
-            (loss.soft / mask.sum()).detach(),
-            data[f"{prefix}.soft"].squeeze(),
-            rtol=1e-5,
-            atol=1e-7,
+            found.total / mask.sum(), data[f"{prefix}.{part}"].squeeze(), rtol=1e-5, atol=1e-7
         )
+    torch.testing.assert_close(loss.plain, loss_of(0, smoothing=0)[0].total, rtol=1e-6, atol=0)
 
 
 def test_noise_is_told_in_units_of_the_embeddings_that_it_is_put_on(teacher):

@@ -112,6 +112,16 @@ def test_what_a_card_skips_is_told_later_with_the_network_that_was_first():
     assert verdict.read() == ({}, 0)
 
 
+def test_a_network_that_is_bad_in_two_updates_of_a_step_is_bad_in_the_step():
+    verdict = Verdict(torch.device("cpu"))
+    verdict.asks = False  # as on a card
+    verdict.begin()
+    for _ in range(2):
+        verdict.refuses("auxiliary", torch.tensor(torch.nan))
+    verdict.end()
+    assert verdict.read() == ({"auxiliary": 1}, 1)
+
+
 @pytest.mark.parametrize(("gradient", "unless"), [(torch.nan, 0.0), (1.0, 1.0)])
 def test_an_optimizer_that_is_not_asked_moves_nothing_where_something_is_not_finite(
     gradient, unless

@@ -247,7 +247,7 @@ def test_training_losses_match(teacher, io, config):
 
     def mean_loss(logits, targets):
         loss, _ = auxiliary_loss(logits, targets, label_smoothing=smoothing)
-        return loss.hard / len(targets)
+        return loss.total / len(targets)
 
     logits, targets, mask = io["gen.logits_cond"], io["gen.target_tokens"], io["gen.mask"]
     everywhere = mean_loss(logits.flatten(0, 2), targets.flatten())

@@ -1,8 +1,11 @@
 """Passes are as large as memory allows, and smaller ones make the same step."""
 
+import weakref
+
 import pytest
 import torch
 
+from dimo_cli.engine.capture import CapturedStep
 from dimo_cli.engine.share import divide, halved
 from dimo_cli.planning import fitting
 from dimo_cli.planning.fitting import fit_passes, fitted
@@ -11,6 +14,7 @@ from dimo_cli.specs.train import TrainSpec
 from dimo_cli.teachers.registry import load_teacher
 from dimo_cli.training.trainer import Trainer
 from tests.conftest import Silent, small_spec
+from tests.helpers.recording import record_on_host
 
 pytestmark = pytest.mark.usefixtures("whole_rehearsals")
 GIB = 2**30
@@ -99,6 +103,8 @@ class Cramped:
 
         def limited(number, measure=False):
             if method.share.batch > self.most:
+                activations = torch.zeros(1)
+                self.held = weakref.ref(activations)
                 raise torch.OutOfMemoryError("CUDA out of memory")
             return step(number, measure)
 
@@ -111,7 +117,14 @@ def trained(folder, may_cut, most=10**9, **train):
     trainer = Trainer(
         small_spec(train=train), load_teacher("digits"), folder, watcher, may_cut=may_cut
     )
-    Cramped(most).hold(trainer.distillation)
+    cramped, restore = Cramped(most), trainer.restore
+    cramped.hold(trainer.distillation)
+
+    def restore_with_room():
+        assert cramped.held() is None, "the failed step is in memory still"
+        restore()
+
+    trainer.restore = restore_with_room
     return trainer.run(), watcher
 
 
@@ -123,6 +136,30 @@ def test_memory_that_runs_out_halves_the_passes_and_the_run_goes_on(tmp_path):
     )
     for one, other in zip(expected.parameters(), found.parameters(), strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_before_that_recordings_go(tmp_path, monkeypatch):
+    record_on_host(monkeypatch)
+    expected, _ = trained(tmp_path / "a", may_cut=False, checkpoint_every=100)
+    watcher, spec = Silent(), small_spec(train={"checkpoint_every": 100})
+    torch.manual_seed(0)
+    trainer = Trainer(spec, load_teacher("digits"), tmp_path / "b", watcher)
+    trainer.distillation.verdict.asks = False  # as on a card
+    recorded = trainer.stepper = CapturedStep(trainer.distillation, pytest.fail)
+    replay = recorded.replay
+
+    def in_too_little_memory(*args):
+        if recorded.recordings:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return replay(*args)
+
+    recorded.replay = in_too_little_memory
+    found = trainer.run()
+    assert watcher.notes == [
+        "Memory ran out: from step 0 on steps run as they are written, without a recording."
+    ]
+    for one, other in zip(expected.parameters(), found.parameters(), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_passes_that_were_asked_for_are_not_cut(tmp_path):

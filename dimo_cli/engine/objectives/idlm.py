@@ -26,11 +26,6 @@ def student_gradient(log_p: Tensor, log_psi: Tensor, log_phi: Tensor) -> tuple[T
     return p * (d - loss[..., None]), loss
 
 
-def auxiliary_gradient(log_psi: Tensor, p: Tensor) -> Tensor:
-    """psi - p: of the auxiliary's cross-entropy to soft targets p [..., V], at its logits."""
-    return log_psi.exp() - p
-
-
 class Idlm(MaskedObjective):
     """The student's own probabilities times the log-ratio of auxiliary and teacher."""
 

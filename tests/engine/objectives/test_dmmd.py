@@ -5,7 +5,7 @@ import contextlib
 import pytest
 import torch
 
-from dimo_cli.engine.auxiliary import anchored_gradient
+from dimo_cli.engine.auxiliary import soft_target_gradient
 from dimo_cli.engine.distill import Distillation
 from dimo_cli.engine.divergence import GENERATORS, FromGenerator
 from dimo_cli.engine.objectives.idlm import student_gradient
@@ -44,7 +44,7 @@ def test_it_descends_twice_the_kl_of_the_middle_to_the_teacher(golden, case):
 def test_the_anchored_auxiliary_is_best_between_student_and_teacher(anchor):
     q, phi = torch.rand(2, 3, 5, dtype=torch.float64).softmax(-1)
     best = ((q + anchor * phi) / (1 + anchor)).log()
-    gradient = anchored_gradient(best, q) + anchor * anchored_gradient(best, phi)
+    gradient = soft_target_gradient(best, q) + anchor * soft_target_gradient(best, phi)
     assert gradient.abs().max() < 1e-12
     assert (best - phi.log()).min() >= torch.tensor(anchor / (1 + anchor)).log()
 
@@ -54,7 +54,7 @@ def test_its_gradient_is_that_of_the_cross_entropy_to_the_teacher():
     phi = phi / phi.sum(-1, keepdim=True)
     leaf = logits.clone().requires_grad_()
     (-(phi * leaf.log_softmax(-1)).sum()).backward()
-    torch.testing.assert_close(anchored_gradient(logits.log_softmax(-1), phi), leaf.grad)
+    torch.testing.assert_close(soft_target_gradient(logits.log_softmax(-1), phi), leaf.grad)
 
 
 def run_of(teacher, objective, **groups):

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from dimo_cli.engine.objectives.idlm import auxiliary_gradient, student_gradient
+from dimo_cli.engine.auxiliary import soft_target_gradient
+from dimo_cli.engine.objectives.idlm import student_gradient
 from tests.helpers.worlds import expected_gradient, student_of, world_of
 
 WORLDS = ("three", "two_groups", "equal_bits")
@@ -39,7 +40,7 @@ def test_the_auxiliarys_gradient_is_that_of_the_authors_code(golden):
     codes = io["x_t_prime"].masked_fill(~carried, 0)
     p = torch.where(carried[..., None], torch.nn.functional.one_hot(codes, p.shape[-1]).to(p), p)
     scale = ((io["x_tilde"] == mask) / io["t"][:, None])[..., None] / 4
-    found = auxiliary_gradient(over_codes(io["auxiliary_logits"]), p) * scale
+    found = soft_target_gradient(over_codes(io["auxiliary_logits"]), p) * scale
     torch.testing.assert_close(found, io["grad_auxiliary_logits"][..., :-1], atol=1e-6, rtol=0)
 
 
