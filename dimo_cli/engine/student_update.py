@@ -158,8 +158,8 @@ class Asking:
             )
             if run.spec.loss.entropy_bonus:
                 space, kept = run.teacher.space, generation.kept
-                args = (hidden, run.spec, space, run.chunk_tokens, kept)
-                gradient = gradient + ask_entropy_bonus(run.student, *args)
+                seen = (hidden, run.spec, space, run.chunk_tokens, kept)
+                gradient = gradient + ask_entropy_bonus(run.student, *seen)
             if credit is not None:
                 advantage = credit.advantage(mask, weight, run.spec.train.accumulate)
                 args = (generation.tokens, mask, advantage, run.chunk_tokens)
