@@ -28,8 +28,8 @@ from dimo_cli.run_folder.alarms import REMEDIES, told
 from dimo_cli.run_folder.checkpoints import newest_contents, spec_of
 from dimo_cli.run_folder.effort import hardware_name, recorded_effort
 from dimo_cli.run_folder.identity import check_owner, identity_of, new_identity
-from dimo_cli.run_folder.listing import keep_divergence
-from dimo_cli.run_folder.naming import CHECKPOINTS
+from dimo_cli.run_folder.listing import LOG, keep_divergence
+from dimo_cli.run_folder.naming import CHECKPOINTS, steps_in
 from dimo_cli.run_folder.nats import teacher_kl_of
 from dimo_cli.run_folder.origins import keep_origins
 from dimo_cli.run_folder.state import DIVERGED, SUMMARY, is_refinement
@@ -106,8 +106,21 @@ def prepare_folder(spec: DistillSpec, folder: Path) -> None:
             f"`{folder}` already holds a run.",
             f"Continue it with {again}, or choose another `--out`.",
         )
+    refuse_left_overs(folder)
     new_identity(folder)
     write_whole_text(folder / "run.yaml", to_yaml(spec))
+
+
+def refuse_left_overs(folder: Path) -> None:
+    """Refuse a folder with a log or checkpoints of who knows which run: a new one deletes them."""
+    found = [CHECKPOINTS] if steps_in(folder / CHECKPOINTS) else []
+    found += [LOG] if (folder / LOG).exists() else []
+    if found:
+        raise SpecError(
+            f"`{folder}` has no run.yaml, but {' and '.join(found)} of another run.",
+            "Choose another `--out`, or move them away. To continue that run, bring its run.yaml "
+            "back.",
+        )
 
 
 def continue_folder(spec: DistillSpec, folder: Path) -> None:

@@ -51,6 +51,17 @@ def test_a_run_that_lost_its_id_is_not_taken_for_another(run):
         distilled(run, steps=7, resume=True)
 
 
+@pytest.mark.parametrize("left", ["checkpoints/step-100/ema.safetensors", "log.jsonl"])
+def test_a_new_run_is_refused_where_another_one_left_something(tmp_path, left):
+    precious = tmp_path / "taken" / left
+    precious.parent.mkdir(parents=True)
+    precious.write_bytes(b"precious")
+    with pytest.raises(SpecError, match=f"no run.yaml, but {left.split('/')[0]}") as caught:
+        distilled(tmp_path / "taken", steps=1)
+    assert "another `--out`" in caught.value.hint
+    assert [path for path in (tmp_path / "taken").rglob("*") if path.is_file()] == [precious]
+
+
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
