@@ -14,7 +14,14 @@ from typing import Any
 
 from dimo_cli.console import next_steps
 from dimo_cli.console.live import View
-from dimo_cli.distributed.ranks import first_ahead, is_first, joined_ranks, part, wait_for_all
+from dimo_cli.distributed.ranks import (
+    as_first_says,
+    first_ahead,
+    is_first,
+    joined_ranks,
+    part,
+    wait_for_all,
+)
 from dimo_cli.engine.distill import Distillation
 from dimo_cli.engine.objectives.registry import named_objectives
 from dimo_cli.engine.schedules import noise_over_spread
@@ -23,6 +30,7 @@ from dimo_cli.evaluation.yardstick import Measurement, check_measurable
 from dimo_cli.files.locking import locked, refuse_if_locked
 from dimo_cli.files.png import Pixels, enlarge, save_png
 from dimo_cli.files.writing import tidy, write_whole_text, writing_to
+from dimo_cli.hub.datasets import COMMIT
 from dimo_cli.planning.fitting import fitted
 from dimo_cli.run_folder.alarms import REMEDIES, told
 from dimo_cli.run_folder.checkpoints import newest_contents, spec_of
@@ -45,6 +53,7 @@ from dimo_cli.specs.manifest import Choice, TeacherFacts
 from dimo_cli.specs.refine import RefineSpec
 from dimo_cli.specs.render import to_yaml
 from dimo_cli.specs.resolve import resolve_spec
+from dimo_cli.specs.teacher import TeacherSource
 from dimo_cli.students.folder import facts_of_teacher, save_student
 from dimo_cli.students.student import Student
 from dimo_cli.teachers.protocol import Backbone, Teacher
@@ -144,11 +153,35 @@ def check_continuation(spec: DistillSpec, folder: Path) -> None:
     check_resume(before, spec)
 
 
-def check_same_base(folder: Path, teacher: TeacherFacts) -> None:
-    """Refuse to go on with adapters over other weights than those that they were trained over."""
+def teacher_before(folder: Path) -> TeacherFacts | None:
+    """The teacher that a run's newest checkpoint names; None where there is none."""
     newest = newest_contents(folder)
-    before = newest.teacher.fingerprint if newest and newest.teacher else None
-    if before is not None and before != teacher.fingerprint:
+    return newest.teacher if newest else None
+
+
+def commit_of_teacher(folder: Path, teacher: TeacherSource, resume: bool) -> str | None:
+    """The commit that a run which goes on has its teacher at; None: as the spec says.
+
+    The same in every process.
+    """
+    before = teacher_before(folder) if resume and is_first() else None
+    revision = before.revision if before and before.name == teacher.name else ""
+    return as_first_says(revision if COMMIT.fullmatch(revision) else None)
+
+
+def check_same_teacher(folder: Path, teacher: TeacherFacts) -> None:
+    """Refuse to go on with another revision of a teacher, or with adapters over other weights."""
+    before = teacher_before(folder)
+    if before is None:
+        return
+    if before.revision != teacher.revision:
+        raise SpecError(
+            f"`{folder}` was begun with revision {before.revision} of `{teacher.name}`, and here "
+            f"it is revision {teacher.revision}.",
+            "Go on where it has that revision (a built-in teacher's changes with dimo's version), "
+            "or start a new run with `--out`.",
+        )
+    if before.fingerprint is not None and before.fingerprint != teacher.fingerprint:
         raise SpecError(
             f"The weights of `{teacher.name}` are not those that the adapters of `{folder}` were "
             "trained over.",
@@ -198,10 +231,12 @@ def distill(
     check_measurable_run(spec)
     if is_first():
         refuse_if_locked(folder)
-    with first_ahead():
-        teacher = load_whole(spec.teacher, view.note)
         spec = with_commits(spec, view.note)
-    attach_prompts(teacher, spec, view.note)
+    spec = as_first_says(spec)
+    commit = commit_of_teacher(folder, spec.teacher, resume)
+    with first_ahead():
+        teacher = load_whole(spec.teacher, view.note, commit)
+        attach_prompts(teacher, spec, view.note)
     watcher = watching(spec, teacher, folder, view)
     method = distilling(spec, teacher, view.note)
     return run_method(spec, teacher, folder, watcher, resume, origins, method)
@@ -234,7 +269,7 @@ def run_method(
             prepare_folder(spec, folder)
         facts = facts_of_teacher(spec, teacher)
         if resume:
-            check_same_base(folder, facts)
+            check_same_teacher(folder, facts)
         trainer.checkpoints.owner = Owner.of(identity_of(folder), spec, facts)
         if origins is not None:
             keep_origins(folder, origins)

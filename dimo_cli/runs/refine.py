@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dimo_cli.console.live import View
 from dimo_cli.data.shards import builtin_dataset, read_index
-from dimo_cli.distributed.ranks import first_ahead, is_first, joined_ranks
+from dimo_cli.distributed.ranks import as_first_says, first_ahead, is_first, joined_ranks
 from dimo_cli.engine.objectives.reward import Rewards
 from dimo_cli.engine.refine import Refinement
 from dimo_cli.errors import MissingError, NotFinite, SpecError
@@ -24,7 +24,12 @@ from dimo_cli.rewards.protocol import Reward
 from dimo_cli.rewards.registry import check_reward, load_rewards
 from dimo_cli.run_folder.alarms import told
 from dimo_cli.run_folder.checkpoints import read_contents, spec_of
-from dimo_cli.runs.distill import RunResult, check_measurable_run, run_method
+from dimo_cli.runs.distill import (
+    RunResult,
+    check_measurable_run,
+    commit_of_teacher,
+    run_method,
+)
 from dimo_cli.runs.prompts import attach_prompts, with_commits
 from dimo_cli.runs.supplies import LabeledTokens, images_of, supplies_of
 from dimo_cli.runs.watcher import RunWatcher
@@ -35,7 +40,7 @@ from dimo_cli.specs.lora import LoraSpec
 from dimo_cli.specs.manifest import steps_in_words
 from dimo_cli.specs.refine import FROM_TEACHER, RefineSpec, reward_names
 from dimo_cli.specs.sample import SamplerSpec
-from dimo_cli.students.published import open_student
+from dimo_cli.students.published import open_student, with_commit
 from dimo_cli.students.student import LoadOptions, Student
 from dimo_cli.students.target import Target
 from dimo_cli.teachers.conditioning import PromptConditioner
@@ -147,10 +152,12 @@ def refine(
     check_refinable(spec)
     if is_first():
         refuse_if_locked(folder)
+        spec = with_commits(spec if resume else at_commit(spec, view), view.note)
+    spec = as_first_says(spec)
+    commit = commit_of_teacher(folder, spec.teacher, resume)
     device = make_accelerator(spec.train).device
     with first_ahead():
-        spec, teacher, start = starting_networks(spec, view, device)
-        spec = with_commits(spec, view.note)
+        spec, teacher, start = starting_networks(spec, view, device, commit)
     watcher, method = refining(spec, teacher, start, folder, view)
     return run_method(spec, teacher, folder, watcher, resume, origins, method)
 
@@ -164,15 +171,15 @@ def refining(
     """
     device = make_accelerator(spec.train).device
     data = real_tokens(spec, teacher)
-    if data is None or not data.dataset.has_captions:
-        attach_prompts(teacher, spec, view.note)
-    elif isinstance(teacher.conditioner, PromptConditioner):
-        teacher.conditioner.dataset = data.dataset.first_captions(PREVIEW_PROMPTS)
     store = HubStore(
         local_dir=Path(spec.teacher.local_dir) if spec.teacher.local_dir else None, say=view.note
     )
     held_out = spec.reward.held_out
     with first_ahead():
+        if data is None or not data.dataset.has_captions:
+            attach_prompts(teacher, spec, view.note)
+        elif isinstance(teacher.conditioner, PromptConditioner):
+            teacher.conditioner.dataset = data.dataset.first_captions(PREVIEW_PROMPTS)
         models = load_rewards(reward_names(spec), store, device)
     rewards: Rewards = {
         name: (scored(models[name]), weight) for name, weight in spec.reward.terms.items()
@@ -248,14 +255,25 @@ def told_of(lora: LoraSpec) -> str:
     return f"adapters of rank {lora.rank} (scale {lora.scale:g}) at {', '.join(lora.targets)}"
 
 
-def starting_networks(
-    spec: RefineSpec, view: View, device: torch.device
-) -> tuple[RefineSpec, Teacher, Backbone]:
-    """The teacher, the backbone whose weights the student starts from, and a spec of its steps."""
+def at_commit(spec: RefineSpec, view: View) -> RefineSpec:
+    """The spec with a student of the Hub by its commit, so that a run goes on from the same."""
     if spec.start == FROM_TEACHER:
-        teacher = load_whole(spec.teacher, view.note)
+        return spec
+    options = LoadOptions(local_dir=spec.teacher.local_dir, say=view.note)
+    return spec.model_copy(update={"start": with_commit(str(spec.start), options)})
+
+
+def starting_networks(
+    spec: RefineSpec, view: View, device: torch.device, commit: str | None = None
+) -> tuple[RefineSpec, Teacher, Backbone]:
+    """The teacher, the backbone whose weights the student starts from, and a spec of its steps.
+
+    `commit` is what a run that goes on has its teacher at.
+    """
+    if spec.start == FROM_TEACHER:
+        teacher = load_whole(spec.teacher, view.note, commit)
         return spec, teacher, teacher.backbone
-    student = starting_student(spec, view, device)
+    student = starting_student(spec, view, device, commit)
     spec = with_its_steps(spec, student.manifest.step_counts)
     return spec, configured(student.teacher, spec.teacher), student.backbone
 
@@ -276,7 +294,9 @@ def with_its_steps(spec: RefineSpec, counts: tuple[int, ...]) -> RefineSpec:
     return RefineSpec.model_validate(values)
 
 
-def starting_student(spec: RefineSpec, view: View, device: torch.device) -> Student:
+def starting_student(
+    spec: RefineSpec, view: View, device: torch.device, commit: str | None = None
+) -> Student:
     """The student to refine, with its teacher's backbone beside it."""
     options = LoadOptions(
         with_teacher=True,
@@ -284,6 +304,7 @@ def starting_student(spec: RefineSpec, view: View, device: torch.device) -> Stud
         say=view.note,
         device=device,
         revision=spec.teacher.revision,
+        commit=commit,
     )
     student = open_student(str(spec.start), options)
     facts, wanted = student.manifest.teacher, spec.teacher

@@ -78,13 +78,30 @@ def open_student(
     match = hub_id(target)
     if match is None:
         return load_student(Path(target).expanduser(), options)
-    repo, part, revision = match["repo"], match["part"], match["revision"]
-    store = HubStore(revisions={repo: revision} if revision else {}, say=options.say)
+    repo, store = match["repo"], store_for(match, options)
     if repo in FOREIGN:
-        if options.local_dir:
-            store.local_dir = Path(options.local_dir)
-        return open_foreign(repo, part, with_prompts, store, options)
+        return open_foreign(repo, match["part"], with_prompts, store, options)
     return open_pushed(repo, store, options)
+
+
+def store_for(match: re.Match[str], options: LoadOptions) -> HubStore:
+    """Where the files of a student on the Hub come from; those of others may lie in a folder."""
+    repo, revision = match["repo"], match["revision"]
+    folder = Path(options.local_dir) if options.local_dir and repo in FOREIGN else None
+    return HubStore(folder, {repo: revision} if revision else {}, say=options.say)
+
+
+def with_commit(target: str, options: LoadOptions) -> str:
+    """A Hub id with the commit that it stands for now; any other name as it is."""
+    match = hub_id(builtin_or(target))
+    if match is None:
+        return target
+    repo, store = match["repo"], store_for(match, options)
+    if repo in FOREIGN:
+        _, located = store.first(foreign_weights(repo, foreign_part(repo, match["part"], None)))
+    else:
+        located = find_pushed(repo, MANIFEST, store)
+    return f"{target.partition('@')[0]}@{located.commit}" if located.commit else target
 
 
 def hub_id(target: str) -> re.Match[str] | None:
@@ -117,11 +134,10 @@ def look_at_student(target: str) -> StudentManifest:
     match = hub_id(target)
     if match is None:
         return read_manifest(find_student(Path(target).expanduser()) / MANIFEST)
-    repo, part, revision = match["repo"], match["part"], match["revision"]
+    repo, part = match["repo"], match["part"]
     if repo in FOREIGN:
         return foreign_manifest(repo, foreign_part(repo, part, None), "0" * 64)
-    store = HubStore(revisions={repo: revision} if revision else {})
-    return read_manifest(find_pushed(repo, MANIFEST, store).path)
+    return read_manifest(find_pushed(repo, MANIFEST, store_for(match, LoadOptions())).path)
 
 
 def open_pushed(repo: str, store: HubStore, options: LoadOptions) -> Student:
@@ -168,6 +184,13 @@ def foreign_part(repo: str, part: str | None, with_prompts: bool | None) -> str:
     return part
 
 
+def foreign_weights(repo: str, part: str) -> Published:
+    """The weights of a student that others published, under the names of its teacher's."""
+    entry = FOREIGN[repo][part]
+    convert = blueprint_of(foreign_source(entry.teacher)).backbone.convert
+    return Published(tuple(HubFile(repo, path) for path in entry.files), convert=convert)
+
+
 def foreign_manifest(repo: str, part: str, weights_sha256: str) -> StudentManifest:
     """What dimo knows of a student that others published."""
     entry = FOREIGN[repo][part]
@@ -197,11 +220,7 @@ def open_foreign(
 ) -> Student:
     """One of the students that others published."""
     part = foreign_part(repo, part, with_prompts)
-    entry = FOREIGN[repo][part]
-    blueprint = blueprint_of(foreign_source(entry.teacher))
-    published = Published(
-        tuple(HubFile(repo, path) for path in entry.files), convert=blueprint.backbone.convert
-    )
+    published = foreign_weights(repo, part)
     file, located = store.first(published)
     weights = read_published(
         published, file, located, local=store.local_dir is not None, forget=store.forget

@@ -45,6 +45,8 @@ class LoadOptions:
     """Where its networks go; None: the GPU if there is one."""
     revision: str | None = None
     """What the user himself says of the teacher's revision; not what a student says of it."""
+    commit: str | None = None
+    """What a run that goes on has its teacher at, whatever the student says."""
 
 
 @dataclass(frozen=True)
@@ -179,7 +181,7 @@ def assemble_student(
         )
     source = teacher_source(manifest, options)
     with_teacher = options.with_teacher or manifest.lora is not None
-    teacher = load_teacher(source, options.say, with_backbone=with_teacher)
+    teacher = load_teacher(source, options.say, with_teacher, options.commit)
     device = options.device or best_device()
     if manifest.lora is not None:
         backbone = adapted_network(teacher.backbone, manifest, weights, what).to(device)

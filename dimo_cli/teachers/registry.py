@@ -98,8 +98,20 @@ class ManifestSource(TeacherSource):
     """
 
 
-def store_for(source: TeacherSource, say: Callable[[str], None] = lambda line: None) -> HubStore:
-    """Where a teacher's files come from."""
+def store_for(
+    source: TeacherSource,
+    say: Callable[[str], None] = lambda line: None,
+    commit: str | None = None,
+) -> HubStore:
+    """Where a teacher's files come from; with `commit` at that one, wherever a branch is by now."""
+    store = store_of(source, say)
+    if commit is not None:
+        store.commits["model", blueprint_of(source).backbone.files[0].repo] = commit
+    return store
+
+
+def store_of(source: TeacherSource, say: Callable[[str], None]) -> HubStore:
+    """Where a teacher's files come from, as its source alone says."""
     repository = blueprint_of(source).backbone.files[0].repo
     folder = Path(source.local_dir) if source.local_dir else None
     pinned = {repository: source.revision} if source.revision else {}
@@ -114,10 +126,12 @@ def load_teacher(
     source: TeacherSource | str,
     say: Callable[[str], None] = lambda line: None,
     with_backbone: bool = True,
+    commit: str | None = None,
 ) -> Teacher:
     """Load a teacher with its weights, from the package, a local folder or the Hub.
 
-    Without its backbone (left on the meta device) for a student that brings its own.
+    Without its backbone (left on the meta device) for a student that brings its own. `commit` is
+    the one that a run began with, whose hashes are known or not as the source has it.
     """
     source = TeacherSource(name=source) if isinstance(source, str) else source
     check_teacher(source.name)
@@ -125,16 +139,20 @@ def load_teacher(
         check_embedded(source)
         teacher = EMBEDDED[source.name]()
     else:
-        files = store_for(source, say)
+        files = store_for(source, say, commit)
         teacher = assemble(blueprint_of(source, files.config), files, with_backbone)
     if with_backbone:
         store(teacher.backbone, source.weights)
     return configured(teacher, source)
 
 
-def load_whole(source: TeacherSource, say: Callable[[str], None] = lambda line: None) -> Teacher:
+def load_whole(
+    source: TeacherSource,
+    say: Callable[[str], None] = lambda line: None,
+    commit: str | None = None,
+) -> Teacher:
     """As `load_teacher`, with all digits of its weights: whoever trains stores them in time."""
-    return load_teacher(source.model_copy(update={"weights": "fp32"}), say)
+    return load_teacher(source.model_copy(update={"weights": "fp32"}), say, commit=commit)
 
 
 def load_skeleton(source: TeacherSource | str) -> Teacher:
