@@ -58,6 +58,7 @@ from dimo_cli.students.folder import facts_of_teacher, save_student
 from dimo_cli.students.student import Student
 from dimo_cli.teachers.protocol import Backbone, Teacher
 from dimo_cli.teachers.registry import check_teacher, load_whole
+from dimo_cli.training.progress import check_goes_on
 from dimo_cli.training.stopping import Interrupted
 from dimo_cli.training.tracking import check_tracker
 from dimo_cli.training.trainer import Trainer
@@ -147,6 +148,7 @@ def check_continuation(spec: DistillSpec, folder: Path) -> None:
     if newest := newest_contents(folder):
         place = folder / CHECKPOINTS / f"step-{newest.step}"
         check_owner(place, newest, Owner(run=identity_of(folder)))
+        check_goes_on(newest.step or 0, spec.train.steps)
         trained_with = spec_of(newest, place)
     written = folder / "run.yaml"
     before = trained_with or resolve_spec(type(spec), file=written, environment={}).spec

@@ -7,7 +7,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from dimo_cli.errors import SpecError
 from dimo_cli.specs.metrics import is_better
+
+
+def check_goes_on(reached: int, steps: int) -> None:
+    """Refuse to end a run before the step that it has reached."""
+    if reached > steps:
+        raise SpecError(
+            f"`train.steps` is {steps}, but the run is at step {reached} already.",
+            "Give a larger `--set train.steps=`, or start a new run.",
+        )
 
 
 @dataclass

@@ -46,7 +46,7 @@ from dimo_cli.training.accelerator import make_accelerator, peak_memory
 from dimo_cli.training.checkpoint import CheckpointFolder, random_state, restore_random_state
 from dimo_cli.training.power_averages import PowerAverages
 from dimo_cli.training.precision import store_in_bf16, tf32
-from dimo_cli.training.progress import Progress
+from dimo_cli.training.progress import Progress, check_goes_on
 from dimo_cli.training.soundness import names_of_unsound, optimizer_path
 from dimo_cli.training.stopping import Interrupted, StopRequests
 from dimo_cli.training.tracking import Tracking
@@ -437,12 +437,7 @@ class Trainer:
         for told in damaged:
             self.watcher.on_note(f"Checkpoint {told} is damaged; going on from step {step}.")
         self.progress = Progress.read(state["progress"])
-        if self.progress.step > self.spec.train.steps:
-            raise SpecError(
-                f"`train.steps` is {self.spec.train.steps}, but the run is at step "
-                f"{self.progress.step} already.",
-                "Give a larger `--set train.steps=`, or start a new run.",
-            )
+        check_goes_on(self.progress.step, self.spec.train.steps)
         for name, optimizer in self.distillation.optimizers().items():
             moments = self.checkpoints.pieces(step, f"{name}_optimizer").moments
             optimizer.load_state_dict(state[f"{name}_optimizer"], moments)

@@ -96,6 +96,15 @@ def test_an_edited_run_yaml_does_not_change_what_cannot_change(run, dimo, look):
     assert "seed: 4" in path.read_text(), "what was refused is left as it was"
 
 
+@pytest.mark.parametrize("look", [(), ("--dry-run",)])
+def test_a_run_that_is_asked_for_fewer_steps_than_it_has_stays_as_it_was(run, dimo, look):
+    before = (run / "run.yaml").read_text()
+    refused = dimo("distill", "--resume", run, "--steps", 4, *look)
+    assert refused.exit_code == 2, refused.stderr
+    assert "`train.steps` is 4, but the run is at step 6 already" in refused.stderr
+    assert (run / "run.yaml").read_text() == before
+
+
 def test_a_run_of_an_earlier_dimo_is_continued_by_its_run_yaml(run):
     as_earlier(run)
     with pytest.raises(SpecError, match=r"cannot change `train\.seed`"):
