@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import errno
+import re
 from collections.abc import Iterable
 
 from dimo_cli.redacting import without_secrets
+
+# What torch, its threads, the loader of libraries and safetensors say where there is no memory.
+NO_MEMORY = re.compile(
+    r"failed to map segment|annot allocate memory(?! in static TLS)|can't allocate memory|"
+    r"not enough memory|std::bad_alloc|can't start new thread"
+)
 
 
 class DimoError(Exception):
@@ -47,6 +55,12 @@ class DivergedError(DimoError):
     """Training could not be recovered."""
 
     exit_code = 4
+
+
+def lacks_memory(error: Exception) -> bool:
+    """Whether a machine, or a limit on this process, gave no more memory: nothing is damaged."""
+    is_refused = isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM
+    return is_refused or NO_MEMORY.search(str(error)) is not None
 
 
 def counted(count: int, noun: str) -> str:

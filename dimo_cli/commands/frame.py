@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import functools
 import inspect
 import os
@@ -19,17 +18,12 @@ from dimo_cli.console.environment import image_protocol
 from dimo_cli.console.output import out
 from dimo_cli.distributed.lifeline import end_with_launcher
 from dimo_cli.distributed.reports import hand_over, is_follower
-from dimo_cli.errors import DimoError, MissingError, SpecError
+from dimo_cli.errors import DimoError, MissingError, SpecError, lacks_memory
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but the result.")]
 
 SHOWN_BEFORE = 20  # characters around one that is no text
-# What torch, its threads, the loader of libraries and safetensors say where there is no memory.
-NO_MEMORY = re.compile(
-    r"failed to map segment|annot allocate memory(?! in static TLS)|can't allocate memory|"
-    r"not enough memory|std::bad_alloc|can't start new thread"
-)
 
 OTHER_NAMES = {
     "cleanfid": "clean-fid",
@@ -46,7 +40,6 @@ KNOWN_ERRORS: dict[str, Callable[[Any], DimoError]] = {
         "Lower `--set train.micro_batch=`, or set `train.gradient_checkpointing=true`; "
         "`--dry-run` shows the estimate.",
     ),
-    "MemoryError": lambda e: no_memory(),
     "UnicodeEncodeError": lambda e: no_text(e),
     "PermissionError": lambda e: MissingError(f"No permission for `{e.filename}`."),
     "FileNotFoundError": lambda e: MissingError(f"No such file: `{e.filename}`."),
@@ -61,7 +54,7 @@ def as_dimo_error(error: Exception) -> DimoError | None:
     """The sentence for an exception with a plain meaning; None for our own bugs."""
     if isinstance(error, DimoError):
         return error
-    if NO_MEMORY.search(str(error)) or getattr(error, "errno", None) == errno.ENOMEM:
+    if lacks_memory(error):
         return no_memory()
     for cls in type(error).__mro__:
         if cls.__name__ in KNOWN_ERRORS:

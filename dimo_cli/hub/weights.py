@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dimo_cli import __version__
-from dimo_cli.errors import DimoError, MissingError
+from dimo_cli.errors import DimoError, MissingError, lacks_memory
 from dimo_cli.files.reading import check_regular
 from dimo_cli.files.torch_files import load_torch
 from dimo_cli.files.writing import file_sha256, whole_file
@@ -40,7 +40,10 @@ def read_published(
     local: bool,
     forget: Callable[[Path], None],
 ) -> StateDict:
-    """The state dict of a located file under our names; `forget` is told of one that is damaged."""
+    """The state dict of a located file under our names.
+
+    `forget` is told of one that is damaged: never of one that is known by its hash.
+    """
     check_regular(located.path)
     try:
         if located.path.suffix == ".safetensors":
@@ -54,9 +57,18 @@ def read_published(
             write_whole(cached, weights, about)
             found = load_file(cached)
         return found
+    except torch.OutOfMemoryError:
+        raise
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        forget(located.path)
+        if lacks_memory(error):
+            raise
         reason = re.sub(r"\s+", " ", str(error))[:160]
+        if file.sha256 is not None and file.sha256 == located.sha256:
+            raise MissingError(
+                f"`{file}` cannot be read, though it is the file that dimo knows ({reason}).",
+                f"If its disk is to blame, remove {located.path} and bring it here again.",
+            ) from error
+        forget(located.path)
         raise MissingError(
             f"`{file}` cannot be read: it is truncated or is not what its name says ({reason}).",
             "Run the same command again to download it afresh."
@@ -78,7 +90,9 @@ def read_cached(path: Path) -> StateDict | None:
         return None
     try:
         return load_file(path)
-    except SafetensorError:
+    except SafetensorError as error:
+        if lacks_memory(error):
+            raise
         path.unlink(missing_ok=True)
         return None
 
@@ -90,6 +104,8 @@ def read_pickle(path: Path) -> dict[str, Any]:
     except (DimoError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # a damaged pickle can raise anything
+        if lacks_memory(error):
+            raise
         raise pickle.UnpicklingError(
             "it holds objects other than tensors, which dimo never loads"
             if "weights_only" in str(error) or "Unsupported" in str(error)

@@ -31,7 +31,7 @@ from dimo_cli.distributed.ranks import (
     own_rank,
     wait_for_all,
 )
-from dimo_cli.errors import MissingError
+from dimo_cli.errors import MissingError, lacks_memory
 from dimo_cli.files.torch_files import load_torch
 from dimo_cli.files.writing import OLD, replace_folder
 from dimo_cli.run_folder.checkpoints import STATE, DamagedCheckpoint
@@ -191,9 +191,11 @@ class CheckpointFolder:
         for step in reversed(self.steps()):
             try:
                 state = self.load(step, networks)
-            except (MemoryError, torch.OutOfMemoryError, ForeignCheckpoint):  # nothing is damaged
+            except (torch.OutOfMemoryError, ForeignCheckpoint):  # nothing is damaged
                 raise
             except Exception as error:  # any damage at all: fall back to the one before
+                if lacks_memory(error):
+                    raise
                 damaged[self.path(step)] = reason_of(error)
                 continue
             for folder in damaged:

@@ -1,12 +1,16 @@
 """Published files: fetched once, verified, read safely; every failure is a sentence and exit 3."""
 
+import hashlib
 import io
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save
 from torch import nn
 
@@ -14,7 +18,7 @@ from dimo_cli.errors import MissingError
 from dimo_cli.hub.access import dimo_cache, download_cache
 from dimo_cli.hub.loading import fill, on_meta
 from dimo_cli.hub.published import HubFile, Published
-from dimo_cli.hub.store import HubStore
+from dimo_cli.hub.store import HubStore, cached_path
 from tests.helpers.fake_hub import COMMIT, TOKEN
 
 WEIGHTS = {"a": torch.arange(6.0).view(2, 3), "b": torch.ones(4)}
@@ -219,6 +223,45 @@ def test_wrong_safetensors_are_refused_and_forgotten(hub, content):
         HubStore().weights(Published((SAFE,)))
     hub.add("owner/net", "net.safetensors", save(WEIGHTS))
     assert_weights(HubStore().weights(Published((SAFE,))))
+
+
+@pytest.mark.parametrize("file", [PICKLE, SAFE])
+def test_a_lack_of_memory_while_weights_are_read_is_no_damage(hub, file):
+    lacking = Published((file,), convert=lambda weights: {"a": torch.empty(2**50)})
+    with pytest.raises(RuntimeError, match="memory"):
+        HubStore().weights(lacking if file is SAFE else replace(lacking, inside="model"))
+    assert cached_path(file)
+
+
+@pytest.mark.parametrize(
+    ("reader", "error"),
+    [
+        ("load_torch", MemoryError()),
+        ("load_file", SafetensorError("Cannot allocate memory (os error 12)")),
+    ],
+)
+def test_nor_is_one_while_a_pickle_or_what_became_of_it_is_read(hub, monkeypatch, reader, error):
+    published = Published((PICKLE,), inside="model")
+    if reader == "load_file":
+        HubStore().weights(published)
+    before = cached_files()
+    monkeypatch.setattr(f"dimo_cli.hub.weights.{reader}", mock.Mock(side_effect=error))
+    with pytest.raises(type(error)):
+        HubStore().weights(published)
+    assert cached_path(PICKLE)
+    assert cached_files() == before
+
+
+def test_a_file_that_dimo_knows_is_never_forgotten(hub):
+    content = hub.files["owner/net", "net.safetensors"]
+    known = HubFile("owner/net", "net.safetensors", sha256=hashlib.sha256(content).hexdigest())
+
+    def fails(weights):
+        raise RuntimeError("shape '[3]' is invalid")
+
+    with pytest.raises(MissingError, match="though it is the file that dimo knows") as caught:
+        HubStore().weights(Published((known,), convert=fails))
+    assert str(cached_path(known)) in caught.value.hint
 
 
 def test_a_file_that_was_replaced_on_the_hub_is_refused_until_it_is_pinned(hub):

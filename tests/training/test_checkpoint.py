@@ -9,6 +9,7 @@ from torch import nn
 from dimo_cli.errors import MissingError
 from dimo_cli.files import writing
 from dimo_cli.files.untrusted import Untrusted
+from dimo_cli.training import checkpoint
 from dimo_cli.training.checkpoint import CheckpointFolder, random_state, restore_random_state
 
 
@@ -87,6 +88,15 @@ def test_a_checkpoint_that_asks_for_memory_is_refused_unread(folder, monkeypatch
     monkeypatch.setattr(torch, "load", lambda *a, **k: pytest.fail("torch.load was called"))
     with pytest.raises(Untrusted, match="objects other than tensors"):
         folder.read(1, networks(0.0))
+
+
+def test_a_lack_of_memory_is_no_damage(folder, monkeypatch):
+    for step in (1, 2):
+        folder.save(step, networks(1.0), {})
+    monkeypatch.setattr(checkpoint, "load_torch", lambda path: torch.empty(2**50))
+    with pytest.raises(RuntimeError, match="memory"):
+        folder.load_newest(networks(0.0))
+    assert folder.steps() == [1, 2]
 
 
 def test_pruning_keeps_the_newest_and_the_best(folder):
