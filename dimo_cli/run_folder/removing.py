@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from dimo_cli.errors import SpecError
-from dimo_cli.files.locking import locked, refuse_if_locked
+from dimo_cli.files.locking import LOCK, locked, refuse_if_locked
 from dimo_cli.run_folder.listing import OTHER_MARKS, RUN_SPEC, check_run, is_run
 
 
@@ -36,9 +36,11 @@ def remove_run(run: Path) -> None:
     check_removable(run)
     with locked(run):
         last = {run / name for name in (RUN_SPEC, *OTHER_MARKS)}
-        for path in sorted(run.iterdir(), key=lambda path: (path in last, path.name == RUN_SPEC)):
+        # The lock goes when it is let go: without it another run could start in what is left.
+        inside = [path for path in run.iterdir() if path.name != LOCK]
+        for path in sorted(inside, key=lambda path: (path in last, path.name == RUN_SPEC)):
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
-        run.rmdir()
+    run.rmdir()

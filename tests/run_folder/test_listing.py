@@ -1,11 +1,12 @@
 """Runs are listed by what their folders hold, and deleted only when they are nobody's."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from dimo_cli.errors import DimoError, DivergedError
-from dimo_cli.files.locking import locked
+from dimo_cli.files.locking import is_locked, locked
 from dimo_cli.run_folder.listing import facts_of_run, find_runs
 from dimo_cli.run_folder.removing import remove_run
 from dimo_cli.training.trainer import Trainer
@@ -40,6 +41,20 @@ def test_a_run_that_a_process_holds_is_running_and_is_not_removed(runs):
         with pytest.raises(DimoError, match="is in use by"):
             remove_run(run)
     assert facts_of_run(run).state == "finished"
+
+
+def test_a_run_is_held_until_nothing_is_left_of_it(runs, monkeypatch):
+    run, held, remove = runs / "a whole run", [], Path.unlink
+
+    def unlink(path, *args, **words):
+        held.append((path.name, is_locked(run)))
+        remove(path, *args, **words)
+
+    monkeypatch.setattr(Path, "unlink", unlink)
+    remove_run(run)
+    assert not run.exists()
+    assert held[-2:] == [("run.yaml", True), (".lock", True)]
+    assert all(is_held for _, is_held in held)
 
 
 def test_a_run_that_diverged_says_so_until_it_is_continued(tmp_path, monkeypatch):
