@@ -52,7 +52,7 @@ def random_state(generator: torch.Generator, host: torch.Generator) -> dict[str,
         "run": generator.get_state(),
         "host": host.get_state(),
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda": [torch.cuda.get_rng_state()] if generator.device.type == "cuda" else [],
         "python": [version, list(words), gauss],
     }
 
@@ -62,16 +62,23 @@ def restore_random_state(
 ) -> None:
     """Continue every random stream where `random_state` left it.
 
-    Earlier versions had no stream on the host: where it is one of its own, it begins anew.
+    Earlier versions had no stream on the host: where it is one of its own, it begins anew. They
+    kept the states of all cards, and not of a process's own alone.
     """
     if "host" in state:
         host.set_state(state["host"])
     generator.set_state(state["run"])
     torch.set_rng_state(state["torch"])
-    if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
+    cards = state["cuda"]
+    if cards and generator.device.type == "cuda":
+        torch.cuda.set_rng_state(cards[min(torch.cuda.current_device(), len(cards) - 1)])
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words), gauss))
+
+
+def is_of_this_device(state: dict[str, Any], generator: torch.Generator) -> bool:
+    """Whether a random state fits the generator: that of a card has another size than a CPU's."""
+    return bool(state["run"].shape == generator.get_state().shape)
 
 
 class CheckpointFolder:

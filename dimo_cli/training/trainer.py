@@ -43,7 +43,12 @@ from dimo_cli.teachers.protocol import Backbone, Teacher
 from dimo_cli.teachers.spread import make_whole
 from dimo_cli.teachers.stored import plain_copy
 from dimo_cli.training.accelerator import make_accelerator, peak_memory
-from dimo_cli.training.checkpoint import CheckpointFolder, random_state, restore_random_state
+from dimo_cli.training.checkpoint import (
+    CheckpointFolder,
+    is_of_this_device,
+    random_state,
+    restore_random_state,
+)
 from dimo_cli.training.power_averages import PowerAverages
 from dimo_cli.training.precision import store_in_bf16, tf32
 from dimo_cli.training.progress import Progress, check_goes_on
@@ -456,14 +461,25 @@ class Trainer:
         return random_state(self.generator, self.distillation.host)
 
     def restore_random(self, state: dict[str, Any]) -> None:
-        """Draw on as before; with another number of ranks, only dropout is seeded anew."""
+        """Draw on as before; with another number of ranks, only dropout is seeded anew.
+
+        On a device of another kind everything is: no stream of one goes on in the other.
+        """
         host = self.distillation.host
         known = state.get("random_of_ranks", [state["random"]])
-        if len(known) == self.accelerator.num_processes:
+        fresh = self.spec.train.seed + 1_000_003 * self.progress.step
+        if not is_of_this_device(state["random"], self.generator):
+            self.watcher.on_note(
+                f"The checkpoint is from another kind of device: on this {self.generator.device} "
+                "random numbers begin anew."
+            )
+            self.distillation.reseed(fresh)
+        elif len(known) == self.accelerator.num_processes:
             restore_random_state(known[self.rank], self.generator, host)
             return
-        restore_random_state(state["random"], self.generator, host)
-        torch.manual_seed(self.spec.train.seed + 1_000_003 * self.progress.step + self.rank)
+        else:
+            restore_random_state(state["random"], self.generator, host)
+        torch.manual_seed(fresh + self.rank)
 
     def log(self, values: dict[str, float]) -> None:
         """Append a line to log.jsonl and show it."""

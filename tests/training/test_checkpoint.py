@@ -106,6 +106,32 @@ def test_pruning_keeps_the_newest_and_the_best(folder):
     assert folder.steps() == [2, 10]
 
 
+class Card(torch.Generator):
+    """A generator that says it is of a card."""
+
+    device = torch.device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("cards", "current", "expected"),
+    [(1, 0, 2), (1, 7, 2), (3, 0, 0), (3, 2, 2), (3, 7, 2)],  # three: an earlier dimo kept all
+)
+def test_a_process_goes_on_with_the_state_of_its_own_card_alone(
+    monkeypatch, cards, current, expected
+):
+    states, restored = [torch.full((16,), number) for number in range(3)], []
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: current)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda: states[2])
+    monkeypatch.setattr(torch.cuda, "set_rng_state", restored.append)
+    state = random_state(Card(), Card())
+    assert state["cuda"] == states[2:]
+    state["cuda"] = states[-cards:]
+    restore_random_state(state, Card(), Card())
+    assert restored == [states[expected]]
+    restore_random_state(state, torch.Generator(), torch.Generator())
+    assert len(restored) == 1, "a run on a CPU has none"
+
+
 def test_every_random_stream_continues(generator):
     state = random_state(generator, generator)
     first = (torch.rand(3, generator=generator), torch.rand(3))

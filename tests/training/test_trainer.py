@@ -50,6 +50,19 @@ def test_a_resumed_run_equals_one_that_went_straight_through(tmp_path, student):
     assert fingerprint(resumed) == fingerprint(straight)
 
 
+def test_on_another_kind_of_device_random_numbers_begin_anew(tmp_path):
+    trainer = Trainer(small_spec(), load_teacher("digits"), tmp_path, Silent())
+    begun, trainer.progress.step = trainer.generator.get_state(), 3
+    of_a_card = trainer.random_state() | {"run": torch.zeros(16, dtype=torch.uint8)}
+    drawn = []
+    for _ in range(2):
+        trainer.restore_random({"random": of_a_card})
+        assert not torch.equal(trainer.generator.get_state(), begun)
+        drawn.append((torch.rand(1, generator=trainer.generator), torch.rand(1)))
+    assert drawn[0] == drawn[1]
+    assert "on this cpu random numbers begin anew" in trainer.watcher.notes[0]
+
+
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 )
