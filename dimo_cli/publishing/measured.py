@@ -12,8 +12,8 @@ from dimo_cli.evaluation.comparing import read_evaluation
 from dimo_cli.evaluation.tables import flat
 from dimo_cli.files.reading import MOST_DOCUMENT, read_text
 from dimo_cli.files.untrusted import parse_json
+from dimo_cli.run_folder.state import SUMMARY
 
-SUMMARY = "summary.json"
 # Who drew, which the card says above.
 ITSELF = ("target", "network", "student_sha256", "teacher", "method")
 

@@ -15,8 +15,8 @@ from dimo_cli.run_folder.listing import (
     find_runs,
     log_records,
 )
-from dimo_cli.run_folder.naming import BEST, checkpoint_names, read_json
-from dimo_cli.run_folder.state import SUMMARY, is_refinement
+from dimo_cli.run_folder.naming import BEST, checkpoint_names
+from dimo_cli.run_folder.state import is_refinement, summary_of
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.refine import RefineSpec
 from dimo_cli.specs.resolve import resolve_spec
@@ -70,13 +70,13 @@ class Run:
     @property
     def metrics(self) -> dict[str, Any]:
         """The numbers of the closing table, as in summary.json; empty where none were measured."""
-        summary = read_json(self.folder / SUMMARY)
+        summary = summary_of(self.folder)
         return {name: value for name, value in summary.items() if name not in NO_NUMBERS}
 
     @property
     def alarms(self) -> list[str]:
         """What was wrong when it ended, with the cures."""
-        return list(read_json(self.folder / SUMMARY).get("alarms", ()))
+        return list(summary_of(self.folder).get("alarms", ()))
 
     def log(self) -> list[dict[str, Any]]:
         """The lines of log.jsonl, one for every `train.log_every` steps."""

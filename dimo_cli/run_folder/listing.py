@@ -17,7 +17,7 @@ from dimo_cli.files.reading import MOST_LOG, read_tail
 from dimo_cli.files.untrusted import parse_json
 from dimo_cli.files.writing import write_whole_text
 from dimo_cli.run_folder.naming import newest_facts, read_json
-from dimo_cli.run_folder.state import DIVERGED, SUMMARY
+from dimo_cli.run_folder.state import DIVERGED, SUMMARY, summary_of
 from dimo_cli.specs.metrics import TITLES
 from dimo_cli.specs.resolve import load_yaml
 
@@ -84,12 +84,12 @@ def facts_of_run(run: Path) -> RunFacts:
     """What there is to know of a run without reading its weights; damaged parts count as absent."""
     check_run(run)
     values = spec_values(run)
-    summary, records = read_json(run / SUMMARY), log_records(run)
+    summary, records = summary_of(run), log_records(run)
     trained, step = student_step(run), newest_step(run, records)
     metric, value = measured(values, summary, records)
     return RunFacts(
         path=str(run),
-        state=state_of(run, trained, step),
+        state=state_of(run, trained, step, is_measured=bool(summary)),
         method="refine" if "gan" in values else "distill",
         teacher=within(values, "teacher", "name", str),
         step=step,
@@ -101,13 +101,13 @@ def facts_of_run(run: Path) -> RunFacts:
     )
 
 
-def state_of(run: Path, trained: int | None, step: int) -> State:
+def state_of(run: Path, trained: int | None, step: int, *, is_measured: bool) -> State:
     """Whether a run is going on, and if not, how it ended."""
     if is_locked(run):
         return "running"
     if (run / DIVERGED).is_file():
         return "diverged"
-    is_whole = trained is not None and trained >= step and (run / SUMMARY).is_file()
+    is_whole = trained is not None and trained >= step and is_measured
     return "finished" if is_whole else "interrupted"
 
 

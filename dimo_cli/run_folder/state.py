@@ -33,18 +33,23 @@ def is_refinement(run: Path) -> bool:
         return False
 
 
+def summary_of(run: Path) -> dict[str, Any]:
+    """The summary of the student in a run folder; empty where it is of an earlier one, or none."""
+    summary, manifest = read_json(run / SUMMARY), read_json(run / "student" / "dimo.json")
+    is_its = summary.get("weights_sha256") == manifest.get("weights_sha256")
+    return summary if is_its else {}
+
+
 def finished_as(run: Path, spec: DistillSpec) -> dict[str, Any] | None:
     """The summary of a run that a continuation by `spec` would add nothing to; else None.
 
     It has its student, of the last step that is asked for, and measured it as is asked for.
     """
-    summary, manifest = read_json(run / SUMMARY), read_json(run / "student" / "dimo.json")
+    summary, manifest = summary_of(run), read_json(run / "student" / "dimo.json")
     training = manifest.get("training")
     steps = training.get("steps") if isinstance(training, dict) else None
     path = run / "run.yaml"
-    if not (newest_facts(run).get("step") == steps == spec.train.steps):
-        return None
-    if summary.get("weights_sha256") != manifest.get("weights_sha256"):
+    if not summary or not (newest_facts(run).get("step") == steps == spec.train.steps):
         return None
     try:
         before = resolve_spec(type(spec), file=path, environment={}).spec

@@ -7,6 +7,7 @@ import pytest
 
 from dimo_cli.errors import DimoError, DivergedError
 from dimo_cli.files.locking import is_locked, locked
+from dimo_cli.python.run import Run
 from dimo_cli.run_folder.listing import facts_of_run, find_runs
 from dimo_cli.run_folder.removing import remove_run
 from dimo_cli.training.trainer import Trainer
@@ -70,6 +71,18 @@ def test_a_run_that_diverged_says_so_until_it_is_continued(tmp_path, monkeypatch
     assert json.loads((run / "diverged.json").read_text())["reason"] == "Training diverged: it did."
     distilled(run, resume=True)
     assert facts_of_run(run).state == "finished"
+
+
+def test_a_number_of_an_earlier_student_is_not_the_runs(runs):
+    run = runs / "a whole run"
+    summary, manifest = run / "summary.json", run / "student" / "dimo.json"
+    summary.write_text(json.dumps(json.loads(summary.read_text()) | {"fid_student": 1.5}))
+    assert facts_of_run(run).value == Run(run).metrics["fid_student"] == 1.5
+    newer = {"weights_sha256": "1" * 64, "training": {"steps": 9}}  # and it was stopped just then
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | newer))
+    facts = facts_of_run(run)
+    assert (facts.state, facts.step, facts.value) == ("interrupted", 9, 2.0)
+    assert Run(run).metrics == {}
 
 
 def test_damaged_parts_of_a_run_do_not_hide_it(runs):
