@@ -140,11 +140,10 @@ class PromptProgram(Program):
 
 def program_of(student: Student, spec: ExportSpec) -> Program:
     """The program of a student."""
-    if student.manifest.init.noise is not None:
-        raise SpecError(
-            "This student hears noise in its input (`init.noise`), which programs cannot draw yet.",
-            "Use it with dimo: `dimo sample`, or `OneStepPipeline` in Python.",
-        )
+    student.check_no_noise(
+        "programs cannot draw it yet",
+        "Use it with dimo: `dimo sample`, or `OneStepPipeline` in Python.",
+    )
     make = PromptProgram if student.teacher.takes_prompts else ClassProgram
     return make(student, spec).eval()
 

@@ -67,7 +67,9 @@ def extract_student(
     student: Student, spec: ExtractSpec, progress: Callable[[], None] = lambda: None
 ) -> tuple[Student, Loss]:
     """The nearest student that is its teacher with adapters, and what is lost."""
-    student.check_no_latent("adapters have no place for its network")
+    no_place = "adapters have no place for its network"
+    student.check_no_latent(no_place)
+    student.check_no_noise(no_place, "Use a student without it.")
     if has_adapters(student.backbone):
         raise SpecError(
             "This student has adapters already.",

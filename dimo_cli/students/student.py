@@ -97,6 +97,13 @@ class Student:
                 "Use a student without one.",
             )
 
+    def check_no_noise(self, why: str, instead: str) -> None:
+        """Refuse a student that hears noise where that has no place."""
+        if self.manifest.init.noise is not None:
+            raise SpecError(
+                f"This student hears noise in its input (`init.noise`), and {why}.", instead
+            )
+
     def sample(
         self,
         cond: Cond,

@@ -10,7 +10,9 @@ from dimo_cli.engine.roles import starts_of
 from dimo_cli.errors import SpecError
 from dimo_cli.exporting.program import program_of
 from dimo_cli.specs.export import ExportSpec
+from dimo_cli.specs.lowrank import ExtractSpec
 from dimo_cli.students.folder import load_student, save_student
+from dimo_cli.students.lowrank import extract_student
 from tests.conftest import small_spec
 
 
@@ -51,6 +53,11 @@ def test_that_of_others_stays_as_it_was(teacher, tmp_path):
     manifest = json.loads((tmp_path / "student" / "dimo.json").read_text())
     assert manifest["format"] == 1
     assert "noise" not in manifest["init"]
+
+
+def test_it_is_not_taken_apart_into_adapters(saved):
+    with pytest.raises(SpecError, match=r"`init\.noise`.* adapters have no place"):
+        extract_student(saved[0], ExtractSpec(student="-", rank=2))
 
 
 def test_it_is_not_exported_yet(saved):
