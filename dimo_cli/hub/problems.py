@@ -41,7 +41,9 @@ def explain(error: Exception, file: HubFile) -> MissingError:
     if isinstance(error, errors.RevisionNotFoundError):
         return MissingError(
             f"{repo} has no revision `{file.revision}`.",
-            "Change what follows the `@`." if is_dataset else "Change `teacher.revision`.",
+            "Change what follows the `@`."
+            if is_dataset
+            else "Change what follows the `@` of a student, or `teacher.revision` of a teacher.",
         )
     if isinstance(error, errors.RemoteEntryNotFoundError):
         return NotThere(f"{repo} has no file `{file.path}` at revision `{file.revision}`.")

@@ -137,8 +137,9 @@ def test_a_missing_repository_file_or_revision_is_named(hub):
         HubStore().locate(HubFile("no/body", "x"))
     with pytest.raises(MissingError, match="no file `x`"):
         HubStore().locate(HubFile("owner/net", "x"))
-    with pytest.raises(MissingError, match="no revision `v9`"):
+    with pytest.raises(MissingError, match="no revision `v9`") as caught:
         HubStore(revisions={"owner/net": "v9"}).locate(SAFE)
+    assert "the `@` of a student, or `teacher.revision` of a teacher" in caught.value.hint
 
 
 def test_a_gated_repository_asks_for_a_login(hub, monkeypatch):
