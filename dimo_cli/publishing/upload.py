@@ -97,10 +97,10 @@ def attempt(api: HfApi, files: Sequence[Upload], spec: PushSpec, title: str, say
     revision = f"refs/pr/{pull_request}" if pull_request else spec.branch or MAIN
     if spec.branch and spec.branch not in refs_of(api, repository)[0]:
         api.create_branch(repository, branch=spec.branch, exist_ok=True)
-    changed = changed_files(api, files, repository, revision)
-    commit = api.model_info(repository, revision=revision).sha
+    commit = str(api.model_info(repository, revision=revision).sha)
+    changed = changed_files(api, files, repository, commit)
     if changed:
-        commit, made = send(api, changed, spec, revision, title, say)
+        commit, made = send(api, changed, spec, revision, commit, title, say)
         pull_request = made or pull_request
     if spec.tag and not tag_is_there:
         api.create_tag(repository, tag=spec.tag, revision=commit)
@@ -110,7 +110,7 @@ def attempt(api: HfApi, files: Sequence[Upload], spec: PushSpec, title: str, say
         repository=repository,
         url=url,
         revision=f"refs/pr/{pull_request}" if pull_request else revision,
-        commit=str(commit),
+        commit=commit,
         uploaded=tuple(file.name for file in changed),
         unchanged=tuple(file.name for file in files if file.name not in names),
         pull_request=f"{url}/discussions/{pull_request}" if pull_request else None,
@@ -205,9 +205,18 @@ def git_hash(path: Path, size: int) -> str:
 
 
 def send(
-    api: HfApi, files: Sequence[Upload], spec: PushSpec, revision: str, title: str, say: Say
+    api: HfApi,
+    files: Sequence[Upload],
+    spec: PushSpec,
+    revision: str,
+    parent: str,
+    title: str,
+    say: Say,
 ) -> tuple[str, int | None]:
-    """Upload files and commit them together; returns the commit and a new pull request's number."""
+    """Upload files and commit them together; returns the commit and a new pull request's number.
+
+    Refused if a revision no longer is `parent`, which the files were compared with.
+    """
     from huggingface_hub import CommitOperationAdd
 
     size = sum(file.size for file in files) / 2**20
@@ -219,6 +228,7 @@ def send(
         commit_message=title,
         revision=revision,
         create_pr=is_proposal,
+        parent_commit=parent,
     )
     return made.oid, made.pr_num if is_proposal else None
 

@@ -277,6 +277,8 @@ class UploadHandler(Handler):
 
     def make_commit(self, name, repo, revision):
         header, *changes = [json.loads(line) for line in self.body.splitlines()]
+        if header["value"].get("parentCommit", repo.resolve(revision)) != repo.resolve(revision):
+            return self.refuse(412, "A commit has happened since")
         tree = dict(repo.files(revision))
         for change in changes:
             value = change["value"]

@@ -4,6 +4,8 @@ import huggingface_hub.constants as client
 import pytest
 
 from dimo_cli.files.writing import file_sha256
+from dimo_cli.publishing import upload
+from dimo_cli.publishing.upload import changed_files
 from dimo_cli.students.folder import BUILTIN
 from tests.helpers.fake_hub import TOKEN
 from tests.helpers.fake_hub_uploads import READ_ONLY
@@ -175,14 +177,29 @@ def test_a_large_file_that_never_gets_through_is_told_and_nothing_is_committed(h
         ("repos/create", "402 Payment required", "no room"),
         ("commit/main", "403 This branch is protected", "This branch is protected"),
         ("commit/main", "409 The branch has moved", "changed in the meantime"),
-        ("paths-info/main", "429", "slow down"),
+        ("revision/main", "429", "slow down"),
         ("commit/main", "always 500", "answers 500"),
-        ("paths-info/main", "404", "does not find"),
+        ("revision/main", "404", "does not find"),
     ],
 )
 def test_a_refusal_of_the_hub_is_a_sentence(hub, dimo, place, fault, words):
     hub.faults[place] = [fault]
     assert words in refused(dimo, 3, "digits", NAME)
+
+
+def test_a_push_of_somebody_else_in_between_is_refused_and_not_mixed_with(hub, dimo, monkeypatch):
+    pushed(dimo, "digits", NAME)
+    theirs = {name: b"of another student" for name in FILES}
+
+    def while_they_push(*arguments):
+        changed = changed_files(*arguments)
+        repo = hub.repos[NAME]
+        repo.branches["main"] = repo.commit(theirs)
+        return changed
+
+    monkeypatch.setattr(upload, "changed_files", while_they_push)
+    assert "changed in the meantime" in refused(dimo, 3, "digits", NAME, "--hours", "3")
+    assert hub.repos[NAME].files() == theirs
 
 
 def test_a_full_account_is_told_in_the_words_of_the_hub(hub, dimo):
@@ -218,7 +235,7 @@ def test_a_name_of_somebody_else_is_refused(hub, dimo):
 
 
 def test_a_token_that_the_hub_repeats_is_struck_out(hub, dimo):
-    hub.faults["paths-info/main"] = [f"403 {TOKEN} may not do this"]
+    hub.faults["revision/main"] = [f"403 {TOKEN} may not do this"]
     assert "*** may not do this" in refused(dimo, 3, "digits", NAME)
 
 
