@@ -105,4 +105,6 @@ def sentence(pushed: Pushed) -> str:
         done = f"Pushed {', '.join(pushed.uploaded)} to {pushed.url}"
     else:
         done = f"Nothing has changed: {pushed.url} has this student already"
+    if pushed.removed:
+        done += f"; removed {', '.join(pushed.removed)}, which another student left there"
     return f"{done} (commit {pushed.commit[:12]}{f', tag {pushed.tag}' if pushed.tag else ''})"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,7 +19,7 @@ from dimo_cli.hub.access import endpoint, is_offline
 from dimo_cli.hub.network import answers
 from dimo_cli.hub.problems import NETWORK_ERRORS
 from dimo_cli.redacting import without_secrets
-from dimo_cli.specs.manifest import MANIFEST, WEIGHTS
+from dimo_cli.specs.manifest import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MANIFEST, WEIGHTS
 from dimo_cli.specs.push import PushSpec
 
 if TYPE_CHECKING:
@@ -45,8 +45,18 @@ class Pushed:
     commit: str
     uploaded: tuple[str, ...]
     unchanged: tuple[str, ...]
+    removed: tuple[str, ...]
     pull_request: str | None = None
     tag: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What makes a commit of a repository hold the student that is pushed, and no other."""
+
+    parent: str
+    files: tuple[Upload, ...]
+    removed: tuple[str, ...]
 
 
 def push_files(files: Sequence[Upload], spec: PushSpec, title: str, say: Say) -> Pushed:
@@ -97,22 +107,23 @@ def attempt(api: HfApi, files: Sequence[Upload], spec: PushSpec, title: str, say
     revision = f"refs/pr/{pull_request}" if pull_request else spec.branch or MAIN
     if spec.branch and spec.branch not in refs_of(api, repository)[0]:
         api.create_branch(repository, branch=spec.branch, exist_ok=True)
-    commit = str(api.model_info(repository, revision=revision).sha)
-    changed = changed_files(api, files, repository, commit)
-    if changed:
-        commit, made = send(api, changed, spec, revision, commit, title, say)
+    changes = changes_to(api, files, spec, revision)
+    commit = changes.parent
+    if changes.files or changes.removed:
+        commit, made = send(api, changes, spec, revision, title, say)
         pull_request = made or pull_request
     if spec.tag and not tag_is_there:
         api.create_tag(repository, tag=spec.tag, revision=commit)
     url = without_secrets(f"{endpoint()}/{repository}")
-    names = {file.name for file in changed}
+    names = {file.name for file in changes.files}
     return Pushed(
         repository=repository,
         url=url,
         revision=f"refs/pr/{pull_request}" if pull_request else revision,
         commit=commit,
-        uploaded=tuple(file.name for file in changed),
+        uploaded=tuple(file.name for file in changes.files),
         unchanged=tuple(file.name for file in files if file.name not in names),
+        removed=changes.removed,
         pull_request=f"{url}/discussions/{pull_request}" if pull_request else None,
         tag=spec.tag,
     )
@@ -138,12 +149,6 @@ def open_repository(api: HfApi, spec: PushSpec) -> None:
         raise SpecError(
             f"`{name}` is {state} already, and the flag is {flag}.",
             f"Change it at {endpoint()}/{name}/settings, or leave the flag out.",
-        )
-    there = {file.rfilename for file in found.siblings or ()}
-    if WEIGHTS in there and MANIFEST not in there:
-        raise SpecError(
-            f"`{name}` holds another model: its {WEIGHTS} is not of a student.",
-            "Push to a name of its own, or to a branch with `--branch`.",
         )
 
 
@@ -173,6 +178,39 @@ def open_pull_request(api: HfApi, repository: str, title: str) -> int | None:
         repository, discussion_type="pull_request", discussion_status="open"
     )
     return next((one.num for one in found if one.is_pull_request and one.title == title), None)
+
+
+def changes_to(api: HfApi, files: Sequence[Upload], spec: PushSpec, revision: str) -> Changes:
+    """What is to be done with a revision; refused on main if that is another model's."""
+    found = api.model_info(spec.repository, revision=revision)
+    there = {file.rfilename for file in found.siblings or ()}
+    if spec.branch in (None, MAIN):
+        check_no_other_model(spec.repository, there)
+    commit = str(found.sha)
+    changed = changed_files(api, files, spec.repository, commit)
+    return Changes(commit, tuple(changed), tuple(left_of_another_kind(files, there)))
+
+
+def check_no_other_model(repository: str, there: Collection[str]) -> None:
+    """Refuse a repository whose weights are not of a student."""
+    weights = [name for name in (WEIGHTS, ADAPTER_WEIGHTS) if name in there]
+    if weights and MANIFEST not in there:
+        raise SpecError(
+            f"`{repository}` holds another model: its {weights[0]} is not of a student.",
+            "Push to a name of its own, or to a branch with `--branch`.",
+        )
+
+
+def left_of_another_kind(files: Sequence[Upload], there: Collection[str]) -> list[str]:
+    """Weights of the student before this one, where one has adapters and the other has not.
+
+    `peft` would find the old adapters beside the new weights.
+    """
+    if MANIFEST not in there:
+        return []
+    names = {file.name for file in files}
+    kinds = (WEIGHTS, ADAPTER_WEIGHTS, ADAPTER_CONFIG)
+    return [name for name in kinds if name in there and name not in names]
 
 
 def changed_files(
@@ -205,30 +243,27 @@ def git_hash(path: Path, size: int) -> str:
 
 
 def send(
-    api: HfApi,
-    files: Sequence[Upload],
-    spec: PushSpec,
-    revision: str,
-    parent: str,
-    title: str,
-    say: Say,
+    api: HfApi, changes: Changes, spec: PushSpec, revision: str, title: str, say: Say
 ) -> tuple[str, int | None]:
     """Upload files and commit them together; returns the commit and a new pull request's number.
 
-    Refused if a revision no longer is `parent`, which the files were compared with.
+    The Hub refuses it if the revision has moved since the files were compared.
     """
-    from huggingface_hub import CommitOperationAdd
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-    size = sum(file.size for file in files) / 2**20
-    say(f"Uploading {counted(len(files), 'file')} ({size:,.1f} MiB) ...")
+    size = sum(file.size for file in changes.files) / 2**20
+    say(f"Uploading {counted(len(changes.files), 'file')} ({size:,.1f} MiB) ...")
     is_proposal = spec.create_pr and revision == MAIN
     made = api.create_commit(
         spec.repository,
-        [CommitOperationAdd(file.name, str(file.path)) for file in files],
+        [
+            *(CommitOperationAdd(file.name, str(file.path)) for file in changes.files),
+            *(CommitOperationDelete(name) for name in changes.removed),
+        ],
         commit_message=title,
         revision=revision,
         create_pr=is_proposal,
-        parent_commit=parent,
+        parent_commit=changes.parent,
     )
     return made.oid, made.pr_num if is_proposal else None
 

@@ -284,6 +284,8 @@ class UploadHandler(Handler):
             value = change["value"]
             if change["key"] == "file":
                 tree[value["path"]] = base64.b64decode(value["content"])
+            elif change["key"] == "deletedFile":
+                del tree[value["path"]]
             elif value["oid"] in self.hub.blobs:
                 tree[value["path"]] = self.hub.blobs[value["oid"]]
             else:

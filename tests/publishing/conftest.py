@@ -8,8 +8,12 @@ import huggingface_hub.constants as client
 import pytest
 
 from dimo_cli.console.live import PlainView
+from dimo_cli.engine.lora import LoraSpec, new_adapters
 from dimo_cli.runs.distill import distill
-from dimo_cli.students.folder import BUILTIN
+from dimo_cli.specs.manifest import LoraFacts
+from dimo_cli.students.folder import BUILTIN, write_student
+from dimo_cli.students.published import open_student
+from dimo_cli.students.student import LoadOptions, Student
 from tests.conftest import small_spec
 from tests.helpers.fake_hub import TOKEN, let_the_client_log, serve
 from tests.helpers.fake_hub_uploads import UploadHandler, UploadHub
@@ -51,6 +55,16 @@ def run(tmp_path_factory):
 def own(tmp_path):
     """A student folder that may be changed."""
     return shutil.copytree(BUILTIN["digits"], tmp_path / "own")
+
+
+@pytest.fixture
+def adapters(tmp_path):
+    """The folder of a student that is its teacher with adapters, which may be changed."""
+    plain = open_student("digits", LoadOptions(with_teacher=True, device="cpu"))
+    network = new_adapters(plain.teacher.backbone, LoraSpec(rank=1), 0)
+    manifest = plain.manifest.model_copy(update={"format": 2, "lora": LoraFacts(rank=1, alpha=1)})
+    write_student(tmp_path / "adapters", Student(manifest, plain.teacher, network))
+    return tmp_path / "adapters"
 
 
 def pushed(dimo, *arguments):

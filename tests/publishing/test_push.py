@@ -189,7 +189,7 @@ def test_a_refusal_of_the_hub_is_a_sentence(hub, dimo, place, fault, words):
 
 def test_a_push_of_somebody_else_in_between_is_refused_and_not_mixed_with(hub, dimo, monkeypatch):
     pushed(dimo, "digits", NAME)
-    theirs = {name: b"of another student" for name in FILES}
+    theirs = dict.fromkeys(FILES, b"of another student")
 
     def while_they_push(*arguments):
         changed = changed_files(*arguments)
@@ -271,10 +271,27 @@ def test_a_repository_that_others_see_differently_is_refused(hub, dimo, private,
     assert hub.writes() == []
 
 
-def test_another_model_is_not_overwritten(hub, dimo):
+@pytest.mark.parametrize("weights", ["model.safetensors", "adapter_model.safetensors"])
+def test_another_model_is_not_overwritten(hub, dimo, weights):
+    hub.create(NAME, files={weights: b"precious", "README.md": b"of it"})
+    before = hub.repos[NAME].files()
+    assert f"another model: its {weights}" in refused(dimo, 2, "digits", NAME)
+    assert hub.repos[NAME].files() == before
+
+
+def test_beside_another_model_there_is_room_in_a_branch(hub, dimo):
     hub.create(NAME, files={"model.safetensors": b"precious"})
-    assert "another model" in refused(dimo, 2, "digits", NAME)
+    pushed(dimo, "digits", NAME, "--branch", "trial")
     assert hub.repos[NAME].files()["model.safetensors"] == b"precious"
+    assert set(hub.repos[NAME].files("trial")) >= FILES
+
+
+def test_a_student_of_another_kind_leaves_no_weights_behind(hub, dimo, adapters):
+    hub.create(NAME, files={"dimo.json": b"{}", "model.safetensors": b"of before"})
+    assert pushed(dimo, adapters, NAME)["removed"] == ["model.safetensors"]
+    theirs = ["adapter_model.safetensors", "adapter_config.json"]
+    assert pushed(dimo, "digits", NAME)["removed"] == theirs
+    assert set(hub.repos[NAME].files()) == FILES | {".gitattributes"}
 
 
 def test_other_files_of_the_repository_are_kept(hub, dimo):
