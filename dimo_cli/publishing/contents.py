@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -15,6 +16,9 @@ from dimo_cli.files.reading import MOST_DOCUMENT, read_bytes, read_text
 from dimo_cli.files.untrusted import parse_json
 from dimo_cli.redacting import without_secrets
 from dimo_cli.specs.manifest import StudentManifest
+from dimo_cli.students.adapters import adapter_config
+from dimo_cli.students.folder import base_of_adapters
+from dimo_cli.students.student import Student
 
 # Somebody's own folder, which names that person, anywhere in a text.
 HOME = re.compile(r"""(?:/home/|/Users/|\b[A-Za-z]:\\+Users\\+)[^/\\\s"'`,;]+|/root(?=/)""")
@@ -39,6 +43,13 @@ def public_manifest(manifest: StudentManifest) -> str:
     values = without_folders(manifest.model_dump(mode="json"))
     clean = StudentManifest.model_validate(values)
     return without_secrets(clean.model_dump_json(indent=2) + "\n")
+
+
+def public_adapter_config(student: Student) -> str:
+    """adapter_config.json as it follows from a student, whatever was added to the file since."""
+    teacher = student.manifest.teacher
+    config = adapter_config(student.backbone, base_of_adapters(teacher), teacher)
+    return without_secrets(json.dumps(without_folders(config), indent=2) + "\n")
 
 
 def check_weights(path: Path) -> None:

@@ -14,13 +14,19 @@ from dimo_cli.cards.licenses import license_to_publish
 from dimo_cli.errors import MissingError, SpecError
 from dimo_cli.files.writing import file_sha256
 from dimo_cli.publishing import measured
-from dimo_cli.publishing.contents import carried, check_weights, public_manifest, without_folders
+from dimo_cli.publishing.contents import (
+    carried,
+    check_weights,
+    public_adapter_config,
+    public_manifest,
+    without_folders,
+)
 from dimo_cli.publishing.preview import preview_of
 from dimo_cli.publishing.upload import Upload
 from dimo_cli.run_folder.effort import Effort, effort_of
 from dimo_cli.run_folder.nats import teacher_kl_of
 from dimo_cli.sampling.samplers import draw_images
-from dimo_cli.specs.manifest import CARD, MANIFEST, PREVIEW
+from dimo_cli.specs.manifest import ADAPTER_CONFIG, CARD, MANIFEST, PREVIEW
 from dimo_cli.specs.push import PushSpec
 from dimo_cli.specs.resolve import load_yaml
 from dimo_cli.specs.sample import SamplerSpec
@@ -58,13 +64,16 @@ def prepare(spec: PushSpec, workplace: Path, options: LoadOptions) -> Package:
     check_draws(student)
     facts = facts_to_publish(spec, student, run)
     card = student_card(facts)
-    (workplace / CARD).write_text(card, encoding="utf-8")
-    (workplace / MANIFEST).write_text(public_manifest(student.manifest), encoding="utf-8")
-    check_weights(folder / student.manifest.weights_file)
+    texts = {CARD: card, MANIFEST: public_manifest(student.manifest)}
+    if student.manifest.lora is not None:
+        texts[ADAPTER_CONFIG] = public_adapter_config(student)
+    for name, text in texts.items():
+        (workplace / name).write_text(text, encoding="utf-8")
+    weights = student.manifest.weights_file
+    check_weights(folder / weights)
     places = {
-        CARD: workplace / CARD,
-        MANIFEST: workplace / MANIFEST,
-        **{name: folder / name for name in student.manifest.files},
+        **{name: workplace / name for name in texts},
+        weights: folder / weights,
         PREVIEW: preview_of(student, folder, workplace, options),
     }
     files = [

@@ -147,9 +147,7 @@ def write_student(folder: Path, student: Student, teacher_kl: TeacherKl | None =
 def write_network(backbone: Backbone, folder: Path, teacher: TeacherFacts) -> str:
     """Write a student's weights, or its adapters if it has some; returns their hash."""
     if has_adapters(backbone):
-        return write_adapters(
-            backbone, folder, teacher_repository(teacher) or teacher.name, teacher
-        )
+        return write_adapters(backbone, folder, base_of_adapters(teacher), teacher)
     return write_weights(backbone, folder / WEIGHTS)
 
 
@@ -191,6 +189,11 @@ def teacher_repository(facts: TeacherFacts) -> str | None:
     if facts.name not in FAMILIES or facts.architecture:
         return None
     return blueprint_of(TeacherSource(name=facts.name)).backbone.files[0].repo
+
+
+def base_of_adapters(facts: TeacherFacts) -> str:
+    """What peft loads adapters over: where their teacher is published, or its name."""
+    return teacher_repository(facts) or facts.name
 
 
 def find_student(target: Path) -> Path:

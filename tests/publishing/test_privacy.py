@@ -148,6 +148,15 @@ def test_a_manifest_without_anything_private_is_sent_as_it_is(own):
     )
 
 
+def test_the_settings_of_adapters_are_written_anew(hub, dimo, adapters):
+    path = adapters / "adapter_config.json"
+    written = path.read_bytes()
+    added = {"base_model_name_or_path": "/home/somebody/model", "note": "hf_abcdefghijkl"}
+    path.write_text(json.dumps(json.loads(written) | added))
+    pushed(dimo, adapters, NAME)
+    assert hub.repos[NAME].files()["adapter_config.json"] == written
+
+
 @pytest.mark.parametrize(
     ("value", "shown"),
     [
