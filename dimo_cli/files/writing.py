@@ -8,6 +8,7 @@ import io
 import math
 import os
 import re
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 CHUNK = 2**20
 TEMPORARY = ".dimo.tmp"  # at the end of the name of a file that is being written
-LEFT_OVER = re.compile(rf"\..+\.(\d+){re.escape(TEMPORARY)}")
+LEFT_OVER = re.compile(rf"\..+\.(\d+)-[0-9a-f]+{re.escape(TEMPORARY)}")
 STALE_SECONDS = 3600  # after which nobody is still writing a file that he has not touched
 OLD = ".old-"  # in front of the name of a folder that is being replaced
 # What a disk or a folder can be the cause of; other errors are left as they are.
@@ -47,19 +48,26 @@ def fsync_path(path: Path) -> None:
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to; it becomes `path` when all went well."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
+def whole_file(path: Path, durable: bool = True) -> Iterator[Path]:
+    """A path beside `path` to write to; it becomes `path` when all went well.
+
+    Nobody else writes to it: containers that share a folder may number their processes alike.
+    What is cheap to make again need not be durable, which takes its time.
+    """
+    unique = f"{os.getpid()}-{secrets.token_hex(4)}"
+    temporary = path.with_name(f".{path.name}.{unique}{TEMPORARY}")
     try:
         temporary.touch()
         tidy(path.parent, temporary.stat().st_mtime - STALE_SECONDS)
         yield temporary
-        fsync_path(temporary)
+        if durable:
+            fsync_path(temporary)
         temporary.replace(path)
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-    fsync_path(path.parent)
+    if durable:
+        fsync_path(path.parent)
 
 
 def write_whole_text(path: Path, text: str) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dimo_cli.errors import SpecError
+from dimo_cli.files.writing import whole_file
 from dimo_cli.teachers.protocol import Cond, Conditioner
 
 KEPT = 256  # prompts whose embeddings stay in memory: 81 MB of Meissonic's
@@ -227,10 +228,7 @@ class PromptConditioner(Conditioner):
         path = self._path(prompt)
         if path is None:
             return
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        try:
+        with suppress(OSError, SafetensorError):  # no room for a cache is no reason to stop
             path.parent.mkdir(parents=True, exist_ok=True)
-            save_file(row, temporary)
-            temporary.replace(path)
-        except (OSError, SafetensorError):  # no room for a cache is no reason to stop
-            temporary.unlink(missing_ok=True)
+            with whole_file(path, durable=False) as temporary:
+                save_file(row, temporary)

@@ -1,7 +1,6 @@
 """`dimo data encode` as a user meets it."""
 
 import json
-from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -205,21 +204,14 @@ def test_a_shard_of_skipped_pictures_alone_is_no_hindrance(dimo, tmp_path, teach
 def test_what_a_killed_process_left_is_tidied_up(dimo, tmp_path):
     class_folder(tmp_path / "photos", 5)
     (tmp_path / "tokens").mkdir()
-    for name in (".shard-00000.safetensors.99999999.dimo.tmp", ".index.json.99999999.dimo.tmp"):
+    for name in (
+        ".shard-00000.safetensors.99999999-0af3.dimo.tmp",
+        ".index.json.99999999-0af3.dimo.tmp",
+    ):
         (tmp_path / "tokens" / name).write_bytes(b"half of it")
     document(dimo("data", "encode", "photos", *DIGITS, "--json"))
     names = sorted(path.name for path in (tmp_path / "tokens").iterdir())
     assert names == ["index.json", "shard-00000.safetensors"]
-
-
-def test_two_processes_never_write_one_temporary_file(tmp_path, monkeypatch):
-    seen = []
-    monkeypatch.setattr(shards, "save_file", lambda tensors, path, metadata: seen.append(path))
-    for number in (1, 2):
-        monkeypatch.setattr("os.getpid", lambda number=number: number)
-        with suppress(FileNotFoundError):
-            shards.write_shard(tmp_path / "a.safetensors", torch.zeros(1), torch.zeros(1), {})
-    assert len(set(seen)) == 2
 
 
 def test_a_shard_that_was_not_written_whole_leaves_nothing(tmp_path, monkeypatch):

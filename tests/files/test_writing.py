@@ -25,7 +25,7 @@ def names(folder):
 
 def left_over(folder, process, seconds=0.0):
     """What a process would leave that was killed so many seconds ago."""
-    path = folder / f".old.txt.{process}{TEMPORARY}"
+    path = folder / f".old.txt.{process}-0af3{TEMPORARY}"
     path.write_text("half")
     now = path.stat().st_mtime
     os.utime(path, (now - seconds, now - seconds))
@@ -51,6 +51,16 @@ def test_a_file_is_there_whole_or_as_it_was(tmp_path):
 
     with pytest.raises(ZeroDivisionError):
         write_half()
+    assert path.read_text() == "one"
+    assert names(tmp_path) == ["x.txt"]
+
+
+def test_two_writers_of_one_number_do_not_meet(tmp_path):
+    """As processes of two containers that share a folder may be."""
+    path = tmp_path / "x.txt"
+    with whole_file(path) as one, whole_file(path) as other:
+        one.write_text("one")
+        other.write_text("another")
     assert path.read_text() == "one"
     assert names(tmp_path) == ["x.txt"]
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from dimo_cli.errors import SpecError
+from dimo_cli.teachers import conditioning
 from dimo_cli.teachers.conditioning import ClassConditioner, PromptConditioner, TextEncoder
 
 
@@ -66,6 +67,14 @@ def test_a_damaged_cache_entry_is_encoded_again(asked, tmp_path):
     conditioner(asked, tmp_path).prompts(["abc"])
     assert len(asked) == 2
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_two_processes_of_one_number_do_not_write_one_cache_entry(asked, tmp_path, monkeypatch):
+    written = []
+    monkeypatch.setattr(conditioning, "save_file", lambda row, path: written.append(path))
+    for _ in range(2):
+        conditioner(asked, tmp_path).prompts(["abc"])
+    assert len(set(written)) == 2
 
 
 def test_null_is_the_negative_prompt_encoded_once(asked):

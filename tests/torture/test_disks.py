@@ -211,6 +211,6 @@ def test_a_run_that_goes_on_takes_away_what_its_killed_process_left(tmp_path):
     run(tmp_path / "r", train={**OFTEN, "steps": 2})
     ended = subprocess.Popen([sys.executable, "-S", "-c", ""])
     ended.wait()
-    (tmp_path / "r" / f".log.jsonl.{ended.pid}{TEMPORARY}").touch()
+    (tmp_path / "r" / f".log.jsonl.{ended.pid}-0af3{TEMPORARY}").touch()
     run(tmp_path / "r", resume=True, train={**OFTEN, "steps": 3})
     assert tidy_names(tmp_path / "r") == []
