@@ -19,13 +19,16 @@ from dimo_cli.files.reading import MOST_DOCUMENT, read_text
 from dimo_cli.files.untrusted import parse_json
 from dimo_cli.files.writing import write_whole_text
 from dimo_cli.hub.access import dimo_cache
+from dimo_cli.hub.store import HubStore
 from dimo_cli.metrics.inception import VARIABLE
 from dimo_cli.specs.evaluate import EvalSpec, MetricName
 from dimo_cli.teachers.builtin import builtin_path
 from dimo_cli.teachers.registry import EMBEDDED
 
 
-def cache_file(spec: EvalSpec, subject: Subject, names: Sequence[MetricName]) -> Path:
+def cache_file(
+    spec: EvalSpec, subject: Subject, names: Sequence[MetricName], store: HubStore
+) -> Path:
     """Where the results of exactly this are kept."""
     paths = {"target", "reference", "inception"}  # what they hold counts, not what they are called
     plain = spec.model_dump(mode="json", exclude={"maximum", "minimum", "save_images", *paths})
@@ -34,11 +37,13 @@ def cache_file(spec: EvalSpec, subject: Subject, names: Sequence[MetricName]) ->
         "spec": plain,
         "metrics": list(names),
         "subject": subject.facts,
+        "teacher": subject.teacher,
         "images": len(subject.images),
         "prompts": subject.prompts.sha256 if subject.prompts else None,
         "reference": content_at(spec.reference),
         "inception": content_at(spec.inception or os.environ.get(VARIABLE)),
         "weights": shipped_weights(subject.domain),
+        "local_files": listing_of(store.local_dir),
     }
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
     return dimo_cache() / "eval" / f"{key}.json"
@@ -51,6 +56,23 @@ def shipped_weights(domain: str) -> str | None:
     folder = Path(builtin_path(""))
     parts = [p for p in sorted(folder.iterdir()) if p.name.partition(".")[0].startswith(domain)]
     return hashlib.sha256("".join(map(content_hash, parts)).encode()).hexdigest()
+
+
+def listing_of(folder: Path | None) -> str | None:
+    """A hash of the sizes and times of all files in a folder, where reading gigabytes is too slow.
+
+    Their content is not looked at: a file that is replaced has another time at least.
+    """
+    if folder is None:
+        return None
+    digest = hashlib.sha256()
+    walked = os.walk(folder, followlinks=True)  # models are often kept elsewhere
+    files = (Path(parent, name) for parent, _, names in walked for name in names)
+    for file in sorted(path for path in files if path.is_file()):
+        found = file.stat()
+        about = f"\0{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}\n"
+        digest.update(os.fsencode(file) + about.encode())
+    return digest.hexdigest()
 
 
 def content_at(path: str | None) -> str | None:

@@ -62,7 +62,7 @@ def evaluate(
     found: list[Evaluation] = []
     for prompts, names in groups(spec, opened, store):
         subject = subject_of(opened, spec, prompts, store)
-        path = cache_file(spec, subject, names)
+        path = cache_file(spec, subject, names, store)
         may_read = use_cache and not spec.save_images
         document = as_first_says(read_cache(path) if may_read and is_first() else None)
         if document is not None:

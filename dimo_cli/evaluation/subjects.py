@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from dimo_cli.specs.manifest import MANIFEST
 from dimo_cli.students.student import LoadOptions, at_r_init, best_device
 from dimo_cli.students.target import Target, load_target
 from dimo_cli.teachers.conditioning import PromptConditioner
+from dimo_cli.teachers.protocol import Teacher
 from dimo_cli.teachers.registry import EMBEDDED
 
 ON_DISK, READ_AT_ONCE = "images on disk", 64
@@ -49,6 +50,8 @@ class Subject:
     takes_prompts: bool
     device: torch.device
     prompts: PromptSet | None = None
+    teacher: dict[str, Any] = field(default_factory=dict)
+    """What of its teacher decides the images beside what the facts tell: a cache has to know."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +145,18 @@ def subject_of(
         opened.takes_prompts,
         opened.target.device,
         prompts,
+        settings_of(teacher),
     )
+
+
+def settings_of(teacher: Teacher) -> dict[str, Any]:
+    """What a user can say of a teacher: how its weights are stored, what guidance leads from."""
+    settings: dict[str, Any] = {
+        "stored": sorted({str(part.dtype) for part in teacher.backbone.parameters()})
+    }
+    if isinstance(teacher.conditioner, PromptConditioner):
+        settings["negative_prompt"] = teacher.conditioner.negative_prompt
+    return settings
 
 
 def drawn(

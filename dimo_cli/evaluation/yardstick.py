@@ -27,6 +27,7 @@ from dimo_cli.hub.datasets import is_reference
 from dimo_cli.hub.store import HubStore
 from dimo_cli.metrics.accuracy import Accuracy
 from dimo_cli.metrics.inception import VARIABLE
+from dimo_cli.metrics.per_image import PromptMetric
 from dimo_cli.metrics.protocol import Metric, Result
 from dimo_cli.metrics.references import network_facts
 from dimo_cli.run_folder.effort import hardware_name
@@ -222,6 +223,7 @@ class Yardstick:
         """All that decides the number of a sampler, which names a student by its weights."""
         teacher, wanted = self.teacher, self.wanted(images)
         networks = [network_facts(network) for network, _ in self.readers if network is not None]
+        judges = [metric.judge() for metric in self.metrics() if isinstance(metric, PromptMetric)]
         parts = {"backbone": teacher.backbone, "tokenizer": teacher.tokenizer}
         seen = condition(teacher, wanted[:CONDITIONS]).tensors
         return {
@@ -229,12 +231,13 @@ class Yardstick:
             "teacher": f"{teacher.name}@{teacher.revision}",
             "weights": {name: tensors_hash(part.state_dict()) for name, part in parts.items()},
             "conditions": tensors_hash(seen),
+            "null": tensors_hash(teacher.conditioner.null(1).tensors),
             "wanted": wanted,
             "batch": self.subject(images).batch_size,
             "seed": SEED,
             "sampler": protocol,
             "metric": self.metric,
-            "networks": networks,
+            "networks": [*networks, *judges],
             "reference": content_at(self.monitor.reference),
             "prompts": content_at(self.monitor.prompts),
             "inception": content_at(os.environ.get(VARIABLE)),

@@ -6,7 +6,7 @@ read with "A photo depicts" before it. The cosine is not multiplied by anything.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -105,11 +105,13 @@ class ClipScore(PromptMetric):
         """What the network sees of an image of bytes [3, H, W]."""
         return clip_pixels(coco_square(image), self.clip.image_size)
 
+    def judge(self) -> dict[str, Any]:
+        return {"network": "ViT-g-14/laion2b_s12b_b42k", "network_sha256": self.sha256}
+
     def results(self) -> list[Result]:
         mean, error = self.mean()
         protocol = {
-            "network": "ViT-g-14/laion2b_s12b_b42k",
-            "network_sha256": self.sha256,
+            **self.judge(),
             "resize": f"center crop, lanczos {SIDE}, bicubic {self.clip.image_size}",
             "caption": "A photo depicts ...",
             "images": len(self.scores),

@@ -64,7 +64,9 @@ class EmojiTruth(PromptMetric):
             by_task.append(Result(f"emoji_{HELD_OUT}", share, protocol, {"images": len(apart)}))
         return [overall, *by_task]
 
+    def judge(self) -> dict[str, Any]:
+        return {"reader": {"name": self.reader.name, "sha256": self.reader.sha256, "sure": SURE}}
+
     def protocol(self) -> dict[str, Any]:
         """What has to be equal for two scores to be comparable."""
-        reader = {"name": self.reader.name, "sha256": self.reader.sha256, "sure": SURE}
-        return {"reader": reader, **self.prompts.protocol()}
+        return {**self.judge(), **self.prompts.protocol()}

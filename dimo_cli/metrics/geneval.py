@@ -206,6 +206,9 @@ class TaskMetric(PromptMetric):
         super().__init__()
         self.name, self.prompts, self.protocol = name, prompts, protocol
 
+    def judge(self) -> dict[str, Any]:
+        return self.protocol
+
     @abstractmethod
     def verdicts(self, requests: Sequence[Any], batch: Batch) -> list[bool]:
         """Whether each image is what its request says."""

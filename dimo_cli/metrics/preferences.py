@@ -43,11 +43,13 @@ class RewardScore(PromptMetric):
         images = batch.images.to(self.reward.device).float() / 127.5 - 1
         return self.factor * self.reward(images, self.reward.prepare(batch.prompts))
 
+    def judge(self) -> dict[str, Any]:
+        return {"network": self.reward.name, "network_sha256": self.sha256}
+
     def protocol(self) -> dict[str, Any]:
         """What has to be equal for two scores to be comparable."""
         return {
-            "network": self.reward.name,
-            "network_sha256": self.sha256,
+            **self.judge(),
             "scale": "100 x cosine" if self.factor == 100 else self.reward.scale_note,
             "antialias": self.reward.antialias,
             "dtype": str(self.reward.dtype).removeprefix("torch."),
