@@ -38,7 +38,8 @@ def build(
         str, typer.Option(help="How: lanczos (COCO), adm (ImageNet) or center.")
     ] = "lanczos",
     keep: Annotated[
-        int, typer.Option(help="Keep the features of so many images, for KID and PR.")
+        int,
+        typer.Option(help="Keep the features of so many images, spread over all, for KID and PR."),
     ] = 10_000,
     inception: Annotated[str | None, typer.Option(help="File of Inception's weights.")] = None,
     local_dir: LocalDirOption = None,

@@ -33,6 +33,7 @@ from dimo_cli.metrics.references import (
     builtin_reference,
     network_facts,
     read_reference,
+    spread,
 )
 from dimo_cli.specs.evaluate import EvalSpec, MetricName
 
@@ -215,8 +216,7 @@ def from_images(
 ) -> Reference:
     """A reference that is made on the spot."""
     say(f"Reading {len(images):,} reference images.")
+    kept = spread(len(images), KEPT_FEATURES) if needs_features else ()
     with torch.inference_mode():
-        (reference,) = build_reference(
-            images.batches(64), [network], {}, KEPT_FEATURES if needs_features else 0
-        )
+        (reference,) = build_reference(images.batches(64), [network], {}, kept)
     return replace(reference, name=name, warnings=(*reference.warnings, *images.notes()))

@@ -14,7 +14,7 @@ from dimo_cli.data.pictures import Fit
 from dimo_cli.errors import SpecError
 from dimo_cli.hub.store import HubStore
 from dimo_cli.metrics.networks import NetworkSource, check_network, load_network
-from dimo_cli.metrics.references import build_reference, write_reference
+from dimo_cli.metrics.references import build_reference, spread, write_reference
 from dimo_cli.students.student import best_device
 
 READ_AT_ONCE = 64
@@ -61,7 +61,11 @@ def build_file(
     facts = {"source": plan.images.name, "crop": fit.note if fit else "none"}
     with torch.inference_mode():
         references = build_reference(
-            images.batches(READ_AT_ONCE), networks, facts, plan.keep, advance
+            images.batches(READ_AT_ONCE),
+            networks,
+            facts,
+            spread(len(images), plan.keep),
+            advance,
         )
     notes = list(dict.fromkeys([*images.notes(), *(w for r in references for w in r.warnings)]))
     for note in notes:

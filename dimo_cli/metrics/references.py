@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -147,6 +147,7 @@ def real_shapes() -> Tensor:
 
 REAL_IMAGES: dict[str, Callable[[], Tensor]] = {"digits": real_digits, "shapes": real_shapes}
 SHAPES_SEED = 1
+SPREAD_SEED = 0
 
 
 def is_pickle(path: Path) -> bool:
@@ -274,26 +275,39 @@ def gaussian_of(parts: Iterable[Tensor]) -> Gaussian:
     return running.gaussian()
 
 
+def spread(images: int, count: int) -> list[int]:
+    """Numbers of `count` of so many images, rising: one of each of `count` equal stretches.
+
+    Sets are sorted by class, or go through the classes in turn: neither their first images nor
+    every fifth one are of all classes.
+    """
+    count = max(0, min(count, images))
+    draw = random.Random(SPREAD_SEED)
+    return [draw.randrange(n * images // count, (n + 1) * images // count) for n in range(count)]
+
+
 def build_reference(
     images: Iterable[Batch],
     networks: Sequence[FeatureNetwork],
     facts: Mapping[str, Any],
-    keep: int = 0,
+    keep: Collection[int] = (),
     progress: Callable[[int], None] | None = None,
 ) -> list[Reference]:
-    """One reference per network, from one pass; the features of the first `keep` images stay.
+    """One reference per network, from one pass; the features of images of the numbers `keep` stay.
 
     `facts` say where the images are from and how they were cropped.
     """
+    numbers = set(keep)
     sums = [RunningGaussian(network.dimensions) for network in networks]
     kept: list[list[Tensor]] = [[] for _ in networks]
     seen = 0
     for batch in images:
+        here = [row for row in range(len(batch)) if seen + row in numbers]
         for network, running, features in zip(networks, sums, kept, strict=True):
             vectors = network(batch.images.to(device_of(network))).vectors
             running.add(vectors)
-            if seen < keep:
-                features.append(vectors[: keep - seen].float().cpu())
+            if here:
+                features.append(vectors[here].float().cpu())
         seen += len(batch)
         if progress:
             progress(len(batch))
@@ -301,6 +315,8 @@ def build_reference(
         raise SpecError(
             f"A reference of {seen} images has no covariance.", "Give it thousands of images."
         )
+    if numbers:
+        facts = {**facts, "features": f"{len(numbers)} of {seen} images, spread over all"}
     return [
         built(network, running.gaussian(), torch.cat(features) if features else None, facts)
         for network, running, features in zip(networks, sums, kept, strict=True)

@@ -25,6 +25,7 @@ from dimo_cli.metrics.references import (
     builtin_features,
     builtin_reference,
     read_reference,
+    spread,
     write_reference,
 )
 from dimo_cli.metrics.statistics_pickle import read_statistics_pickle
@@ -181,8 +182,8 @@ def test_a_reference_is_built_in_one_pass_and_read_again(tmp_path, network):
     images = pictures(100)
     other = Projection("dinov2-large", "pil_bicubic_224")
     source = iter(batches(images))
-    seen = []
-    built = build_reference(source, [network, other], {"crop": "none"}, 30, seen.append)
+    seen, kept = [], spread(100, 30)
+    built = build_reference(source, [network, other], {"crop": "none"}, kept, seen.append)
     path = tmp_path / "deep" / "ref.npz"
     sha256 = write_reference(path, built)
     assert sum(seen) == 100
@@ -193,12 +194,25 @@ def test_a_reference_is_built_in_one_pass_and_read_again(tmp_path, network):
         assert found.gaussian.count == 100
         assert found.sha256 == sha256 == file_sha256(path)
         assert found.facts["crop"] == "none"
+        assert found.facts["features"] == "30 of 100 images, spread over all"
         assert found.facts["dimo"] == __version__
         assert found.facts["network"]["sha256"] == each.sha256
         assert found.facts["network"]["resize"] == each.resize
-        expected = each(torch.from_numpy(images[:30]).permute(0, 3, 1, 2)).vectors
+        expected = each(torch.from_numpy(images[kept]).permute(0, 3, 1, 2)).vectors
         assert torch.allclose(found.features, expected, atol=1e-5)
         assert found.warnings == ()
+
+
+@pytest.mark.parametrize("classes", ["sorted", "in turn"])
+def test_kept_features_are_of_all_classes_however_a_folder_is_sorted(classes):
+    labels = [n // 500 if classes == "sorted" else n % 10 for n in range(5000)]
+    kept = spread(5000, 1000)
+    counts = np.bincount([labels[n] for n in kept], minlength=10)
+    assert kept == sorted(set(kept))
+    assert len(kept) == 1000
+    assert counts.min() > 60
+    assert spread(40, 50) == list(range(40))
+    assert spread(40, 0) == []
 
 
 def test_statistics_are_those_of_all_images_at_once(network):
