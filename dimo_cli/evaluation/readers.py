@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from dimo_cli.data.arrays import Images
 from dimo_cli.data.folders import open_images
@@ -54,6 +55,7 @@ SUITED: Mapping[str, tuple[MetricName, ...]] = {
     "shapes": (*ON_FEATURES, "clip", "image_reward", "geneval"),
     "emoji": (*ON_FEATURES, "clip", "image_reward", "emoji"),
 }
+REPEATING = ("shapes",)  # of 10,000 real pictures, every second one is a copy
 Readers = list[tuple[FeatureNetwork | None, list[Metric]]]
 Say = Callable[[str], None]
 
@@ -82,11 +84,7 @@ def build_readers(
                 if "kid" in wanted:
                     metrics.append(Kid(reference.features, bank))
                 if "pr" in wanted:
-                    k, device = spec.neighbors, subject.device
-                    known = len(reference.features)
-                    most = manifold_bytes(known, count, network.dimensions, k=k) / 2**30
-                    say(f"Neighbors among {known:,} and {count:,} images: {most:.2f} GiB at most.")
-                    metrics.append(PrecisionRecall(reference.features, bank, k=k, device=device))
+                    metrics.append(precision_recall(reference.features, bank, subject, spec, say))
         readers.append((network, metrics))
         if "is" in wanted:
             seen = {"network": network_facts(network)}
@@ -99,6 +97,22 @@ def build_readers(
     if others:
         readers.append((None, others))
     return readers, notes
+
+
+def precision_recall(
+    real: Tensor, bank: FeatureBank, subject: Subject, spec: EvalSpec, say: Say
+) -> PrecisionRecall:
+    """The metric of neighbors among these real features.
+
+    A picture that is there four times has no room around it: where a world's pictures repeat, each
+    counts once, and a copy of it is inside.
+    """
+    repeats = world_of(subject, spec) in REPEATING
+    real = torch.unique(real, dim=0) if repeats else real
+    k, known, count = spec.neighbors, len(real), len(subject.images)
+    most = manifold_bytes(known, count, bank.dimensions, k=k) / 2**30
+    say(f"Neighbors among {known:,} and {count:,} images: {most:.2f} GiB at most.")
+    return PrecisionRecall(real, bank, k=k, closed=repeats, device=subject.device)
 
 
 def reads_prompts(name: MetricName) -> bool:
