@@ -67,6 +67,7 @@ def build_readers(
     count = len(subject.images)
     notes: list[str] = []
     readers: Readers = []
+    check_built_in(names, subject, spec)
     wanted = [name for name in names if name in ON_FEATURES]
     if wanted:
         network = feature_network(subject, spec, store, say)
@@ -132,6 +133,22 @@ def feature_network(subject: Subject, spec: EvalSpec, store: HubStore, say: Say)
         say=say,
     )
     return load_network(name, source, subject.device)
+
+
+def check_built_in(names: Sequence[MetricName], subject: Subject, spec: EvalSpec) -> None:
+    """Refuse a built-in reference for another network than its world's own, before it is loaded."""
+    world = world_of(subject, spec)
+    if world is None or spec.reference not in (None, world):
+        return
+    compares = bool({"fid", "kid", "pr"} & set(names))
+    other = "dinov2" if "fdd" in names else spec.features if compares else None
+    if other not in (None, world):
+        raise SpecError(
+            f"The built-in reference of `{world}` has the features of its own network, which do "
+            f"not compare with those of `{other}`.",
+            "Name real images with `--ref FOLDER`, or measure FID, KID and PR without "
+            "`--features`.",
+        )
 
 
 def world_of(subject: Subject, spec: EvalSpec) -> str | None:

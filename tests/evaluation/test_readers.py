@@ -1,9 +1,12 @@
 """What an evaluation reads images with: what suits a world, and what is refused."""
 
+import pytest
 import torch
 
-from dimo_cli.evaluation.readers import precision_recall
+from dimo_cli.errors import SpecError
+from dimo_cli.evaluation.readers import build_readers, precision_recall
 from dimo_cli.evaluation.subjects import Subject
+from dimo_cli.hub.store import HubStore
 from dimo_cli.metrics.manifold import FeatureBank
 from dimo_cli.specs.evaluate import EvalSpec
 
@@ -31,3 +34,30 @@ def test_real_shapes_that_repeat_are_among_themselves():
     assert 1 <= density < 2
     protocol = found["shapes"]["precision_k3"].protocol
     assert (protocol["comparison"], protocol["reference_images"]) == ("<=", 60)
+
+
+def readers_for(domain, metrics, **settings):
+    spec = EvalSpec(target=domain, metrics=metrics, **settings)
+    return build_readers(metrics, subject_of(domain, 50), spec, HubStore(), lambda line: None)
+
+
+OTHERS = [
+    ("shapes", ("fid",), {"features": "emoji"}),
+    ("digits", ("is", "pr"), {"features": "inception"}),
+    ("digits", ("fid", "fdd"), {}),
+    ("photos", ("kid",), {"reference": "shapes", "features": "dinov2"}),
+]
+
+
+@pytest.mark.parametrize(("domain", "metrics", "settings"), OTHERS)
+def test_a_built_in_reference_is_for_its_own_network_alone(domain, metrics, settings):
+    with pytest.raises(SpecError, match="features of its own network") as refused:
+        readers_for(domain, metrics, **settings)
+    assert "--ref" in refused.value.hint
+
+
+def test_its_own_network_can_be_named_and_another_one_where_nothing_is_compared():
+    readers, _ = readers_for("digits", ("fid",), features="digits")
+    assert readers[0][0].name == "digits-cnn-64"
+    readers, _ = readers_for("shapes", ("is",), features="digits")
+    assert readers[0][0].name == "digits-cnn-64"

@@ -7,7 +7,6 @@ import pickle
 import subprocess
 import sys
 import zipfile
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -278,8 +277,6 @@ def test_the_drawings_of_emoji_do_not_ship_but_what_its_network_saw_of_them():
     kept = builtin_features("emoji", load_network("emoji"))
     assert kept.shape == (2500, len(found.gaussian.mean))
     assert kept.mean(0) == pytest.approx(found.gaussian.mean, abs=0.15)
-    with pytest.raises(SpecError, match="no features of them in `shapes-cnn-64`"):
-        builtin_features("emoji", SimpleNamespace(name="shapes-cnn-64", dimensions=32))
 
 
 def test_a_built_in_reference_that_does_not_exist_is_refused():
