@@ -15,6 +15,7 @@ from dimo_cli.data.arrays import Batch
 from dimo_cli.distributed.ranks import as_first_says, is_first
 from dimo_cli.errors import SpecError
 from dimo_cli.evaluation.cache import cache_file, read_cache, write_cache
+from dimo_cli.evaluation.gates import check_limits
 from dimo_cli.evaluation.readers import (
     SUITED,
     Readers,
@@ -60,7 +61,9 @@ def evaluate(
         check_writable(Path(spec.save_images), "--save-images")
     opened = open_target(spec, store, say)
     found: list[Evaluation] = []
-    for prompts, names in groups(spec, opened, store):
+    asked = groups(spec, opened, store)
+    check_limits((*spec.maximum, *spec.minimum), [name for _, names in asked for name in names])
+    for prompts, names in asked:
         subject = subject_of(opened, spec, prompts, store)
         path = cache_file(spec, subject, names, store)
         may_read = use_cache and not spec.save_images

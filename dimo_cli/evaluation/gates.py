@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from dimo_cli.errors import SpecError, did_you_mean
 
@@ -25,6 +26,9 @@ GATED: Mapping[str, tuple[str, ...]] = {
 }
 
 
+ENDING = r"(\d+k?|_.+)?"  # of a result's name: how many images, k, or which convention
+
+
 class Measured(Protocol):
     """A number by name."""
 
@@ -35,6 +39,9 @@ class Measured(Protocol):
     @property
     def value(self) -> float:
         """The number."""
+
+
+T = TypeVar("T", bound=Measured)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +66,16 @@ class Gate:
         return f"Gate {verdict}: {self.metric} is {self.value:.4f}, {side} {self.limit:g} allowed."
 
 
+def known_as(full: str) -> str:
+    """What the number of a full name is known as: `fid` for `fid5k`, else the name itself.
+
+    The longest name counts: `emoji_clip` is no number of `emoji`.
+    """
+    names = [name for known in GATED.values() for name in known]
+    found = [name for name in names if re.fullmatch(name + ENDING, full)]
+    return max(found, key=len, default=full)
+
+
 def read_limits(texts: Sequence[str], metrics: Sequence[str], flag: str) -> dict[str, float]:
     """`NAME=VALUE`, or `VALUE` alone where only one number is measured."""
     names = [name for metric in metrics for name in GATED.get(metric, ())]
@@ -72,8 +89,8 @@ def read_limits(texts: Sequence[str], metrics: Sequence[str], flag: str) -> dict
                     f"`{flag} {text}` does not say which number it is for.",
                     f"Write `{flag} NAME={text}` with one of {', '.join(names)}.",
                 )
-            name = names[0]
-        if not any(name.startswith(known) for known in names):
+            name = metrics[0]
+        if known_as(name) not in names:
             raise SpecError(
                 f"`{flag} {text}`: {name!r} is not measured.", did_you_mean(name, names)
             )
@@ -88,10 +105,34 @@ def read_limits(texts: Sequence[str], metrics: Sequence[str], flag: str) -> dict
     return limits
 
 
-def named(results: Sequence[Measured], name: str) -> Measured | None:
-    """The number of this very name, else the first whose name begins so."""
+def check_limits(names: Iterable[str], metrics: Sequence[str]) -> None:
+    """Refuse limits of what these metrics do not measure, before anything is drawn."""
+    known = [name for metric in metrics for name in GATED[metric]]
+    for name in names:
+        if known_as(name) not in known:
+            raise SpecError(f"There is no number `{name}` to gate on.", did_you_mean(name, known))
+
+
+def check_conventions(names: Iterable[str], told: Sequence[str]) -> None:
+    """Refuse limits of numbers under another count or k than they are `told` under."""
+    full = {known_as(name): name for name in told}
+    for name in names:
+        known = known_as(name)
+        if name != known and full.get(known, name) != name:
+            raise SpecError(
+                f"There is no number `{name}` to gate on: it is `{full[known]}` here.",
+                f"Name that or `{known}`, or measure as many images and neighbors.",
+            )
+
+
+def named(results: Sequence[T], name: str) -> T | None:
+    """The number of this very name, else the first that it stands for.
+
+    A metric stands for all that it can measure: `clip` is `shapes_clip` on that world.
+    """
     exact = [result for result in results if result.metric == name]
-    return next(iter(exact or [r for r in results if r.metric.startswith(name)]), None)
+    meant = (name, *GATED.get(name, ()))
+    return next(iter(exact or [r for r in results if known_as(r.metric) in meant]), None)
 
 
 def check_gates(

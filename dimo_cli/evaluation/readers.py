@@ -13,6 +13,7 @@ from dimo_cli.data.arrays import Images
 from dimo_cli.data.folders import open_images
 from dimo_cli.data.pictures import Fit
 from dimo_cli.errors import MissingError, SpecError
+from dimo_cli.evaluation.gates import check_conventions
 from dimo_cli.evaluation.subjects import Subject, content_hash
 from dimo_cli.hub.store import HubStore
 from dimo_cli.metrics.clip_score import load_clip_score
@@ -23,7 +24,12 @@ from dimo_cli.metrics.geneval import GenEval, ShapesGenEval
 from dimo_cli.metrics.geneval_detector import load_detector
 from dimo_cli.metrics.inception_score import InceptionScore
 from dimo_cli.metrics.kernel import Kid
-from dimo_cli.metrics.manifold import FeatureBank, PrecisionRecall, manifold_bytes
+from dimo_cli.metrics.manifold import (
+    FeatureBank,
+    PrecisionRecall,
+    manifold_bytes,
+    short_count,
+)
 from dimo_cli.metrics.networks import NetworkSource, load_network
 from dimo_cli.metrics.preferences import load_reward_score
 from dimo_cli.metrics.protocol import FeatureNetwork, Metric
@@ -37,9 +43,11 @@ from dimo_cli.metrics.references import (
     spread,
 )
 from dimo_cli.specs.evaluate import EvalSpec, MetricName
+from dimo_cli.specs.metrics import NEIGHBORS
 
 KEPT_FEATURES = 10_000  # of a reference folder, for metrics that compare neighbors
 ON_FEATURES: tuple[MetricName, ...] = ("fid", "kid", "is", "pr")
+COUNTED = ("fid", "kid", "is", "fdd")  # their names end in the number of images
 REWARDS: Mapping[MetricName, str] = {
     "hps": "hps_v2.1",
     "image_reward": "image_reward",
@@ -68,6 +76,7 @@ def build_readers(
     notes: list[str] = []
     readers: Readers = []
     check_built_in(names, subject, spec)
+    check_conventions((*spec.maximum, *spec.minimum), told_as(names, count, spec.neighbors))
     wanted = [name for name in names if name in ON_FEATURES]
     if wanted:
         network = feature_network(subject, spec, store, say)
@@ -98,6 +107,12 @@ def build_readers(
     if others:
         readers.append((None, others))
     return readers, notes
+
+
+def told_as(names: Sequence[MetricName], images: int, k: int) -> list[str]:
+    """The full names of the numbers whose names tell how they are measured."""
+    counted = [f"{name}{short_count(images)}" for name in COUNTED if name in names]
+    return counted + [f"{name}_k{k}" for name in NEIGHBORS if "pr" in names]
 
 
 def precision_recall(

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from dimo_cli import __version__
+from dimo_cli.evaluation.gates import named
 from dimo_cli.metrics.protocol import Result
 
 
@@ -29,14 +30,11 @@ class Evaluation:
         return {result.metric: result.value for result in self.results}
 
     def __getitem__(self, name: str) -> float:
-        """The number whose name is this one, or begins with it: `fid`."""
-        values = self.values
-        if name in values:
-            return values[name]
-        for known, value in values.items():
-            if known.startswith(name):
-                return value
-        raise KeyError(f"{name!r} was not measured, only {', '.join(values)}")
+        """The number of this name, or of the metric of this name: `fid`."""
+        found = named(self.results, name)
+        if found is None:
+            raise KeyError(f"{name!r} was not measured, only {', '.join(self.values)}")
+        return found.value
 
     def document(self) -> dict[str, Any]:
         """All of it as one JSON document."""

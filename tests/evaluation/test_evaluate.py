@@ -333,6 +333,8 @@ def test_what_cannot_be_measured_is_refused_with_what_to_do(dimo, tmp_path):
         (("geneval", "shapes", "-n", "5"), 2, "at least 6"),
         (("fid", "digits", "--crop", "8", "-n", "50"), 2, "images on disk"),
         (("fid", "digits", "--max", "kid=1"), 2, "not measured"),
+        (("all", "digits", "--max", "clip=1"), 2, "no number `clip`"),
+        (("fid", "digits", "--max", "fid50k=1", "-n", "50"), 2, "it is `fid50` here"),
         (("all", "digits", "--max", "1"), 2, "which number"),
         (("pr", "digits", "--min", "0.5"), 2, "which number"),
         (("fid", "digits", "--min", "fid=x"), 2, "NAME=NUMBER"),
