@@ -7,7 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from dimo_cli.metrics.inception import NAME as INCEPTION
+from dimo_cli.metrics.manifold import short_count
 from dimo_cli.metrics.protocol import Result
+from dimo_cli.specs.evaluate import ResizeName
+from dimo_cli.specs.metrics import NEIGHBORS
 from dimo_cli.specs.tteo import RENO_WEIGHTS
 
 
@@ -16,12 +20,32 @@ class Expected:
     """A published value, how far from it is still the same, and where it stands."""
 
     metric: str
-    """How the name of the measured number begins."""
+    """What it is known as, such as `fid`."""
     value: float
     tolerance: float
     source: str
-    images: int | None = None
+    images: int
     """Sample count of the published number; another count does not compare."""
+    resize: ResizeName | None = None
+    """How Inception was shown the images; None: another network looked."""
+
+    @property
+    def full(self) -> str:
+        """The name of the measured number that it compares with."""
+        if self.metric in NEIGHBORS:
+            return f"{self.metric}_k3"
+        if self.metric in ("fid", "is"):
+            return f"{self.metric}{short_count(self.images)}"
+        return FULL.get(self.metric, self.metric)
+
+    def compares(self, result: Result) -> bool:
+        """Whether a measured number was found as this one was."""
+        if (self.full, self.images) != (result.metric, result.protocol.get("images")):
+            return False
+        if self.resize is None:
+            return True
+        network: Mapping[str, Any] = result.protocol.get("network", {})
+        return (network.get("name"), network.get("resize")) == (INCEPTION, self.resize)
 
     def compare(self, measured: float) -> str:
         """The difference, and whether it is within the tolerance."""
@@ -29,6 +53,8 @@ class Expected:
         return f"{self.value:g}, {measured - self.value:+.3f} ({state} {self.tolerance:g})"
 
 
+# Of those whose name has a convention beside count and k.
+FULL = {"clip": "clip_score_g14", "geneval": "geneval_mask2former"}
 DIMO = "Di[M]O"
 # What Soft-Di[M]O was trained with. MaskBit's longer run is another stage, told by its GAN weight.
 GAN, LONGER, REWARD, REWARD_ALONE = (
@@ -38,6 +64,7 @@ GAN, LONGER, REWARD, REWARD_ALONE = (
     "reward",
 )
 OPTIMIZED = f"{REWARD}, TTEO 4x4"  # with ReNO's rewards: "+TTS"
+ADM: ResizeName = "legacy_tensorflow"  # how its statistics were taken, which the papers take
 TABLE_1, TABLE_2, TABLE_3 = (f"Soft-Di[M]O, Table {n}" for n in (1, 2, 3))
 
 
@@ -45,10 +72,10 @@ def imagenet(source: str, fid: float, score: float, *others: float) -> tuple[Exp
     """FID and IS of 50,000 images, then precision, recall, density and coverage."""
     names = ("precision", "recall", "density", "coverage")
     return (
-        Expected("fid", fid, 0.1, source, 50_000),
-        Expected("is", score, 4.0, source, 50_000),
+        Expected("fid", fid, 0.1, source, 50_000, ADM),
+        Expected("is", score, 4.0, source, 50_000, ADM),
         *(
-            Expected(name, value, 0.01, source, 50_000)
+            Expected(name, value, 0.01, source, 50_000, ADM)
             for name, value in zip(names[: len(others)], others, strict=True)
         ),
     )
@@ -61,7 +88,7 @@ def text(fid: float | None, clip: float, geneval: float, hps: float) -> tuple[Ex
         Expected("geneval", geneval, 0.02, TABLE_3, 2212),
         Expected("hps_v2.1", hps, 0.2, TABLE_3, 3200),
     ]
-    return (*([Expected("fid", fid, 0.3, TABLE_3, 30_000)] if fid else []), *found)
+    return (*([Expected("fid", fid, 0.3, TABLE_3, 30_000, "clean")] if fid else []), *found)
 
 
 HALTON = "Halton-MaskGIT's README, statistics of its own"
@@ -69,8 +96,12 @@ HALTON = "Halton-MaskGIT's README, statistics of its own"
 
 def halton(fid: float, score: float) -> dict[str, tuple[Expected, ...]]:
     """A teacher in 32 steps: measured against other statistics than the papers' numbers are."""
-    found = Expected("fid", fid, 0.3, HALTON, 50_000), Expected("is", score, 8.0, HALTON, 50_000)
-    return {"32": found}
+    return {
+        "32": (
+            Expected("fid", fid, 0.3, HALTON, 50_000, "clean"),
+            Expected("is", score, 8.0, HALTON, 50_000, "clean"),
+        )
+    }
 
 
 # By teacher, and then by the losses of the student or the steps of the teacher.
@@ -128,13 +159,7 @@ def expected_value(result: Result, subject: Mapping[str, Any]) -> Expected | Non
             return None
         losses += f", TTEO {tteo['budget']}"
     rows = published.get(losses) or published.get(re.sub(r" weight \S+$", "", losses), ())
-    images = result.protocol.get("images")
-    for known in rows:
-        if re.match(rf"{re.escape(known.metric)}(\d|_|$)", result.metric) and (
-            known.images in (None, images)
-        ):
-            return known
-    return None
+    return next((known for known in rows if known.compares(result)), None)
 
 
 def losses_of(method: str) -> str:

@@ -273,7 +273,8 @@ def test_shapes_are_measured_on_their_captions_and_on_the_six_tasks(dimo):
 
 
 def test_the_published_number_of_a_preset_is_known():
-    result = Result("fid50k", 6.65, {"images": 50_000})
+    network = {"name": "inception-2015-12-05", "resize": "legacy_tensorflow"}
+    result = Result("fid50k", 6.65, {"images": 50_000, "network": network})
     teacher = expected_value(result, {"teacher": "maskgit@x", "steps": 16})
     assert teacher is not None
     assert (teacher.value, teacher.compare(6.65)) == (6.60, "6.6, +0.050 (within 0.1)")

@@ -8,7 +8,15 @@ from dimo_cli.specs.refine import RefineSpec
 from dimo_cli.specs.resolve import resolve_spec
 from dimo_cli.specs.tteo import RENO_WEIGHTS
 
-FID, SCORE = Result("fid50k", 2.0, {"images": 50_000}), Result("geneval", 0.5, {"images": 2212})
+SCORE = Result("geneval_mask2former", 0.5, {"images": 2212})
+
+
+def seen(metric, resize="legacy_tensorflow", network="inception-2015-12-05", images=50_000):
+    """A number of features, whatever its value."""
+    return Result(metric, 1.0, {"images": images, "network": {"name": network, "resize": resize}})
+
+
+FID = seen("fid50k")
 
 
 def published(preset, *sets, result=FID):
@@ -51,7 +59,30 @@ def test_a_training_that_nobody_published_has_no_number():
 
 
 def test_a_student_of_four_steps_is_not_held_against_its_teacher_at_four():
-    result = Result("fid50k", 9.0, {"images": 50_000})
     at_four = {"teacher": "maskgit@x", "steps": 4}
-    assert expected_value(result, {**at_four, "target": "teacher"}) is not None
-    assert expected_value(result, {**at_four, "target": "student"}) is None
+    assert expected_value(FID, {**at_four, "target": "teacher"}) is not None
+    assert expected_value(FID, {**at_four, "target": "student"}) is None
+
+
+ALIKE = [
+    ("maskgit", 16, FID, 6.60),
+    ("maskgit", 16, seen("fid50k", "clean"), None),
+    ("maskgit", 16, seen("fid50k", "pil_bicubic_224", "dinov2-large"), None),
+    ("maskgit", 16, seen("fid5k", images=5000), None),
+    ("maskgit", 16, seen("is50k"), 224.1),
+    ("maskgit", 16, seen("precision_k3"), 0.83),
+    ("maskgit", 16, seen("precision_k10"), None),
+    ("halton-base", 32, seen("fid50k", "clean"), 4.17),
+    ("maskgen-l", 16, seen("fid30k", "clean", images=30_000), 22.64),
+    ("maskgen-l", 16, Result("clip_score_g14", 0.3, {"images": 30_000}), 0.312),
+    ("maskgen-l", 16, SCORE, 0.48),
+    ("maskgen-l", 16, Result("geneval_mask2former_counting", 0.2, {"images": 2212}), None),
+    ("maskgen-l", 16, Result("hps_v2.1", 27.0, {"images": 3200}), 27.60),
+    ("maskgen-l", 16, Result("hps_v2.1_photo", 27.0, {"images": 3200}), None),
+]
+
+
+@pytest.mark.parametrize(("teacher", "steps", "result", "value"), ALIKE)
+def test_only_the_very_number_that_was_published_is_held_against_it(teacher, steps, result, value):
+    found = expected_value(result, {"teacher": f"{teacher}@x", "target": "teacher", "steps": steps})
+    assert (found and found.value) == value
