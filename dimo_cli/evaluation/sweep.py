@@ -8,9 +8,7 @@ from typing import Any
 
 from dimo_cli.evaluation.result import Evaluation
 from dimo_cli.specs.evaluate import EvalSpec
-
-# Metrics that are better the smaller they are, by how their names begin.
-FALLING = ("fid", "kid", "fdd")
+from dimo_cli.specs.metrics import falls
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +28,7 @@ class Sweep:
         found = {}
         for index, name in enumerate(self.names):
             values = [(value, temperature) for temperature, value in self.curve(index)]
-            value, temperature = min(values) if name.startswith(FALLING) else max(values)
+            value, temperature = min(values) if falls(name) else max(values)
             found[name] = {"value": value, "temperature": temperature}
         return found
 

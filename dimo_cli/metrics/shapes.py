@@ -157,12 +157,3 @@ def random_task(name: str, rng: random.Random) -> Scene:
     if name == "position":
         return Scene((Group(first), Group(second)), rng.choice(list(RELATION_WORDS)))
     return Scene((Group(first, color=red), Group(second, color=blue)))
-
-
-def scores(tasks: Sequence[Task], pictures: Sequence[Pixels]) -> dict[str, float]:
-    """Share of true pictures by task, and `overall`, the mean over tasks as in GenEval."""
-    hits: dict[str, list[bool]] = {}
-    for task, picture in zip(tasks, pictures, strict=True):
-        hits.setdefault(task.name, []).append(is_true(task.scene, picture))
-    by_task = {name: float(np.mean(found)) for name, found in hits.items()}
-    return {**by_task, "overall": float(np.mean(list(by_task.values())))}

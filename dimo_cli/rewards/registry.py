@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # names are checked before torch is imported
     import torch
 
     from dimo_cli.hub.store import HubStore
-    from dimo_cli.rewards.protocol import Reward, RewardCard
+    from dimo_cli.rewards.protocol import Reward
     from dimo_cli.specs.base import Spec
 
 MODULES = {
@@ -61,13 +61,6 @@ def check_reward(name: str) -> None:
         load_plugins()
     if name not in REWARDS:
         raise SpecError(f"{name!r} is not a known reward.", did_you_mean(name, REWARDS))
-
-
-def reward_card(name: str) -> RewardCard:
-    """Files, license and scale of a reward, without loading it."""
-    check_reward(name)
-    card: RewardCard = import_module(f"dimo_cli.rewards.{MODULES[name]}").CARDS[name]
-    return card
 
 
 def load_reward(

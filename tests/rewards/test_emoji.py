@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dimo_cli.hub.store import HubStore
-from dimo_cli.rewards.registry import blank_reward, load_reward, reward_card
+from dimo_cli.rewards.registry import blank_reward, load_reward
 from dimo_cli.teachers.emoji.world import STYLES, things
 from tests.metrics.test_emoji import drawn  # noqa: F401
 
@@ -31,9 +31,7 @@ def scores(reward, pictures, prompts):
 
 
 def test_the_card_counts_every_parameter(reward):
-    assert (
-        sum(p.numel() for p in reward.network.parameters()) == reward_card(reward.name).parameters
-    )
+    assert sum(p.numel() for p in reward.network.parameters()) == reward.card.parameters
     assert {n: p.shape for n, p in blank_reward(reward.name).network.named_parameters()} == {
         n: p.shape for n, p in reward.network.named_parameters()
     }

@@ -17,7 +17,7 @@ from dimo_cli.rewards.clip_network import ClipSizes, TextSizes
 from dimo_cli.rewards.image_reward import PROMPT_LENGTH, ImageRewardSizes
 from dimo_cli.rewards.image_reward import TextSizes as BertSizes
 from dimo_cli.rewards.networks import AffineHead, VisionSizes
-from dimo_cli.rewards.registry import REWARDS, load_reward, reward_card
+from dimo_cli.rewards.registry import REWARDS, blank_reward, load_reward
 from tests.helpers.published import pickled
 
 VOCABULARY = 49408  # that of every CLIP: prompts are cut by the real tokenizer
@@ -144,8 +144,7 @@ def test_a_reward_is_loaded_by_its_name_and_scores_pairs(fake_hub, images, name)
     PUBLISH[name](fake_hub)
     said = []
     reward = load_reward(name, HubStore(say=said.append), "cpu", SIZES.get(name))
-    card = reward_card(name)
-    assert (reward.name, reward.scale_note) == (name, card.scale_note)
+    assert (reward.name, reward.scale_note) == (name, blank_reward(name).scale_note)
     assert any("Downloading" in line for line in said)
     scores = reward(images, reward.prepare(PROMPTS))
     assert scores.shape == (2,)
@@ -267,7 +266,7 @@ def test_without_a_local_folder_the_head_is_put_beside_the_caches(fake_hub, imag
 
 
 def test_an_unknown_reward_is_refused_with_a_guess():
-    for ask in (reward_card, lambda name: load_reward(name, HubStore())):
+    for ask in (blank_reward, lambda name: load_reward(name, HubStore())):
         with pytest.raises(SpecError, match="'hps_v2' is not a known reward") as caught:
             ask("hps_v2")
         assert "Did you mean `hps_v2." in caught.value.hint
@@ -306,7 +305,7 @@ def test_weights_of_another_size_are_refused(fake_hub):
 
 @pytest.mark.parametrize("name", REWARDS)
 def test_every_reward_says_what_it_needs(name):
-    card = reward_card(name)
+    card = blank_reward(name).card
     assert card.name == name
     assert card.license
     assert card.scale_note

@@ -11,7 +11,8 @@ import torch
 from dimo_cli.errors import SpecError
 from dimo_cli.files.writing import file_sha256
 from dimo_cli.hub.store import HubStore
-from dimo_cli.metrics.shapes import TASKS, benchmark, is_true, read_picture, scores
+from dimo_cli.metrics.geneval import task_scores
+from dimo_cli.metrics.shapes import TASKS, benchmark, is_true, read_picture
 from dimo_cli.rewards.registry import load_reward
 from dimo_cli.rewards.shapes import (
     CARDS,
@@ -96,6 +97,12 @@ def test_lines_are_spread_over_the_picture_and_objects_over_their_line(rng):
     assert places(three, square) == [(4, 4), (16, 4), (28, 4), (16, 28)]
     assert places(circle, square, relation="left") == [(4, 16), (28, 16)]
     assert places(circle, square, relation="below") == [(16, 4), (16, 28)]
+
+
+def scores(tasks, pictures):
+    """Share of true pictures by task, and overall."""
+    correct = [is_true(task.scene, picture) for task, picture in zip(tasks, pictures, strict=True)]
+    return task_scores((task.name for task in tasks), correct)
 
 
 def test_rendered_truth_scores_one_on_all_six_tasks(rng):
