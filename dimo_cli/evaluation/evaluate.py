@@ -182,10 +182,9 @@ def share(total: int, batch: int) -> tuple[int, int]:
     """This rank's part of the images: whole batches, so that their seeds do not change."""
     if not dist.is_initialized():
         return 0, total
-    batches = math.ceil(total / batch)
-    each = math.ceil(batches / dist.get_world_size()) * batch
-    start = min(total, dist.get_rank() * each)
-    return start, min(total, start + each)
+    batches, rank, world = math.ceil(total / batch), dist.get_rank(), dist.get_world_size()
+    start, stop = (batches * number // world * batch for number in (rank, rank + 1))
+    return start, min(total, stop)
 
 
 def with_protocol(result: Result, subject: Subject) -> Result:

@@ -155,9 +155,9 @@ def sum_over_ranks(numbers: Tensor) -> None:
     """Replace numbers by their sum over all processes of a distributed run, if this is one."""
     if not (dist.is_available() and dist.is_initialized()):
         return
-    # NCCL takes no tensors of the CPU.
-    by_gpu = not numbers.is_cuda and "gloo" not in dist.get_backend_config()
+    # One place for all: where a rank's own numbers are depends on whether it had any images.
+    place = "cuda" if "nccl" in dist.get_backend_config() else "cpu"
     for part in numbers.view(-1).split(PART):
-        sent = part.cuda() if by_gpu else part
+        sent = part.to(place)
         dist.all_reduce(sent)
         part.copy_(sent)

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch.distributed as dist
 import yaml
 from PIL import Image
 
 from dimo_cli.commands.metrics import temperatures
 from dimo_cli.errors import SpecError
 from dimo_cli.evaluation import cache as kept
+from dimo_cli.evaluation.evaluate import share
 from dimo_cli.evaluation.gates import Gate
 from dimo_cli.evaluation.result import Evaluation
 from dimo_cli.evaluation.tables import write_github
@@ -140,6 +142,25 @@ def test_two_processes_find_what_one_finds(dimo, tmp_path):
     assert together["values"] == pytest.approx(alone["values"], rel=1e-8)
     protocols = [[result["protocol"] for result in d["results"]] for d in (alone, together)]
     assert protocols[0] == protocols[1]
+
+
+@pytest.mark.parametrize(
+    ("images", "batch", "ranks", "shares"),
+    [
+        (5000, 256, 8, [512, 768, 512, 768, 512, 768, 512, 648]),
+        (600, 256, 2, [256, 344]),
+        (200, 256, 2, [0, 200]),  # one batch cannot be parted without other images
+    ],
+)
+def test_batches_are_shared_evenly(monkeypatch, images, batch, ranks, shares):
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_world_size", lambda: ranks)
+    ends = []
+    for rank in range(ranks):
+        monkeypatch.setattr(dist, "get_rank", lambda rank=rank: rank)
+        ends.append(share(images, batch))
+    assert [stop - start for start, stop in ends] == shares
+    assert [start for start, _ in ends] == [0, *(stop for _, stop in ends[:-1])]
 
 
 @pytest.fixture

@@ -4,8 +4,9 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import multiprocessing
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from dimo_cli.metrics.frechet import RunningGaussian
+from dimo_cli.metrics.frechet import RunningGaussian, sum_over_ranks
 from dimo_cli.metrics.manifold import FeatureBank
 
 IMAGES, DIMENSIONS, BATCH = 110, 24, 16
@@ -40,6 +41,11 @@ def one_of_two(rank, folder):
     bank.reduce()
     with pytest.raises(ValueError, match="4 on several ranks"):
         bank.features()
+    only_the_first = RunningGaussian(DIMENSIONS)
+    if rank == 0:
+        only_the_first.add(features())
+    only_the_first.reduce()
+    assert only_the_first.gaussian().count == IMAGES, "a rank without images has joined"
     dist.destroy_process_group()
 
 
@@ -68,3 +74,15 @@ def test_a_single_rank_alone_holds_only_its_share():
     running.add(features()[:BATCH])
     running.reduce()
     assert running.count == BATCH
+
+
+@pytest.mark.parametrize(("backends", "place"), [("cpu:gloo,cuda:nccl", "cuda"), ("gloo", "cpu")])
+def test_sums_meet_where_the_job_says_wherever_a_rank_has_its_own(monkeypatch, backends, place):
+    met = []
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_backend_config", lambda: backends)
+    monkeypatch.setattr(dist, "all_reduce", lambda sent: met.append(sent.device.type))
+    with FakeTensorMode():
+        for mine in ("cpu", "cuda"):  # without images, and with some
+            sum_over_ranks(torch.zeros(4, device=mine))
+    assert met == [place, place]
