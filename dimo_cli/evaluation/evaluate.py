@@ -190,6 +190,8 @@ def share(total: int, batch: int) -> tuple[int, int]:
 def with_protocol(result: Result, subject: Subject) -> Result:
     """A result with what every protocol has."""
     protocol: dict[str, Any] = {"images": len(subject.images), **result.protocol}
+    if "crop" in subject.facts:  # of the images, and of a folder that they are compared with
+        protocol["crop"] = subject.facts["crop"]
     if subject.prompts is not None:
         protocol |= subject.prompts.protocol()
     elif subject.takes_prompts and subject.domain != ON_DISK:

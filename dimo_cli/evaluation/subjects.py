@@ -114,6 +114,8 @@ def subject_of(
         if prompts is not None and not images.prompts:
             images.prompts = prompts.prompts_of(0, len(images))
         about = {"target": "images", "sha256": content_hash(opened.path)}
+        if fit is not None:
+            about["crop"] = fit.note
         device = torch.device(best_device())
         return Subject(images, READ_AT_ONCE, about, ON_DISK, True, device, prompts)
     assert opened.target is not None

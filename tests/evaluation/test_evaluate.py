@@ -232,6 +232,19 @@ def test_only_what_was_measured_alike_is_compared(dimo, tmp_path):
     assert "images is 256 and 200" in refused.stderr
 
 
+def test_a_crop_is_part_of_the_protocol(dimo, tmp_path):
+    for number in range(4):
+        picture(tmp_path / f"few/{number}.png", size=(8, 8))
+    call = ("eval", "fid", "few", "--ref", "few", "--features", "digits", "--json")
+    cropped = read(dimo(*call, "--crop", "8"))
+    crop = "center crop to the shorter side, then PIL Lanczos (COCO-30K), 8x8"
+    assert cropped["subject"]["crop"] == cropped["results"][0]["protocol"]["crop"] == crop
+    for name, document in (("cropped", cropped), ("plain", read(dimo(*call)))):
+        (tmp_path / f"{name}.json").write_text(json.dumps(document))
+    refused = dimo("eval", "--compare", "plain.json", "cropped.json")
+    assert (refused.exit_code, "crop is not said and center" in refused.stderr) == (2, True)
+
+
 def test_a_sweep_finds_the_best_temperature_and_draws_the_curve(dimo, tmp_path):
     call = ("eval", "fid", "digits", *QUICK, "--sweep", "temperature=1,3", "--plot", "curve.png")
     document = read(dimo(*call))
