@@ -73,7 +73,8 @@ def evaluate(
             continue
         readers, notes = build_readers(names, subject, spec, store, say)
         notes += judges_that_selected(names, subject)
-        results = one_pass(subject, readers, spec, progress)
+        folder = folder_for(spec, names[0] if len(asked) > 1 else "")
+        results = one_pass(subject, readers, folder, progress)
         results = [with_protocol(result, subject) for result in results]
         found.append(Evaluation(results, subject.facts, [*notes, *subject.images.notes()]))
         if is_first():
@@ -84,6 +85,11 @@ def evaluate(
         list(dict.fromkeys(note for part in found for note in part.notes)),
         all(part.cached for part in found),
     )
+
+
+def folder_for(spec: EvalSpec, part: str) -> Path | None:
+    """Where a part's images are kept, if they are: its own numbers begin at 0 as any other's."""
+    return Path(spec.save_images) / part if spec.save_images else None
 
 
 def judges_that_selected(names: Sequence[MetricName], subject: Subject) -> list[str]:
@@ -150,15 +156,18 @@ def export_geneval(
 
 
 def one_pass(
-    subject: Subject, readers: Readers, spec: EvalSpec, progress: Callable[[int, int], None]
+    subject: Subject,
+    readers: Readers,
+    folder: Path | None,
+    progress: Callable[[int, int], None],
 ) -> list[Result]:
     """Send every image of this rank's share through each network once; then the numbers."""
     start, stop = share(len(subject.images), subject.batch_size)
     done = 0
     for batch in subject.images.batches(subject.batch_size, start, stop):
         read(batch, readers, subject.device)
-        if spec.save_images:
-            save_images(Path(spec.save_images), batch.images, batch.first)
+        if folder is not None:
+            save_images(folder, batch.images, batch.first)
         done += len(batch)
         progress(done, stop - start)
     metrics = [metric for _, part in readers for metric in part]

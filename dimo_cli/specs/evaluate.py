@@ -81,7 +81,10 @@ class EvalSpec(Spec):
         default_factory=dict, description="Gate: exit 1 if this metric is below"
     )
     save_images: str | None = Field(
-        None, min_length=1, description="Folder to keep the images in as PNG files"
+        None,
+        min_length=1,
+        description="Folder to keep the images in as PNG files; where metrics are of different "
+        "prompts, a subfolder for each, by the name of its first metric",
     )
     temperatures: Annotated[
         tuple[Annotated[Real, Field(gt=0, le=1000)], ...],

@@ -16,15 +16,17 @@ from PIL import Image
 from dimo_cli.commands.metrics import temperatures
 from dimo_cli.errors import SpecError
 from dimo_cli.evaluation import cache as kept
-from dimo_cli.evaluation.evaluate import share
+from dimo_cli.evaluation.evaluate import evaluate, share
 from dimo_cli.evaluation.gates import Gate
 from dimo_cli.evaluation.result import Evaluation
 from dimo_cli.evaluation.tables import write_github
+from dimo_cli.hub.store import HubStore
 from dimo_cli.metrics import prompts
 from dimo_cli.metrics.expected import expected_value
 from dimo_cli.metrics.geneval_requests import TAGS
 from dimo_cli.metrics.prompts import PromptSet
 from dimo_cli.metrics.protocol import Result
+from dimo_cli.specs.evaluate import EvalSpec
 from tests.helpers.hostile import HOSTILE, assert_visible
 
 QUICK = ("-n", "256", "--json")
@@ -86,6 +88,15 @@ def test_saved_images_and_images_in_memory_are_measured_alike(dimo):
     same = read(dimo("eval", "kid", "images", "--features", "digits", "--ref", "images",
                         "--json"))  # fmt: skip
     assert same["values"]["kid256"] < 0, "an unbiased distance of a set to itself is negative"
+
+
+def test_images_of_different_prompts_are_kept_apart(tmp_path):
+    asked = {"metrics": ("clip", "geneval"), "samples": 12, "save_images": str(tmp_path)}
+    evaluate(EvalSpec(target="shapes", **asked), HubStore())
+    folders = {folder.name: sorted(folder.iterdir()) for folder in tmp_path.iterdir()}
+    assert {name: len(files) for name, files in folders.items()} == {"clip": 12, "geneval": 12}
+    captions, tasks = (folders[name][0].read_bytes() for name in ("clip", "geneval"))
+    assert captions != tasks
 
 
 def test_gates_decide_the_exit_code_and_tell_github(dimo, tmp_path, monkeypatch):
