@@ -28,15 +28,17 @@ def build(
     folder: Annotated[Path, typer.Argument(help="Folder, .zip or .npz of real images.")],
     file: Annotated[Path, typer.Option("--out", "-o", help="The npz file to write.")],
     features: Annotated[
-        list[str] | None, typer.Option(help="inception (default), dinov2, digits or shapes.")
+        list[str] | None, typer.Option(help="inception (default), dinov2, digits, shapes or emoji.")
     ] = None,
     resize: Annotated[
-        str, typer.Option(help="clean, legacy_tensorflow or legacy_pytorch.")
-    ] = "clean",
+        str | None,
+        typer.Option(help="Of Inception: clean (default), legacy_tensorflow or legacy_pytorch."),
+    ] = None,
     crop: Annotated[int | None, typer.Option(help="Crop to a square of this side.")] = None,
     recipe: Annotated[
-        str, typer.Option(help="How: lanczos (COCO), adm (ImageNet) or center.")
-    ] = "lanczos",
+        str | None,
+        typer.Option(help="How to crop: lanczos (default, COCO), adm (ImageNet) or bicubic."),
+    ] = None,
     keep: Annotated[
         int,
         typer.Option(help="Keep the features of so many images, spread over all, for KID and PR."),

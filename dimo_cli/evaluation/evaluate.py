@@ -36,7 +36,10 @@ from dimo_cli.evaluation.subjects import (
 from dimo_cli.files.png import save_png
 from dimo_cli.files.writing import check_writable
 from dimo_cli.hub.store import HubStore
+from dimo_cli.metrics.emoji import HELD_OUT
+from dimo_cli.metrics.geneval import check_tasks
 from dimo_cli.metrics.geneval_folder import is_geneval_folder, read_folder, save_batch, start_folder
+from dimo_cli.metrics.preferences import check_hps_count
 from dimo_cli.metrics.prompts import PromptSet, load_prompts
 from dimo_cli.metrics.protocol import Features, Result
 from dimo_cli.specs.evaluate import EvalSpec, MetricName
@@ -65,6 +68,7 @@ def evaluate(
     check_limits((*spec.maximum, *spec.minimum), [name for _, names in asked for name in names])
     for prompts, names in asked:
         subject = subject_of(opened, spec, prompts, store)
+        check_counts(names, subject)
         path = cache_file(spec, subject, names, store)
         may_read = use_cache and not spec.save_images
         document = as_first_says(read_cache(path) if may_read and is_first() else None)
@@ -117,6 +121,7 @@ def groups(
             )
         prompts = prompts_for(name, opened.domain, given, store) if opened.path is None else given
         found.setdefault(prompts.name if prompts else None, (prompts, []))[1].append(name)
+    refuse_unread("--prompts", given, [prompts for prompts, _ in found.values()])
     return list(found.values())
 
 
@@ -128,6 +133,31 @@ def prompts_for(
     if own and (given is None or given.name != own):
         return load_prompts(own, store)
     return given
+
+
+def refuse_unread(setting: str, given: PromptSet | None, read: Sequence[PromptSet | None]) -> None:
+    """Refuse prompts that are given where every metric is of a benchmark of its own."""
+    if given is not None and given not in read:
+        own = ", ".join(f"`{prompts.name}`" for prompts in read if prompts)
+        raise SpecError(
+            f"`{setting}` is `{given.name}`, and nothing would read it: what is measured has "
+            f"prompts of its own, {own}.",
+            "Leave it out, or measure what takes any prompts, such as `clip`.",
+        )
+
+
+def check_counts(names: Sequence[MetricName], subject: Subject) -> None:
+    """Refuse images that are too few for a benchmark, before networks are loaded."""
+    prompts, count = subject.prompts, len(subject.images)
+    if prompts is None:
+        return
+    if "hps" in names and prompts.name == OWN_PROMPTS["hps"]:
+        check_hps_count(prompts, count)
+    tasks = [task for task in dict.fromkeys(prompts.tags) if task != HELD_OUT]
+    for name in names:
+        if name in ("geneval", "emoji") and prompts.requests:
+            tags = [prompts.tags[prompts.prompt_number(image)] for image in range(count)]
+            check_tasks(name, tasks, tags)
 
 
 def prompts_within(path: Path | None) -> PromptSet | None:

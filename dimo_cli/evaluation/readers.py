@@ -102,6 +102,7 @@ def build_readers(
     if "fdd" in names:
         dinov2 = load_network("dinov2", NetworkSource(store=store, say=say), subject.device)
         reference = find_reference(dinov2, subject, spec, False, say)
+        notes += reference.warnings
         readers.append((dinov2, [Fid(reference, dinov2, "fdd")]))
     others = [prompt_metric(name, subject, store) for name in names if reads_prompts(name)]
     if others:
@@ -139,6 +140,12 @@ def reads_prompts(name: MetricName) -> bool:
 def feature_network(subject: Subject, spec: EvalSpec, store: HubStore, say: Say) -> FeatureNetwork:
     """The network of FID and its kin."""
     name = spec.features or world_of(subject, spec) or "inception"
+    if name != "inception" and (spec.resize or spec.inception):
+        raise SpecError(
+            "`--resize` and `--inception` are about Inception, and what looks at the images is "
+            f"`{name}`.",
+            "Leave them out, or add `--features inception`.",
+        )
     default = "clean" if subject.takes_prompts else "legacy_tensorflow"
     source = NetworkSource(
         resize=spec.resize or default,

@@ -26,10 +26,26 @@ class ReferencePlan:
 
     images: Path
     networks: tuple[str, ...]
-    resize: str
+    resize: str | None
     crop: int | None
-    recipe: str
+    recipe: str | None
     keep: int
+
+
+def check_read(plan: ReferencePlan, inception: str | None) -> None:
+    """Refuse settings that nothing would read."""
+    if plan.recipe is not None and plan.crop is None:
+        raise SpecError(
+            f"`--recipe` is {plan.recipe}, how to crop, but there is no crop.",
+            "Add `--crop SIDE`, or leave it out.",
+        )
+    for flag, value in (("--resize", plan.resize), ("--inception", inception)):
+        if value is not None and "inception" not in plan.networks:
+            raise SpecError(
+                f"`{flag}` is {value}, which is about Inception, and what looks at the images is "
+                f"{', '.join(plan.networks)}.",
+                "Leave it out, or add `--features inception`.",
+            )
 
 
 def build_file(
@@ -45,11 +61,11 @@ def build_file(
         check_network(name)
     if file.suffix != ".npz":
         raise SpecError(f"`--out` is {file}: it must end in .npz.", "References are npz files.")
-    fit = Fit(plan.recipe, plan.crop) if plan.crop else None
+    check_read(plan, inception)
+    fit = Fit(plan.recipe or "lanczos", plan.crop) if plan.crop is not None else None
     images = open_images(plan.images, fit=fit)
-    source = NetworkSource(
-        plan.resize, Path(inception).expanduser() if inception else None, True, store, say
-    )
+    weights = Path(inception).expanduser() if inception else None
+    source = NetworkSource(plan.resize or "clean", weights, True, store, say)
     networks = [load_network(name, source, best_device()) for name in plan.networks]
     done = 0
 

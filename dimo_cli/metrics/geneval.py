@@ -169,6 +169,17 @@ def task_scores(tags: Iterable[str], correct: Iterable[float]) -> dict[str, floa
     return {**by_task, "overall": float(np.mean(list(by_task.values())))}
 
 
+def check_tasks(name: str, tasks: Sequence[str], tags: Sequence[str]) -> None:
+    """Refuse images, by their tags, that are not of all tasks."""
+    missing = [task for task in tasks if task not in tags]
+    if missing:
+        raise SpecError(
+            f"`{name}` has no image of the task `{missing[0]}`, and its overall score is the mean "
+            f"over {len(tasks)} tasks.",
+            "Measure all prompts of the benchmark.",
+        )
+
+
 def summarize(
     name: str,
     tasks: Sequence[str],
@@ -178,13 +189,7 @@ def summarize(
     protocol: dict[str, Any],
 ) -> list[Result]:
     """The overall score and one of each task, from the verdict, tag and prompt of each image."""
-    missing = [task for task in tasks if task not in tags]
-    if missing:
-        raise SpecError(
-            f"`{name}` has no image of the task `{missing[0]}`, and its overall score is the mean "
-            f"over {len(tasks)} tasks.",
-            "Measure all prompts of the benchmark.",
-        )
+    check_tasks(name, tasks, tags)
     scores = task_scores(tags, correct)
     solved = {prompt for prompt, value in zip(prompts, correct, strict=True) if value}
     protocol = {**protocol, "images": len(tags), "prompts": len(set(prompts))}

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dimo_cli.data.arrays import Batch
-from dimo_cli.errors import SpecError
+from dimo_cli.errors import SpecError, counted
 from dimo_cli.files.writing import file_sha256
 from dimo_cli.metrics.clip_score import published_sha256
 from dimo_cli.metrics.per_image import PromptMetric
@@ -87,12 +87,7 @@ class HpsBenchmark(RewardScore):
         return {**super().protocol(), **self.prompts.protocol()}
 
     def results(self) -> list[Result]:
-        found, expected = self.scores.numbers(), self.prompts.num_images
-        if found != list(range(expected)):
-            raise SpecError(
-                f"The HPSv2 benchmark has one image for each of its {expected:,} prompts, "
-                f"not {len(found):,} images."
-            )
+        check_hps_count(self.prompts, len(self.scores))
         styles = self.scores.tensor().view(len(STYLES), PROMPTS_PER_STYLE)
         results = super().results()
         for style, values in zip(STYLES, styles, strict=True):
@@ -101,6 +96,16 @@ class HpsBenchmark(RewardScore):
             results.append(Result(name, mean, self.protocol(), {"spread": spread}))
         results[0].details["styles"] = {r.metric.split("_")[-1]: r.value for r in results[1:]}
         return results
+
+
+def check_hps_count(prompts: PromptSet, images: int) -> None:
+    """Refuse a part of the benchmark."""
+    if images != prompts.num_images:
+        raise SpecError(
+            f"The HPSv2 benchmark has one image for each of its {prompts.num_images:,} prompts, "
+            f"not {counted(images, 'image')}.",
+            "Measure all of them: leave out `-n`.",
+        )
 
 
 def load_reward_score(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -86,10 +87,10 @@ class PromptSet:
         by_task = [[n for n, tag in enumerate(self.tags) if tag == task] for task in tasks]
         turns = [n for turn in zip_longest(*by_task) for n in turn if n is not None]
         each = self.images_per_prompt
-        each = each if images % each == 0 and images >= each * len(tasks) else 1
-        if images // each > len(self.prompts):
-            return self  # not a whole number of images a prompt: from the first prompt on
-        kept = sorted(turns[: images // each])
+        fits_whole = images % each == 0 and images >= each * len(tasks)
+        if not fits_whole and images <= len(self.prompts):
+            each = 1
+        kept = sorted(turns[: math.ceil(images / each)])  # the last one may have fewer images
         return PromptSet(
             self.name,
             tuple(self.prompts[n] for n in kept),

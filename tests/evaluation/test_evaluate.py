@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +17,8 @@ from PIL import Image
 from dimo_cli.commands.metrics import temperatures
 from dimo_cli.errors import SpecError
 from dimo_cli.evaluation import cache as kept
-from dimo_cli.evaluation.evaluate import evaluate, share
+from dimo_cli.evaluation import readers
+from dimo_cli.evaluation.evaluate import check_counts, evaluate, share
 from dimo_cli.evaluation.gates import Gate
 from dimo_cli.evaluation.result import Evaluation
 from dimo_cli.evaluation.tables import write_github
@@ -299,13 +301,42 @@ def test_a_benchmark_of_four_images_a_prompt_keeps_as_many_where_that_is_even():
     keys = [str(number) for number in range(18)]
     whole = PromptSet("geneval", tuple(keys), tuple(tags), tuple(keys), tuple(keys), 4)
     assert whole.of_all_tasks(None) is whole.of_all_tasks(72) is whole
-    for images, each in ((24, 4), (48, 4), (6, 1), (14, 1)):
+    for images, each in ((24, 4), (48, 4), (6, 1), (14, 1), (31, 4), (71, 4)):
         part = whole.of_all_tasks(images)
-        assert (part.num_images, part.images_per_prompt) == (images, each)
+        assert part.images_per_prompt == each
+        assert 0 <= part.num_images - images < each  # the last prompt may have fewer
         assert set(part.tags) == set(TAGS)
         assert list(part.prompts) == sorted(part.prompts, key=int)
     with pytest.raises(SpecError, match="6 tasks"):
         whole.of_all_tasks(5)
+
+
+def counted_as(names, prompts, count):
+    """What is said of so many images of a prompt set."""
+    check_counts(names, SimpleNamespace(prompts=prompts, images=range(count)))
+
+
+def test_too_few_images_of_a_benchmark_are_refused_before_any_is_drawn():
+    rows = tuple(str(number) for number in range(8))
+    styles = PromptSet("hpsv2", rows)
+    counted_as(["hps"], styles, 8)
+    counted_as(["clip"], styles, 5)
+    with pytest.raises(SpecError, match="8 prompts, not 5 images"):
+        counted_as(["hps"], styles, 5)
+    tasks = PromptSet("geneval", rows, tuple("aabbccdd"), rows, rows)
+    counted_as(["geneval"], tasks, 7)
+    counted_as(["fid"], tasks, 2)
+    with pytest.raises(SpecError, match="no image of the task `d`"):
+        counted_as(["geneval"], tasks, 6)
+
+
+def test_what_is_to_be_known_of_a_reference_is_said_of_fdd_too(monkeypatch):
+    reference = SimpleNamespace(warnings=("few images",))
+    monkeypatch.setattr(readers, "load_network", lambda *_: SimpleNamespace(dimensions=4))
+    monkeypatch.setattr(readers, "find_reference", lambda *_: reference)
+    subject = SimpleNamespace(images=range(2), device="cpu")
+    _, notes = readers.build_readers(["fdd"], subject, EvalSpec(target="x"), HubStore(), print)
+    assert notes == ["few images"]
 
 
 def test_shapes_are_measured_on_their_captions_and_on_the_six_tasks(dimo):
@@ -348,6 +379,7 @@ def test_what_cannot_be_measured_is_refused_with_what_to_do(dimo, tmp_path):
     np.savez(tmp_path / "small.npz", mu=np.zeros(5), sigma=np.eye(5))
     (tmp_path / "bad.json").write_text("{}")
     (tmp_path / "blank.txt").write_text("a\n\nb\n")
+    (tmp_path / "mine.txt").write_text("a\n")
     digits = ("--features", "digits")
     mistakes = [
         (("fid", "nowhere"), 3, "does not exist"),
@@ -377,6 +409,8 @@ def test_what_cannot_be_measured_is_refused_with_what_to_do(dimo, tmp_path):
         (("fid", "shapes", "--prompts", "coco-30k"), 3, "coco-30k"),
         (("fid", "shapes", "--prompts", "shapes", "-n", "9999"), 2, "300"),
         (("geneval", "shapes", "-n", "5"), 2, "at least 6"),
+        (("geneval", "shapes", "--prompts", "mine.txt"), 2, "nothing would read it"),
+        (("fid", "digits", "--resize", "clean", "-n", "50"), 2, "about Inception"),
         (("fid", "digits", "--crop", "8", "-n", "50"), 2, "images on disk"),
         (("fid", "digits", "--max", "kid=1"), 2, "not measured"),
         (("all", "digits", "--max", "clip=1"), 2, "no number `clip`"),
@@ -395,6 +429,10 @@ def test_what_cannot_be_measured_is_refused_with_what_to_do(dimo, tmp_path):
         (("ref", "build", "few", "--out", "r.txt"), 2, ".npz"),
         (("ref", "build", "few", "--out", "r.npz", "--features", "resnet"), 2, "resnet"),
         (("ref", "build", "few", "--out", "r.npz", "--crop", "8", "--recipe", "best"), 2, "best"),
+        (("ref", "build", "few", "--out", "r.npz", "--crop", "0"), 2, "1 or more"),
+        (("ref", "build", "few", "--out", "r.npz", "--recipe", "adm"), 2, "there is no crop"),
+        (("ref", "build", "few", "--out", "r.npz", *digits, "--resize", "clean"), 2, "Inception"),
+        (("ref", "build", "few", "--out", "r.npz", *digits, "--inception", "x"), 2, "Inception"),
     ]  # fmt: skip
     wrong = []
     for arguments, code, words in mistakes:

@@ -115,6 +115,12 @@ def test_prompts_of_a_file_are_measured_on_in_turn(shapes, tmp_path):
     assert yardstick.wanted(3) == ["a red circle", "two blue squares", "a red circle"]
 
 
+def test_prompts_that_a_benchmark_would_not_read_are_refused(shapes, tmp_path):
+    (tmp_path / "mine.txt").write_text("a red circle\n")
+    with pytest.raises(SpecError, match=r"`monitor.prompts` is `mine`, and nothing would read it"):
+        yardstick_for(shapes.teacher, metric="geneval", prompts=str(tmp_path / "mine.txt"))
+
+
 def test_a_network_that_looks_at_other_sizes_is_refused_before_training(shapes):
     with pytest.raises(SpecError, match="8x8 images; these are 32x32"):
         yardstick_for(shapes.teacher, reference="digits")
