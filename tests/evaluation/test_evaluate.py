@@ -334,7 +334,7 @@ def test_what_is_to_be_known_of_a_reference_is_said_of_fdd_too(monkeypatch):
     reference = SimpleNamespace(warnings=("few images",))
     monkeypatch.setattr(readers, "load_network", lambda *_: SimpleNamespace(dimensions=4))
     monkeypatch.setattr(readers, "find_reference", lambda *_: reference)
-    subject = SimpleNamespace(images=range(2), device="cpu")
+    subject = SimpleNamespace(images=range(2), device="cpu", domain="images")
     _, notes = readers.build_readers(["fdd"], subject, EvalSpec(target="x"), HubStore(), print)
     assert notes == ["few images"]
 
