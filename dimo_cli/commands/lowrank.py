@@ -12,6 +12,7 @@ from dimo_cli.commands.frame import command
 from dimo_cli.commands.options import LocalDirOption
 from dimo_cli.console.output import out
 from dimo_cli.errors import SpecError
+from dimo_cli.files.writing import writing_to
 from dimo_cli.specs.flags import Given
 from dimo_cli.specs.lowrank import ExtractSpec, MergeSpec
 
@@ -27,6 +28,7 @@ EXTRACT_EXAMPLES = """
 dimo extract digits --rank 16 --out digits-lora
 dimo extract runs/meissonic --targets attention --out meissonic-lora
 """
+NO_ROOM = "Make room, or choose another `--out`."
 OutOption = Annotated[Path, typer.Option("--out", "-o", help="The folder of the new student.")]
 
 
@@ -42,7 +44,9 @@ def merge(
     from dimo_cli.students.folder import write_student
     from dimo_cli.students.lowrank import merge_student
 
-    written = write_student(folder, merge_student(opened(spec.student, local_dir)))
+    student = merge_student(opened(spec.student, local_dir))
+    with writing_to(folder, NO_ROOM):
+        written = write_student(folder, student)
     size = (folder / written.manifest.weights_file).stat().st_size
     document = {
         "student": str(folder),
@@ -67,7 +71,8 @@ def extract(
     from dimo_cli.students.lowrank import extract_student
 
     student, loss = extract_student(opened(spec.student, local_dir), spec)
-    written = write_student(folder, student)
+    with writing_to(folder, NO_ROOM):
+        written = write_student(folder, student)
     size = (folder / written.manifest.weights_file).stat().st_size
     worst, least = loss.worst
     document: dict[str, Any] = {

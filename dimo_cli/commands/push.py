@@ -18,6 +18,7 @@ from dimo_cli.console import next_steps
 from dimo_cli.console.output import out
 from dimo_cli.console.plain import one_line
 from dimo_cli.errors import size
+from dimo_cli.files.writing import writing_to
 from dimo_cli.specs.flags import Given
 from dimo_cli.specs.push import PushSpec
 
@@ -55,7 +56,8 @@ def publish(spec: PushSpec, local_dir: Path | None, dry_run: bool) -> None:
 
     options = LoadOptions(local_dir=str(local_dir) if local_dir else None, say=out.note)
     with tempfile.TemporaryDirectory() as workplace:
-        package = prepare(spec, Path(workplace), options)
+        with writing_to(Path(workplace), "Make room there, or set TMPDIR to a folder with room."):
+            package = prepare(spec, Path(workplace), options)
         document = {"repository": spec.repository, **package_document(package)}
         if dry_run:
             out.result({**document, "card": package.card}, plan_view(spec, package))

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from dimo_cli.engine.lora import rank_and_alpha
-from dimo_cli.errors import MissingError, SpecError
+from dimo_cli.errors import SpecError
+from dimo_cli.files.writing import writing_to
 from dimo_cli.specs.manifest import ADAPTER_WEIGHTS
 from dimo_cli.students.folder import write_network
 from dimo_cli.students.student import Student
@@ -20,13 +21,9 @@ def export_adapters(student: Student, folder: Path) -> dict[str, Any]:
             "This student has weights of its own and no adapters.",
             "Make adapters of it with `dimo extract`, or leave --lora out.",
         )
-    try:
+    with writing_to(folder, "Make room, or choose another `--out`."):
         folder.mkdir(parents=True, exist_ok=True)
         digest = write_network(student.backbone, folder, manifest.teacher)
-    except OSError as error:
-        raise MissingError(
-            f"Cannot write to `{folder}`: {error.strerror or error}.", "Choose another `--out`."
-        ) from error
     rank, alpha = rank_and_alpha(student.backbone)
     size = (folder / ADAPTER_WEIGHTS).stat().st_size
     teacher = manifest.teacher

@@ -181,6 +181,19 @@ def writing_to(folder: Path, hint: str) -> Iterator[None]:
         raise MissingError(f"Cannot write to `{folder}`: {reason}.", hint) from error
 
 
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A folder beside `path` to fill; it becomes `path` when all went well."""
+    temporary = path.with_name(f".tmp-{path.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        replace_folder(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def replace_folder(temporary: Path, final: Path) -> None:
     """Rename a finished folder into place, over an older one of the same name."""
     for path in [*temporary.iterdir(), temporary]:

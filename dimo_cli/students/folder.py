@@ -11,7 +11,6 @@ Nothing in it depends on the clock or the machine: the same run gives the same b
 from __future__ import annotations
 
 import re
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,7 +28,7 @@ from dimo_cli.errors import MissingError, SpecError, nearest
 from dimo_cli.files.reading import MOST_DOCUMENT, read_text
 from dimo_cli.files.sound import check_finite
 from dimo_cli.files.untrusted import first_problem, parse_json
-from dimo_cli.files.writing import contiguous, file_sha256, replace_folder, whole_file
+from dimo_cli.files.writing import contiguous, file_sha256, whole_file, whole_folder
 from dimo_cli.hub.published import StateDict
 from dimo_cli.run_folder.naming import checkpoint_names
 from dimo_cli.run_folder.nats import TeacherKl
@@ -131,16 +130,13 @@ def save_student(
 
 def write_student(folder: Path, student: Student, teacher_kl: TeacherKl | None = None) -> Student:
     """Write manifest, weights and card, all or nothing; returns it with the hash of its weights."""
-    beside = folder.with_name(f".tmp-{folder.name}")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
-    digest = write_network(student.backbone, beside, student.manifest.teacher)
-    manifest = student.manifest.model_copy(update={"weights_sha256": digest})
-    (beside / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    student = replace(student, manifest=manifest)
-    card = student_card(replace(describe_student(student), teacher_kl=teacher_kl))
-    (beside / CARD).write_text(card, encoding="utf-8")
-    replace_folder(beside, folder)
+    with whole_folder(folder) as beside:
+        digest = write_network(student.backbone, beside, student.manifest.teacher)
+        manifest = student.manifest.model_copy(update={"weights_sha256": digest})
+        (beside / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        student = replace(student, manifest=manifest)
+        card = student_card(replace(describe_student(student), teacher_kl=teacher_kl))
+        (beside / CARD).write_text(card, encoding="utf-8")
     return student
 
 

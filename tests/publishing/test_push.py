@@ -2,6 +2,7 @@
 
 import huggingface_hub.constants as client
 import pytest
+from safetensors import SafetensorError
 
 from dimo_cli.files.writing import file_sha256
 from dimo_cli.publishing import upload
@@ -134,6 +135,17 @@ def test_a_pull_request_needs_a_repository(hub, dimo):
 
 
 # What breaks
+
+
+def test_no_room_for_what_is_made_ready_is_said_before_anything_is_sent(
+    hub, dimo, run, monkeypatch
+):
+    def full(*_args):
+        raise SafetensorError("Error while serializing: I/O error: File too large (os error 27)")
+
+    monkeypatch.setattr("dimo_cli.students.folder.save_file", full)
+    assert "set TMPDIR" in refused(dimo, 3, f"{run}@last", NAME)
+    assert hub.requests == []
 
 
 @pytest.mark.parametrize("fault", ["drop", "503", "lose"])

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from dimo_cli.engine.lora import LoraSpec, has_adapters, new_adapters
 from dimo_cli.errors import SpecError
@@ -127,3 +128,26 @@ def test_the_commands_say_what_they_made(dimo, tmp_path):
     refused = dimo("merge", "lora", "--out", "plain")
     assert refused.exit_code == 2
     assert "which is there already" in refused.stderr
+
+
+def full(*_args, **_kwargs):
+    raise SafetensorError("Error while serializing: I/O error: File too large (os error 27)")
+
+
+@pytest.mark.parametrize(
+    ("words", "writer"),
+    [
+        (("merge", "lora"), "dimo_cli.students.folder.save_file"),
+        (("extract", "digits", "--rank", "1"), "dimo_cli.students.adapters.save_file"),
+        (("export", "lora", "--lora"), "dimo_cli.students.adapters.save_file"),
+    ],
+)
+def test_a_full_disk_is_said_and_leaves_nothing(
+    dimo, adapted, tmp_path, monkeypatch, words, writer
+):
+    write_student(tmp_path / "lora", adapted)
+    monkeypatch.setattr(writer, full)
+    result = dimo(*words, "--out", "out/new")
+    assert result.exit_code == 3
+    assert "Cannot write to `out/new`" in " ".join(result.stderr.split())
+    assert not list((tmp_path / "out").rglob(".*"))
