@@ -58,8 +58,10 @@ def whole_file(path: Path, durable: bool = True) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{unique}{TEMPORARY}")
     try:
         temporary.touch()
-        tidy(path.parent, temporary.stat().st_mtime - STALE_SECONDS)
+        made = temporary.stat()
+        tidy(path.parent, made.st_mtime - STALE_SECONDS)
         yield temporary
+        temporary.chmod(made.st_mode)  # as the umask says: what safetensors writes is private
         if durable:
             fsync_path(temporary)
         temporary.replace(path)

@@ -95,6 +95,8 @@ def read_cached(path: Path) -> StateDict | None:
             raise
         path.unlink(missing_ok=True)
         return None
+    except OSError:  # as that of another user of a shared cache
+        return None
 
 
 def read_pickle(path: Path) -> dict[str, Any]:

@@ -33,7 +33,7 @@ from dimo_cli.distributed.ranks import (
 )
 from dimo_cli.errors import MissingError, lacks_memory
 from dimo_cli.files.torch_files import load_torch
-from dimo_cli.files.writing import OLD, replace_folder
+from dimo_cli.files.writing import OLD, replace_folder, whole_file
 from dimo_cli.run_folder.checkpoints import STATE, DamagedCheckpoint
 from dimo_cli.run_folder.identity import ForeignCheckpoint, check_owner
 from dimo_cli.run_folder.naming import steps_in
@@ -130,7 +130,8 @@ class CheckpointFolder:
             known = self.write_pieces(temporary, networks, shards or {})
             if is_first():
                 for name, network in networks.items():
-                    save_file(whole_part(network), temporary / f"{name}.safetensors")
+                    with whole_file(temporary / f"{name}.safetensors") as file:
+                        save_file(whole_part(network), file)
                 torch.save(state, temporary / STATE)
                 progress = state.get("progress")
                 write_contents(temporary, known, self.owner, step, progress)

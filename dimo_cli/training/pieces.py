@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from dimo_cli.engine.sharding import is_sharded, local, own_rows
-from dimo_cli.files.writing import fsync_path
+from dimo_cli.files.writing import whole_file
 
 NUMBER = re.compile(r"-(\d{5})-of-(\d{5})\.safetensors$")
 
@@ -26,8 +26,8 @@ def write_piece(
 ) -> Path:
     """Write one rank's rows of some tensors."""
     path = folder / f"{name}-{rank:05d}-of-{world:05d}.safetensors"
-    save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, path)
-    fsync_path(path)
+    with whole_file(path) as file:
+        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, file)
     return path
 
 

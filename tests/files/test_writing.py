@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from dimo_cli.files.writing import (
     STALE_SECONDS,
@@ -63,6 +64,14 @@ def test_two_writers_of_one_number_do_not_meet(tmp_path):
         other.write_text("another")
     assert path.read_text() == "one"
     assert names(tmp_path) == ["x.txt"]
+
+
+def test_whoever_may_read_a_new_file_may_read_one_of_tensors(tmp_path):
+    """Whatever the umask is: a folder may be shared."""
+    (tmp_path / "new").touch()
+    with whole_file(tmp_path / "x.safetensors") as temporary:
+        save_file({"x": torch.zeros(1)}, temporary)
+    assert (tmp_path / "x.safetensors").stat().st_mode == (tmp_path / "new").stat().st_mode
 
 
 def test_the_next_write_takes_away_what_a_killed_process_left(tmp_path, gone):

@@ -11,7 +11,7 @@ from unittest import mock
 import pytest
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 from torch import nn
 
 from dimo_cli.errors import MissingError
@@ -65,6 +65,20 @@ def test_a_pickle_is_converted_once_and_keeps_the_hash_of_its_source(hub):
     assert hub.downloads() == ["owner/net/folder/net.pth"]
     assert len(said) == 1
     assert "Downloading owner/net/folder/net.pth" in said[0]
+
+
+def test_a_conversion_that_only_others_may_read_is_made_again(hub, monkeypatch):
+    published = Published((PICKLE,), inside="model")
+    HubStore().weights(published)
+    answers = [PermissionError(13, "Permission denied")]
+
+    def read(path):
+        if answers:
+            raise answers.pop()
+        return load_file(path)
+
+    monkeypatch.setattr("dimo_cli.hub.weights.load_file", read)
+    assert_weights(HubStore().weights(published))
 
 
 def test_safetensors_are_used_as_they_are(hub):

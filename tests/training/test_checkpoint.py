@@ -57,6 +57,12 @@ def test_a_checkpoint_is_synced_before_it_is_renamed(folder, monkeypatch):
     assert events[-1] == "checkpoints"
 
 
+def test_all_of_a_checkpoint_is_for_the_same_readers(folder):
+    path = folder.save(1, networks(1.0), {}, {"moments": {"0.step": torch.zeros(1)}})
+    assert len(list(path.iterdir())) == 4
+    assert len({file.stat().st_mode for file in path.iterdir()}) == 1
+
+
 def test_a_step_can_be_written_again(folder):
     folder.save(1, networks(1.0), {})
     folder.save(1, networks(2.0), {})
