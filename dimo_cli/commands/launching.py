@@ -37,7 +37,7 @@ def check_launch(launch: LaunchSpec, spec: DistillSpec, has_folder: bool) -> Non
     from dimo_cli.engine.sharding import check_shardable
     from dimo_cli.engine.share import divide
 
-    divide(spec.train, 0, launch.total)
+    divide(spec.train, 0, launch.total, spec.least_pass)
     if launch.gpus and spec.train.device == "cpu":
         raise SpecError(
             "`--gpus` is given, but `train.device` is cpu.", "Use `--processes`, or another device."

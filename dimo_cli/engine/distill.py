@@ -78,7 +78,7 @@ class Distillation:
         """
         check_control(teacher.space, spec.init.control, spec.init.control_token)
         self.teacher, self.spec, self.autocast = teacher, spec, autocast
-        self.share = share or divide(spec.train)
+        self.share = share or divide(spec.train, least=spec.least_pass)
         self.run_generator, self.host = generator, host_generator(generator)
         self.streams: list[Rows] = self.share.streams(generator, self.host)
         self.generator = self.streams[0]
@@ -220,8 +220,10 @@ class Distillation:
         self.losses.load_state(state)
 
     def cut_passes(self) -> None:
-        """From now on, passes of half as many samples."""
-        self.share = halved(self.share)
+        """From now on, passes of half as many samples, where they can be smaller."""
+        share = halved(self.share, self.spec.least_pass)
+        assert share is not None, "passes cannot be smaller"
+        self.share = share
         train = local_train(self.spec.train, self.share)
         self.spec = self.spec.model_copy(update={"train": train})
 

@@ -58,8 +58,16 @@ def largest_divisor(samples: int, most: int) -> int:
     return max((size for size in sizes if samples % size == 0), default=0)
 
 
-def divide(train: TrainSpec, rank: int = 0, world: int = 1) -> Share:
-    """The share of a rank, refused where not every rank would get as much as every other."""
+def smallest_divisor(samples: int, least: int) -> int:
+    """The smallest number from `least` on that divides `samples` evenly; all where none does."""
+    return next((size for size in range(least, samples) if samples % size == 0), samples)
+
+
+def divide(train: TrainSpec, rank: int = 0, world: int = 1, least: int = 1) -> Share:
+    """The share of a rank, refused where not every rank would get as much as every other.
+
+    So is one whose passes would have fewer than `least` samples.
+    """
     samples = train.batch_size * train.accumulate
     if samples % world:
         fitting = [str(n) for n in range(1, min(samples, 4 * world) + 1) if samples % n == 0]
@@ -71,12 +79,21 @@ def divide(train: TrainSpec, rank: int = 0, world: int = 1) -> Share:
         )
     each = samples // world
     batch = largest_divisor(each, train.pass_size)
+    if batch < least:
+        raise SpecError(
+            f"Samples of a pass are compared with one another in this run, and the {each} of a "
+            f"process are computed in passes of {batch}.",
+            f"Let `train.micro_batch` divide them in passes of {least} or more, or use a larger "
+            "batch or fewer processes.",
+        )
     return Share(batch, each // batch, rank * each, samples)
 
 
-def halved(share: Share) -> Share:
-    """The same samples in passes of at most half as many."""
+def halved(share: Share, least: int = 1) -> Share | None:
+    """The same samples in passes of at most half as many; None where they would be too few."""
     batch = largest_divisor(share.batch, share.batch // 2)
+    if batch < least:
+        return None
     return replace(share, batch=batch, passes=share.passes * (share.batch // batch))
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from dimo_cli.distributed.ranks import as_first_says, on_cpu, own_rank, sharding_wanted
 from dimo_cli.engine.objectives.reward import Rewards
-from dimo_cli.engine.share import divide, largest_divisor
+from dimo_cli.engine.share import divide, largest_divisor, smallest_divisor
 from dimo_cli.planning.memory import (
     MemoryEstimate,
     blank_rewards,
@@ -75,11 +75,12 @@ def fit_passes(
     """What of `micro_batch` and `gradient_checkpointing` is left open, found for a GPU."""
     train = spec.train
     each = divide(train, world=processes).samples // processes
-    wanted = each if train.micro_batch == "auto" else divide(train, world=processes).batch
-    if train.micro_batch == "auto" and spec.auxiliary.share_x_tilde:
-        wanted = max(1, largest_divisor(each, each // 2))  # two graphs are in memory at a time
+    smallest = wanted = divide(train, world=processes).batch
+    if train.micro_batch == "auto":
+        smallest, wanted = smallest_divisor(each, spec.least_pass), each
+        if spec.auxiliary.share_x_tilde:  # two graphs are in memory at a time
+            wanted = max(smallest, largest_divisor(each, each // 2))
     choices = [train.recomputes] if train.gradient_checkpointing != "auto" else [False, True]
-    smallest = 1 if train.micro_batch == "auto" else wanted
     for recomputed in choices:
         in_one = {"batch_size": each, "accumulate": 1, "micro_batch": "auto"}
         whole = train.model_copy(update={**in_one, "gradient_checkpointing": recomputed})

@@ -80,8 +80,7 @@ def advice_to_fit(
             changed = estimate_memory(teacher, with_train(spec, in_one), rewards, on_gpu)
         spare = available - (changed.total - changed.activations)
         most = min(samples, int(spare / (changed.activations / spec.train.batch_size)))
-        while most >= 1:
-            passes = largest_divisor(samples, most)
+        while (passes := largest_divisor(samples, most)) >= spec.least_pass:
             cut = with_train(spec, {**in_one, "micro_batch": passes})
             if estimate_memory(teacher, cut, rewards, on_gpu).total <= available:
                 extra = " --set train.gradient_checkpointing=true" if checkpointing else ""

@@ -18,7 +18,7 @@ from dimo_cli.specs.divergences import (
 from dimo_cli.specs.init import InitSpec, MaskingSpec
 from dimo_cli.specs.lora import AuxiliaryLoraSpec, LoraSpec
 from dimo_cli.specs.monitor import MonitorSpec
-from dimo_cli.specs.objectives import Objective
+from dimo_cli.specs.objectives import COMPARING, Objective
 from dimo_cli.specs.optimizer import OptimizerSpec
 from dimo_cli.specs.teacher import TeacherSpec
 from dimo_cli.specs.train import RecoverySpec, TrainSpec
@@ -268,6 +268,27 @@ class DistillSpec(Spec):
     def knows_step(self) -> bool:
         """Whether the auxiliary is told which step an image is from."""
         return self.auxiliary.knows_step and self.student.steps[-1] > 1
+
+    @property
+    def compares_samples(self) -> str | None:
+        """What of a run compares a pass's samples with one another; None: nothing does."""
+        kinds = (one.kind for one in self.objectives if one.kind in COMPARING)
+        return next((f"`objectives` names {kind}" for kind in kinds), None)
+
+    @property
+    def least_pass(self) -> int:
+        """The fewest samples of a pass."""
+        return 1 if self.compares_samples is None else 2
+
+    @model_validator(mode="after")
+    def _passes_have_samples_to_compare(self) -> DistillSpec:
+        train = self.train
+        if min(train.pass_size, train.batch_size * train.accumulate) < self.least_pass:
+            raise ValueError(
+                f"{self.compares_samples}, but samples of a pass are compared with one another "
+                "there, and a pass has one: set train.batch_size and train.micro_batch to 2 or more"
+            )
+        return self
 
     @model_validator(mode="after")
     def _steps_go_on_from_kept_tokens(self) -> DistillSpec:

@@ -155,6 +155,8 @@ SETTINGS: dict[str, type[Spec]] = {
 """Objectives whose settings are fields."""
 ROUNDS = ("redi", "sdtt")
 """Those that learn from the student as it was when a round began."""
+COMPARING = ("fpd", "catdrift")
+"""Those that compare a pass's samples with one another."""
 
 
 class Objective(Spec):

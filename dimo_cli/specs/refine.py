@@ -167,6 +167,15 @@ class RefineSpec(DistillSpec):
         losses += [f"reward {name} {weight:g}" for name, weight in self.reward.terms.items()]
         return f"Soft-Di[M]O ({', '.join(losses)})"
 
+    @property
+    def compares_samples(self) -> str | None:
+        """What of a run compares a pass's samples with one another; None: nothing does."""
+        if self.gan.bregman != "reverse_kl":
+            return f"gan.bregman is {self.gan.bregman}"
+        if self.relax.kind == "reinforce" and (self.gan.enabled or self.reward.terms):
+            return "relax.kind is reinforce"
+        return super().compares_samples
+
     @model_validator(mode="after")
     def _some_loss(self) -> RefineSpec:
         if not (self.distill_weight or self.gan.enabled or self.reward.terms):
@@ -202,11 +211,6 @@ class RefineSpec(DistillSpec):
             return (
                 f"loss.revealed_credit is {self.loss.revealed_credit:g}, which is right only for "
                 "weights that do not depend on what was drawn: use one of them"
-            )
-        if self.train.pass_size < 2:
-            return (
-                "samples of a pass are weighed against one another, and a pass has one: set "
-                "train.batch_size and train.micro_batch to 2 or more"
             )
         return None
 

@@ -31,7 +31,7 @@ from dimo_cli.engine.optimizer import Ema
 from dimo_cli.engine.roles import store_early
 from dimo_cli.engine.schedules import ema_decay
 from dimo_cli.engine.sharding import gather, shard_blocks, sharding_plugin
-from dimo_cli.engine.share import divide, local_train, mean_values
+from dimo_cli.engine.share import divide, halved, local_train, mean_values
 from dimo_cli.errors import DivergedError, MissingError, SpecError
 from dimo_cli.run_folder.effort import rate
 from dimo_cli.run_folder.log import RunLog
@@ -89,7 +89,7 @@ class Trainer:
         self.accelerator = make_accelerator(spec.train, spec.monitor.tracker, folder)
         device, world = self.accelerator.device, self.accelerator.num_processes
         self.rank = self.accelerator.process_index
-        share = divide(spec.train, self.rank, world)
+        share = divide(spec.train, self.rank, world, spec.least_pass)
         own_spec = spec.model_copy(update={"train": local_train(spec.train, share)})
         plugin = sharding_plugin(spec)
         # The same in every rank, as samples get the same draws whichever rank computes them.
@@ -313,11 +313,12 @@ class Trainer:
     def can_cut_passes(self) -> bool:
         """Whether passes can be of fewer samples.
 
-        Not where they were asked for or are of one sample, nor with several processes, of which not
+        Not where they were asked for or are the smallest, nor with several processes, of which not
         all have run out of memory.
         """
         is_alone = self.accelerator.num_processes == 1
-        return self.may_cut and is_alone and self.distillation.share.batch > 1
+        smaller = halved(self.distillation.share, self.spec.least_pass)
+        return self.may_cut and is_alone and smaller is not None
 
     def make_room(self) -> None:
         """Go back to the newest checkpoint and on from there with less in memory.

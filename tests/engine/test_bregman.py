@@ -189,5 +189,18 @@ def test_where_there_is_nothing_to_weigh_by_it_is_refused(groups, reason):
     assert reason in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("groups", "what"),
+    [
+        ({"gan": GAN, "relax": {"kind": "reinforce"}}, r"relax\.kind is reinforce"),
+        ({"gan": GAN, "objectives": ["fpd"]}, "`objectives` names fpd"),
+    ],
+)
+def test_passes_of_one_sample_are_refused_where_samples_are_compared(groups, what):
+    with pytest.raises(ValueError, match=f"{what}, but samples of a pass are compared"):
+        refine_spec(**groups, train={"micro_batch": 1})
+    assert refine_spec(**groups, train={"micro_batch": 2}).least_pass == 2
+
+
 def test_with_idlm_the_divergence_of_dimo_does_not_matter():
     refine_spec(gan={**GAN, "bregman": "neyman"}, objectives=[{"kind": "idlm"}])

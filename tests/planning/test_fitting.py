@@ -1,15 +1,18 @@
 """Passes are as large as memory allows, and smaller ones make the same step."""
 
 import weakref
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from dimo_cli.engine.capture import CapturedStep
 from dimo_cli.engine.share import divide, halved
+from dimo_cli.errors import SpecError
 from dimo_cli.planning import fitting
 from dimo_cli.planning.fitting import fit_passes, fitted
 from dimo_cli.planning.memory import estimate_memory
+from dimo_cli.specs.objectives import Objective
 from dimo_cli.specs.train import TrainSpec
 from dimo_cli.teachers.registry import load_teacher
 from dimo_cli.training.trainer import Trainer
@@ -58,6 +61,19 @@ def test_activations_are_recomputed_where_nothing_else_helps(teacher):
 def test_two_graphs_at_a_time_take_half_the_samples_each(teacher):
     spec = small_spec(train={"batch_size": 64}, auxiliary={"share_x_tilde": True})
     assert fit_passes(teacher, spec, 80 * GIB).micro_batch == 32
+
+
+@pytest.mark.parametrize(("samples", "least"), [(64, 2), (9, 3)])
+def test_samples_that_are_compared_are_never_alone_in_a_pass(monkeypatch, samples, least):
+    too_much = SimpleNamespace(total=GIB, activations=GIB)
+    monkeypatch.setattr(fitting, "estimate_memory", lambda *_: too_much)
+    spec = small_spec(train={"batch_size": samples})
+    assert fit_passes(None, spec, 1).micro_batch == 1
+    compared = spec.model_copy(update={"objectives": (Objective(kind="fpd"),)})
+    assert fit_passes(None, compared, 1).micro_batch == least
+    assert halved(divide(TrainSpec(batch_size=least)), compared.least_pass) is None
+    with pytest.raises(SpecError, match="the 1 of a process are computed in passes of 1"):
+        divide(spec.train, world=samples, least=compared.least_pass)
 
 
 def test_what_was_asked_for_is_kept(teacher):
