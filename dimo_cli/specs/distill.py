@@ -291,6 +291,17 @@ class DistillSpec(Spec):
         return self
 
     @model_validator(mode="after")
+    def _whole_images_are_drawn_at_x_init(self) -> DistillSpec:
+        whole = [one.kind for one in self.objectives if one.kind in COMPARING]
+        if whole and self.loss.student_input != "x_init":
+            raise ValueError(
+                f"loss.student_input is {self.loss.student_input}, but `objectives` names "
+                f"{whole[0]}, which is about images that the student draws at x_init: set "
+                "loss.student_input to x_init"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _steps_go_on_from_kept_tokens(self) -> DistillSpec:
         if self.student.in_one_step:
             return self

@@ -156,7 +156,7 @@ SETTINGS: dict[str, type[Spec]] = {
 ROUNDS = ("redi", "sdtt")
 """Those that learn from the student as it was when a round began."""
 COMPARING = ("fpd", "catdrift")
-"""Those that compare a pass's samples with one another."""
+"""Those that compare whole images of a pass, as the student draws them, with one another."""
 
 
 class Objective(Spec):

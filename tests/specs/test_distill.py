@@ -33,3 +33,11 @@ def test_what_belongs_to_one_step_alone_is_refused_with_more(groups, told):
     assert small_spec(**groups, student={"steps": [1]})
     with pytest.raises(ValidationError, match=f"student.steps 1 and 2 {told}"):
         small_spec(**groups, student={"steps": [1, 2]})
+
+
+@pytest.mark.parametrize("kind", ["fpd", "catdrift"])
+def test_losses_of_whole_images_are_about_what_is_drawn_at_x_init(kind):
+    for kinds in ([kind], ["dimo", kind]):
+        DistillSpec.model_validate({"objectives": kinds})
+        with pytest.raises(ValidationError, match=f"student_input is x_tilde, .* names {kind}"):
+            DistillSpec.model_validate({"objectives": kinds, "loss": {"student_input": "x_tilde"}})
