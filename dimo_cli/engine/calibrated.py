@@ -67,6 +67,8 @@ def obstacle(masking: MaskingSpec) -> str | None:
         return "`masking.lowest` and `masking.highest` leave numbers of masked tokens out"
     if masking.bridge:
         return "`masking.bridge` never masks what a step kept"
+    if masking.content != "tokens":
+        return "`masking.content` is soft, so that teacher and auxiliary see no drawn tokens"
     return None
 
 
@@ -75,8 +77,8 @@ def check_calibrated(masking: MaskingSpec) -> None:
     if (reason := obstacle(masking)) is not None:
         raise SpecError(
             f"`loss.weight` is calibrated, but {reason}: no weight makes the loss a KL.",
-            "Use `masking.student` linear, cosine or arccos with exact counts over the whole range,"
-            " or another `loss.weight`.",
+            "Use `masking.student` linear, cosine or arccos with exact counts over the whole range "
+            "and `masking.content=tokens`, or another `loss.weight`.",
         )
 
 

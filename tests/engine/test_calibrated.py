@@ -96,10 +96,11 @@ def test_a_calibrated_weight_multiplies_each_samples_gradient(teacher):
         {"method": "bernoulli"},
         {"lowest": 0.1},
         {"highest": 0.9},
+        {"content": "soft"},
     ],
     ids=lambda masking: next(iter(masking)),
 )
-def test_where_some_counts_never_occur_no_weight_calibrates(teacher, masking):
+def test_where_counts_or_drawn_tokens_are_missing_no_weight_calibrates(teacher, masking):
     spec = small_spec(loss={"weight": "calibrated"}, masking=masking)
     with pytest.raises(SpecError, match=r"`loss.weight` is calibrated, but `masking\."):
         Distillation(teacher, spec, torch.Generator(), contextlib.nullcontext)
@@ -108,7 +109,8 @@ def test_where_some_counts_never_occur_no_weight_calibrates(teacher, masking):
 
 
 def test_a_run_logs_its_kl_to_the_teacher_where_its_masks_allow_it(teacher):
-    for masking, is_there in (({}, True), ({"method": "bernoulli"}, False)):
+    hidden = {"method": "bernoulli"}, {"content": "soft"}
+    for masking, is_there in (({}, True), *((masking, False) for masking in hidden)):
         run = Distillation(teacher, small_spec(masking=masking), torch.Generator().manual_seed(0),
                            contextlib.nullcontext)  # fmt: skip
         values = run.step(0, measure=True).values
