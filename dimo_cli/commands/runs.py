@@ -67,6 +67,7 @@ def show(
 @command(app, "rm", "dimo runs rm runs/digits", "dimo runs rm runs/digits runs/digits-2 --yes")
 def remove(asked: Given[RemoveSpec]) -> None:
     """Delete run folders; one that is running, or no run folder, is refused."""
+    from dimo_cli.run_folder.contents import foreign_files
     from dimo_cli.run_folder.listing import facts_of_run
     from dimo_cli.run_folder.removing import check_removable, remove_run
 
@@ -75,11 +76,20 @@ def remove(asked: Given[RemoveSpec]) -> None:
     for run in runs:
         check_removable(run)  # all of them before any is gone
     freed = sum(facts_of_run(run).bytes for run in runs)
+    foreign = {run: count for run in runs if (count := foreign_files(run))}
+    for run, count in foreign.items():
+        out.note(
+            f"In `{run}`: {counted(count, 'file')} not written by dimo, to be deleted as well."
+        )
     if not spec.yes:
         ask(runs, freed)
     for run in runs:
         remove_run(run)
-    document = {"removed": [str(run) for run in runs], "bytes": freed}
+    document = {
+        "removed": [str(run) for run in runs],
+        "bytes": freed,
+        "foreign_files": sum(foreign.values()),
+    }
     out.result(document, Text(f"Removed {counted(len(runs), 'run')}, {size(freed)}."))
 
 

@@ -34,10 +34,11 @@ from dimo_cli.hub.datasets import COMMIT
 from dimo_cli.planning.fitting import fitted
 from dimo_cli.run_folder.alarms import REMEDIES, told
 from dimo_cli.run_folder.checkpoints import newest_contents, spec_of
+from dimo_cli.run_folder.contents import left_overs
 from dimo_cli.run_folder.effort import hardware_name, recorded_effort
 from dimo_cli.run_folder.identity import check_owner, identity_of, new_identity
-from dimo_cli.run_folder.listing import LOG, keep_divergence
-from dimo_cli.run_folder.naming import CHECKPOINTS, steps_in
+from dimo_cli.run_folder.listing import keep_divergence
+from dimo_cli.run_folder.naming import CHECKPOINTS
 from dimo_cli.run_folder.nats import teacher_kl_of
 from dimo_cli.run_folder.origins import keep_origins
 from dimo_cli.run_folder.state import DIVERGED, SUMMARY, is_refinement
@@ -54,7 +55,7 @@ from dimo_cli.specs.refine import RefineSpec
 from dimo_cli.specs.render import to_yaml
 from dimo_cli.specs.resolve import resolve_spec
 from dimo_cli.specs.teacher import TeacherSource
-from dimo_cli.students.folder import facts_of_teacher, save_student
+from dimo_cli.students.folder import check_replaceable, facts_of_teacher, save_student
 from dimo_cli.students.student import Student
 from dimo_cli.teachers.protocol import Backbone, Teacher
 from dimo_cli.teachers.registry import check_teacher, load_whole
@@ -122,20 +123,20 @@ def prepare_folder(spec: DistillSpec, folder: Path) -> None:
 
 
 def refuse_left_overs(folder: Path) -> None:
-    """Refuse a folder with a log or checkpoints of who knows which run: a new one deletes them."""
-    found = [CHECKPOINTS] if steps_in(folder / CHECKPOINTS) else []
-    found += [LOG] if (folder / LOG).exists() else []
-    if found:
+    """Refuse a folder with something that a new run would write over or delete."""
+    if found := left_overs(folder):
         raise SpecError(
-            f"`{folder}` has no run.yaml, but {' and '.join(found)} of another run.",
-            "Choose another `--out`, or move them away. To continue that run, bring its run.yaml "
-            "back.",
+            f"`{folder}` has no run.yaml, but {' and '.join(found)}, which a new run would write "
+            "over.",
+            "Choose another `--out`, or move them away. To continue a run that they are of, bring "
+            "its run.yaml back.",
         )
 
 
 def continue_folder(spec: DistillSpec, folder: Path) -> None:
     """Check what a continuation changes and write its spec over the old one."""
     check_continuation(spec, folder)
+    check_replaceable(folder / "student")
     write_whole_text(folder / "run.yaml", to_yaml(spec))
 
 

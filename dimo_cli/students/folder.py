@@ -35,9 +35,12 @@ from dimo_cli.run_folder.nats import TeacherKl
 from dimo_cli.run_folder.state import is_refinement
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.manifest import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
     CARD,
     FORMAT,
     MANIFEST,
+    PREVIEW,
     WEIGHTS,
     Choice,
     LoraFacts,
@@ -58,6 +61,7 @@ from dimo_cli.teachers.registry import EMBEDDED, FAMILIES, blueprint_of, load_sk
 from dimo_cli.teachers.stored import in_numbers
 
 PROMPT = "a red fox in the snow"
+OWN_FILES = {MANIFEST, WEIGHTS, ADAPTER_WEIGHTS, ADAPTER_CONFIG, CARD, PREVIEW}
 
 BUILTIN = {name: Path(builtin_path(f"{name}-student")) for name in ("digits", "shapes", "emoji")}
 """Students that ship in the package, by the teacher's name."""
@@ -128,8 +132,24 @@ def save_student(
     return write_student(folder, Student(manifest, teacher, backbone.eval()), teacher_kl)
 
 
+def check_replaceable(folder: Path) -> None:
+    """Refuse to replace a folder that is more than a student, or none."""
+    inside = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if foreign := sorted(inside - OWN_FILES):
+        raise SpecError(
+            f"`{folder}` is to be replaced by a student, and {foreign[0]!r} in it is no student's.",
+            "Move it away first.",
+        )
+    if inside and MANIFEST not in inside:
+        raise SpecError(
+            f"`{folder}` is to be replaced by a student, and holds none: it has no {MANIFEST}.",
+            "Move it away first.",
+        )
+
+
 def write_student(folder: Path, student: Student, teacher_kl: TeacherKl | None = None) -> Student:
     """Write manifest, weights and card, all or nothing; returns it with the hash of its weights."""
+    check_replaceable(folder)
     with whole_folder(folder) as beside:
         digest = write_network(student.backbone, beside, student.manifest.teacher)
         manifest = student.manifest.model_copy(update={"weights_sha256": digest})

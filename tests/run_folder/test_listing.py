@@ -138,7 +138,10 @@ def test_nothing_is_deleted_where_nobody_can_be_asked(dimo, runs):
     assert refused.exit_code == 2
     assert "--yes" in refused.stderr
     assert (runs / "a whole run").is_dir()
+    (runs / "deep/cut/thesis").mkdir()
+    (runs / "deep/cut/thesis/one.txt").write_text("mine")
     done = dimo("runs", "rm", "runs/a whole run", "runs/deep/cut", "--yes")
+    assert "In `runs/deep/cut`: 1 file not written by dimo" in done.stderr
     assert done.stdout.startswith("Removed 2 runs")
     assert sorted(path.name for path in runs.iterdir()) == ["deep", "mine"]
 

@@ -51,7 +51,13 @@ def test_a_run_that_lost_its_id_is_not_taken_for_another(run):
         distilled(run, steps=7, resume=True)
 
 
-@pytest.mark.parametrize("left", ["checkpoints/step-100/ema.safetensors", "log.jsonl"])
+@pytest.mark.parametrize(
+    "left",
+    [
+        *("checkpoints/step-100/ema.safetensors", "log.jsonl", "report.html"),
+        *("student/thesis.txt", "samples/me.png"),
+    ],
+)
 def test_a_new_run_is_refused_where_another_one_left_something(tmp_path, left):
     precious = tmp_path / "taken" / left
     precious.parent.mkdir(parents=True)
@@ -60,6 +66,14 @@ def test_a_new_run_is_refused_where_another_one_left_something(tmp_path, left):
         distilled(tmp_path / "taken", steps=1)
     assert "another `--out`" in caught.value.hint
     assert [path for path in (tmp_path / "taken").rglob("*") if path.is_file()] == [precious]
+
+
+def test_a_run_does_not_go_on_where_its_student_would_replace_what_is_none(run):
+    (run / "student" / "thesis.txt").write_text("mine")
+    with pytest.raises(SpecError, match=r"'thesis\.txt' in it is no student's") as caught:
+        distilled(run, steps=7, resume=True)
+    assert "Move it away" in caught.value.hint
+    assert "steps: 6" in (run / "run.yaml").read_text(), "what was refused is left as it was"
 
 
 @pytest.mark.parametrize(
