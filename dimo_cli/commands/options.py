@@ -149,10 +149,10 @@ def read_prompts(file: Path | None) -> list[str]:
 
 def reward_weight(text: str) -> tuple[str, float]:
     """NAME=WEIGHT, or NAME alone for the weight 1."""
-    name, _, weight = text.partition("=")
+    name, equals, weight = text.partition("=")
     check_reward(name)
     try:
-        return name, float(weight or 1)
+        return name, float(weight) if equals else 1.0
     except ValueError:
         raise SpecError(
             f"`--reward {text}` is not of the form NAME=WEIGHT.", "For example `--reward clip=0.2`."
@@ -161,7 +161,15 @@ def reward_weight(text: str) -> tuple[str, float]:
 
 def read_weights(texts: Sequence[str] | None) -> dict[str, float]:
     """The weight of each reward that `--reward` names."""
-    return dict(map(reward_weight, texts or ()))
+    weights: dict[str, float] = {}
+    for name, weight in map(reward_weight, texts or ()):
+        if name in weights:
+            raise SpecError(
+                f"`--reward` is given twice for {name!r}.",
+                "A reward has one weight: leave one out.",
+            )
+        weights[name] = weight
+    return weights
 
 
 def check_png(grid: Path) -> None:

@@ -80,7 +80,7 @@ def read_limits(texts: Sequence[str], metrics: Sequence[str], flag: str) -> dict
     """`NAME=VALUE`, or `VALUE` alone where only one number is measured."""
     names = [name for metric in metrics for name in GATED.get(metric, ())]
     names = names or [name for known in GATED.values() for name in known]
-    limits = {}
+    limits: dict[str, float] = {}
     for text in texts:
         name, equals, value = text.rpartition("=")
         if not equals:
@@ -93,6 +93,10 @@ def read_limits(texts: Sequence[str], metrics: Sequence[str], flag: str) -> dict
         if known_as(name) not in names:
             raise SpecError(
                 f"`{flag} {text}`: {name!r} is not measured.", did_you_mean(name, names)
+            )
+        if name in limits:
+            raise SpecError(
+                f"`{flag}` is given twice for {name!r}.", "A gate has one limit: leave one out."
             )
         try:
             limits[name] = float(value)

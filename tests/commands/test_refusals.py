@@ -1,0 +1,17 @@
+"""What a command line cannot mean is refused before anything is loaded, in a sentence."""
+
+import pytest
+
+REFUSED = {
+    "a limit twice": ("eval fid digits --max fid=0.0001 --max fid=1000", "`--max` is given twice"),
+    "a reward twice": ("tteo shapes --reward shapes_clip=1 --reward shapes_clip=2", "given twice"),
+    "no weight": ("tteo shapes --reward shapes_clip=", "not of the form NAME=WEIGHT"),
+}
+
+
+@pytest.mark.parametrize(("line", "words"), REFUSED.values(), ids=REFUSED)
+def test_it_is_refused(dimo, tmp_path, line, words):
+    refused = dimo(*line.split())
+    assert refused.exit_code == 2, refused.output
+    assert words in " ".join(refused.stderr.split())
+    assert not list(tmp_path.iterdir())
