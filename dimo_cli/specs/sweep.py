@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from dimo_cli.errors import SpecError, did_you_mean
 from dimo_cli.specs.distill import DistillSpec
@@ -74,18 +74,27 @@ def read_sweep(
     trials = []
     for values in itertools.product(*(one.values for one in found)):
         chosen = {one.path: value for one, value in zip(found, values, strict=True)}
-        plan = start_from(
-            start,
-            sets,
-            short_run(steps)
-            | {
-                f"flag --over {path}": nested(path, parse_value(value, f"--over {path}"))
-                for path, value in chosen.items()
-            },
-        )
+        flags = {
+            f"flag --over {path}": nested(path, parse_value(value, f"--over {path}"))
+            for path, value in chosen.items()
+        }
+        plan = start_from(start, sets, short_run(steps) | flags)
+        check_trial(plan, chosen)
         name = ",".join(f"{names[path]}={value}" for path, value in chosen.items())
-        trials.append(Trial(chosen, plan, folder / re.sub(r"[^\w.,=+-]", "_", name)))
+        trials.append(Trial(chosen, plan, folder / quote(name, safe=",=+")))
     return Sweep(found, usual, tuple(trials))
+
+
+def check_trial(plan: Plan[DistillSpec], chosen: Iterable[str]) -> None:
+    """Refuse a run that would be trained with other values than the sweep says of it."""
+    said = [("train.steps", "flag --steps"), *((path, f"flag --over {path}") for path in chosen)]
+    for path, origin in said:
+        if plan.origins.get(path) != origin:
+            flag = origin.split()[1]
+            raise SpecError(
+                f"`{path}` is set by {flag}, and by another flag as well.",
+                f"Leave one out: a sweep's runs are compared by what {flag} says.",
+            )
 
 
 def start_from(

@@ -50,6 +50,12 @@ def test_every_combination_is_a_run_with_a_folder_of_its_own(tmp_path):
     assert short_names(["a.b.x", "a.c"]) == {"a.b.x": "x", "a.c": "c"}
 
 
+def test_values_that_look_alike_have_folders_of_their_own(tmp_path):
+    sweep = read_sweep("digits", ["monitor.project=a b,a_b"], 5, 10, [], tmp_path)
+    assert len({trial.folder for trial in sweep.trials}) == 2
+    assert {trial.folder.parent for trial in sweep.trials} == {tmp_path}
+
+
 @pytest.mark.parametrize(
     ("over", "sets", "words"),
     [
@@ -60,6 +66,9 @@ def test_every_combination_is_a_run_with_a_folder_of_its_own(tmp_path):
         (f"{RATE}=a..b", [], "not a range of numbers"),
         (f"{RATE}=1e-4,-1", [], r"\(from flag --over"),
         (f"{RATE}=1e-4,1e-3", [f"{RATE}=1e-5"], "by --over and by --set"),
+        (f"{RATE}=1e-4,1e-3", ["student={optimizer: {learning_rate: 1e-5}}"], "--over, and by"),
+        (f"{RATE}=1e-4,1e-3", ["train.steps=2"], "--steps, and by another"),
+        ("train.steps=2,3", [], "--steps, and by another"),
         ("train.seed=0..1000", [], "would be 101 runs"),
     ],
 )
