@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
     from dimo_cli.students.target import Target
 
+CHOOSE = "Choose another `--grid` or `--out`."
+OF_AN_IMAGE = re.compile(r"\d{5,}\.png")  # in the folder of `--out`
 SHOWN = 40  # images drawn in the terminal at most; the PNG has all
 
 app = typer.Typer()
@@ -67,8 +70,9 @@ def sample(
     spec = asked.spec()
     check_png(grid)
     check_gallery(gallery)
-    drawn = drawn_images(spec, open_target(spec, local_dir, sets or []))
     files = Files(grid, folder, gallery)
+    check_apart(spec, files)
+    drawn = drawn_images(spec, open_target(spec, local_dir, sets or []))
     if gallery:
         words = [*asked.words(), *(["--local-dir", local_dir] if local_dir else [])]
         words += [word for setting in sets or [] for word in ("--set", setting)]
@@ -137,6 +141,20 @@ class Files:
     grid: Path
     folder: Path | None = None
     gallery: Path | None = None
+
+
+def check_apart(spec: SampleSpec, places: Files) -> None:
+    """Refuse to write over the input, or one output over another."""
+    grid, folder = places.grid.resolve(), places.folder and places.folder.resolve()
+
+    def is_in_folder(path: Path) -> bool:
+        return path.parent == folder and OF_AN_IMAGE.fullmatch(path.name) is not None
+
+    for name in (spec.init, *(spec.interpolate or ())):
+        if name and ((path := Path(name).resolve()) == grid or is_in_folder(path)):
+            raise SpecError(f"`{name}` is an input, and would be written over.", CHOOSE)
+    if is_in_folder(grid):
+        raise SpecError(f"`--grid` is {places.grid}, where `--out` puts an image.", CHOOSE)
 
 
 def show(drawn: Drawn, spec: SampleSpec, places: Files) -> None:

@@ -34,7 +34,7 @@ from dimo_cli.evaluation.subjects import (
     subject_of,
 )
 from dimo_cli.files.png import save_png
-from dimo_cli.files.writing import check_writable
+from dimo_cli.files.writing import check_empty, check_writable
 from dimo_cli.hub.store import HubStore
 from dimo_cli.metrics.emoji import HELD_OUT
 from dimo_cli.metrics.geneval import check_tasks
@@ -62,6 +62,8 @@ def evaluate(
     """Measure what a spec asks for; an unchanged target is not measured twice."""
     if spec.save_images:
         check_writable(Path(spec.save_images), "--save-images")
+        if is_first():  # another process may have begun to write
+            check_empty(Path(spec.save_images))
     opened = open_target(spec, store, say)
     found: list[Evaluation] = []
     asked = groups(spec, opened, store)

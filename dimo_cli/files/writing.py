@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError
 
-from dimo_cli.errors import MissingError
+from dimo_cli.errors import MissingError, SpecError
 from dimo_cli.files.reading import check_regular
 
 if TYPE_CHECKING:
@@ -143,6 +143,12 @@ def check_writable(folder: Path, option: str) -> None:
         reason = f"no permission to write to `{place}`"
     if reason:
         raise MissingError(f"`{option}` is `{folder}`: {reason}.", "Choose another folder.")
+
+
+def check_empty(folder: Path) -> None:
+    """Refuse a folder with something in it, where all of it is to be what is written now."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise SpecError(f"`{folder}` is not empty.", "Name a new folder; nothing is overwritten.")
 
 
 def file_sha256(path: Path) -> str:

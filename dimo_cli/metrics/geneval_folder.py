@@ -16,7 +16,7 @@ from pydantic import ConfigDict, Field, ValidationError
 from dimo_cli.data.arrays import Batch
 from dimo_cli.errors import MissingError, SpecError
 from dimo_cli.files.untrusted import first_problem
-from dimo_cli.files.writing import file_sha256
+from dimo_cli.files.writing import check_empty, file_sha256
 from dimo_cli.metrics.clip_score import to_picture
 from dimo_cli.metrics.geneval import summarize
 from dimo_cli.metrics.geneval_requests import TAGS, Request, Tag
@@ -36,8 +36,7 @@ def start_folder(folder: Path, prompts: PromptSet) -> None:
     """Lay out an empty folder: a subfolder for every prompt, with its metadata."""
     if prompts.name != "geneval":
         raise SpecError(f"The folders of GenEval are of its own prompts, not of `{prompts.name}`.")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise SpecError(f"`{folder}` is not empty.", "Name a new folder; nothing is overwritten.")
+    check_empty(folder)
     for key, request in zip(prompts.keys, prompts.requests, strict=True):
         (folder / key / SAMPLES).mkdir(parents=True)
         (folder / key / METADATA).write_text(metadata_line(request) + "\n", encoding="utf-8")

@@ -6,6 +6,12 @@ REFUSED = {
     "a limit twice": ("eval fid digits --max fid=0.0001 --max fid=1000", "`--max` is given twice"),
     "a reward twice": ("tteo shapes --reward shapes_clip=1 --reward shapes_clip=2", "given twice"),
     "no weight": ("tteo shapes --reward shapes_clip=", "not of the form NAME=WEIGHT"),
+    "an image over the grid": ("sample --out x --grid x/00000.png", "where `--out` puts an image"),
+    "a grid over the input": ("sample --init x.png --grid ./x.png", "`x.png` is an input"),
+    "an image over an end": (
+        "sample --interpolate x/00003.png random --out x",
+        "`x/00003.png` is an input",
+    ),
 }
 
 

@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -132,12 +133,15 @@ def test_a_summary_for_github_has_no_markup_but_its_own(tmp_path, monkeypatch):
     assert [row.count("|") for row in outside.splitlines() if row.startswith("|")] == [4, 4, 4]
 
 
-def test_what_a_folder_of_references_holds_decides_whether_to_measure_again(dimo):
+def test_what_a_folder_of_references_holds_decides_whether_to_measure_again(dimo, tmp_path):
     dimo("eval", "fid", "digits", "-n", "64", "--save-images", "real")
     call = ("eval", "fid", "digits", *QUICK, "--ref", "real")
     first = read(dimo(*call))
     assert read(dimo(*call))["cached"]
-    dimo("eval", "fid", "digits", "-n", "64", "--seed", "7", "--save-images", "real")
+    saving = ("eval", "fid", "digits", "-n", "64", "--seed", "7", "--save-images", "real")
+    assert "`real` is not empty" in dimo(*saving).stderr
+    shutil.rmtree(tmp_path / "real")
+    dimo(*saving)
     again = read(dimo(*call))
     assert not again["cached"]
     assert again["values"] != first["values"]
