@@ -29,7 +29,9 @@ app = typer.Typer()
 @command(app, "fidelity", "dimo eval fidelity shapes -n 32")
 def fidelity(
     student: StudentArgument,
-    count: Annotated[int, typer.Option("--samples", "-n", min=2, help="Number of images.")] = 64,
+    count: Annotated[
+        int, typer.Option("--samples", "-n", min=2, max=100_000, help="Number of images.")
+    ] = 64,
     prompts: Annotated[
         list[str] | None, typer.Option("--prompt", help="For text models; repeatable.")
     ] = None,

@@ -67,7 +67,7 @@ StudentArgument = Annotated[
         autocompletion=completing.students,
     ),
 ]
-SeedOption = Annotated[int, typer.Option("--seed", help="Fixes the images.")]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, max=2**31 - 1, help="Fixes the images.")]
 
 
 # What of a run's loop has flags of its own.

@@ -59,12 +59,13 @@ def records_of(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     text, _ = read_tail(path, MOST_LOG)
-    return [json.loads(line) for line in text.splitlines() if math.isfinite(step_of(line))]
+    return [json.loads(line) for line in text.splitlines() if step_of(line) < math.inf]
 
 
 def step_of(line: str) -> float:
-    """The step of a line; infinite where a crash has cut it short."""
+    """The step of a line; infinite where it has none, as one that a crash has cut short."""
     try:
-        return int(json.loads(line)["step"])
+        step = json.loads(line)["step"]
     except (ValueError, KeyError, TypeError, RecursionError):
         return math.inf
+    return step if type(step) is int else math.inf

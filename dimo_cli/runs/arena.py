@@ -25,8 +25,6 @@ from dimo_cli.console.live import View
 from dimo_cli.distributed.ranks import joined_ranks
 from dimo_cli.errors import DivergedError, MissingError, NotFinite, SpecError
 from dimo_cli.evaluation.evaluate import evaluate
-from dimo_cli.files.reading import MOST_DOCUMENT, read_text
-from dimo_cli.files.untrusted import parse_json
 from dimo_cli.files.writing import write_whole_text
 from dimo_cli.hub.store import HubStore
 from dimo_cli.metrics.references import has_builtin_reference
@@ -34,6 +32,7 @@ from dimo_cli.reporting.arena_page import write_arena_page
 from dimo_cli.run_folder.checkpoints import newest_contents
 from dimo_cli.run_folder.effort import Effort, effort_of
 from dimo_cli.run_folder.log import records_of
+from dimo_cli.run_folder.naming import read_json
 from dimo_cli.run_folder.nats import teacher_kl
 from dimo_cli.run_folder.state import DIVERGED
 from dimo_cli.runs.arena_table import (
@@ -134,7 +133,13 @@ def refuse_other_budget(asked: ArenaSpec, folder: Path) -> None:
     path = folder / TABLE
     if not path.is_file():
         return
-    before = parse_json(read_text(path, MOST_DOCUMENT)).get("budget")
+    before = read_json(path).get("budget")
+    if before is None:
+        raise SpecError(
+            f"`{path}` is damaged, or no table of an arena.",
+            "Choose another folder with `--out`, or move that file away: the table is made again "
+            "from the runs.",
+        )
     if before != asked.budget:
         raise SpecError(
             f"`{folder}` is of an arena with `--budget {before}`, and this one has {asked.budget}.",
@@ -202,7 +207,7 @@ def reason_of_divergence(bout: Bout) -> str | None:
     path = bout.folder / DIVERGED
     if not path.is_file():
         return None
-    return str(parse_json(read_text(path, MOST_DOCUMENT)).get("reason", "it diverged"))
+    return str(read_json(path).get("reason", "it diverged"))
 
 
 def carried_out(asked: ArenaSpec, bout: Bout, begin: Begin) -> str | None:

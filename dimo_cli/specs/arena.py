@@ -13,6 +13,7 @@ from pydantic import (
     Field,
     TypeAdapter,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -24,6 +25,7 @@ from dimo_cli.specs.resolve import preset_names
 
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 TIME = re.compile(r"(\d+(?:\.\d+)?) ?([smh])")
+MOST = 10**12  # forwards, or seconds
 TUNING_SEED = 100  # which no reported run has
 MOST_SEEDS = 20
 FACTORS = (0.5, 1.0, 2.0)
@@ -102,16 +104,16 @@ def read_budget(text: str) -> Budget:
     """`70400` or `7e4` forwards, or a time such as `5m`; anything else is a ValueError."""
     if found := TIME.fullmatch(text.strip()):
         seconds = float(found[1]) * UNITS[found[2]]
-        if seconds > 0:
+        if 0 < seconds <= MOST:
             return Budget(seconds=seconds)
     try:
         forwards = TypeAdapter(Int).validate_python(text.strip())
     except ValidationError:
         forwards = 0
-    if forwards < 1:
+    if not 1 <= forwards <= MOST:
         raise ValueError(
             f"must be a number of the student's forwards, such as 70400, or a time, such as 90s, "
-            f"5m or 1h, not {text!r}"
+            f"5m or 1h, above 0 and at most {MOST:g}, not {text[:40]!r}"
         )
     return Budget(forwards=forwards)
 
@@ -198,9 +200,12 @@ class ArenaSpec(Spec):
 
     @field_validator("budget", "also")
     @classmethod
-    def _readable(cls, budget: str | None) -> str | None:
+    def _readable(cls, budget: str | None, info: ValidationInfo) -> str | None:
         if budget is not None:
-            read_budget(budget)
+            try:
+                read_budget(budget)
+            except ValueError as problem:
+                raise ValueError(f"--{info.field_name} {problem}") from None
         return budget
 
     @model_validator(mode="after")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from dimo_cli.errors import SpecError, nearest
@@ -10,6 +11,7 @@ if TYPE_CHECKING:  # names are completed in the shell before torch is imported
     from dimo_cli.teachers.protocol import Teacher
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+NUMBER = re.compile(r"-?[0-9]{1,9}")
 SHOWN = 12  # class names listed in an error message at most
 
 
@@ -19,7 +21,7 @@ def find_class(word: str, teacher: Teacher, asked: str = "--class") -> int:
     Underscores stand for spaces, so that a name is one word of a command line.
     """
     names, wanted = teacher.class_names, plain(word)
-    if wanted.removeprefix("-").isdigit():
+    if NUMBER.fullmatch(wanted):
         return checked(int(wanted), names, asked)
     if word.strip().lower() in teacher.class_ids:
         return teacher.class_ids.index(word.strip().lower())

@@ -12,6 +12,12 @@ REFUSED = {
         "sample --interpolate x/00003.png random --out x",
         "`x/00003.png` is an input",
     ),
+    "a digit that is no number": ("sample --class ²", "There is no class `²`"),
+    "more digits than a number": (f"sample --class {'9' * 5000}", "There is no class"),
+    "no time at all": ("arena --budget 0s", "--budget must be a number"),
+    "more time than there is": (f"arena --also {'9' * 400}h", "--also must be a number"),
+    "a seed too large": (f"eval fidelity shapes --seed {2**70}", "'--seed'"),
+    "images without end": (f"eval fidelity shapes -n {2**70}", "'--samples'"),
 }
 
 

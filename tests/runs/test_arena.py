@@ -3,6 +3,7 @@
 import json
 import random
 from statistics import fmean, stdev
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import pytest
@@ -130,6 +131,21 @@ def test_an_arena_trains_measures_and_writes_all_of_it(dimo, tmp_path):
     larger = dimo("arena", *["16" if word == "8" else word for word in SHORT])
     assert larger.exit_code == 2
     assert "with `--budget 8`" in larger.stderr
+
+
+@pytest.mark.parametrize("text", ["", '{"budget', "[]", '{"results": []}'])
+def test_a_table_that_is_none_is_named_and_left_alone(dimo, tmp_path, text):
+    (tmp_path / "arena.json").write_text(text)
+    refused = dimo("arena", *SHORT, "--out", ".")
+    assert refused.exit_code == 2, refused.output
+    assert "`arena.json` is damaged, or no table of an arena" in refused.stderr
+    assert (tmp_path / "arena.json").read_text() == text
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "{}"])
+def test_a_damaged_reason_of_a_divergence_is_none(tmp_path, text):
+    (tmp_path / "diverged.json").write_text(text)
+    assert arena.reason_of_divergence(SimpleNamespace(folder=tmp_path)) == "it diverged"
 
 
 def test_a_run_that_was_stopped_goes_on_and_what_is_done_stays(dimo, tmp_path):
