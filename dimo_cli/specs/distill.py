@@ -290,6 +290,17 @@ class DistillSpec(Spec):
             )
         return self
 
+    @field_validator("objectives")
+    @classmethod
+    def _each_once(cls, objectives: tuple[Objective, ...]) -> tuple[Objective, ...]:
+        kinds = [one.kind for one in objectives]
+        if twice := next((kind for kind in kinds if kinds.count(kind) > 1), None):
+            raise ValueError(
+                f"{twice} is named more than once, and what it trains and logs is kept by its "
+                "name: name it once, with the weight that it is to have"
+            )
+        return objectives
+
     @model_validator(mode="after")
     def _whole_images_are_drawn_at_x_init(self) -> DistillSpec:
         whole = [one.kind for one in self.objectives if one.kind in COMPARING]

@@ -41,3 +41,9 @@ def test_losses_of_whole_images_are_about_what_is_drawn_at_x_init(kind):
         DistillSpec.model_validate({"objectives": kinds})
         with pytest.raises(ValidationError, match=f"student_input is x_tilde, .* names {kind}"):
             DistillSpec.model_validate({"objectives": kinds, "loss": {"student_input": "x_tilde"}})
+
+
+def test_an_objective_is_named_once():
+    twice = [{"kind": "sdtt", "rounds": 2}, "dimo", {"kind": "sdtt", "rounds": 3}]
+    with pytest.raises(ValidationError, match="sdtt is named more than once"):
+        DistillSpec.model_validate({"objectives": twice})

@@ -20,10 +20,10 @@ def spec_with(*objectives, **groups):
     return type(spec).model_validate({**spec.model_dump(), "objectives": objectives})
 
 
-def weights_after(teacher, spec, steps=2):
+def weights_after(teacher, spec, steps=2, objectives=None):
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
-    run = Distillation(teacher, spec, generator, contextlib.nullcontext)
+    run = Distillation(teacher, spec, generator, contextlib.nullcontext, objectives=objectives)
     for step in range(steps):
         report = run.step(step, measure=True)
     assert report.skipped is None
@@ -47,7 +47,8 @@ def test_a_spec_that_names_none_is_di_m_o_bit_for_bit(teacher):
 
 def test_two_halves_of_an_objective_are_the_whole(teacher):
     whole, _ = weights_after(teacher, small_spec())
-    halves, _ = weights_after(teacher, spec_with(*[{"kind": "dimo", "weight": 0.5}] * 2))
+    halves = named_objectives(small_spec(), 0.5) + named_objectives(small_spec(), 0.5)
+    halves, _ = weights_after(teacher, small_spec(), objectives=halves)
     for name, tensor in whole.items():
         torch.testing.assert_close(halves[name], tensor, rtol=1e-4, atol=1e-5)
 
