@@ -107,6 +107,8 @@ def choice_of(name: AtCheckpoint, contents: Contents) -> Choice | None:
     if name.checkpoint != BEST:
         return Choice(rule="step", step=contents.step)
     progress = newest_facts(name.run).get("progress", {})
+    if progress.get("best_step") != contents.step:  # the run goes on, and has a better one by now
+        progress = {}
     return Choice(
         rule="best",
         step=contents.step,

@@ -9,9 +9,12 @@ from safetensors.torch import load_file
 
 from dimo_cli.errors import MissingError, SpecError
 from dimo_cli.publishing.package import prepare
+from dimo_cli.run_folder.checkpoints import read_contents
 from dimo_cli.run_folder.naming import checkpoint_names
 from dimo_cli.specs.push import PushSpec
+from dimo_cli.students.checkpoints import choice_of
 from dimo_cli.students.folder import load_student
+from dimo_cli.students.names import AtCheckpoint
 from dimo_cli.students.published import hub_id, look_at_student, open_student
 from dimo_cli.students.student import LoadOptions
 from tests.helpers.runs import as_earlier, change_contents, contents_of, copied, distilled
@@ -43,6 +46,16 @@ def test_a_checkpoint_is_the_averaged_student_of_its_step(finished_run, name, st
     assert same(weights(student), averaged)
     assert student.manifest.training.steps == step
     assert student.manifest.training.samples == 8 * step
+
+
+def test_what_was_the_best_has_no_number_of_a_better_one_since(run):
+    name = AtCheckpoint(run, "best")
+    contents = read_contents(name.folder)
+    assert choice_of(name, contents).value == 1.0
+    better = {"best_step": 3, "best_metric": "fid", "best_value": 0.5}
+    change_contents(run, 6, progress=better)
+    found = choice_of(name, contents)
+    assert (found.step, found.metric, found.value) == (2, None, None)
 
 
 def test_an_unfinished_run_has_students_as_well(unfinished_run):
