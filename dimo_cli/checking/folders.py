@@ -10,7 +10,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from dimo_cli.checking.files import Check, wrong_blob, wrong_hash, wrong_weights
-from dimo_cli.data.shards import INDEX, mismatch, read_index, read_shard
+from dimo_cli.data.shards import INDEX, is_empty, mismatch, read_index, read_shard
 from dimo_cli.errors import DimoError, MissingError, SpecError
 from dimo_cli.files.reading import MOST_DOCUMENT, read_bytes
 from dimo_cli.files.untrusted import parse_json
@@ -182,9 +182,10 @@ def shard_checks(folder: Path) -> Iterator[Check]:
 
 
 def wrong_index(folder: Path) -> str | None:
-    """Whether the index is whole, and lists every shard."""
+    """Whether the index is whole, and lists every shard that has an image."""
     listed = {entry.file for entry in read_index(folder).shards}
-    unlisted = sorted({path.name for path in folder.glob("shard-*.safetensors")} - listed)
+    others = [path for path in folder.glob("shard-*.safetensors") if path.name not in listed]
+    unlisted = sorted(path.name for path in others if not is_empty(path))
     return f"does not list {', '.join(unlisted)}" if unlisted else None
 
 

@@ -56,6 +56,7 @@ def encode_shard(
 ) -> None:
     """Encode one shard and write it whole; images that cannot be encoded are listed in it."""
     rows = job.shards()[number]
+    facts = job.facts(rows)  # first: a file that is replaced from now on is another one
     parts: list[Tensor] = []
     skipped: dict[int, str] = {}
     for start in range(rows.start, rows.stop, job.batch):
@@ -71,7 +72,8 @@ def encode_shard(
     tokens = torch.cat(parts or [nothing]).to(token_dtype(job.recipe.codes))
     condition = job.condition_of([row for row in rows if row not in skipped])
     listed = [(job.images.names[row], why) for row, why in skipped.items()]
-    facts = {**job.facts(rows), **({"skipped": listed} if listed else {})}
+    if listed:
+        facts["skipped"] = listed
     write_shard(shard_path(job.out, number), tokens, condition, facts)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from dimo_cli.data.hub_pictures import list_hub
-from dimo_cli.data.source import CAPTION_COLUMNS, Source
+from dimo_cli.data.source import CAPTION_COLUMNS, Mark, Source, mark_of
 from dimo_cli.errors import DimoError, MissingError, SpecError
 from dimo_cli.files.lines import decoded, lines_of
 from dimo_cli.files.pictures import SUFFIXES, is_picture, open_picture
@@ -36,6 +36,9 @@ class FolderSource(Source):
     def open(self, index: int) -> Image.Image:
         return open_picture(self.root / self.names[index])
 
+    def marks(self, rows: range) -> list[Mark | None]:
+        return [mark_of(self.root / self.names[row]) for row in rows]
+
 
 class TarSource(Source):
     """Images inside uncompressed .tar files (webdataset), read from where they lie."""
@@ -56,6 +59,12 @@ class TarSource(Source):
         with archive.open("rb") as file:
             file.seek(offset)
             return open_picture(io.BytesIO(file.read(size)))
+
+    def marks(self, rows: range) -> list[Mark | None]:
+        """Those of their archives."""
+        places = [self.places[row][0] for row in rows]
+        known = {archive: mark_of(archive) for archive in set(places)}
+        return [known[archive] for archive in places]
 
 
 def open_source(

@@ -44,7 +44,7 @@ class Job:
         conditions = self.conditions[part]
         if isinstance(conditions, Tensor):
             conditions = conditions.tolist()
-        items = json.dumps([self.images.names[part], conditions])
+        items = json.dumps([self.images.names[part], conditions, self.images.marks(rows)])
         digest = hashlib.sha256(items.encode()).hexdigest()
         return {"recipe": self.recipe.model_dump(mode="json"), "items": digest}
 
@@ -103,11 +103,13 @@ def facts_of(path: Path) -> dict[str, Any]:
     return known
 
 
-def is_finished(path: Path, facts: dict[str, Any]) -> bool:
+def is_finished(job: Job, number: int, rows: range) -> bool:
     """Whether a shard is there and of the same images; one of another recipe is refused."""
+    path = shard_path(job.out, number)
     known = facts_of(path)
     if not known:
         return False  # encode it
+    facts = job.facts(rows)
     recipe, theirs = facts["recipe"], known["recipe"]
     if recipe["condition"] == "captions" and not path.with_suffix(".json").is_file():
         return False
@@ -125,9 +127,7 @@ def is_finished(path: Path, facts: dict[str, Any]) -> bool:
 def unfinished(job: Job) -> list[int]:
     """Numbers of the shards that are still to be encoded."""
     return [
-        number
-        for number, rows in enumerate(job.shards())
-        if not is_finished(shard_path(job.out, number), job.facts(rows))
+        number for number, rows in enumerate(job.shards()) if not is_finished(job, number, rows)
     ]
 
 

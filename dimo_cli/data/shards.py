@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -230,6 +230,15 @@ def read_shard(path: Path, captions: bool) -> tuple[Tensor, Tensor | Captions]:
         text = read_text(path.with_suffix(".json"), MOST_PROMPTS)
         return tensors["tokens"], list(parse_json(text))
     return tensors["tokens"], tensors["labels"]
+
+
+def is_empty(path: Path) -> bool:
+    """Whether a shard has no image, since all of its own were skipped: no index lists it."""
+    try:
+        with safe_open(path, "pt") as file:
+            return bool(file.get_slice("tokens").get_shape()[0] == 0)
+    except (OSError, SafetensorError):
+        return False
 
 
 def mismatch(tokens: Tensor, condition: Tensor | Captions, images: int, recipe: Recipe) -> str:

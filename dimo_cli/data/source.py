@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,6 +22,9 @@ RESIZE = (
 )
 # What can be wrong with the file of one picture; other errors are those of a disk or a machine.
 OF_ONE_FILE = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ELOOP)
+Mark = tuple[int, int]
+"""The size of a file, and when it was written, in the whole seconds that copies keep."""
+
 CAPTION_COLUMNS = ("caption", "text", "prompt")
 
 
@@ -36,6 +40,15 @@ def prepare(image: Image.Image, size: int) -> Tensor:
     image = image.crop((left, top, left + size, top + size))
     pixels = torch.from_numpy(np.array(image, dtype=np.float32))
     return pixels.permute(2, 0, 1) / 127.5 - 1
+
+
+def mark_of(path: Path) -> Mark | None:
+    """The mark of a file; None where it is gone."""
+    try:
+        about = path.stat()
+    except OSError:
+        return None
+    return about.st_size, int(about.st_mtime)
 
 
 class Source(ABC):
@@ -55,6 +68,10 @@ class Source(ABC):
     @abstractmethod
     def open(self, index: int) -> Image.Image:
         """An image as it is stored."""
+
+    def marks(self, rows: range) -> list[Mark | None]:
+        """What tells images from others that may stand under the same names; None: nothing can."""
+        return [None] * len(rows)
 
     def image(self, index: int, size: int) -> Tensor:
         """An image at the size the tokenizer takes; one that is not taken is refused by name."""

@@ -1,6 +1,7 @@
 """`dimo data encode` as a user meets it."""
 
 import json
+import os
 from dataclasses import replace
 
 import pytest
@@ -75,6 +76,19 @@ def test_a_second_call_makes_only_what_is_not_there(dimo, tmp_path):
     shards[2].write_bytes(shards[2].read_bytes()[:100])
     assert document(dimo(*arguments))["shards_kept"] == 2
     TokenDataset.open(tmp_path / "tokens")
+
+
+def test_other_images_of_the_same_names_are_encoded(dimo, tmp_path):
+    class_folder(tmp_path / "photos", 6)
+    arguments = ("data", "encode", "photos", *DIGITS, "--shard-size", "2", "--json")
+    first = document(dimo(*arguments))
+    one, *_, other = sorted((tmp_path / "photos").rglob("*.png"))
+    other.write_bytes(one.read_bytes())
+    os.utime(other, (9, 9))
+    again = document(dimo(*arguments))
+    assert again["shards_kept"] == 2
+    assert again["index"]["shards"][:2] == first["index"]["shards"][:2]
+    assert again["index"]["shards"][2] != first["index"]["shards"][2]
 
 
 def test_shards_whose_images_changed_are_made_again(dimo, tmp_path):
@@ -198,6 +212,7 @@ def test_a_shard_of_skipped_pictures_alone_is_no_hindrance(dimo, tmp_path, teach
     spoil(tmp_path / "photos", "five/0005.png", "four/0004.png")
     found = document(dimo("data", "encode", "photos", *DIGITS, "--shard-size", "2", "--json"))
     assert [shard["images"] for shard in found["index"]["shards"]] == [2, 2]
+    assert dimo("check", "tokens").exit_code == 0
     assert len(TokenDataset.open(tmp_path / "tokens", teacher)) == 4
 
 

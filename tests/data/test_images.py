@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 
 import numpy as np
 import pytest
@@ -88,6 +89,17 @@ def test_archives_give_classes_and_captions(tmp_path):
     assert open_source(str(tmp_path / "c.tar"), True).words == ["a caption 0", "a caption 1"]
     archive(tmp_path / "d.tar", 2, lambda index: ("json", '{"caption": "one of json"}'))
     assert open_source(str(tmp_path / "d.tar"), True).words == ["one of json"] * 2
+
+
+def test_images_of_an_archive_that_was_replaced_are_others(tmp_path):
+    for name in ("a.tar", "b.tar"):
+        archive(tmp_path / name, 2)
+    source = open_source(str(tmp_path), captions=False)
+    before = source.marks(range(4))
+    os.utime(tmp_path / "b.tar", (9, 9))
+    after = source.marks(range(4))
+    assert after[:2] == before[:2]
+    assert after[2:] != before[2:]
 
 
 @pytest.mark.parametrize(
