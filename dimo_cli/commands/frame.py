@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -148,7 +149,8 @@ def framed(function: Callable[..., None]) -> Callable[..., None]:
         context = values.get("context")
         if "context" not in parameters.names:
             values.pop("context", None)
-        arguments = parameters.arguments(values, written(context, values))
+        said = {name: expanded(value) for name, value in values.items()}
+        arguments = parameters.arguments(said, written(context, values))
         with framing(as_json, quiet):
             function(**arguments)
 
@@ -157,6 +159,16 @@ def framed(function: Callable[..., None]) -> Callable[..., None]:
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in shown}
     run.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
     return run
+
+
+def expanded(value: Any) -> Any:
+    """A value with the home folder in place of `~`, where it is a path or several.
+
+    A shell does that at the beginning of a word alone, and not in `--out=~/x`.
+    """
+    if isinstance(value, Path):
+        return Path(os.path.expanduser(value))
+    return type(value)(map(expanded, value)) if type(value) in (list, tuple) else value
 
 
 def written(context: typer.Context | None, values: Mapping[str, Any]) -> set[str]:
@@ -178,7 +190,7 @@ def framing(as_json: bool = False, quiet: bool = False) -> Iterator[None]:
     except typer.Exit as end:
         # Of several processes the first answers for all: a failed gate is no failed process.
         raise typer.Exit(0 if is_follower() else end.exit_code) from None
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):  # the latter where a question was asked
         out.note("Interrupted.")
         raise typer.Exit(130) from None
     except Exception as error:

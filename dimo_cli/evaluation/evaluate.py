@@ -61,9 +61,9 @@ def evaluate(
 ) -> Evaluation:
     """Measure what a spec asks for; an unchanged target is not measured twice."""
     if spec.save_images:
-        check_writable(Path(spec.save_images), "--save-images")
+        check_writable(Path(spec.save_images).expanduser(), "--save-images")
         if is_first():  # another process may have begun to write
-            check_empty(Path(spec.save_images))
+            check_empty(Path(spec.save_images).expanduser())
     opened = open_target(spec, store, say)
     found: list[Evaluation] = []
     asked = groups(spec, opened, store)
@@ -95,7 +95,7 @@ def evaluate(
 
 def folder_for(spec: EvalSpec, part: str) -> Path | None:
     """Where a part's images are kept, if they are: its own numbers begin at 0 as any other's."""
-    return Path(spec.save_images) / part if spec.save_images else None
+    return Path(spec.save_images).expanduser() / part if spec.save_images else None
 
 
 def judges_that_selected(names: Sequence[MetricName], subject: Subject) -> list[str]:
