@@ -10,6 +10,7 @@ import typer
 from dimo_cli.commands.frame import framed
 from dimo_cli.commands.usage import Later, importing
 from dimo_cli.console.output import out
+from dimo_cli.errors import SpecError
 
 METRICS = {
     "fid": "Frechet distance to real images, in the features of Inception.",
@@ -54,6 +55,7 @@ def side_by_side(
     ] = None,
 ) -> None:
     """Measure students, teachers and folders of images."""
+    refuse_before_metric(context, compare)
     if compare is None:
         if context.invoked_subcommand is None:
             raise context.fail("Name a metric, or --compare A B. `dimo eval --help` lists them.")
@@ -64,3 +66,20 @@ def side_by_side(
     rows, view = compare_documents(first, second)
     out.result({"first": str(first), "second": str(second), "metrics": rows}, view)
     raise typer.Exit
+
+
+def refuse_before_metric(context: typer.Context, compare: tuple[Path, Path] | None) -> None:
+    """Refuse what stands before the name of a metric, which would never hear of it."""
+    if (metric := context.invoked_subcommand) is None:
+        return
+    if compare is not None:
+        raise SpecError(
+            f"`--compare` measures nothing, and `{metric}` does.",
+            f"Write `dimo eval --compare A B`, or `dimo eval {metric} ...`.",
+        )
+    for is_given, flag in ((out.as_json, "--json"), (out.quiet, "--quiet")):
+        if is_given:
+            raise SpecError(
+                f"`{flag}` is an option of `dimo eval {metric}`, and goes behind it.",
+                f"Write `dimo eval {metric} ... {flag}`.",
+            )

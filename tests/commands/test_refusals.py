@@ -18,6 +18,9 @@ REFUSED = {
     "more time than there is": (f"arena --also {'9' * 400}h", "--also must be a number"),
     "a seed too large": (f"eval fidelity shapes --seed {2**70}", "'--seed'"),
     "images without end": (f"eval fidelity shapes -n {2**70}", "'--samples'"),
+    "json before a metric": ("eval --json fid digits", "dimo eval fid ... --json"),
+    "quiet before a metric": ("eval -q fid digits", "dimo eval fid ... --quiet"),
+    "a metric that is not compared": ("eval --compare a b fid digits", "`--compare` measures"),
 }
 
 
