@@ -9,7 +9,7 @@ import typer
 
 from dimo_cli import __version__
 from dimo_cli.commands.usage import Later, importing
-from dimo_cli.console.environment import is_plain
+from dimo_cli.console.environment import forget_no_width, is_plain
 from dimo_cli.console.plain import shown
 from dimo_cli.console.streams import lasting_streams
 from dimo_cli.redacting import keeping_secrets
@@ -108,6 +108,7 @@ def root(
 
 def main() -> None:
     """Entry point of the `dimo` script."""
+    forget_no_width()
     with keeping_secrets(shown), lasting_streams():
         if is_plain(sys.stdout):
             app.rich_markup_mode = None  # help pages without boxes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from typing import Literal, TextIO, get_args
 
@@ -18,6 +19,13 @@ def is_plain(stream: TextIO) -> bool:
     """Whether a stream gets text alone: no colors, no control codes, no boxes, no pictures."""
     asked_for = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") in ("dumb", "unknown")
     return asked_for or not stream.isatty()
+
+
+def forget_no_width() -> None:
+    """Take COLUMNS as not set where it is no width, in which nothing would be seen."""
+    columns = os.environ.get("COLUMNS", "1")
+    if re.fullmatch(r"0*[1-9][0-9]{0,5}", columns) is None:
+        del os.environ["COLUMNS"]
 
 
 def image_protocol(environment: Mapping[str, str] | None = None) -> ImageProtocol:

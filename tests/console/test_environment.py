@@ -1,8 +1,10 @@
 """What is at the other end decides how dimo writes: plainly, in color, or with pictures."""
 
 import io
+import os
 from base64 import b64decode
 from contextlib import redirect_stderr, redirect_stdout
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from dimo_cli.console.output import Output
 from dimo_cli.console.panels import Panel
 from dimo_cli.console.terminal import KITTY_CHUNK, TerminalImage, shown, shown_panels
 from dimo_cli.errors import SpecError
+from dimo_cli.main import main
 from dimo_cli.specs.resolve import preset_names, preset_summary
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
@@ -158,3 +161,13 @@ def test_rows_are_not_broken_where_a_program_reads(dimo, monkeypatch):
 
 def test_brackets_in_results_are_text(on_screen):
     assert on_screen(printing("saved to [bold]x[/bold].png")) == "saved to [bold]x[/bold].png\n"
+
+
+@pytest.mark.parametrize(
+    ("columns", "left"), [("0", None), ("", None), ("-1", None), ("²", None), ("80", "80")]
+)
+def test_a_width_in_which_nothing_would_be_seen_is_as_if_not_set(monkeypatch, columns, left):
+    monkeypatch.setenv("COLUMNS", columns)
+    with patch("dimo_cli.main.app"):
+        main()
+    assert os.environ.get("COLUMNS") == left
