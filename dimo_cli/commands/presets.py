@@ -67,6 +67,7 @@ def list_presets() -> None:
             hours, dollars = ("< 1", "") if seconds is None else in_cells(seconds)
             summaries[name], costs[name] = preset_summary(name), cost_document(seconds)
             table.add_row(name, f"dimo {kind}", hours, dollars, preset_summary(name))
+    table.columns[0].overflow = "fold"  # never cut short: it is to be typed again
     table.columns[2].justify = table.columns[3].justify = "right"
     table.columns[2].no_wrap = table.columns[3].no_wrap = True
     about = (

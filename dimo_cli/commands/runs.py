@@ -107,7 +107,8 @@ def ask(runs: list[Path], freed: int) -> None:
 def runs_table(found: list[RunFacts]) -> Table:
     """A row for each run."""
     table = Table(box=None, header_style="bold")
-    for title in ("run", "state", "teacher"):
+    table.add_column("run", overflow="fold")  # never cut short: it is to be typed again
+    for title in ("state", "teacher"):
         table.add_column(title)
     for title in ("step", "metric", "size", "age"):
         table.add_column(title, justify="right")

@@ -2,14 +2,17 @@
 
 import json
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
+import typer
 
 from dimo_cli.errors import DimoError, DivergedError
 from dimo_cli.files.locking import is_locked, locked
 from dimo_cli.python.run import Run
 from dimo_cli.run_folder.listing import facts_of_run, find_runs
 from dimo_cli.run_folder.removing import remove_run
+from dimo_cli.specs.resolve import preset_names
 from dimo_cli.training.trainer import Trainer
 from tests.helpers.runs import copied, distilled
 
@@ -124,6 +127,22 @@ def test_the_table_has_a_row_for_each_run(dimo, runs):
     assert "interrupted" in rows[2]
     document = json.loads(dimo("runs", "list", "runs", "--json").stdout)
     assert [run["state"] for run in document["runs"]] == ["finished", "interrupted"]
+
+
+def test_in_a_narrow_terminal_names_are_folded_and_never_cut_short(dimo, runs, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    lines = dimo("runs", "list", "runs").stdout.splitlines()
+    assert "runs/deep/cut" in "".join(line.split("  ")[0].strip() for line in lines)
+    lines = dimo("presets", "list").stdout.splitlines()
+    names = "".join(line[:7].strip() for line in lines)
+    assert all(name in names for name in preset_names())
+
+
+def test_a_question_that_is_interrupted_deletes_nothing(dimo, runs, monkeypatch):
+    monkeypatch.setattr("dimo_cli.commands.runs.ask", Mock(side_effect=typer.Abort))
+    ended = dimo("runs", "rm", "runs/a whole run")
+    assert (ended.exit_code, ended.stderr.strip()) == (130, "Interrupted.")
+    assert (runs / "a whole run").is_dir()
 
 
 def test_an_interrupted_run_is_shown_with_the_command_that_continues_it(dimo, runs):
