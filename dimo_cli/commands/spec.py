@@ -40,6 +40,11 @@ def check(
     """Validate a spec file and show where every value that is not the default comes from."""
     model = RefineSpec if refine else DistillSpec
     plan = resolve_spec(model, preset=preset, file=file, sets=sets or ())
+    from dimo_cli.engine.objectives.registry import named_objectives
+    from dimo_cli.teachers.registry import check_teacher
+
+    check_teacher(plan.spec.teacher.name)
+    named_objectives(plan.spec)
     changed = changed_values(plan.spec, plan.origins)
     document = {
         "valid": True,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import yaml
 
 MOST_VALUES = 20_000  # keys, values and containers; every setting there is takes hundreds
 MOST_NUMBER = 1_000  # characters of what is no text; reading a number takes their square
+MISREAD = re.compile(r"[-+]?0[0-9_]+$|.*:")  # octal and in sixties, of YAML 1.1 alone
+NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 TEXT = "tag:yaml.org,2002:str"
 
 
@@ -26,6 +29,10 @@ class PlainLoader(yaml.SafeLoader):
         node = super().compose_node(parent, index)
         if isinstance(node, yaml.ScalarNode) and node.tag != TEXT and len(node.value) > MOST_NUMBER:
             raise ValueError(f"it has a number of {len(node.value):,} characters")
+        if isinstance(node, yaml.ScalarNode) and node.tag in NUMBERS and MISREAD.match(node.value):
+            raise ValueError(
+                f"`{node.value}` is no decimal number: write it without leading zeros and colons"
+            )
         return node
 
 

@@ -242,7 +242,7 @@ def shown_at_its_line(error: yaml.MarkedYAMLError) -> str:
     return f"{place}\n{snippet}" if snippet else place
 
 
-def _collect_lines(node: Any, path: str, lines: dict[str, int], file: Path) -> None:
+def _collect_lines(node: Any, path: str, lines: dict[str, int], file: Path | str) -> None:
     if path:
         line = node.start_mark.line + 1
         if path in lines:
@@ -251,6 +251,9 @@ def _collect_lines(node: Any, path: str, lines: dict[str, int], file: Path) -> N
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             _collect_lines(value, f"{path}.{key.value}" if path else key.value, lines, file)
+    if isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            _collect_lines(value, f"{path}.{index}" if path else str(index), lines, file)
 
 
 def add_yaml(layers: Layers, source: YamlFile, prefix: str) -> None:
@@ -264,12 +267,14 @@ def add_yaml(layers: Layers, source: YamlFile, prefix: str) -> None:
 def parse_value(text: str, origin: str) -> Any:
     """Read a value the way YAML would, so that lists, numbers and null work on a command line."""
     try:
-        return parse_yaml(text)[0] if text.strip() else ""
+        value, root = parse_yaml(text) if text.strip() else ("", None)
     except (yaml.YAMLError, ValueError, RecursionError):
         raise SpecError(
             f"The value {text!r} of {origin} cannot be read.",
             "Quote it for your shell, or write it into a `--spec` file.",
         ) from None
+    _collect_lines(root, "", {}, origin)
+    return value
 
 
 def presets_folder() -> Path:

@@ -21,12 +21,22 @@ REFUSED = {
     "json before a metric": ("eval --json fid digits", "dimo eval fid ... --json"),
     "quiet before a metric": ("eval -q fid digits", "dimo eval fid ... --quiet"),
     "a metric that is not compared": ("eval --compare a b fid digits", "`--compare` measures"),
+    "no such teacher": ("spec check s.yaml --set teacher.name=../../etc", "not a known teacher"),
+    "no such objective": ("spec check s.yaml --set objectives=[foo]", "foo"),
+    "a key twice in a list": (
+        "spec check s.yaml --set objectives=[{kind:~dimo,kind:~idlm}]",
+        "set twice",
+    ),
+    "an octal number": ("spec check s.yaml --set train.steps=010", "'010'"),
+    "a number of sixties": ("spec check s.yaml --set train.steps=1:30", "'1:30'"),
 }
 
 
 @pytest.mark.parametrize(("line", "words"), REFUSED.values(), ids=REFUSED)
 def test_it_is_refused(dimo, tmp_path, line, words):
-    refused = dimo(*line.split())
+    (tmp_path / "s.yaml").write_text("preset: digits\n")
+    refused = dimo(*(word.replace("~", " ") for word in line.split()))
     assert refused.exit_code == 2, refused.output
     assert words in " ".join(refused.stderr.split())
+    (tmp_path / "s.yaml").unlink()
     assert not list(tmp_path.iterdir())
