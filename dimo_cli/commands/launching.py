@@ -25,9 +25,9 @@ ON_THIS_MACHINE = Fields(only=("gpus", "processes"))
 
 def asked_for(given: Given[LaunchSpec]) -> LaunchSpec:
     """The processes that a command line asks for."""
-    one_machine = given.get("nodes", 1) == 1
     # Slurm numbers its machines also where each has a job of its own.
-    return given.spec({"node": 0} if one_machine else None)
+    of_slurm = str(given.get("node", 0)) == os.environ.get("SLURM_NODEID")
+    return given.spec({"node": 0} if of_slurm and given.get("nodes", 1) == 1 else None)
 
 
 def check_launch(launch: LaunchSpec, spec: DistillSpec, has_folder: bool) -> None:

@@ -70,9 +70,9 @@ def metric_command(metrics: tuple[str, ...], fields: Fields) -> Callable[..., No
     def measure(
         asked: Given[EvalSpec],
         processes: Annotated[Given[LaunchSpec], ON_THIS_MACHINE],
-        plot: Annotated[Path, typer.Option(help="PNG of the curve of --sweep.")] = Path(
-            "sweep.png"
-        ),
+        plot: Annotated[
+            Path | None, typer.Option(help="PNG of the curve of --sweep; default: sweep.png.")
+        ] = None,
         local_dir: LocalDirOption = None,
         no_cache: Annotated[
             bool, typer.Option("--no-cache", help="Measure again what was measured before.")
@@ -90,6 +90,8 @@ def metric_command(metrics: tuple[str, ...], fields: Fields) -> Callable[..., No
                 "tteo_rewards": read_weights(asked.get("tteo_rewards")),
             }
         )
+        if plot is not None and not spec.temperatures:
+            raise SpecError("`--plot` is the curve of `--sweep`: add that, or leave it out.")
         if start_processes(asked_for(processes)):
             return
 
@@ -98,11 +100,12 @@ def metric_command(metrics: tuple[str, ...], fields: Fields) -> Callable[..., No
 
         if not is_first():
             out.silence()
-        check_ending("--plot", plot, (".png",), "Charts are PNG files.")
+        if plot is not None:
+            check_ending("--plot", plot, (".png",), "Charts are PNG files.")
         store = HubStore(local_dir, say=out.note)
         with joined_ranks():
             if spec.temperatures:
-                show_sweep(spec, store, plot, not no_cache)
+                show_sweep(spec, store, plot or Path("sweep.png"), not no_cache)
             else:
                 show_evaluation(spec, store, not no_cache, github)
 

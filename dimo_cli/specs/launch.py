@@ -69,6 +69,13 @@ class LaunchSpec(Spec):
             raise ValueError(
                 "`--nodes` needs `--main HOST:PORT`, where the first machine can be reached by all"
             )
+        if self.main is not None and self.nodes == 1:
+            raise ValueError("`--main` needs `--nodes`, the machines that are to reach it")
+        if self.main is not None and not 1 <= int(self.main.rpartition(":")[2]) <= 65_535:
+            raise ValueError(f"`--main` is {self.main}, but ports go from 1 to 65535")
         if self.node >= self.nodes:
-            raise ValueError(f"`--node` is {self.node}, but {self.nodes} machines count from 0")
+            raise ValueError(
+                f"`--node` is {self.node}, but machines count from 0, and there "
+                f"{'is' if self.nodes == 1 else 'are'} {self.nodes}: see `--nodes`"
+            )
         return self

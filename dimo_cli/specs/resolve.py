@@ -146,9 +146,13 @@ def resolve_spec(
     """
     layers = Layers(model)
     from_file = load_yaml(file) if file else None
-    if from_file and preset is None:
-        named = from_file.values.pop("preset", None)
-        preset = str(named) if named is not None else None
+    if from_file and (named := from_file.values.pop("preset", None)) is not None:
+        if preset not in (None, str(named)):
+            raise SpecError(
+                f"`{file}` is laid over the preset `{named}`, and `--preset` is `{preset}`.",
+                "Leave `--preset` out, or change the file.",
+            )
+        preset = str(named)
     if preset is not None:
         path = preset_path(preset)
         refuse_other_kind(model, preset)
@@ -156,7 +160,6 @@ def resolve_spec(
     if base is not None:
         layers.set("", base[1], base[0])
     if from_file and file:
-        from_file.values.pop("preset", None)
         add_yaml(layers, from_file, f"{file}, line")
     for name, value in sorted((os.environ if environment is None else environment).items()):
         if name.startswith("DIMO_") and name not in PROGRAM_VARIABLES:

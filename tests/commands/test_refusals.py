@@ -29,6 +29,11 @@ REFUSED = {
     ),
     "an octal number": ("spec check s.yaml --set train.steps=010", "'010'"),
     "a number of sixties": ("spec check s.yaml --set train.steps=1:30", "'1:30'"),
+    "a machine of none": ("distill --preset digits --node 1", "`--node` is 1"),
+    "nobody to reach": ("distill --preset digits --main host:1", "`--main` needs `--nodes`"),
+    "no such port": ("distill --preset digits --gpus 1 --nodes 2 --main host:0", "from 1 to 65535"),
+    "another preset": ("spec check s.yaml --preset shapes", "over the preset `digits`"),
+    "a curve of one": ("eval fid digits --plot x.png", "`--plot` is the curve of `--sweep`"),
 }
 
 
