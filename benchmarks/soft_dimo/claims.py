@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from statistics import mean
 from typing import Any
 
 from benchmarks.soft_dimo.evidence import (
+    ONE_OVER_PROMPTS,
     Measured,
     Results,
     ablated,
@@ -170,7 +170,7 @@ def of_estimators(tell: Callable[[Mapping[str, Any]], float]) -> Callable[[Evide
     def measure(evidence: Evidence) -> Measured | None:
         found = evidence.get("estimators", {})
         names = [name for name in ("soft-1.0", "gumbel_st-1.0") if name in found]
-        return over_seeds([tell(found[name]) for name in names])
+        return over_seeds([tell(found[name]) for name in names], "discriminator")
 
     return measure
 
@@ -179,22 +179,18 @@ def sharpened(evidence: Evidence) -> Measured | None:
     """The bias of soft embeddings at eight times the logits over that at half of them."""
     found = evidence.get("estimators", {})
     seen = [s for s in ("soft", "gumbel_st") if f"{s}-8.0" in found and f"{s}-0.5" in found]
-    return over_seeds(
-        [found[f"{s}-8.0"]["soft"]["bias"] / found[f"{s}-0.5"]["soft"]["bias"] for s in seen]
-    )
+    ratios = [found[f"{s}-8.0"]["soft"]["bias"] / found[f"{s}-0.5"]["soft"]["bias"] for s in seen]
+    return over_seeds(ratios, "discriminator")
 
 
 def softness(
     tell: Callable[[Mapping[str, Any]], float],
 ) -> Callable[[Evidence], Measured | None]:
-    """A number of soft decoding, as a range over the shares of masks in x_init."""
+    """A number of soft decoding, over the shares of masks in x_init."""
 
     def measure(evidence: Evidence) -> Measured | None:
         names = [name for name in evidence.get("softness", {}) if name.startswith("r_init")]
-        values = [tell(evidence["softness"][name]) for name in names]
-        if not values:
-            return None
-        return Measured(mean(values), min(values), max(values), f"1, {len(values)} r_init (range)")
+        return over_seeds([tell(evidence["softness"][name]) for name in names], "r_init value")
 
     return measure
 
@@ -207,7 +203,7 @@ def certain(key: str) -> Callable[[Evidence], Measured | None]:
         if not isinstance(told, list):
             return None
         middle, low, high = told
-        return Measured(middle, low, high, "1")
+        return Measured(middle, low, high, ONE_OVER_PROMPTS)
 
     return measure
 
@@ -217,7 +213,7 @@ def row(claim: Claim, found: Measured | None) -> list[str]:
     verdict = claim.verdict(found)
     because = claim.because if verdict in (REFUTED, UNDECIDED) else ""
     if verdict == UNDECIDED and found is not None and found.low is None:
-        because = "one seed"
+        because = f"{found.seeds} alone"
     told = f"{verdict}: {because}" if because else verdict
     start = [claim.text, claim.where, claim.said]
     if found is None:
@@ -226,9 +222,7 @@ def row(claim: Claim, found: Measured | None) -> list[str]:
     return [*start, number, found.interval, found.seeds, claim.bar, told]
 
 
-def short(claim: Claim, found: Measured | None) -> list[str]:
-    """The same for readers in a hurry."""
-    number = ""
-    if found is not None:
-        number = f"{found.mean:.3g} {'(one seed)' if found.low is None else found.interval}"
-    return [claim.text, claim.said, number, claim.verdict(found)]
+def short(claim: Claim, found: Measured) -> list[str]:
+    """The same for readers in a hurry, of a claim that was tried."""
+    number = f"{found.mean:.3g}{'' if found.low is None else f' {found.interval}'}"
+    return [claim.text, claim.said, number, found.seeds, claim.verdict(found)]

@@ -20,6 +20,7 @@ from benchmarks.soft_dimo.trials import unpacked
 
 RESULTS = Path(__file__).parent.parent / "results"
 Results = Mapping[str, Mapping[str, Any]]
+ONE_OVER_PROMPTS = "1, over prompts"
 BySeed = Mapping[int, Mapping[str, Any]]
 
 
@@ -54,17 +55,16 @@ def longest(found: Results, name: str) -> tuple[int, dict[int, Mapping[str, Any]
     return STEPS, seeds_of(found, name)
 
 
-def over_seeds(values: Sequence[float]) -> Measured | None:
-    """Student's t of three seeds or more; of two their range; of one no interval."""
+def over_seeds(values: Sequence[float], of: str = "") -> Measured | None:
+    """Student's t of two values or more, of one no interval; `of` names them if not by seed."""
     if not values:
         return None
     count, middle = len(values), mean(values)
+    told = f"{count} {of}{'s' * (count > 1)}" if of else str(count)
     if count == 1:
-        return Measured(middle, None, None, "1")
-    if count == 2:
-        return Measured(middle, min(values), max(values), "2 (range)")
+        return Measured(middle, None, None, told)
     wide = float(student_t.ppf(0.975, count - 1)) * stdev(values) / math.sqrt(count)
-    return Measured(middle, middle - wide, middle + wide, str(count))
+    return Measured(middle, middle - wide, middle + wide, told)
 
 
 def gain(found: Results, name: str, other: Results, base: str) -> Measured | None:
@@ -75,7 +75,8 @@ def gain(found: Results, name: str, other: Results, base: str) -> Measured | Non
 def gain_of_seeds(after: BySeed, before: BySeed) -> Measured | None:
     """The verifier's paired gain, over the seeds that both have, and how many these are."""
     told, both = paired(after, before), after.keys() & before.keys()
-    return Measured(told.mean, told.low, told.high, str(len(both))) if told else None
+    seeds = str(len(both)) if len(both) > 1 else ONE_OVER_PROMPTS
+    return Measured(told.mean, told.low, told.high, seeds) if told else None
 
 
 def paired(after: BySeed, before: BySeed) -> Interval | None:
@@ -95,7 +96,7 @@ def gain_of_prompts(found: Results, name: str, base: str) -> Measured | None:
         return None
     told = paired_gain([unpacked(found[name]["true"])], [unpacked(found[base]["true"])])
     p = mcnemar(unpacked(found[name]["true"]), unpacked(found[base]["true"]))
-    return Measured(told.mean, told.low, told.high, f"1 (McNemar's p {p:.2g})")
+    return Measured(told.mean, told.low, told.high, f"{ONE_OVER_PROMPTS} (McNemar's p {p:.2g})")
 
 
 def ratio(found: Results, name: str, base: str, key: str, part: str | None) -> Measured | None:

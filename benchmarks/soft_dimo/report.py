@@ -29,12 +29,15 @@ HEAD = """# Soft-Di[M]O in the small world
 Made by `python -m benchmarks.soft_dimo`, which keeps every number in
 `benchmarks/results/soft_dimo/`. The teachers are the embedded `digits`, `shapes` and `emoji`; the
 papers' figures are of MaskGit and MaskBit on ImageNet and of MaskGen-L, so directions and ratios
-compare, not numbers. Intervals are of 95 %: by a paired bootstrap over prompts and seeds, by
-Student's t over three training seeds; of two seeds it is their range.
+compare, not numbers. Intervals are of 95 %: by a paired bootstrap over prompts and seeds (with one
+seed over prompts alone, which says nothing of another training), by Student's t over two or three
+training seeds, where two have to agree closely to decide anything. The estimators are compared at
+two discriminators, one that learned from soft fakes and one from drawn ones, and the temperatures
+of soft images at five shares of masks: these stand where others have seeds.
 
 A claim is *reproduced* if the whole interval is on its side of the bar, *refuted here* if all of it
-is beyond, and *not reproduced* if the interval holds the bar, or if there is none, as with one
-training seed. What a refinement does is told as a gain over the student that it starts from, which
+is beyond, and *not reproduced* if the interval holds the bar, or if there is none, as with a
+single value. What a refinement does is told as a gain over the student that it starts from, which
 so cannot pass a bar unrefined. *Not run* is what nobody has measured here yet.
 
 `shapes_preference` is trained on pictures of teacher and student that the verifier judged, so a
@@ -68,7 +71,9 @@ def short_table(measured: Mapping[str, Results]) -> str:
     """The claims that were tried, for the README."""
     found = [(claim, claim.measure(measured)) for claim in CLAIMS]
     rows = [short(claim, value) for claim, value in found if value is not None]
-    return told_briefly(measured) + "\n" + table(["claim", "paper", "here", "verdict"], rows)
+    return (
+        told_briefly(measured) + "\n" + table(["claim", "paper", "here", "seeds", "verdict"], rows)
+    )
 
 
 def share(result: Mapping[str, Any]) -> float:

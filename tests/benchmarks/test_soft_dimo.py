@@ -93,7 +93,7 @@ def test_a_claim_of_the_gan_has_the_interval_of_the_seeds_that_are_there():
     improved = told["a GAN improves the student"]
     assert (improved.seeds, improved.mean) == ("3", pytest.approx(0.81))
     assert improved.high < 0.9
-    assert told["soft embeddings are better than Gumbel's for a GAN"].seeds == "2 (range)"
+    assert told["soft embeddings are better than Gumbel's for a GAN"].seeds == "2"
     masks = told["a wide range of masks is better than none"]
     assert (masks.seeds, masks.interval) == ("1", "none")
 
@@ -192,11 +192,21 @@ def test_to_be_equal_is_to_be_within_both_bounds():
     assert equal.verdict(Measured(1.2, 1.1, 1.3, "3")) == "not reproduced"
 
 
-def test_one_seed_decides_nothing_and_three_have_students_t():
+def test_one_seed_decides_nothing_and_two_or_three_have_students_t():
     assert over_seeds([0.9]).low is None
+    two = over_seeds([0.9, 1.1])
+    assert (two.low, two.high) == pytest.approx((1 - 1.2706, 1 + 1.2706), abs=1e-3)
     found = over_seeds([0.9, 1.0, 1.1])
     assert (found.low, found.high) == pytest.approx((1 - 0.2484, 1 + 0.2484), abs=1e-3)
     assert over_seeds([]) is None
+
+
+def test_what_stands_where_others_have_seeds_is_named():
+    told = {kind: {"variance": 1.0, "bias": 1.0} for kind in ("soft", "gumbel_st", "reinforce")}
+    estimators = {"soft-1.0": told, "gumbel_st-1.0": told}
+    text = report.short_table({"estimators": estimators})
+    assert "| REINFORCE has the most variance | very high | 1 [1, 1] | 2 discriminators |" in text
+    assert over_seeds([0.7], "discriminator").seeds == "1 discriminator"
 
 
 def test_a_reward_that_gains_for_every_prompt_is_reproduced():
@@ -279,7 +289,7 @@ def test_what_is_kept_of_digits_is_evidence_as_it_is():
     fast = told["one step is an order of magnitude faster"]
     assert fast.seeds == "3"
     assert fast.low > 10
-    assert told["z_theta taken at x_tilde itself diverges"].seeds == "2 (range)"
+    assert told["z_theta taken at x_tilde itself diverges"].seeds == "2"
 
 
 def curve_of(*fids):
