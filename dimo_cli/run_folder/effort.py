@@ -21,7 +21,6 @@ from dimo_cli.distributed.ranks import is_first
 from dimo_cli.errors import SpecError, counted
 from dimo_cli.files.reading import MOST_DOCUMENT, read_text
 from dimo_cli.files.untrusted import parse_json
-from dimo_cli.run_folder.resident import count_from_now, peak_resident
 
 EFFORT = "effort.jsonl"
 
@@ -36,8 +35,6 @@ class Effort:
     """The day on which it last ended, in UTC, as 2026-01-31; None in runs of an earlier dimo."""
     is_complete: bool = True
     """False where a start was killed and left no line, so that it took at least these hours."""
-    resident: int | None = None
-    """The most bytes of memory that the whole process held, beside those of a card."""
 
 
 def hardware_name(device: torch.device, processes: int) -> str:
@@ -63,7 +60,6 @@ def recorded_effort(
     Work whose first step is None never began. Of several processes the first one writes.
     """
     started = time.perf_counter()
-    count_from_now()
     try:
         yield
     finally:
@@ -75,7 +71,6 @@ def recorded_effort(
                 "seconds": round(time.perf_counter() - started, 3),
                 "hardware": hardware,
                 "ended": datetime.now(UTC).date().isoformat(),
-                "peak_resident": peak_resident(),
             }
             with (folder / EFFORT).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
@@ -97,10 +92,9 @@ def effort_of(run: Path) -> Effort | None:
             reached = start["last_step"]
         ended = starts[-1].get("ended") if starts else None
         ended = date.fromisoformat(ended).isoformat() if ended is not None else None
-        resident = max((int(start.get("peak_resident") or 0) for start in starts), default=0)
     except (ValueError, KeyError, TypeError, OverflowError, AttributeError):
         raise SpecError(
             f"`{path}` is damaged: the hours of this run cannot be read from it.",
             "Remove it, and give them with `--hours` and `--hardware`.",
         ) from None
-    return Effort(hours, hardware, ended, is_complete, resident or None) if starts else None
+    return Effort(hours, hardware, ended, is_complete) if starts else None

@@ -30,7 +30,7 @@ from dimo_cli.hub.store import HubStore
 from dimo_cli.metrics.references import has_builtin_reference
 from dimo_cli.reporting.arena_page import write_arena_page
 from dimo_cli.run_folder.checkpoints import newest_contents
-from dimo_cli.run_folder.effort import Effort, effort_of
+from dimo_cli.run_folder.effort import effort_of
 from dimo_cli.run_folder.log import records_of
 from dimo_cli.run_folder.naming import read_json
 from dimo_cli.run_folder.nats import teacher_kl
@@ -296,19 +296,20 @@ def told_by(bout: Bout, problem: str | None) -> Outcome:
         forwards=round(bout.forwards * done / train.steps),
         seconds=effort.hours * 3600 if effort else None,
         seconds_per_step=samples / median(speeds) if speeds else None,
-        memory_gib=memory_of(bout, lines, effort),
+        memory_gib=memory_of(bout, lines),
         teacher_kl=kl.value if kl else None,
         problem=problem,
     )
 
 
-def memory_of(
-    bout: Bout, lines: Sequence[Mapping[str, Any]], effort: Effort | None
-) -> float | None:
-    """The most GiB that a run had on its card; on a CPU what the whole process held meanwhile."""
-    if torch.cuda.is_available() and bout.spec.train.device != "cpu":
-        return max((line.get("peak_memory_gib") or 0.0 for line in lines), default=0.0) or None
-    return effort.resident / 2**30 if effort and effort.resident else None
+def memory_of(bout: Bout, lines: Sequence[Mapping[str, Any]]) -> float | None:
+    """The most GiB that a run had on its card.
+
+    On a CPU nobody knows: all runs share a process, whose peak never falls from run to run.
+    """
+    if not torch.cuda.is_available() or bout.spec.train.device == "cpu":
+        return None
+    return max((line.get("peak_memory_gib") or 0.0 for line in lines), default=0.0) or None
 
 
 def best_factor(tuned: Sequence[Outcome]) -> float:

@@ -135,6 +135,11 @@ class ArenaResult:
         """The columns of `rows`."""
         return ["method", "steps", *map(title_of, self.metrics)]
 
+    @property
+    def tells_memory(self) -> bool:
+        """Whether any run knows what it held, as on a card."""
+        return any(o.memory_gib is not None for one in self.contenders for o in one.outcomes)
+
     def costs(self) -> list[list[str]]:
         """What each method took: a row for each that ran."""
         return [
@@ -149,7 +154,7 @@ class ArenaResult:
                         lambda o: 1000 * o.seconds_per_step if o.seconds_per_step else None
                     )
                 ),
-                said(one.over_seeds(lambda o: o.memory_gib)),
+                *([said(one.over_seeds(lambda o: o.memory_gib))] if self.tells_memory else []),
             ]
             for one in self.contenders
             if one.outcomes

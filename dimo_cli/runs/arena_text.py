@@ -13,7 +13,8 @@ from dimo_cli.runs.arena_table import ArenaResult
 from dimo_cli.specs.arena import METHODS, TUNING_SEED
 
 PREVIEW = Path("student", "preview.png")
-COSTS = ["method", "KL to teacher", "forwards", "steps", "training", "ms a step", "GiB"]
+COSTS = ["method", "KL to teacher", "forwards", "steps", "training", "ms a step"]
+MEMORY = "GiB on the card"
 GRID = ["method", "rates times", "number", ""]
 REFUSALS = ["method", "why it cannot be used"]
 PROBLEMS = ["method", "what went wrong"]
@@ -61,13 +62,13 @@ def within(result: ArenaResult, budget: str = "") -> list[ArenaTable]:
     spread = {1: "Of one seed, without interval.", 2: "Mean and range of two seeds."}
     told = spread.get(result.asked.seeds, "Mean and 95 % interval over seeds, by Student's t.")
     took = (
-        "KL in nats per token, where it is logged; time and memory of training, with the drawing "
-        "of pairs and without measuring. Memory is that of the card; on a CPU the most that the "
-        "whole process held meanwhile, torch and all."
+        "KL in nats per token, where it is logged; time of training, with the drawing of pairs and "
+        "without measuring."
     )
+    costs = [*COSTS, MEMORY] if result.tells_memory else COSTS
     return [
         table(f"Numbers{budget}", told, result.head, result.rows()),
-        table(f"What they took{budget}", took, COSTS, result.costs()),
+        table(f"What they took{budget}", took, costs, result.costs()),
         table(f"Refused{budget}", "", REFUSALS, result.refusals()),
         table(f"Without a student{budget}", "", PROBLEMS, result.problems()),
     ]

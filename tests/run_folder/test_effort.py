@@ -2,7 +2,6 @@
 
 import json
 from datetime import UTC, date, datetime
-from pathlib import Path
 
 import pytest
 
@@ -21,25 +20,6 @@ def test_a_run_knows_the_day_on_which_it_ended(tmp_path):
     with recorded_effort(tmp_path, "a card", lambda: (0, 5)):
         pass
     assert before <= date.fromisoformat(effort_of(tmp_path).ended) <= datetime.now(UTC).date()
-
-
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux counts it")
-def test_a_run_tells_the_most_memory_that_its_process_held_meanwhile(tmp_path):
-    def held(amount):
-        (tmp_path / str(amount)).mkdir()
-        with recorded_effort(tmp_path / str(amount), "a CPU", lambda: (0, 5)):
-            bytearray(amount)
-        return effort_of(tmp_path / str(amount)).resident
-
-    large, small = held(2**28), held(2**20)
-    assert large - small > 0.9 * (2**28 - 2**20)
-
-
-def test_where_nobody_counts_memory_nothing_is_told(tmp_path, monkeypatch):
-    monkeypatch.setattr("dimo_cli.run_folder.resident.OF_THIS_PROCESS", tmp_path / "none")
-    with recorded_effort(tmp_path, "a CPU", lambda: (0, 5)):
-        pass
-    assert effort_of(tmp_path).resident is None
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import json
 import random
+from pathlib import Path
 from statistics import fmean, stdev
 from types import SimpleNamespace
 from unittest.mock import patch
@@ -13,10 +14,9 @@ from dimo_cli.errors import DivergedError, SpecError
 from dimo_cli.evaluation.result import Evaluation
 from dimo_cli.metrics.protocol import Result
 from dimo_cli.planning.hours import Hours
-from dimo_cli.run_folder.effort import effort_of
 from dimo_cli.runs import arena
-from dimo_cli.runs.arena_table import ArenaResult, Contender
-from dimo_cli.runs.arena_text import markdown
+from dimo_cli.runs.arena_table import ArenaResult, Contender, Outcome
+from dimo_cli.runs.arena_text import markdown, measured_parts
 from dimo_cli.runs.bouts import begun_with, entrants
 from dimo_cli.runs.intervals import T, interval
 from dimo_cli.specs.arena import METHODS, ArenaSpec
@@ -306,16 +306,22 @@ def test_a_second_table_is_of_as_much_time_for_all(dimo, tmp_path):
     assert json.loads((place / "also" / "arena.json").read_text())["budget"] == "5m"
 
 
-def test_a_run_on_a_cpu_tells_what_the_process_held(dimo, tmp_path):
+def test_a_run_on_a_cpu_tells_no_memory_as_all_share_a_process(dimo, tmp_path):
     alone = ["dimo" if word == "dimo,idlm" else word for word in SHORT]
     with measured_as(2.0):
         done = dimo("arena", *alone, "--json")
     assert done.exit_code == 0, done.output
     (one,) = json.loads(done.stdout)["results"]
-    held = effort_of(tmp_path / "runs" / "arena-digits" / "runs" / "dimo" / "seed-0").resident
-    assert one["runs"][0]["memory_gib"] == held / 2**30 > 0.1
+    assert one["runs"][0]["memory_gib"] is None
     text = (tmp_path / "runs" / "arena-digits" / "arena.md").read_text()
-    assert "on a CPU the most that the whole process held" in text
+    assert "| ms a step |\n" in text
+
+
+def test_runs_on_a_card_tell_the_memory_that_they_had_there():
+    took = Outcome(Path("run"), 0, 1.0, 5, 320, 2.0, 0.4, 1.5, None)
+    result = ArenaResult(ArenaSpec(teacher="digits"), (Contender("dimo", "Di[M]O", (took,)),))
+    what_they_took = measured_parts(result)[0]
+    assert (what_they_took.head[-1], what_they_took.rows[0][-1]) == ("GiB on the card", "1.5")
 
 
 def test_papers_stand_beside_the_table_and_nothing_is_claimed_of_them(tmp_path):
