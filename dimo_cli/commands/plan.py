@@ -54,6 +54,15 @@ def on_card(forecast: Forecast, hours: Hours) -> str:
     return f"{cost_words(hours.on_h100)}{of_it}"
 
 
+def on_disk(forecast: Forecast) -> str:
+    """What checkpoints take on disk, and what is left there."""
+    free, needed = forecast.free_disk, forecast.checkpoints
+    told = f"about {size(forecast.checkpoint)} each, {size(needed)} at most; {size(free)} are free"
+    if needed <= free:
+        return told
+    return f"{told}: too little. Choose another `--out`, or free {size(needed - free)}."
+
+
 def forecast_view(
     forecast: Forecast, full: bool = False, hours: Hours | None = None
 ) -> RenderableType:
@@ -86,6 +95,7 @@ def forecast_view(
     table.add_row("memory", f"about {size(room.needed.total)}{each}: {', '.join(sizes)}")
     there = f"{size(room.available)}, {room.place}" if room.available else room.place
     table.add_row("available", there)
+    table.add_row("checkpoints", on_disk(forecast))
     if forecast.snapshots:
         table.add_row("snapshots", f"{size(forecast.snapshots)} on disk, for `dimo ema`")
     table.add_row("writes to", str(forecast.folder))

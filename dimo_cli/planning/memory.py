@@ -163,6 +163,15 @@ def snapshot_bytes(teacher: Teacher, spec: DistillSpec) -> int:
     return len(spec.student.ema.post_hoc.lengths) * size * count
 
 
+def checkpoint_bytes(teacher: Teacher, spec: DistillSpec) -> int:
+    """About what a checkpoint takes: student, averages, auxiliary, and two moments of each role."""
+    backbone = teacher.backbone
+    frozen = backbone.embedding_parameters() if spec.student.freeze_embeddings else []
+    _, student = trained_bytes(backbone, spec.student.lora, frozen)
+    _, auxiliary = trained_bytes(backbone, spec.auxiliary_lora, [])
+    return (3 + averages_of(spec)) * student + 3 * auxiliary
+
+
 def with_chunks(teacher: Teacher, spec: DistillSpec, on_gpu: bool) -> DistillSpec:
     """The spec with the chunks that it has on a GPU or a CPU."""
     rows = spec.loss.chunk_tokens or rows_at_once(teacher.space, on_gpu)

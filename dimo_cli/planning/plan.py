@@ -24,6 +24,7 @@ from dimo_cli.planning.memory import (
     MemoryEstimate,
     advice_to_fit,
     blank_rewards,
+    checkpoint_bytes,
     estimate_memory,
     sharded_estimate,
     snapshot_bytes,
@@ -90,6 +91,22 @@ class Forecast:
     snapshots: int = 0
     """Bytes on disk of the snapshots that `dimo ema` makes other averages of."""
 
+    checkpoint: int = 0
+    """Bytes on disk of one checkpoint, about."""
+
+    @property
+    def checkpoints(self) -> int:
+        """Bytes on disk of all checkpoints that there are at a time, one being written."""
+        spec = self.plan.spec
+        best = 1 if spec.monitor.fid_every else 0
+        count: int = spec.train.keep_checkpoints + best + 1
+        return count * self.checkpoint
+
+    @property
+    def free_disk(self) -> int:
+        """Bytes that are left where the run would write."""
+        return shutil.disk_usage(existing_parent(self.folder.resolve())).free
+
     @property
     def is_refinement(self) -> bool:
         """Whether there are losses beside Di[M]O's, whose arithmetic is not counted."""
@@ -133,6 +150,9 @@ class Forecast:
                 "samples_per_pass": self.share.batch,
                 "passes_per_process": self.share.passes,
                 "snapshot_bytes": self.snapshots,
+                "checkpoint_bytes": self.checkpoint,
+                "checkpoints_bytes": self.checkpoints,
+                "free_disk_bytes": self.free_disk,
                 "run_folder": str(self.folder),
             },
             "memory_bytes": self.room.parts(),
@@ -167,6 +187,7 @@ def forecast(plan: Plan[Any], folder: Path, launch: LaunchSpec | None = None) ->
         flops_of_drawings(teacher, spec),
         room_of_each(teacher, own, launch),
         snapshot_bytes(teacher, spec),
+        checkpoint_bytes(teacher, spec),
     )
 
 

@@ -122,6 +122,16 @@ def test_what_stands_in_the_way_of_a_preset_is_named(room_enough):
     assert replace(needed, files=here).to_fetch == 0
 
 
+def test_a_plan_says_what_checkpoints_take_on_disk_and_whether_that_is_there():
+    found = forecast(digits("monitor.fid_every=0"), Path("runs/x"))
+    assert found.checkpoint == pytest.approx(5.9e6, rel=0.03)  # as one of `digits` is
+    assert found.checkpoints == 3 * found.checkpoint  # two are kept, and one is written
+    assert found.document()["plan"]["checkpoints_bytes"] == found.checkpoints
+    assert "too little" not in shown(found)
+    full = replace(found, checkpoint=found.free_disk)
+    assert "too little. Choose another `--out`" in " ".join(shown(full).split())
+
+
 def test_a_plan_says_what_snapshots_take_on_disk():
     found = forecast(digits("student.ema.post_hoc.every=100"), Path("runs/x"))
     assert "on disk, for `dimo ema`" in shown(found)
