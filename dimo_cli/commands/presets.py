@@ -71,7 +71,8 @@ def list_presets() -> None:
     table.columns[2].justify = table.columns[3].justify = "right"
     table.columns[2].no_wrap = table.columns[3].no_wrap = True
     about = (
-        f"Hours of one H100, estimated from arithmetic; cost at ${DOLLARS_AN_HOUR:.2f} an hour. "
+        "Hours of one H100, estimated from arithmetic, without the time that dropout takes; cost at "
+        f"${DOLLARS_AN_HOUR:.2f} an hour. "
         "For `dimo refine` they are those of its Di[M]O part alone."
     )
     document = {"presets": summaries, "refine": kinds["refine"], "costs": costs}
