@@ -71,7 +71,7 @@ def list_presets() -> None:
     table.columns[2].justify = table.columns[3].justify = "right"
     table.columns[2].no_wrap = table.columns[3].no_wrap = True
     about = (
-        "Hours of one H100, estimated from arithmetic, without the time that dropout takes; cost at "
+        "Hours of one H100, estimated from arithmetic, without what dropout takes; cost at "
         f"${DOLLARS_AN_HOUR:.2f} an hour. "
         "For `dimo refine` they are those of its Di[M]O part alone."
     )
@@ -102,7 +102,7 @@ def in_cells(seconds: float) -> tuple[str, str]:
 def show(name: NameArgument) -> None:
     """Print a preset as resolved YAML, with a comment per field."""
     spec = spec_of(name)
-    needs, known = costs(spec), known_numbers(spec)
+    needs, known = costs(spec), known_numbers(name, spec)
     if out.as_json:
         numbers = [one.document() for one in known]
         document = {"preset": name, "spec": spec.model_dump(mode="json"), **needs}
@@ -118,11 +118,11 @@ def show(name: NameArgument) -> None:
     out.text(f"# {name}: {preset_summary(name)}\n# {cost}\n{told}{commented_yaml(spec)}")
 
 
-def known_numbers(spec: DistillSpec) -> list[Known]:
-    """What papers and dimo itself measured of the teacher and its students."""
-    from dimo_cli.metrics.measured import known_of
+def known_numbers(name: str, spec: DistillSpec) -> list[Known]:
+    """What papers and dimo itself measured of the teacher and of the preset's student."""
+    from dimo_cli.metrics.measured import known_of_preset
 
-    return known_of(spec.teacher.name)
+    return known_of_preset(name, spec.teacher.name)
 
 
 def numbers_lines(known: list[Known]) -> list[str]:

@@ -37,9 +37,14 @@ class Known:
     """Whom it was measured of, where that has to be said."""
 
     @property
+    def of_student(self) -> bool:
+        """Whether it is no number of the teacher: those have steps for a sampler."""
+        return not self.sampler.isdecimal()
+
+    @property
     def who(self) -> str:
         """The sampler in words."""
-        if not self.sampler.isdecimal():
+        if self.of_student:
             return f"{self.sampler} student, 1 step"
         return f"teacher, {self.sampler} step{'s' * (self.sampler != '1')}"
 
@@ -87,3 +92,12 @@ def known_of(
             ours = own.pop(key, Known(*key))
             found.append(Known(*key, paper, ours.value, ours.file, ours.about))
     return [*found, *own.values()]
+
+
+def known_of_preset(name: str, teacher: str) -> list[Known]:
+    """The numbers of a preset: what papers say, its teacher's, and those of its own student.
+
+    What was measured of a teacher's student is of the preset that has the teacher's name.
+    """
+    found = known_of(teacher)
+    return [one for one in found if one.paper or not one.of_student or name == teacher]

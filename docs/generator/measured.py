@@ -69,8 +69,9 @@ def of_evaluations(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         teacher = subject["teacher"].partition("@")[0]
         if teacher in BUILTIN and subject.get("student_sha256") not in (None, *current):
             continue
-        sampler = losses_of(str(subject.get("method") or subject["steps"]))
         built_in = teacher in BUILTIN and subject.get("student_sha256") is not None
+        by = subject.get("method") or (method_of(teacher) if built_in else subject["steps"])
+        sampler = losses_of(str(by))
         for result in document["results"]:
             plain = COUNTED.match(result["metric"])  # fid50k is the FID, told by its images
             yield (
@@ -84,3 +85,8 @@ def of_evaluations(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                     "about": "the built-in student" if built_in else "",
                 },
             )
+
+
+def method_of(preset: str) -> str:
+    """What a preset's student is trained with."""
+    return resolve_spec(DistillSpec, preset=preset, environment={}).spec.method

@@ -7,7 +7,7 @@ from typing import Any
 
 from dimo_cli.commands.plan import flops, size
 from dimo_cli.hub.published import HubFile
-from dimo_cli.metrics.measured import HEAD, known_of
+from dimo_cli.metrics.measured import HEAD, known_of_preset
 from dimo_cli.specs.render import changed_leaves, commented_yaml
 from dimo_cli.specs.resolve import preset_names, preset_path, preset_summary, refine_preset_names
 from dimo_cli.specs.teacher import TeacherSource
@@ -43,7 +43,8 @@ def about(name: str, cost: Cost) -> dict[str, Any]:
         "embedded": embedded,
         "facts": teacher_table(facts, cost),
         "files": [] if embedded else hub_files(facts),
-        "numbers": numbers_table(teacher),
+        "numbers": numbers_table(name, teacher),
+        "student_measured": any(k.of_student for k in known_of_preset(name, teacher)),
         "recipe": recipe(name, spec, facts.takes_prompts, embedded),
         "cost": cost_table(cost),
         "flops": flops(cost["flops_per_step"]),
@@ -90,9 +91,9 @@ def hub_files(blueprint: Any) -> list[HubFile]:
     return [blueprint.backbone.files[0], blueprint.tokenizer.files[0], *blueprint.other_files]
 
 
-def numbers_table(teacher: str) -> str:
+def numbers_table(name: str, teacher: str) -> str:
     """The papers' numbers of a teacher and its students beside dimo's; nothing without any."""
-    rows = [known.cells() for known in known_of(teacher)]
+    rows = [known.cells() for known in known_of_preset(name, teacher)]
     return table(HEAD, rows) if rows else ""
 
 

@@ -2,7 +2,7 @@
 
 import json
 
-from dimo_cli.metrics.measured import HEAD, known_of, read_measured
+from dimo_cli.metrics.measured import HEAD, known_of, known_of_preset, read_measured
 from dimo_cli.students.folder import BUILTIN
 from docs.generator import measured as gathering
 from docs.generator.measured import measured, of_evaluations
@@ -43,6 +43,19 @@ def test_digits_has_no_paper_and_a_mean_over_seeds(dimo):
     mean = sum(run["student_fid"] for run in runs) / len(runs)
     assert student["measured with dimo"] == f"{mean:.4g} (mean of {len(runs)} seeds)"
     assert student["paper"] == "none"
+
+
+def test_a_preset_has_no_number_of_another_presets_student():
+    assert any(one.of_student for one in known_of_preset("digits", "digits"))
+    assert not any(one.of_student for one in known_of_preset("digits-sdtt", "digits"))
+    papers = known_of_preset("maskbit-gan", "maskbit-14bit")
+    assert papers == known_of("maskbit-14bit")
+
+
+def test_a_students_number_is_not_taken_for_its_teachers():
+    built_in = [one for one in known_of("shapes") if one.about == "the built-in student"]
+    assert built_in
+    assert all(one.of_student for one in built_in)
 
 
 def test_presets_show_has_the_table_as_comments_and_in_json(dimo, monkeypatch):

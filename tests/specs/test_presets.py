@@ -17,7 +17,13 @@ from dimo_cli.planning.memory import advice_to_fit, estimate_memory, with_train
 from dimo_cli.specs.difference import differences
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.objectives import Objective
-from dimo_cli.specs.resolve import preset_names, preset_path, preset_summary, resolve_spec
+from dimo_cli.specs.resolve import (
+    preset_names,
+    preset_path,
+    preset_summary,
+    refine_preset_names,
+    resolve_spec,
+)
 from dimo_cli.specs.teacher import TeacherSource
 from dimo_cli.teachers.registry import load_skeleton, register_teacher, teacher_names
 from tests.conftest import small_spec
@@ -313,6 +319,13 @@ def test_a_borrowed_recipe_says_that_it_was_not_run_and_where_each_line_is_from(
         ends_here = not line.startswith("#") and line.strip().partition(":")[2]
         if ends_here and key not in of_the_run and not line.strip().startswith("#"):
             assert before.strip().startswith("#"), f"{name}: where is `{line.strip()}` from?"
+
+
+def test_every_recipe_of_a_published_teacher_says_that_nobody_has_run_it():
+    names = [*preset_names(), *refine_preset_names()]
+    published = [n for n in names if n.split("-")[0] not in ("digits", "shapes", "emoji")]
+    assert len(published) > 30
+    assert all("Not run" in preset_summary(name) for name in published)
 
 
 def test_a_preset_that_was_not_run_is_shown_as_such(dimo):
