@@ -5,9 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-# What the pages draw, for a teacher of the package and for a published one.
-PROMPTS = ('"two red circles above a blue square"', '"a red fox in the snow"')
-CLASSES = ("7", '"golden retriever"')
+# What the pages draw: of teachers in the package each what it knows, of published ones anything.
+DRAWN = {
+    "digits": "--class 7",
+    "shapes": '--prompt "two red circles above a blue square"',
+    "emoji": '--prompt "a red apple"',
+}
+PROMPTED, CLASSED = '--prompt "a red fox in the snow"', '--class "golden retriever"'
 
 
 @dataclass(frozen=True)
@@ -25,8 +29,7 @@ class Recipe:
 def distill_recipe(name: str, spec: Any, takes_prompts: bool, embedded: bool) -> Recipe:
     """For a preset that makes a student."""
     prompts = " --set condition.prompts=prompts.txt" if takes_prompts and not embedded else ""
-    words = (PROMPTS if takes_prompts else CLASSES)[0 if embedded else 1]
-    asked = f"{'--prompt' if takes_prompts else '--class'} {words} -n 4"
+    asked = DRAWN.get(spec.teacher.name, PROMPTED if takes_prompts else CLASSED) + " -n 4"
     return Recipe(
         run=[
             f"dimo doctor --preset {name}",

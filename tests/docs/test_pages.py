@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import shlex
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -10,10 +11,14 @@ import pytest
 
 from benchmarks.soft_dimo.__main__ import asked_for
 from benchmarks.soft_dimo.report import pictures
+from dimo_cli.sampling.left_out import words_left_out
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.explain import known_paths
 from dimo_cli.specs.refine import RefineSpec
 from dimo_cli.specs.resolve import PROGRAM_VARIABLES, preset_names, refine_preset_names
+from dimo_cli.specs.teacher import TeacherSource
+from dimo_cli.students.folder import BUILTIN
+from dimo_cli.teachers.registry import load_skeleton
 from docs.generator import costs
 from docs.generator.command_pages import command_names
 from docs.generator.commands import commands
@@ -23,6 +28,7 @@ from docs.generator.healthy import CURVES, read_logs
 from docs.generator.markdown import HERE
 from docs.generator.pages import DOCS, pages, strangers
 from docs.generator.presets import preset_pages
+from docs.generator.recipes import DRAWN
 from tests.docs.shown import ROOT, blocks, text_of
 from tests.docs.shown import pages as shown_pages
 
@@ -54,6 +60,14 @@ def test_every_command_and_every_preset_has_a_page_that_is_in_the_index():
     for name in names:
         assert f"({name})" in index
         assert (DOCS / name).is_file()
+
+
+def test_what_a_presets_page_draws_is_known_to_its_teacher():
+    assert '--student runs/emoji --prompt "a red apple"' in dict(preset_pages())["presets/emoji.md"]
+    assert set(BUILTIN) == set(DRAWN)
+    for name in ("emoji", "shapes"):
+        words = shlex.split(DRAWN[name])[1].split()
+        assert words_left_out(load_skeleton(TeacherSource(name=name)), words) == ()
 
 
 def test_every_option_of_every_command_is_on_its_page():
