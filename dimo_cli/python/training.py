@@ -120,7 +120,7 @@ def resume(
     progress: Progress = False,
     force: bool = False,
 ) -> Run:
-    """Continue a run from its newest checkpoint, bit for bit as if it had never stopped.
+    """Continue a run from its newest checkpoint, on a CPU bit for bit as if it had never stopped.
 
     `run` is a `Run` or its folder, of `distill` or `refine`. Only `steps` and what else may change
     can be set. A run that is finished is given back as it is.
