@@ -12,6 +12,7 @@ from dimo_cli.commands.options import LocalDirOption
 from dimo_cli.commands.usage import Commands
 from dimo_cli.console.output import out
 from dimo_cli.console.progress import tracking
+from dimo_cli.specs.teacher import SHIPPED
 
 app = typer.Typer(
     cls=Commands, no_args_is_help=True, help="Statistics of real images, to compare with."
@@ -28,7 +29,7 @@ def build(
     folder: Annotated[Path, typer.Argument(help="Folder, .zip or .npz of real images.")],
     file: Annotated[Path, typer.Option("--out", "-o", help="The npz file to write.")],
     features: Annotated[
-        list[str] | None, typer.Option(help="inception (default), dinov2, digits, shapes or emoji.")
+        list[str] | None, typer.Option(help=f"inception (default), dinov2, {', '.join(SHIPPED)}.")
     ] = None,
     resize: Annotated[
         str | None,

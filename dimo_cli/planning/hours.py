@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dimo_cli.specs.resolve import presets_folder
+from dimo_cli.specs.teacher import SHIPPED
 
 COSTS = "costs.json"  # what was counted of the presets, beside them
 H100_PEAK = 989e12  # dense bf16 FLOP/s, as of its data sheet
@@ -15,7 +16,6 @@ H100_PEAK = 989e12  # dense bf16 FLOP/s, as of its data sheet
 # transformers, and Meissonic's, of four samples at a time, with convolutions in between.
 PLAIN, CONVOLVED = 0.371, 0.092
 CONVOLVED_FAMILIES = ("meissonic", "muddit", "amused")
-TOO_SMALL = ("digits", "shapes", "emoji")  # a card would wait for Python most of the time
 DOLLARS_AN_HOUR = 2.50  # of one H100, as rented; prices differ, so it is always said beside a cost
 
 
@@ -63,7 +63,7 @@ def share_of_peak(family: str) -> float:
 
 def seconds_on_h100(family: str, flops: float) -> float | None:
     """So much arithmetic on one H100, estimated; None where arithmetic is not what takes time."""
-    if family in TOO_SMALL:
+    if family in SHIPPED:  # too small: a card would wait for Python most of the time
         return None
     return flops / (H100_PEAK * share_of_peak(family))
 

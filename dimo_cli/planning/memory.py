@@ -24,11 +24,11 @@ from dimo_cli.rewards.registry import blank_reward
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.lora import LoraSpec
 from dimo_cli.specs.refine import RefineSpec, reward_names
+from dimo_cli.specs.teacher import SHIPPED
 from dimo_cli.teachers.linear_maps import blocks_of
 from dimo_cli.teachers.protocol import Backbone, Cond, Teacher
 from dimo_cli.teachers.spread import linear_maps
 
-SMALL = ("digits", "shapes", "emoji")
 MOST_CHUNKS = 32  # a rehearsal goes through; larger batches follow from smaller ones
 
 
@@ -106,7 +106,7 @@ def surely_fits(teacher: Teacher, spec: DistillSpec, available: int) -> bool:
     Of the small teachers inside dimo a step keeps fewer bytes for a token than their backbone has
     weights, and fewer than 100 for a weight. What a refinement adds is not in that.
     """
-    if teacher.name not in SMALL or isinstance(spec, RefineSpec):
+    if teacher.name not in SHIPPED or isinstance(spec, RefineSpec):
         return False
     weights = sum(weight.numel() for weight in teacher.backbone.parameters())
     tokens = spec.train.batch_size * spec.train.accumulate * teacher.space.length

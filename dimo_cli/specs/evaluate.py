@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from dimo_cli.specs.base import Flag, Int, Real, Spec
 from dimo_cli.specs.sample import SamplerSpec
+from dimo_cli.specs.teacher import SHIPPED_STUDENTS
 from dimo_cli.specs.tteo import MOST_TEMPERATURE, TteoSpec, read_budget
 
 MetricName = Literal[
@@ -32,7 +33,7 @@ class EvalSpec(Spec):
         ...,
         min_length=1,
         description="Run folder (RUN@best, RUN@last, RUN@step-N: a checkpoint of it), student "
-        "folder, Hub id, `digits` or `shapes` (built-in students), a preset with --teacher, or a "
+        f"folder, Hub id, a built-in student ({SHIPPED_STUDENTS}), a preset with --teacher, or a "
         "folder, .zip or .npz of images",
     )
     samples: Annotated[Int | None, Flag(names=("--samples", "-n"))] = Field(

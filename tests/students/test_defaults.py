@@ -2,7 +2,16 @@
 
 import pytest
 
+from dimo_cli.specs.evaluate import EvalSpec
+from dimo_cli.specs.teacher import SHIPPED
 from dimo_cli.students.defaults import default_student
+from dimo_cli.students.names import builtin_students
+
+
+def test_every_student_that_ships_is_named_where_a_target_is_asked_for():
+    assert sorted(SHIPPED) == builtin_students()
+    told = EvalSpec.model_fields["target"].description
+    assert all(f"`{name}`" in told for name in SHIPPED)
 
 
 @pytest.mark.parametrize(
