@@ -81,7 +81,7 @@ class OneStepPipeline(DiffusionPipeline):
         local_dir: str | os.PathLike[str] | None = None,
         **unknown: Any,
     ) -> OneStepPipeline:
-        """The student of a run folder, a student folder or the Hub; `digits`, `shapes` and `emoji` are here.
+        """The student of a run or student folder or the Hub; `digits`, `shapes`, `emoji` are here.
 
         `local_dir` is a folder with the published files of the student's teacher, as for
         `dimo sample --local-dir`. The networks stay on the CPU until `.to(device)`. `torch_dtype`
