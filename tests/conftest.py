@@ -1,6 +1,7 @@
 """Shared fixtures: golden numbers, small specs, and a CLI that runs in this process."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,15 @@ from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.teachers.registry import load_teacher
 from tests.helpers.fake_hub import FakeHub, let_the_client_log, serve
 from tests.helpers.golden import GOLDEN, load_golden
-from tests.helpers.rehearsing import short_rehearsals
+from tests.helpers.rehearsing import no_rehearsal, short_rehearsals
 
 # The networks of the tests are tiny: one thread each, and as many processes as there are cores.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
+
+# A shell that starts this in the background has its children ignore both; tests send them.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)
@@ -28,6 +33,20 @@ def _no_stray_settings(monkeypatch):
 def _short_rehearsals():
     with short_rehearsals():
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_waiting_for_disks():
+    """No test is about a loss of power, and thousands of files are written."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda file: None)
+        yield
+
+
+@pytest.fixture
+def unrehearsed(monkeypatch):
+    """Runs take 8 GiB, which nobody works out."""
+    monkeypatch.setattr("dimo_cli.planning.memory.rehearse", no_rehearsal)
 
 
 @pytest.fixture

@@ -109,6 +109,7 @@ COMMANDS = {
 }
 
 
+@pytest.mark.usefixtures("unrehearsed")
 @pytest.mark.parametrize(
     ("command", "status"),
     [*((command, 403) for command in COMMANDS), *(("push", status) for status in (401, 404, 500)),

@@ -75,6 +75,7 @@ def test_shell_completion_is_there(dimo, monkeypatch):
     assert dimo("--show-completion", "bash").exit_code == 0
 
 
+@pytest.mark.usefixtures("unrehearsed")
 def test_presets_are_listed_shown_and_copied(dimo, tmp_path):
     assert "digits" in dimo("presets", "list").stdout
     assert "digits" in json.loads(dimo("presets", "list", "--json").stdout)["presets"]
@@ -304,6 +305,7 @@ def test_a_signal_to_the_real_program_leaves_a_run_that_resumes(tmp_path, number
     assert list((tmp_path / "r" / "checkpoints").glob("step-*"))
 
 
+@pytest.mark.usefixtures("unrehearsed")
 def test_flags_of_refine_beat_a_spec_file_and_set_beats_both(dimo, tmp_path, monkeypatch):
     monkeypatch.setattr("dimo_cli.runs.inputs.check_inputs", lambda spec: [])  # no data here
     (tmp_path / "mine.yaml").write_text(
@@ -328,6 +330,7 @@ def test_flags_of_refine_beat_a_spec_file_and_set_beats_both(dimo, tmp_path, mon
     assert spec["reward"]["terms"] == {"shapes_clip": 4.0}
 
 
+@pytest.mark.usefixtures("unrehearsed")
 def test_rewards_that_are_named_take_the_place_of_the_presets(dimo):
     named = ("--reward", "shapes_preference=2", "--set", "reward.held_out=shapes_clip")
     plan = json.loads(dimo("refine", "shapes", *named, "--dry-run", "--json").stdout)

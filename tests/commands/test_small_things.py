@@ -86,6 +86,7 @@ def test_a_preset_is_copied_into_a_folder_that_is_not_there_yet(dimo, tmp_path):
     assert ".tmp" not in told.stderr
 
 
+@pytest.mark.usefixtures("unrehearsed")
 def test_doctor_promises_no_download_of_nothing_while_offline(monkeypatch, room_enough):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     needed = requirements(resolve_spec(DistillSpec, preset="halton-tiny", environment={}).spec)

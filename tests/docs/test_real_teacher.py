@@ -1,9 +1,12 @@
 """The page about a real teacher says the hours that the program says."""
 
+import pytest
+
 from dimo_cli.planning.hours import DOLLARS_AN_HOUR
 from tests.docs.shown import text_of
 
 
+@pytest.mark.usefixtures("unrehearsed")
 def test_hours_and_cost_of_the_page_are_those_of_the_dry_run(dimo):
     import json
 

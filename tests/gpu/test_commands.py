@@ -52,6 +52,12 @@ def slow_on_a_cpu(test):
     return pytest.mark.slow(test) if DEVICE == "cpu" else test
 
 
+def of_many_references(metric):
+    """Ten thousand real pictures take seconds to be seen; `tests/evaluation` has both metrics."""
+    marks = pytest.mark.slow if DEVICE == "cpu" else ()
+    return pytest.param("shapes", metric, ("-n", 64), marks=marks)
+
+
 def of_every_family(name):
     """On a CPU `tests/teachers/test_families.py` has the commands of every family anyway."""
     is_slow = DEVICE == "cpu" and name not in ENOUGH_FOR_A_CPU
@@ -115,7 +121,8 @@ def test_the_embedded_text_student_is_optimized_for_a_prompt(dimo, device):
     ("name", "metric", "images"),
     [
         ("digits", "all", ("-n", 64)),
-        *(("shapes", metric, ("-n", 64)) for metric in ("fid", "pr", "kid", "clip")),
+        *(("shapes", metric, ("-n", 64)) for metric in ("fid", "clip")),
+        *(of_many_references(metric) for metric in ("pr", "kid")),
         ("shapes", "image-reward", ("-n", 64)),
         ("shapes", "geneval", ()),  # its overall score is of all its prompts
     ],

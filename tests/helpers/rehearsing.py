@@ -4,6 +4,7 @@ A rehearsal takes seconds, and every plan and every start of a refinement has on
 held by `tests/planning/`, where all are as long as a user's.
 """
 
+from contextlib import contextmanager
 from functools import cache
 from unittest.mock import patch
 
@@ -46,8 +47,32 @@ def remembered():
     return rehearse_once
 
 
-def short_rehearsals():
-    """A patch under which no rehearsal is long, and none is done twice."""
-    from dimo_cli.planning import memory
+def counted_once(forward_flops):
+    """`forward_flops`, which looks up what it has counted before."""
+    known = {}
 
-    return patch.multiple(memory, MOST_CHUNKS=CHUNKS, rehearse=remembered())
+    def count(backbone, teacher):
+        key = (teacher.name, type(backbone), shapes_of(backbone.named_parameters()))
+        if key not in known:
+            known[key] = forward_flops(backbone, teacher)
+        return known[key]
+
+    return count
+
+
+@contextmanager
+def short_rehearsals():
+    """Until then no rehearsal is long, and nothing is counted twice."""
+    from dimo_cli.planning import flops, memory
+
+    once = counted_once(flops.forward_flops)
+    rehearsals = patch.multiple(memory, MOST_CHUNKS=CHUNKS, rehearse=remembered())
+    with rehearsals, patch.object(flops, "forward_flops", once):
+        yield
+
+
+def no_rehearsal(teacher, build, *settings):
+    """Numbers for tests that do not look at them: 8 GiB whatever it is for."""
+    from dimo_cli.planning.rehearsal import PURPOSES, Rehearsed
+
+    return Rehearsed(dict.fromkeys(PURPOSES, 2**33), dict.fromkeys(PURPOSES, 0))

@@ -109,6 +109,7 @@ def test_what_ships_inside_dimo_needs_no_download():
     assert (needed.files, needed.to_fetch, needed.problems) == ([], 0, [])
 
 
+@pytest.mark.usefixtures("unrehearsed")
 def test_what_stands_in_the_way_of_a_preset_is_named(room_enough):
     spec = resolve_spec(DistillSpec, preset="halton-tiny", environment={}).spec
     needed = requirements(spec, ask_hub=False)

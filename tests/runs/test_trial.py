@@ -62,6 +62,7 @@ def test_twice_the_steps_take_twice_the_time(monkeypatch):
     assert found[0].table == 0.0
 
 
+@pytest.mark.usefixtures("unrehearsed")
 def test_without_weights_time_is_worked_out_from_matrices(monkeypatch):
     monkeypatch.setattr(trial, "reached", lambda spec, family: 1e12)
     monkeypatch.setattr("dimo_cli.planning.plan.machine_memory", lambda: ("a card", 10**12))

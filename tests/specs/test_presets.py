@@ -123,16 +123,14 @@ def test_presets_show_prints_memory_and_arithmetic(dimo):
 
 
 def test_a_dry_run_that_does_not_fit_is_refused_with_what_to_change(dimo, monkeypatch):
-    monkeypatch.setattr(
-        "dimo_cli.planning.plan.machine_memory", lambda: ("a small GPU", 24 * 2**30)
-    )
-    result = dimo("distill", "--preset", "maskbit", "--dry-run", "--json")
+    monkeypatch.setattr("dimo_cli.planning.plan.machine_memory", lambda: ("a small GPU", 5 * 2**30))
+    result = dimo("distill", "--preset", "halton-tiny", "--dry-run", "--json")
     assert result.exit_code == 3
     assert "needs about" in result.stderr
     document = json.loads(result.stdout)
     assert document["fits"] is False
     settings = document["advice"].split("`")[1].split()
-    again = dimo("distill", "--preset", "maskbit", "--dry-run", "--json", *settings)
+    again = dimo("distill", "--preset", "halton-tiny", "--dry-run", "--json", *settings)
     assert again.exit_code == 0
     train = json.loads(again.stdout)["spec"]["train"]
     assert train["batch_size"] * train["accumulate"] == 256
@@ -198,6 +196,7 @@ def test_a_registered_teacher_cannot_take_a_known_name(teacher):
 INDEX = "model.safetensors.index.json"
 
 
+@pytest.mark.usefixtures("unrehearsed")
 @pytest.mark.parametrize(
     ("name", "license"),
     [
@@ -328,6 +327,7 @@ def test_every_recipe_of_a_published_teacher_says_that_nobody_has_run_it():
     assert all("Not run" in preset_summary(name) for name in published)
 
 
+@pytest.mark.usefixtures("unrehearsed")
 def test_a_preset_that_was_not_run_is_shown_as_such(dimo):
     assert "Not run" in dimo("presets", "show", "halton-tiny").stdout.splitlines()[0]
 
