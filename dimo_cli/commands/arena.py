@@ -67,6 +67,10 @@ def show_runs(spec: ArenaSpec, settings: list[str], place: Path) -> None:
         table.add_row(Text(f"also {spec.second.limit.words}:", style="bold"))
         found["also"] = planned(spec.second, settings, place / ALSO, table, refused)
     out.result(found, Group(table, *refused))
+    if all("refused" in one for one in found["methods"]):
+        raise MissingError(
+            "No method of this arena can be used.", "The reasons stand above, for each of them."
+        )
 
 
 def planned(

@@ -178,6 +178,8 @@ def copy(
 ) -> None:
     """Copy a preset to a file to edit; run it with `dimo distill --spec FILE`."""
     source = preset_path(name)
+    if file.is_dir():
+        raise SpecError(f"`{file}` is a folder.", "Name the file that the copy is to be.")
     if file.exists() and not force:
         raise SpecError(f"`{file}` exists already.", "Add `--force` to overwrite it.")
     with writing_to(file.parent, "Choose another place for the copy."):

@@ -72,7 +72,8 @@ def remove(asked: Given[RemoveSpec]) -> None:
     from dimo_cli.run_folder.removing import check_removable, remove_run
 
     spec = asked.spec()
-    runs = list(dict.fromkeys(Path(text).expanduser() for text in spec.runs))
+    named = [Path(text).expanduser() for text in spec.runs]
+    runs = list({run.resolve(): run for run in named}.values())  # each once, however it is named
     for run in runs:
         check_removable(run)  # all of them before any is gone
     freed = sum(facts_of_run(run).bytes for run in runs)

@@ -221,10 +221,10 @@ def load_yaml(path: Path) -> YamlFile:
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise SpecError(f"`{path}` is not valid YAML: {' '.join(str(error).split())}") from None
     if values is None:
-        raise SpecError(
-            f"`{path}` is empty: it sets nothing.",
-            "Copy a preset with `dimo presets cp digits mine.yaml`, or leave `--spec` out.",
-        )
+        hint = "Copy a preset with `dimo presets cp digits mine.yaml`, or leave `--spec` out."
+        if path.name == "run.yaml":
+            hint = "Bring the run's own back, or start a new run with another `--out`."
+        raise SpecError(f"`{path}` is empty: it sets nothing.", hint)
     if not isinstance(values, dict):
         raise SpecError(
             f"`{path}` holds a {type(values).__name__}, not keys and values.",

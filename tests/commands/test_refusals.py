@@ -34,6 +34,7 @@ REFUSED = {
     "no such port": ("distill --preset digits --gpus 1 --nodes 2 --main host:0", "from 1 to 65535"),
     "another preset": ("spec check s.yaml --preset shapes", "over the preset `digits`"),
     "a curve of one": ("eval fid digits --plot x.png", "`--plot` is the curve of `--sweep`"),
+    "a folder for a file": ("presets cp digits . --force", "`.` is a folder"),
 }
 
 

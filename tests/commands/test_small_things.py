@@ -104,3 +104,11 @@ def test_a_dry_run_sees_missing_prompts_and_images(dimo):
         assert told.exit_code in (2, 3)
         assert words in told.stderr
         assert told.stdout == ""
+
+
+def test_a_run_whose_spec_is_empty_is_not_told_of_an_option_that_nobody_gave(dimo, tmp_path):
+    (tmp_path / "run.yaml").touch()
+    told = dimo("distill", "--resume", ".")
+    assert told.exit_code == 2
+    assert "--spec" not in told.stderr
+    assert "another `--out`" in told.stderr

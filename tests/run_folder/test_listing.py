@@ -129,6 +129,12 @@ def test_the_table_has_a_row_for_each_run(dimo, runs):
     assert [run["state"] for run in document["runs"]] == ["finished", "interrupted"]
 
 
+def test_a_run_that_is_named_in_two_ways_is_removed_once(dimo, runs):
+    done = dimo("runs", "rm", "runs/a whole run", "runs/mine/../a whole run", "--yes")
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout.startswith("Removed 1 run,")
+
+
 def test_in_a_narrow_terminal_names_are_folded_and_never_cut_short(dimo, runs, monkeypatch):
     monkeypatch.setenv("COLUMNS", "40")
     lines = dimo("runs", "list", "runs").stdout.splitlines()

@@ -133,6 +133,12 @@ def test_an_arena_trains_measures_and_writes_all_of_it(dimo, tmp_path):
     assert "with `--budget 8`" in larger.stderr
 
 
+def test_a_dry_run_of_methods_that_cannot_be_used_fails_as_the_arena_would(dimo):
+    planned = dimo("arena", "--methods", "redi", "--steps", "2,4", "--dry-run")
+    assert planned.exit_code == 3, planned.output
+    assert "No method of this arena can be used" in planned.stderr
+
+
 @pytest.mark.parametrize("text", ["", '{"budget', "[]", '{"results": []}'])
 def test_a_table_that_is_none_is_named_and_left_alone(dimo, tmp_path, text):
     (tmp_path / "arena.json").write_text(text)
