@@ -42,13 +42,13 @@ def open_images(
     path: Path,
     count: int | None = None,
     fit: Fit | None = None,
-    mixed_sizes: bool = False,
+    names: Sequence[str] | None = None,
     least: int = 2,
 ) -> Images:
     """The images at a path, all of them or the first `count`.
 
-    `fit` crops and resizes; without it images of several sizes are refused, except where
-    `mixed_sizes` says that the networks may resize them one by one.
+    `fit` crops and resizes; without it images of several sizes are refused. `names` are those of a
+    folder's images, in their order, where it has pictures that are not of them.
     """
     path = path.expanduser()
     if not path.exists():
@@ -64,16 +64,16 @@ def open_images(
     if path.is_file() and path.suffix.lower() != ".zip":
         raise SpecError(f"`{path}` is a single file.", "Name a folder, a .zip or a .npz of images.")
     files = Files(path) if path.is_dir() else ZippedFiles(path)
-    names = sorted(
-        (name for name in files.names() if is_picture(name, SUFFIXES)), key=natural_order
-    )
+    if names is None:
+        pictures = (name for name in files.names() if is_picture(name, SUFFIXES))
+        names = sorted(pictures, key=natural_order)
     if not names:
         raise SpecError(
             f"`{path}` has no images.", f"Images are files that end in {', '.join(SUFFIXES)}."
         )
     prompts = read_prompts(files, names)
     images = FolderImages(files, names[:count], prompts[:count], fit)
-    if fit is None and not mixed_sizes:
+    if fit is None:
         images.check_sizes()
     return checked(images, path, count, least)
 
@@ -184,16 +184,15 @@ class FolderImages(Images):
             )
 
     def batches(self, size: int, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
-        """A batch ends early where the size of the images changes."""
         indices = range(start, len(self) if stop is None else stop)
         size = self.at_once(size)
         waiting: list[Pixels] = []
         first = start
         for pixels in ahead(self._pixels, indices, 2 * size):
-            if waiting and (len(waiting) == size or waiting[0].shape != pixels.shape):
-                yield self._batch(waiting, first)
-                first, waiting = first + len(waiting), []
             waiting.append(pixels)
+            if len(waiting) == size:
+                yield self._batch(waiting, first)
+                first, waiting = first + size, []
         if waiting:
             yield self._batch(waiting, first)
 
@@ -246,9 +245,8 @@ class FolderImages(Images):
             )
         modes = Counter(NOTED[header.mode] for header in self.headers if header.mode in NOTED)
         notes += [f"{n:,} {what} images were converted to RGB." for what, n in modes.items()]
-        if sizes := len({header.size for header in self.headers}) - 1:
-            how = f"brought to one: {self.fit.note}" if self.fit else "resized one by one"
-            notes.append(f"The images had {sizes + 1} sizes and were {how}.")
+        if self.fit and (sizes := len({header.size for header in self.headers})) > 1:
+            notes.append(f"The images had {sizes} sizes and were brought to one: {self.fit.note}.")
         if self.fit and (small := sum(min(h.size) < self.fit.size for h in self.headers)):
             notes.append(f"{small:,} images were smaller than {self.fit.size} and were enlarged.")
         if copies := len(self.digests) - len(set(self.digests.values())):

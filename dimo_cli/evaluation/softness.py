@@ -37,7 +37,7 @@ def asked_for(student: Student, count: int, prompts: Sequence[str]) -> list[int]
 
 def real_images(folder: Path, count: int, side: int) -> Tensor:
     """Real images in [-1, 1], cropped and resized to the tokenizer's side."""
-    images = open_images(folder, count, Fit("lanczos", side), mixed_sizes=True)
+    images = open_images(folder, count, Fit("lanczos", side))
     return torch.cat([batch.images for batch in images.batches(AT_ONCE)]) / 127.5 - 1
 
 

@@ -21,6 +21,7 @@ from dimo_cli.files.writing import file_sha256
 from dimo_cli.hub.datasets import is_reference
 from dimo_cli.hub.prompts import prompt_file
 from dimo_cli.hub.store import HubStore
+from dimo_cli.metrics.geneval_folder import is_geneval_folder, read_folder
 from dimo_cli.metrics.prompts import PROMPT_SETS, PromptSet, load_prompts, read_lines
 from dimo_cli.rewards.registry import load_rewards
 from dimo_cli.sampling.left_out import tell_left_out
@@ -104,13 +105,20 @@ def chosen_prompts(text: str | None, store: HubStore) -> PromptSet | None:
     return PromptSet(Path(text).stem, tuple(lines))
 
 
+def samples_within(path: Path) -> list[str] | None:
+    """The images of a folder in GenEval's layout, where a grid of them may be beside each few."""
+    if not is_geneval_folder(path):
+        return None
+    return [image.relative_to(path).as_posix() for image in read_folder(path)[1]]
+
+
 def subject_of(
     opened: Opened, spec: EvalSpec, prompts: PromptSet | None, store: HubStore
 ) -> Subject:
     """The images of a target, for these prompts where it takes any."""
     fit = Fit("lanczos", spec.crop) if spec.crop else None
     if opened.path is not None:
-        images = open_images(opened.path, spec.samples, fit, mixed_sizes=False)
+        images = open_images(opened.path, spec.samples, fit, samples_within(opened.path))
         if prompts is not None and not images.prompts:
             images.prompts = prompts.prompts_of(0, len(images))
         about = {"target": "images", "sha256": content_hash(opened.path)}

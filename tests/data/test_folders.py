@@ -199,16 +199,6 @@ def test_exact_copies_are_counted(folder):
     assert any("2 of 14 images are exact copies" in note for note in images.notes())
 
 
-def test_images_of_several_sizes_are_read_one_size_at_a_time_where_that_is_allowed(folder):
-    for number in (3, 4, 7):
-        picture(number, 2 * SIDE).save(folder / f"{number}.png")
-    images = open_images(folder, mixed_sizes=True)
-    batches = list(images.batches(5))
-    assert [len(batch) for batch in batches] == [3, 2, 2, 1, 4]
-    assert [batch.first for batch in batches] == [0, 3, 5, 7, 8]
-    assert any("2 sizes" in note for note in images.notes())
-
-
 # Crops
 
 

@@ -22,6 +22,7 @@ from dimo_cli.evaluation import readers
 from dimo_cli.evaluation.evaluate import check_counts, evaluate, share
 from dimo_cli.evaluation.gates import Gate
 from dimo_cli.evaluation.result import Evaluation
+from dimo_cli.evaluation.subjects import Opened, subject_of
 from dimo_cli.evaluation.tables import write_github
 from dimo_cli.hub.store import HubStore
 from dimo_cli.metrics import prompts
@@ -215,6 +216,22 @@ def test_geneval_images_go_out_in_the_original_layout_and_results_come_back(
     (tmp_path / "results.jsonl").write_text("\n".join(json.dumps(v) for v in verdicts))
     found = read(dimo("eval", "geneval-import", "results.jsonl", "--json"))
     assert found["values"]["geneval"] == pytest.approx(0.5)
+
+
+def test_grids_in_the_original_layout_are_none_of_its_images(tmp_path):
+    """The original generator writes one beside the images of each prompt."""
+    for number, tag in enumerate(TAGS):
+        samples = tmp_path / f"{number:05d}" / "samples"
+        samples.mkdir(parents=True)
+        row = {"tag": tag, "include": [{"class": "dog", "count": 1}], "prompt": f"a {number}"}
+        (samples.parent / "metadata.jsonl").write_text(json.dumps(row))
+        Image.new("RGB", (8, 8)).save(samples / "0000.png")
+        Image.new("RGB", (16, 8)).save(samples.parent / "grid.png")
+    opened = Opened("images on disk", True, path=tmp_path)
+    subject = subject_of(opened, EvalSpec(target=str(tmp_path)), None, HubStore())
+    assert len(subject.images) == len(TAGS)
+    (batch,) = subject.images.batches(10)
+    assert batch.images.shape == (len(TAGS), 3, 8, 8)
 
 
 def test_fidelity_falls_as_soft_embeddings_melt_and_knows_what_the_tokenizer_loses(dimo, tmp_path):

@@ -181,7 +181,7 @@ def references(data, folder):
 def npz_images(data, folder):
     kinds = st.one_of(npz_files(), npz_files(), broken(IMAGES), st.just(IMAGES))
     (folder / "images.npz").write_bytes(data.draw(kinds))
-    for batch in open_images(folder / "images.npz", mixed_sizes=True, least=1).batches(4):
+    for batch in open_images(folder / "images.npz", least=1).batches(4):
         assert batch.images.dtype == torch.uint8
 
 
@@ -203,7 +203,7 @@ def image_archives(data, folder):
     if data.draw(st.booleans()):
         content = data.draw(broken(content))
     (folder / "images.zip").write_bytes(content)
-    for batch in open_images(folder / "images.zip", mixed_sizes=True, least=1).batches(2):
+    for batch in open_images(folder / "images.zip", least=1).batches(2):
         assert batch.images.ndim == 4
 
 
