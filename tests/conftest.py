@@ -45,7 +45,7 @@ def _no_waiting_for_disks():
 
 @pytest.fixture
 def unrehearsed(monkeypatch):
-    """Runs take 8 GiB, which nobody works out."""
+    """Runs take little memory, which nobody works out."""
     monkeypatch.setattr("dimo_cli.planning.memory.rehearse", no_rehearsal)
 
 

@@ -72,7 +72,7 @@ def short_rehearsals():
 
 
 def no_rehearsal(teacher, build, *settings):
-    """Numbers for tests that do not look at them: 8 GiB whatever it is for."""
+    """Numbers for tests that do not look at them: little, whatever it is for."""
     from dimo_cli.planning.rehearsal import PURPOSES, Rehearsed
 
-    return Rehearsed(dict.fromkeys(PURPOSES, 2**33), dict.fromkeys(PURPOSES, 0))
+    return Rehearsed(dict.fromkeys(PURPOSES, 2**24), dict.fromkeys(PURPOSES, 0))
