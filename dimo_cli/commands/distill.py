@@ -22,6 +22,7 @@ from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.flags import Given
 from dimo_cli.specs.launch import LaunchSpec
 from dimo_cli.specs.resolve import Plan, preset_names, resolve_spec
+from dimo_cli.specs.unread import refuse_unread
 
 app = typer.Typer()
 EXAMPLES = """
@@ -59,6 +60,7 @@ def new_run(run: RunOptions, loop: Given[DistillSpec]) -> tuple[Plan[DistillSpec
         sets=run.settings,
         flags=loop.layers(),
     )
+    refuse_unread(plan.spec, plan.origins)
     name = run.preset or (run.spec.stem if run.spec else "run")
     return plan, run.folder or free_folder(Path("runs"), name)
 

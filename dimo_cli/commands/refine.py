@@ -23,6 +23,7 @@ from dimo_cli.specs.flags import Given
 from dimo_cli.specs.launch import LaunchSpec
 from dimo_cli.specs.refine import RefineSpec, reward_names
 from dimo_cli.specs.resolve import Plan, resolve_spec
+from dimo_cli.specs.unread import refuse_unread
 
 app = typer.Typer()
 EXAMPLES = """
@@ -75,6 +76,7 @@ def new_run(
         base=found.base,
         flags={**terms.layers({"start": found.student, **named}), **loop.layers()},
     )
+    refuse_unread(plan.spec, plan.origins)
     for name in reward_names(plan.spec):
         check_reward(name)  # wherever it was named
     return plan, run.folder or free_folder(Path("runs"), found.preset or "refined")

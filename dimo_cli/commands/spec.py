@@ -21,6 +21,7 @@ from dimo_cli.specs.glossary import GLOSSARY
 from dimo_cli.specs.refine import RefineSpec
 from dimo_cli.specs.render import changed_values
 from dimo_cli.specs.resolve import resolve_spec
+from dimo_cli.specs.unread import refuse_unread
 
 RefineOption = Annotated[
     bool, typer.Option("--refine", help="Of `dimo refine` instead of `dimo distill`.")
@@ -45,6 +46,7 @@ def check(
 
     check_teacher(plan.spec.teacher.name)
     named_objectives(plan.spec)
+    refuse_unread(plan.spec, plan.origins)
     changed = changed_values(plan.spec, plan.origins)
     document = {
         "valid": True,

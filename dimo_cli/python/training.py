@@ -27,6 +27,7 @@ from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.launch import LaunchSpec
 from dimo_cli.specs.refine import RefineSpec, reward_names
 from dimo_cli.specs.resolve import Plan, preset_names, resolve_spec
+from dimo_cli.specs.unread import refuse_unread
 from dimo_cli.training.stopping import Interrupted
 
 
@@ -64,6 +65,7 @@ def distill(
     plan = start.plan(
         layers_of(groups, {"train.steps": steps, "train.batch_size": batch_size}, set)
     )
+    refuse_unread(plan.spec, plan.origins)
     folder = folder_for(out, start.name or plan.spec.teacher.name)
     return carry_out(plan, folder, callbacks, progress, force)
 
@@ -105,6 +107,7 @@ def refine(
     }
     start = replace(start, preset=begun.preset)
     plan = start.plan(layers_of(groups, own, set), begun.base)
+    refuse_unread(plan.spec, plan.origins)
     for name in reward_names(plan.spec):
         check_reward(name)
     return carry_out(plan, folder_for(out, begun.preset or "refined"), callbacks, progress, force)

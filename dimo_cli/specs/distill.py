@@ -260,6 +260,11 @@ class DistillSpec(Spec):
         return " + ".join(TITLES.get(o.kind, o.kind) for o in self.objectives) or "Di[M]O"
 
     @property
+    def kinds(self) -> tuple[str, ...]:
+        """The names of its objectives."""
+        return tuple(one.kind for one in self.objectives) or ("dimo",)
+
+    @property
     def auxiliary_lora(self) -> LoraSpec:
         """The auxiliary's adapters; rank 0: none."""
         return self.auxiliary.lora.beside(self.student.lora)
@@ -272,8 +277,8 @@ class DistillSpec(Spec):
     @property
     def compares_samples(self) -> str | None:
         """What of a run compares a pass's samples with one another; None: nothing does."""
-        kinds = (one.kind for one in self.objectives if one.kind in COMPARING)
-        return next((f"`objectives` names {kind}" for kind in kinds), None)
+        named = (f"`objectives` names {kind}" for kind in self.kinds if kind in COMPARING)
+        return next(named, None)
 
     @property
     def least_pass(self) -> int:
@@ -303,7 +308,7 @@ class DistillSpec(Spec):
 
     @model_validator(mode="after")
     def _whole_images_are_drawn_at_x_init(self) -> DistillSpec:
-        whole = [one.kind for one in self.objectives if one.kind in COMPARING]
+        whole = [kind for kind in self.kinds if kind in COMPARING]
         if whole and self.loss.student_input != "x_init":
             raise ValueError(
                 f"loss.student_input is {self.loss.student_input}, but `objectives` names "

@@ -155,6 +155,8 @@ SETTINGS: dict[str, type[Spec]] = {
 """Objectives whose settings are fields."""
 ROUNDS = ("redi", "sdtt")
 """Those that learn from the student as it was when a round began."""
+MASKED = ("dimo", "idlm", "dmmd")
+"""Those that are asked of masked tokens, by the settings of `loss`."""
 COMPARING = ("fpd", "catdrift")
 """Those that compare whole images of a pass, as the student draws them, with one another."""
 

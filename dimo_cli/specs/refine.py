@@ -168,6 +168,11 @@ class RefineSpec(DistillSpec):
         return f"Soft-Di[M]O ({', '.join(losses)})"
 
     @property
+    def kinds(self) -> tuple[str, ...]:
+        """The names of its objectives beside discriminator and rewards."""
+        return super().kinds if self.distill_weight else ()
+
+    @property
     def compares_samples(self) -> str | None:
         """What of a run compares a pass's samples with one another; None: nothing does."""
         if self.gan.bregman != "reverse_kl":

@@ -35,7 +35,7 @@ RUN_SPECS = {
     "monitor",
     "train",
 }
-RUN_SPECS |= {"init", "optimizer", "teacher", "render", "resolve"}
+RUN_SPECS |= {"init", "optimizer", "teacher", "render", "resolve", "unread"}
 SPECS = {
     "distill": RUN_SPECS,
     "sweep": RUN_SPECS | {"sweep"},
