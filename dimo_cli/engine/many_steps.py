@@ -20,20 +20,28 @@ from dimo_cli.teachers.protocol import Backbone, Cond, Step, Teacher, TokenSpace
 
 Watch = Callable[[Tensor, Tensor], None]
 """Told after each step: what was drawn, tokens [B, L, G], and which of these slots stay masked."""
+Look = Callable[[Tensor, Cond], Tensor]
+"""A pass over tokens [B, L, G] under conditions, to hidden states [B, L, D]."""
 
 
 def guided_head(
-    backbone: Backbone, tokens: Tensor, cond: Cond, null: Cond, guidance: float
+    backbone: Backbone,
+    tokens: Tensor,
+    cond: Cond,
+    null: Cond,
+    guidance: float,
+    look: Look | None = None,
 ) -> Callable[[Tensor], Tensor]:
     """z_u + s (z_c - z_u) of flat rows [n], after one pass over tokens [B, L, G].
 
-    The pass is over both halves at once, or over the conditional half alone at s = 1.
+    The pass is over both halves at once, or over the conditional half alone at s = 1. It is a
+    teacher's, or that of `look`.
     """
     length = tokens.shape[1]
     guided = guidance != 1.0
     if guided:
         tokens, cond = torch.cat([tokens, tokens]), Cond.cat([cond, null])
-    hidden = backbone.hidden(backbone.embed(tokens), cond)
+    hidden = look(tokens, cond) if look else backbone.hidden(backbone.embed(tokens), cond)
     assert isinstance(hidden, Tensor)
     flat = hidden.flatten(0, 1)
 
@@ -151,10 +159,12 @@ def sample_by_plan(
     temperature: float = 1.0,
     watch: Watch | None = None,
     start: Tensor | None = None,
+    look: Look | None = None,
 ) -> Tensor:
     """Fill an all-mask sequence step by step; returns tokens [B, L, G], ready to decode.
 
     From a `start` [B, L, G] its tokens stand in the places of masks, until others are chosen.
+    `look` is how a student looks at its tokens, where the network is one.
     """
     space, batch = teacher.space, len(cond)
     slots = space.length * space.groups
@@ -167,7 +177,7 @@ def sample_by_plan(
     for step in plan:
         grid = tokens.view(batch, space.length, space.groups)
         at = (cond.at(step.time), null.at(step.time))
-        project = guided_head(teacher.backbone, grid, *at, step.guidance)
+        project = guided_head(teacher.backbone, grid, *at, step.guidance, look)
         rows = masked.view(-1, space.groups).any(-1).nonzero().squeeze(-1)
         drawn = tokens.view(-1, space.groups).clone()
         scores = torch.zeros(drawn.shape, device=drawn.device)

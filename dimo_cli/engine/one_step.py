@@ -141,10 +141,17 @@ def student_hidden(
     backbone: Backbone, tokens: Tensor, cond: Cond, sigma: float, generator: Source
 ) -> Tensor:
     """A pass of the student: noisy token embeddings to hidden states [B, L, D]."""
-    embeds = perturb_embeddings(input_embeds(backbone, tokens, generator), sigma, generator)
-    hidden = backbone.hidden(embeds, with_drawn_latent(backbone, cond, generator))
+    hidden = backbone.hidden(*seen_by_student(backbone, tokens, cond, sigma, generator))
     assert isinstance(hidden, Tensor)
     return hidden
+
+
+def seen_by_student(
+    backbone: Backbone, tokens: Tensor, cond: Cond, sigma: float, generator: Source
+) -> tuple[Tensor, Cond]:
+    """Embeddings [B, L, D] of a student's input with all its noise, and the condition."""
+    embeds = perturb_embeddings(input_embeds(backbone, tokens, generator), sigma, generator)
+    return embeds, with_drawn_latent(backbone, cond, generator)
 
 
 def with_drawn_latent(backbone: Backbone, cond: Cond, generator: Source) -> Cond:

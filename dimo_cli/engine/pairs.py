@@ -25,7 +25,7 @@ from torch import Tensor
 from dimo_cli import __version__
 from dimo_cli.distributed.ranks import first_ahead
 from dimo_cli.engine.many_steps import sample_by_plan
-from dimo_cli.engine.one_step import student_input
+from dimo_cli.engine.one_step import student_hidden, student_input
 from dimo_cli.files.writing import whole_file
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.init import InitSpec
@@ -85,7 +85,8 @@ class Drawer:
     def facts(self) -> dict[str, Any]:
         """What decides its pairs, beside their seed."""
         words = "\n".join(getattr(self.world.conditioner, "dataset", ()))
-        return {
+        own = {} if self.is_teacher else {"embed_noise": self.init.embed_noise.sigma}
+        return own | {
             "teacher": [self.world.name, self.world.revision, self.is_teacher],
             "weights": weights_hash(self.world.backbone),
             "plan": [asdict(step) for step in self.plan],
@@ -100,10 +101,16 @@ class Drawer:
         cond = world.conditioner.draw(count, generator).to(generator.device)
         start = student_input(space, world.tokenizer, self.init, count, generator)
         begin = None if self.is_teacher else start.to(generator.device)
+
+        def look(tokens: Tensor, cond: Cond) -> Tensor:
+            sigma = self.init.embed_noise.sigma
+            return student_hidden(world.backbone, tokens, cond, sigma, generator)
+
         was_training = world.backbone.training
         world.backbone.eval()
         with half_on_cuda(generator.device, "auto"):
-            end = sample_by_plan(world, cond, self.plan, generator, start=begin)
+            own = None if self.is_teacher else look
+            end = sample_by_plan(world, cond, self.plan, generator, start=begin, look=own)
         world.backbone.train(was_training)
         kind = id_dtype(max(space.mask_id, space.codes - 1))
         # Its words say all that a prompt's features do, in a thousandth of the bytes.

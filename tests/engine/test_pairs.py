@@ -4,7 +4,9 @@ from dataclasses import replace
 
 import torch
 
+from dimo_cli.engine.input_noise import give_noise, noise_of
 from dimo_cli.engine.pairs import PER_FILE, PairStore
+from dimo_cli.specs.input_noise import InputNoise
 from dimo_cli.teachers.registry import load_teacher
 from tests.conftest import small_spec
 
@@ -85,6 +87,21 @@ def test_a_student_goes_on_from_its_start_and_a_teacher_from_masks(teacher, tmp_
     assert torch.equal(seen[0], start.long())
     is_start = seen[1] == start.long()
     assert 0.3 < is_start.float().mean() < 1
+
+
+def test_a_student_draws_with_all_its_noise_and_a_teacher_with_none(teacher, tmp_path, monkeypatch):
+    looks = []
+    monkeypatch.setattr(
+        "dimo_cli.engine.one_step.perturb_embeddings",
+        lambda embeds, sigma, generator: (looks.append(sigma), embeds)[1],
+    )
+    student = give_noise(load_teacher("digits").backbone, InputNoise(), teacher.space)
+    noise_of(student).register_forward_hook(lambda *_: looks.append("own"))
+    pairs = store(teacher, tmp_path, init={"embed_noise": 0.5})
+    pairs(None, 4, 2)
+    assert looks == []
+    pairs(student, 4, 2)
+    assert looks == ["own", 0.5] * 2
 
 
 def test_prompts_are_kept_as_words(tmp_path):

@@ -26,7 +26,7 @@ from dimo_cli.engine.field import TeacherAt, guided, log_probs
 from dimo_cli.engine.heads import HeadRows, backward_through_head
 from dimo_cli.engine.lora import trained_part
 from dimo_cli.engine.objective import PassObjective, Run
-from dimo_cli.engine.one_step import draw_tokens, student_hidden
+from dimo_cli.engine.one_step import draw_tokens, seen_by_student, student_hidden
 from dimo_cli.engine.rounds import Rounds
 from dimo_cli.engine.schedules import noise_sigma
 from dimo_cli.engine.teacher_pass import TeacherPass
@@ -113,8 +113,9 @@ class Sdtt(PassObjective):
         t = FIRST + (1 - FIRST) * uniform((len(clean),), run.generator)
         masked = uniform(clean.shape, run.generator) < mask_chance(t)[:, None, None]
         x_t = clean.masked_fill(masked, run.teacher.space.mask_id)
+        sigma = noise_sigma(run.spec.init.embed_noise, step)
         with run.autocast():
-            target_of = self.two_steps(x_t, masked, cond, t)
+            target_of = self.two_steps(x_t, masked, cond, t, sigma)
         # Of a masked token on average, as the number of them is another one in each pass.
         expected = clean.numel() * float(mask_chance(torch.tensor((1 + FIRST) / 2)))
         scale = self.weight / (expected * run.spec.train.accumulate)
@@ -127,7 +128,6 @@ class Sdtt(PassObjective):
             losses.append((loss * slots[part]).sum())
             return gradient * (slots[part] * scale)[..., None]
 
-        sigma = noise_sigma(run.spec.init.embed_noise, step)
         with run.autocast():
             hidden = student_hidden(run.student, x_t, cond, sigma, run.generator)
             backward_through_head(run.student, hidden, rows, run.chunk_tokens, ask)
@@ -135,17 +135,17 @@ class Sdtt(PassObjective):
 
     @torch.no_grad()
     def two_steps(
-        self, x_t: Tensor, masked: Tensor, cond: Cond, t: Tensor
+        self, x_t: Tensor, masked: Tensor, cond: Cond, t: Tensor, sigma: float
     ) -> Callable[[Tensor], Tensor]:
         """The teacher's two steps; log-targets [n, G, V] of flat rows."""
-        run, backbone = self.run, self.teacher.teacher.backbone
+        run = self.run
         dt = step_length(self.settings, self.rounds.current)
-        first = self.teacher.logits(backbone.embed(x_t), cond, t)
+        first = self.look(x_t, cond, t, sigma)
         drawn = self.drawn(first, x_t)
         chance = reveal_chance(t, dt, self.settings.grid)[:, None, None]
         revealed = masked & (uniform(x_t.shape, run.generator) < chance)
         x_s = torch.where(revealed, drawn, x_t)
-        second = self.teacher.logits(backbone.embed(x_s), cond, (t - dt).clamp(min=0))
+        second = self.look(x_s, cond, (t - dt).clamp(min=0), sigma)
         temperature = run.spec.loss.teacher_temperature
 
         def target_of(rows: Tensor) -> Tensor:
@@ -153,6 +153,14 @@ class Sdtt(PassObjective):
             return torch.where(revealed.flatten(0, 1)[rows][..., None], early, late)
 
         return target_of
+
+    def look(self, tokens: Tensor, cond: Cond, t: Tensor, sigma: float) -> TeacherAt:
+        """What the teacher says of tokens; where it was the student, with the student's noise."""
+        backbone, generator = self.teacher.teacher.backbone, self.run.generator
+        seen = backbone.embed(tokens), cond
+        if self.rounds.current:
+            seen = seen_by_student(backbone, tokens, cond, sigma, generator)
+        return self.teacher.logits(*seen, t)
 
     def drawn(self, project: TeacherAt, x_t: Tensor) -> Tensor:
         """Tokens [B, L, G] that the teacher draws everywhere; only codes can be drawn."""

@@ -9,6 +9,7 @@ import torch
 from pydantic import ValidationError
 
 from dimo_cli.engine.distill import Distillation
+from dimo_cli.engine.input_noise import noise_of
 from dimo_cli.engine.objective import Supplies
 from dimo_cli.engine.objectives.sdtt import (
     loss_and_gradient,
@@ -19,6 +20,7 @@ from dimo_cli.engine.objectives.sdtt import (
 from dimo_cli.engine.pairs import PairStore
 from dimo_cli.errors import SpecError
 from dimo_cli.specs.objectives import SdttSpec
+from dimo_cli.teachers.protocol import LATENT
 from tests.conftest import small_spec
 from tests.helpers.tabular import tabular_teacher
 from tests.helpers.tiny import tiny_teacher
@@ -139,7 +141,7 @@ def test_the_engines_targets_have_the_mean_that_is_counted(golden):
     cond = run.draw_conditions(count)
     run.generator = torch.Generator().manual_seed(0)
     t = torch.full((count,), 2 * step_length(sdtt.settings, 0))  # so that a half is revealed
-    found = sdtt.two_steps(state, torch.ones(state.shape, dtype=torch.bool), cond, t)
+    found = sdtt.two_steps(state, torch.ones(state.shape, dtype=torch.bool), cond, t, 0.0)
     targets = found(torch.arange(3 * count)).view(count, 3, 3)
     expected = closed["sdtt.first.state0.rho0.5.expected_log_target"].float()
     error = targets.std(0) / count**0.5
@@ -160,6 +162,27 @@ def test_each_round_halves_the_steps_and_has_the_student_as_its_teacher(teacher,
     assert teachers == [True, True, True, False, True, False]  # the first step has no rate
     assert "sdtt_loss" in values
     assert set(run.networks()) == {"student", "sdtt_teacher"}
+
+
+def test_a_teacher_that_was_the_student_has_its_noise_and_its_latent(teacher, monkeypatch):
+    objective = {"kind": "sdtt", "images": "student", "rounds": 2, "from_steps": 8}
+    init = {"noise": "mask", "embed_noise": 0.5, "mask_ratio": 1}
+    spec = small_spec(init=init, student={"latent": True}, train={"steps": 2})
+    run = run_of(
+        teacher, type(spec).model_validate({**spec.model_dump(), "objectives": [objective]})
+    )
+    source, noises, latents = run.losses.passes[0].rounds.source, [], []
+    noise_of(source).register_forward_hook(lambda *_: noises.append(1))
+    hidden = source.hidden
+    monkeypatch.setattr(
+        source,
+        "hidden",
+        lambda seen, cond: (latents.append(LATENT in cond.tensors), hidden(seen, cond))[1],
+    )
+    run.step(0)
+    assert not noises
+    run.step(1)
+    assert (len(noises), latents) == (2, [True, True])
 
 
 def test_it_learns_from_the_teachers_images_and_tokens_with_groups(tmp_path):
