@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -189,8 +190,16 @@ def sample_images(
     watch: Watch | None = None,
 ) -> tuple[Pixels, dict[str, Any]]:
     """Images of these classes or prompts as bytes [N, H, W, 3], with their protocol."""
-    images, protocol = draw_images(target, wanted, spec, progress, watch)
-    return to_pixels(images), protocol
+    batches, protocol = draw_batches(target, wanted, spec, progress, watch)
+    return np.concatenate([to_pixels(images) for images in batches]), protocol
+
+
+def draw_images(
+    target: Target, wanted: Sequence[int | str], spec: SamplerSpec
+) -> tuple[Tensor, dict[str, Any]]:
+    """Images of these classes or prompts [N, 3, H, W] on the CPU, with their protocol."""
+    batches, protocol = draw_batches(target, wanted, spec)
+    return torch.cat(list(batches)), protocol
 
 
 def images_at_once(teacher: Teacher) -> int:
@@ -198,24 +207,26 @@ def images_at_once(teacher: Teacher) -> int:
     return max(1, min(256, TOKENS_AT_ONCE // teacher.space.length))
 
 
-def draw_images(
+def draw_batches(
     target: Target,
     wanted: Sequence[int | str],
     spec: SamplerSpec,
     progress: Callable[[int], None] = lambda count: None,
     watch: Watch | None = None,
-) -> tuple[Tensor, dict[str, Any]]:
-    """Images of these classes or prompts [N, 3, H, W] on the CPU, with their protocol."""
+) -> tuple[Iterator[Tensor], dict[str, Any]]:
+    """Images [B, 3, H, W] on the CPU, a batch whenever one is asked for, with their protocol."""
     sampler, protocol = build_sampler(target, spec, watch)
     compile_where_it_pays(target, len(wanted))
     generator = torch.Generator(target.device).manual_seed(spec.seed)
-    batch = images_at_once(target.teacher)
-    images = []
-    for start in range(0, len(wanted), batch):
-        cond = condition(target.teacher, wanted[start : start + batch]).to(target.device)
-        images.append(sampler(cond, generator).cpu())
-        progress(len(cond))
-    return torch.cat(images), protocol
+    size = images_at_once(target.teacher)
+
+    def batches() -> Iterator[Tensor]:
+        for start in range(0, len(wanted), size):
+            cond = condition(target.teacher, wanted[start : start + size]).to(target.device)
+            yield sampler(cond, generator).cpu()
+            progress(len(cond))
+
+    return batches(), protocol
 
 
 def provenance(target: Target, spec: SamplerSpec, protocol: dict[str, Any]) -> dict[str, str]:
