@@ -111,11 +111,11 @@ def open_target(spec: SampleSpec, local_dir: Path | None, sets: list[str]) -> Ta
 
 def prompts_of_ends(spec: SampleSpec) -> tuple[str, ...]:
     """The ends of `--interpolate` that can only be prompts, where no student is named."""
+    from dimo_cli.sampling.interpolating import named_ends
     from dimo_cli.teachers.emoji.world import read
 
-    ends = () if spec.student else spec.interpolate or ()
-    says = (end for end in ends if " " in end or read(end).scene.thing is not None)
-    return tuple(end for end in says if not Path(end).exists())
+    ends = () if spec.student else named_ends(spec)
+    return tuple(end for end in ends if " " in end or read(end).scene.thing is not None)
 
 
 @dataclass(frozen=True)

@@ -155,21 +155,23 @@ def plan_strip(target: Target, spec: SampleSpec) -> Strip:
 
 def named_ends(spec: SampleSpec) -> tuple[str, ...]:
     """The ends of an interpolation that are classes or prompts."""
-    ends = spec.interpolate or ()
-    return tuple(end for end in ends if end != RANDOM and not is_file(Path(end).expanduser()))
+    return tuple(end for end in spec.interpolate or () if end != RANDOM and not file_of(end))
 
 
-def is_file(path: Path) -> bool:
-    """Whether an end is an image file, or can only be meant for one."""
-    return path.suffix.lower() in SUFFIXES or path.is_file()
+def file_of(end: str) -> Path | None:
+    """The image file that an end is, or can only be meant for; None for other words."""
+    try:
+        path = Path(end).expanduser()
+        return path if path.suffix.lower() in SUFFIXES or path.is_file() else None
+    except (OSError, ValueError, RuntimeError):  # no name of a file: too long, or nobody's home
+        return None
 
 
 def find_end(target: Target, text: str, spec: SamplerSpec) -> End:
     """An image file, `random`, or else a class or prompt: the student's own image of it."""
     teacher, student = target.teacher, target.student
     assert student is not None
-    path = Path(text).expanduser()
-    if is_file(path):
+    if path := file_of(text):
         return End(file_tokens(student, path))
     check_source(student.manifest.init.control)
     if text == RANDOM:

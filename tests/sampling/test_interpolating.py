@@ -7,8 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
+from dimo_cli.commands.sample import prompts_of_ends
 from dimo_cli.engine.masking import initial_tokens
-from dimo_cli.sampling.interpolating import file_tokens, mixed, plan_strip
+from dimo_cli.sampling.interpolating import file_of, file_tokens, mixed, named_ends, plan_strip
 from dimo_cli.specs.sample import SampleSpec
 from dimo_cli.students.folder import BUILTIN, load_student
 from dimo_cli.students.target import Target
@@ -135,6 +136,13 @@ def test_prompts_are_interpolated_as_well(dimo, tmp_path):
     assert document["prompts"] == list(ends)
     named, _ = drawn(dimo, tmp_path, "named", *flags, "--student", "shapes")
     assert np.array_equal(strip, named)
+
+
+@pytest.mark.parametrize("end", ["a red circle " * 40, "~nosuchuser two circles"])
+def test_a_prompt_that_cannot_name_a_file_is_an_end_too(end):
+    spec = SampleSpec(interpolate=(end, "random"))
+    assert named_ends(spec) == prompts_of_ends(spec) == (end,)
+    assert file_of(end) is None
 
 
 # The golden TiTok reads larger pictures than it paints, which no published one does.
