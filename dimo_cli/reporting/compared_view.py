@@ -14,7 +14,7 @@ from dimo_cli.reporting.curves import COUNTERS, TOPICS, own_topics, points_of
 from dimo_cli.reporting.diagnosis import Finding, diagnose
 from dimo_cli.reporting.optimized import is_tteo
 from dimo_cli.reporting.pictures import Picture, embed
-from dimo_cli.reporting.run_view import best_row, duration, held_against, numbers
+from dimo_cli.reporting.run_view import best_row, duration, held_against, numbers, steps_of
 from dimo_cli.reporting.views import plot_of
 from dimo_cli.specs.metrics import TITLES, WHOLE_SETS, is_better, title_of
 
@@ -124,8 +124,8 @@ def is_of_teacher(row: dict[str, Any]) -> bool:
 def row_text(row: dict[str, Any]) -> str:
     """A number of a closing table: without its count of images it says nothing."""
     return (
-        f"{title_of(row['metric'])} {row['value']:.3f} of {row['images']:,} images, "
-        f"{held_against(row)}"
+        f"{title_of(row['metric'])} {row['value']:.3f} at {steps_of(row)}, of {row['images']:,} "
+        f"images, {held_against(row)}"
     )
 
 
@@ -182,7 +182,7 @@ def memory(run: RunRecord) -> str:
 CELLS: tuple[tuple[str, Callable[[RunRecord], str]], ...] = (
     ("state", state_of),
     ("teacher and method", teacher_of),
-    ("student, 1 step", student_number),
+    ("student", student_number),
     ("teacher's best", teacher_number),
     ("best on the way", best_on_the_way),
     ("last divergence", last_of("divergence")),

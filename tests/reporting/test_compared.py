@@ -49,12 +49,12 @@ def test_final_numbers_stand_side_by_side(two):
     assert found["best on the way"] == ["–", "FID 1.5 of 1,000 images at step 20"]
     assert found["last student entropy"] == ["2", "1"]
     assert found["state"] == ["unfinished, step 30", "unfinished, step 20"]
-    assert "student, 1 step" not in found  # neither has a closing table
+    assert "student" not in found  # neither has a closing table
 
 
 def test_a_closing_table_is_quoted_with_its_protocol(two, finished_run):
     from dimo_cli.reporting.collect import collect
-    from dimo_cli.reporting.compared_view import student_number, teacher_number
+    from dimo_cli.reporting.compared_view import numbers_table, student_number, teacher_number
 
     run = collect(finished_run)
     assert student_number(run) == teacher_number(run) == "–"
@@ -65,8 +65,11 @@ def test_a_closing_table_is_quoted_with_its_protocol(two, finished_run):
         {**row, "sampler": sampler, "reference": "digits"},
         {**row, "value": 3.0, "sampler": own, "reference": "digits"},
     ]
-    assert student_number(run) == "FID 3.000 of 5,000 images, against digits"
+    assert student_number(run) == "FID 3.000 at 1 step, of 5,000 images, against digits"
     assert teacher_number(run) == "2.000 at 4 steps"
+    run.rows.append({**run.rows[-1], "value": 2.5, "sampler": {**own, "steps": 4}})
+    assert student_number(run).startswith("FID 2.500 at 4 steps")
+    assert ["student", student_number(run)] in numbers_table([run])
 
 
 def test_warnings_name_their_run(two):
