@@ -21,6 +21,7 @@ LABEL_HEIGHT = 13  # between the numbers at the ends of curves
 MOST_POINTS, MOST_ROWS, DOTS_UP_TO = 300, 60, 40
 SMOOTHED_OVER = 20  # a moving average is over this part of a curve
 LOG_FROM = 100.0  # a curve that spans this factor is drawn on a logarithmic scale
+FLAT = 1e-300  # a lesser span has no parts
 LOG_DEPTH = 1e6  # below this part of the highest value, a curve lies on the lower edge
 
 
@@ -154,7 +155,7 @@ class Axis:
 def round_steps(low: float, high: float, about: int = 4) -> list[float]:
     """Multiples of 1, 2 or 5 times a power of ten between two values."""
     span = high - low
-    if span <= 0:
+    if span < FLAT:
         return [low]
     rough = span / about
     unit = 10.0 ** math.floor(math.log10(rough))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from dimo_cli.hub.access import dimo_cache
 from dimo_cli.reporting.inside import own_file, own_files
 from dimo_cli.reporting.pictures import Picture, embed
 from dimo_cli.run_folder.effort import EFFORT, effort_of
+from dimo_cli.run_folder.log import is_number, numbers_of
 from dimo_cli.run_folder.origins import NOTES, ORIGINS, read_origins
 from dimo_cli.specs.base import Spec
 from dimo_cli.specs.distill import DistillSpec
@@ -163,8 +163,8 @@ def read_log(folder: Path, run: RunRecord) -> None:
     lines = [line for line in lines_from(path, run) if line.strip()]
     for line in lines:
         record = parsed(line)
-        if isinstance(record, dict) and type(record.get("step")) is int:
-            run.records.append(record)
+        if isinstance(record, dict) and type(step := record.get("step")) is int and is_number(step):
+            run.records.append(numbers_of(record))
     if broken := len(lines) - len(run.records):
         run.damaged.append(f"log.jsonl: {broken} of {len(lines)} lines cannot be read.")
     if not lines:
@@ -248,23 +248,22 @@ def is_score(row: Any) -> bool:
     )
 
 
-def is_number(value: Any) -> bool:
-    """Whether this is a finite number."""
-    is_real = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return is_real and math.isfinite(value)
-
-
 def is_evaluation(document: Any) -> bool:
     """Whether this is what `dimo eval --json` writes."""
     if not (isinstance(document, dict) and isinstance(document.get("subject"), dict)):
         return False
-    results = document.get("results")
-    return isinstance(results, list) and all(
+    results, notes = document.get("results"), document.get("notes", [])
+    return isinstance(results, list) and isinstance(notes, list) and all(map(is_result, results))
+
+
+def is_result(result: Any) -> bool:
+    """Whether this is a number of an evaluation, with its protocol."""
+    return (
         isinstance(result, dict)
         and isinstance(result.get("metric"), str)
-        and isinstance(result.get("value"), (int, float))
+        and is_number(result.get("value"))
         and isinstance(result.get("protocol"), dict)
-        for result in results
+        and isinstance(result.get("details") or {}, dict)
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -160,9 +159,5 @@ def points_of(records: Sequence[Record], key: str) -> list[Point]:
     for record in records:
         if key in record:
             value = record[key]
-            is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if not (is_number or value is None):
-                continue
-            finite = value is not None and math.isfinite(value)
-            found.append((record["step"], float(value) if finite else None))
+            found.append((record["step"], None if value is None else float(value)))
     return found

@@ -9,9 +9,10 @@ from typing import Any
 from dimo_cli.files.pictures import open_picture
 from dimo_cli.files.untrusted import parse_json
 from dimo_cli.reporting.charts import Chart, Series
-from dimo_cli.reporting.collect import Setting, is_number, parsed_file, settings_of
+from dimo_cli.reporting.collect import Setting, parsed_file, settings_of
 from dimo_cli.reporting.inside import own_files
 from dimo_cli.reporting.pictures import Picture, embed
+from dimo_cli.run_folder.log import is_number
 from dimo_cli.specs.tteo import TteoSpec
 
 OUTCOME = "outcome.json"

@@ -15,6 +15,7 @@ from dimo_cli.reporting.further import further_steps
 from dimo_cli.reporting.pictures import Picture, embed
 from dimo_cli.reporting.views import Card, flat_rows, plot_of
 from dimo_cli.run_folder.effort import Effort
+from dimo_cli.run_folder.log import is_number
 from dimo_cli.run_folder.nats import teacher_kl
 from dimo_cli.specs.manifest import steps_in_words
 from dimo_cli.specs.metrics import WHOLE_SETS, falls, title_of
@@ -208,7 +209,12 @@ def student_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def teacher_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The others, or all but the last where they do not say whose they are."""
     students = student_rows(rows)
-    return [row for row in rows if row not in students] or rows[:-1]
+    return without(rows, students) or rows[:-1]
+
+
+def without(rows: list[dict[str, Any]], others: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows that are not among others; two rows may say the same and are still two."""
+    return [row for row in rows if all(row is not other for other in others)]
 
 
 def steps_of(row: dict[str, Any]) -> str:
@@ -227,7 +233,7 @@ def closing_table(
     if len(rows) < 2:
         return None
     teachers = teacher_rows(rows)
-    students, best = [row for row in rows if row not in teachers], best_row(teachers)
+    students, best = without(rows, teachers), best_row(teachers)
     student = students[-1]
     has_accuracy = any(isinstance(row.get("accuracy"), float) for row in rows)
     cells = []
@@ -264,7 +270,7 @@ def sampler_name(
     """Who drew the images of a row of the closing table."""
     if row is at_best:
         return f"student at step {row['step']:,}, the best on the way"
-    return f"{'student' if row in students else 'teacher'}, {steps_of(row)}"
+    return f"{'teacher' if without([row], students) else 'student'}, {steps_of(row)}"
 
 
 def in_words(row: dict[str, Any]) -> str:
@@ -308,7 +314,8 @@ def metric_view(document: dict[str, Any]) -> dict[str, Any]:
     rows, facts = [], flat_rows(document["subject"])
     for result in document["results"]:
         spreads = (result.get("details") or {}).items()
-        told = next((f"± {value:.4f}" for key, value in spreads if key in SPREADS), "")
+        known = [value for key, value in spreads if key in SPREADS and is_number(value)]
+        told = f"± {known[0]:.4f}" if known else ""
         rows.append([result["metric"], f"{result['value']:.4f}", told])
         facts += [
             [f"{result['metric']}: {key}", value] for key, value in flat_rows(result["protocol"])
@@ -316,7 +323,7 @@ def metric_view(document: dict[str, Any]) -> dict[str, Any]:
     names = ", ".join(row[0] for row in rows)
     seed = document["subject"].get("seed")
     return {
-        "title": f"dimo eval: {names}, seed {number(seed) if isinstance(seed, int) else seed}",
+        "title": f"dimo eval: {names}, seed {number(seed) if is_number(seed) else seed}",
         "rows": rows,
         "facts": facts,
         "notes": [str(note) for note in document.get("notes", [])],

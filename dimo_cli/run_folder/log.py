@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from dimo_cli.files.writing import whole_file
 
 MOST = 16 * MOST_LOG  # bytes of any log, which is read line by line
 LONGEST_LINE = MIB
+LARGEST = 1e300  # sums and differences of larger numbers overflow
 
 
 class RunLog:
@@ -59,7 +60,24 @@ def records_of(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     text, _ = read_tail(path, MOST_LOG)
-    return [json.loads(line) for line in text.splitlines() if step_of(line) < math.inf]
+    lines = [json.loads(line) for line in text.splitlines() if step_of(line) < math.inf]
+    return [numbers_of(line) for line in lines]
+
+
+def numbers_of(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A line without what is no number; what cannot be reckoned with is None, as not finite."""
+    found = {
+        key: value if is_number(value) else None
+        for key, value in record.items()
+        if value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
+    }
+    return {**found, "step": record["step"]}
+
+
+def is_number(value: Any) -> bool:
+    """Whether this is a number to reckon with: finite, and not so large that its sums are not."""
+    is_real = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_real and abs(value) <= LARGEST
 
 
 def step_of(line: str) -> float:

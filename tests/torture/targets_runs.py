@@ -23,18 +23,22 @@ PICTURE = png(pictures(1)[0][0])
 SPEC = small_spec().model_dump(mode="json")
 SHA256 = "a" * 64
 ROW = {"metric": "fid", "value": 3.5, "accuracy": 0.9, "seconds_per_image": 0.1, "seed": 0,
+       "images": 100, "reference": "digits",
        "sampler": {"network": f"student:{SHA256[:12]}", "steps": 1}}  # fmt: skip
+TEACHER_ROW = {**ROW, "sampler": {"network": "teacher:digits", "steps": 4}}
 DOCUMENTS = {
     "origins.json": {"train.steps": "flag --set train.steps", "loss": "preset digits, line 3"},
-    "summary.json": {"weights_sha256": SHA256, "table": [ROW, ROW], "steps": 3},
+    "summary.json": {"weights_sha256": SHA256, "table": [TEACHER_ROW, ROW], "steps": 3},
     "student/dimo.json": {"weights_sha256": SHA256, "training": {"steps": 3}, "teacher": {}},
-    "fid.json": {"results": [{"metric": "fid", "value": 1.5, "protocol": {"images": 5}}],
+    "fid.json": {"results": [{"metric": "fid", "value": 1.5, "protocol": {"images": 5},
+                              "details": {"std": 0.5}}],
                  "subject": {"target": "student", "student_sha256": SHA256}, "notes": []},
 }  # fmt: skip
 LINES = {
-    "log.jsonl": [{"step": n, "loss": 0.5, "fid": 3.0, "gradient_norm": 1} for n in (1, 2, 3)],
+    "log.jsonl": [{"step": n, "loss": 0.5, "fid": 3.0, "gradient_norm": 1, "entropy": 2.0,
+                   "top1": 0.5, "auxiliary_gap": 0.5, "divergence": 0.1} for n in (1, 2, 3)],
     "effort.jsonl": [{"first_step": 0, "last_step": 3, "seconds": 1.5, "hardware": "a CPU"}],
-}
+}  # fmt: skip
 OUTCOME = {"prompt": "a circle", "start": 0, "trace": [[1.0, 2.0], [3.0, 4.0]],
            **dict.fromkeys(NUMBERS, 1.0)}  # fmt: skip
 
