@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
@@ -49,6 +50,7 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 LOADING = ("dtype", "revision", "cache_dir", "local_files_only", "token", "local_dir")
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 warn = partial(warnings.warn, stacklevel=4)  # of whoever calls a pipeline
+Numpy = np.ndarray[Any, Any] | np.generic
 Callback = Callable[["OneStepPipeline", int, int, dict[str, Any]], Mapping[str, Any] | None]
 
 
@@ -92,7 +94,8 @@ class OneStepPipeline(DiffusionPipeline):
         target = at_revision(os.fspath(pretrained_model_name_or_path), revision)
         place = Path(cache_dir).expanduser() if cache_dir else None
         access = Access(place, local_files_only, token)
-        options = LoadOptions(local_dir=os.fspath(local_dir) if local_dir else None, device="cpu")
+        files = str(Path(local_dir).expanduser()) if local_dir else None
+        options = LoadOptions(local_dir=files, device="cpu")
         with hub_access(access):
             pipeline = cls(open_student(target, options))
         pipeline.access = access
@@ -178,7 +181,7 @@ class OneStepPipeline(DiffusionPipeline):
     def __call__(
         self,
         prompt: str | Sequence[str] | None = None,
-        class_labels: int | str | Sequence[int | str] | Tensor | None = None,
+        class_labels: int | str | Sequence[int | str] | Tensor | Numpy | None = None,
         *,
         image: Image.Image | None = None,
         num_images_per_prompt: int = 1,
@@ -236,7 +239,7 @@ class OneStepPipeline(DiffusionPipeline):
     def wanted(
         self,
         prompt: str | Sequence[str] | None,
-        class_labels: int | str | Sequence[int | str] | Tensor | None,
+        class_labels: int | str | Sequence[int | str] | Tensor | Numpy | None,
     ) -> list[str] | list[int]:
         """The prompts or class numbers that are asked for."""
         teacher = self.student.teacher
@@ -253,7 +256,7 @@ class OneStepPipeline(DiffusionPipeline):
         if other is not None or asked is None:
             takes = "prompts, not classes" if teacher.takes_prompts else "classes, not prompts"
             raise SpecError(f"A student of `{teacher.name}` takes {takes}.", f"Give `{kind}`.")
-        if isinstance(asked, Tensor):
+        if isinstance(asked, Tensor | np.ndarray | np.generic):
             asked = asked.flatten().tolist()
         items = [asked] if isinstance(asked, str | int) else list(asked)
         if not items:

@@ -81,7 +81,8 @@ def test_without_a_generator_the_seed_of_torch_counts(digits):
 
 
 def test_classes_go_by_number_name_list_or_tensor(digits):
-    asked = (3, "three", ["three"], (3,), torch.tensor([3]))
+    asked = (3, "three", ["three"], (3,), torch.tensor([3]), torch.tensor(3))
+    asked += (np.int64(3), np.array(3), np.array([[3]]), [np.int8(3)])
     images = [digits(class_labels=a, generator=seeded(1), output_type="pt").images for a in asked]
     assert all(torch.equal(image, images[0]) for image in images)
 

@@ -216,13 +216,14 @@ def open_port(host: str, port: int) -> socket.socket:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server((host, port), family=found[0])
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
+    except (OSError, UnicodeError) as error:
+        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
             raise MissingError(
                 f"Port {port} of {host} is in use.", "Take another one; `--port 0` finds one."
             ) from None
+        why = error.strerror if isinstance(error, OSError) else "that is no machine's name"
         raise MissingError(
-            f"Cannot listen at {host}, port {port}: {error.strerror}.",
+            f"Cannot listen at {host}, port {port}: {why}.",
             "`--host 127.0.0.1 --port 0` works everywhere.",
         ) from None
 

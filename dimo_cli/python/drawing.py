@@ -12,7 +12,7 @@ from PIL import Image
 
 from dimo_cli.python.options import SamplerOptions, check_known
 from dimo_cli.python.process import left_as_it_was
-from dimo_cli.python.settings import as_texts, asked_for, named
+from dimo_cli.python.settings import as_texts, asked_for, named, named_folder
 from dimo_cli.python.watching import Progress, view_of
 from dimo_cli.sampling.interpolating import start_from_file
 from dimo_cli.sampling.left_out import tell_left_out
@@ -64,7 +64,7 @@ def sample(
     name = named(student, "student") or default_student(spec.prompts)
     view = view_of(progress, "dimo: sample")
     try:
-        options = LoadOptions(spec.sampler.teacher, named(local_dir, "local_dir"), view.note)
+        options = LoadOptions(spec.sampler.teacher, named_folder(local_dir, "local_dir"), view.note)
         target = load_target(name, options, spec.sampler.teacher, bool(spec.prompts))
         if spec.init:
             target, _ = start_from_file(target, spec.init)

@@ -13,7 +13,7 @@ from dimo_cli.evaluation.result import Evaluation
 from dimo_cli.hub.store import HubStore
 from dimo_cli.python.options import EvalOptions, check_known
 from dimo_cli.python.process import left_as_it_was
-from dimo_cli.python.settings import as_texts, asked_for, named
+from dimo_cli.python.settings import as_texts, asked_for, named, named_folder
 from dimo_cli.python.watching import Progress, view_of
 from dimo_cli.specs.evaluate import EvalSpec
 
@@ -47,8 +47,8 @@ def evaluate(
     sampler = {name: value for name, value in options.items() if name not in fields}
     spec = asked_for(EvalSpec, own, sampler)
     view = view_of(progress, f"dimo: measure {spec.target}")
-    place = named(local_dir, "local_dir")
-    store = HubStore(Path(place).expanduser() if place else None, say=view.note)
+    place = named_folder(local_dir, "local_dir")
+    store = HubStore(Path(place) if place else None, say=view.note)
     try:
         return measure(spec, store, view.note, Counting(view), use_cache)
     finally:

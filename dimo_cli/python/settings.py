@@ -135,6 +135,12 @@ def named(given: object, argument: str) -> str | None:
     raise SpecError(f"`{argument}` is a {own}.", hint)
 
 
+def named_folder(given: object, argument: str) -> str | None:
+    """The folder that is given for something, also one below `~`; None where nothing is."""
+    name = named(given, argument)
+    return str(Path(name).expanduser()) if name else None
+
+
 def as_texts(argument: str, given: object) -> list[str]:
     """One word or several, as a list of them."""
     items = [given] if isinstance(given, (str, int)) else given

@@ -385,6 +385,9 @@ def test_a_port_that_is_taken_is_a_sentence():
             open_port("127.0.0.1", port)
     with pytest.raises(MissingError, match=r"Cannot listen at 203\.0\.113\.7"):
         open_port("203.0.113.7", 0)
+    for name in ("a..b", "x" * 70):
+        with pytest.raises(MissingError, match="that is no machine's name"):
+            open_port(name, 0)
 
 
 def test_only_loopback_counts_as_this_machine_alone():

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from dimo_cli import DimoError, OneStepPipeline, sample
+from dimo_cli.errors import MissingError
 from dimo_cli.python.options import EvalOptions, SamplerOptions
 from dimo_cli.specs.evaluate import EvalSpec
 from dimo_cli.specs.sample import SamplerSpec
@@ -48,6 +49,22 @@ def test_a_picture_may_begin_the_sequence(dimo, tmp_path):
     sample(classes=7)[0].save("seven.png")
     expected = drawn_by_the_command(dimo, tmp_path, "--class", 3, "-n", 1, "--init", "seven.png")
     assert np.array_equal(arrays(sample(classes=3, init=tmp_path / "seven.png")), expected)
+
+
+@pytest.mark.parametrize("asks", [sample, OneStepPipeline.from_pretrained])
+def test_weights_may_lie_below_the_home_folder(asks, tmp_path, monkeypatch):
+    found = []
+
+    def load(name, options, *more):
+        found.append(options.local_dir)
+        raise MissingError("enough")
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr("dimo_cli.python.drawing.load_target", load)
+    monkeypatch.setattr("dimo_cli.pipeline.open_student", load)
+    with pytest.raises(MissingError, match="enough"):
+        asks("digits", local_dir="~/weights")
+    assert found == [str(tmp_path / "weights")]
 
 
 def test_a_checkpoint_of_a_run_draws(unfinished_run):
