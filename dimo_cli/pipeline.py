@@ -6,7 +6,8 @@
     pipeline("a red fox", generator=torch.Generator().manual_seed(3)).images[0].save("fox.png")
 
 The same generator on the same device makes, byte for byte, the images of `dimo sample --seed 3` for
-the same prompts or classes in the same order. In dimo itself, `Run.student` alone is one.
+the same prompts or classes in the same order: on a CPU, or with `--precision fp32`. In dimo itself,
+`Run.student` alone is one.
 """
 
 from __future__ import annotations
