@@ -272,7 +272,8 @@ def test_evaluations_of_the_same_weights_are_shown_with_their_protocol(dimo, tmp
     quiet = ("--set", "monitor.table_samples=0")
     for name in ("one", "two"):
         seed = ("--set", f"train.seed={len(name) + (name == 'two')}")
-        assert dimo("distill", "--preset", "digits", *QUICK, *quiet, *seed, "-o", name)
+        done = dimo("distill", "--preset", "digits", *QUICK, *quiet, *seed, "-o", name)
+        assert done.exit_code == 0
     result = dimo("eval", "fid", "one", "-n", 100, "--json")
     value = json.loads(result.stdout)["values"]["fid100"]
     told = page_of(tmp_path / "one").words

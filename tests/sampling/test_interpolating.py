@@ -116,6 +116,14 @@ def test_positions_go_over_one_by_one_and_none_goes_back(target):
     assert torch.equal(mixed(strip.ends, 1, target.teacher.space, 0), second)
 
 
+def test_each_seed_has_an_order_of_its_own(target):
+    spec = SampleSpec(interpolate=("3", "random"), classes=("3",))
+    ends = plan_strip(target, spec).ends
+    one, two, again = (mixed(ends, 0.5, target.teacher.space, seed) for seed in (0, 1, 0))
+    assert torch.equal(one, again)
+    assert not torch.equal(one, two)
+
+
 def test_between_two_classes_each_frame_is_of_the_nearer_one(dimo, tmp_path):
     strip, document = drawn(dimo, tmp_path, "strip", "--interpolate", "one", 8, "--frames", 4)
     assert document["classes"] == ["one", "one", "eight", "eight"]
