@@ -7,6 +7,7 @@ import tempfile
 import zipfile
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from torch import nn
 
 from dimo_cli.data.folders import open_images
 from dimo_cli.data.images import open_source
-from dimo_cli.data.job import is_finished
+from dimo_cli.data.job import Job, is_finished
 from dimo_cli.data.shards import TokenDataset, write_json, write_shard
 from dimo_cli.errors import DimoError, MissingError
 from dimo_cli.files.tables import columns_of, rows_of
@@ -335,7 +336,8 @@ def shards(data, folder):
     if data.draw(st.booleans()):
         document = data.draw(lying_json(document))
     write_json(folder / "index.json", json.loads(text_of(document)))
-    is_finished(path, {"recipe": RECIPE.model_dump(mode="json"), "items": "x"})
+    pictures = SimpleNamespace(names=[*"abcd"], marks=lambda rows: [])
+    is_finished(Job(pictures, torch.arange(4), RECIPE, folder, batch=4), 0, range(4))
     dataset = TokenDataset.open(folder, DIGITS)
     tokens, _ = dataset.draw(3, torch.Generator().manual_seed(0))
     assert tokens.max() < 17
