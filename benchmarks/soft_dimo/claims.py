@@ -18,6 +18,7 @@ from benchmarks.soft_dimo.evidence import (
     gain_of_seeds,
     longest,
     over_seeds,
+    over_teacher,
     ratio,
     seeds_of,
 )
@@ -77,9 +78,9 @@ def of_digits(key: str) -> Callable[[Evidence], Measured | None]:
     return lambda evidence: over_seeds([run[key] for run in digits()])
 
 
-def over_four_steps(evidence: Evidence) -> Measured | None:
-    """The student's FID over its teacher's in four steps."""
-    return over_seeds([run["student_fid"] / run["teacher_fid_by_steps"]["4"] for run in digits()])
+def trained_over_teacher(steps: int) -> Callable[[Evidence], Measured | None]:
+    """FID of the preset `digits` over its teacher's in so many steps."""
+    return lambda evidence: over_teacher(steps)
 
 
 def variant(

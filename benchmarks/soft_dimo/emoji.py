@@ -31,7 +31,7 @@ PER_TASK, FRESH = 240, 17  # prompts of each of the five tasks, and a seed nothi
 PROMPTS = PER_TASK * len(TASKS)
 TEMPERATURE = 1.0
 IMAGES, SAMPLED = 2500, 20_000  # images behind an FID, and the first of their seeds
-TEACHER_STEPS = (4, 16)
+TEACHER_STEPS = (1, 4, 16)
 STEPS = {"reward": 300, "gan": 300}
 TRAINED_FOR, WATCHING = "emoji_preference", "emoji_clip"
 FILES = tuple(
@@ -53,14 +53,10 @@ ARMS: dict[str, tuple[str, ...]] = {
 
 
 def trials() -> list[Trial]:
-    """Where all start, what each claim needs of every seed, and the teacher."""
+    """Where all start, what each claim needs of every seed, and the teacher at the same seeds."""
     found = [Trial("emoji", f"before-{s}", settings(s), partial(before, s), READ) for s in SEEDS]
     found += [by_arm(name, seed) for name in ARMS for seed in SEEDS]
-    for steps in TEACHER_STEPS:
-        asked = {"steps": steps, **settings(SEEDS[0])}
-        run = partial(teacher, steps, SEEDS[0])
-        found.append(Trial("emoji", f"teacher-{steps}-{SEEDS[0]}", asked, run, READ))
-    return found
+    return found + [by_teacher(steps, seed) for steps in TEACHER_STEPS for seed in SEEDS]
 
 
 def settings(seed: int) -> dict[str, Any]:
@@ -78,6 +74,12 @@ def by_arm(name: str, seed: int) -> Trial:
         "recipe": recipe_of(kind),
     }
     return Trial("emoji", f"{name}-{seed}", asked, partial(by_refining, name, seed), READ)
+
+
+def by_teacher(steps: int, seed: int) -> Trial:
+    """The trial of the teacher in so many steps."""
+    asked = {"steps": steps, **settings(seed)}
+    return Trial("emoji", f"teacher-{steps}-{seed}", asked, partial(teacher, steps, seed), READ)
 
 
 @cache

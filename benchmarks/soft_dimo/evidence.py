@@ -128,6 +128,25 @@ def digits() -> list[dict[str, Any]]:
     return runs
 
 
+def over_teacher(steps: int) -> Measured:
+    """FID of trainings of `digits` over their teacher's (`python -m benchmarks.digits_sampled`)."""
+    found = json.loads((RESULTS / "digits_sampled.json").read_text(encoding="utf-8"))
+    trained = [mean(fids) for fids in found["trained"].values()]
+    return ratio_of_means(trained, found["teacher"][str(steps)])
+
+
+def ratio_of_means(over: Sequence[float], under: Sequence[float]) -> Measured:
+    """The ratio of two geometric means, by Welch's t of logarithms: both sides have their noise."""
+    logs = [[math.log(value) for value in values] for values in (over, under)]
+    errors = [stdev(side) ** 2 / len(side) for side in logs]
+    error = sum(errors)
+    freedom = error**2 / sum(e**2 / (len(side) - 1) for e, side in zip(errors, logs, strict=True))
+    wide = float(student_t.ppf(0.975, freedom)) * math.sqrt(error)
+    middle = mean(logs[0]) - mean(logs[1])
+    low, found, high = (math.exp(middle + shift) for shift in (-wide, 0, wide))
+    return Measured(found, low, high, f"{len(over)}, the teacher's {len(under)}")
+
+
 @cache
 def ablations() -> dict[tuple[str, str], list[float]]:
     """FID by seed of each variant (`python examples/ablations_digits.py`)."""

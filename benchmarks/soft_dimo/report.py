@@ -31,7 +31,8 @@ Made by `python -m benchmarks.soft_dimo`, which keeps every number in
 papers' figures are of MaskGit and MaskBit on ImageNet and of MaskGen-L, so directions and ratios
 compare, not numbers. Intervals are of 95 %: by a paired bootstrap over prompts and seeds (with one
 seed over prompts alone, which says nothing of another training), by Student's t over two or three
-training seeds, where two have to agree closely to decide anything. The estimators are compared at
+training seeds, where two have to agree closely to decide anything (by Welch's t where the teacher
+has sampling seeds of its own). The estimators are compared at
 two discriminators, one that learned from soft fakes and one from drawn ones, and the temperatures
 of soft images at five shares of masks: these stand where others have seeds.
 

@@ -13,6 +13,7 @@ from benchmarks.soft_dimo.__main__ import asked_for
 from benchmarks.soft_dimo.report import kept, pictures, report, short_table
 from docs.generator.arena_results import in_full, in_short, of_papers
 from docs.generator.measured import ROOT
+from docs.generator.sampled import digits_table, emoji_table
 
 PLACE = re.compile(r"(<!-- filled: ([^>]+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 PAGES = ("README.md", "examples/results/arena.md")
@@ -26,6 +27,8 @@ def claims() -> str:
 
 
 TABLES: Mapping[str, Callable[[], str]] = {
+    "digits sampled": digits_table,
+    "emoji sampled": emoji_table,
     "claims": claims,
     "digits in short": partial(in_short, "digits"),
     "shapes in short": partial(in_short, "shapes"),

@@ -1,6 +1,7 @@
 """The trials compare like with like, and the report says how sure a difference is."""
 
 import json
+import math
 from xml.etree import ElementTree
 
 import pytest
@@ -24,7 +25,7 @@ from benchmarks.soft_dimo import (
 from benchmarks.soft_dimo.__main__ import asked_for
 from benchmarks.soft_dimo.claims import Claim, row
 from benchmarks.soft_dimo.claims_of_emoji import OF_EMOJI
-from benchmarks.soft_dimo.evidence import Measured, over_seeds
+from benchmarks.soft_dimo.evidence import Measured, over_seeds, ratio_of_means
 from benchmarks.soft_dimo.intervals import mcnemar, paired_gain
 from benchmarks.soft_dimo.trials import Trial, packed, unpacked
 from dimo_cli.metrics.emoji import TASKS
@@ -201,6 +202,16 @@ def test_one_seed_decides_nothing_and_two_or_three_have_students_t():
     assert over_seeds([]) is None
 
 
+def test_a_ratio_of_means_has_the_noise_of_both_sides():
+    found = ratio_of_means([0.4, 0.4 * 1.1, 0.4 / 1.1], [0.2, 0.2 * 1.1, 0.2 / 1.1])
+    assert found.mean == pytest.approx(2)
+    assert math.log(found.high / 2) == pytest.approx(
+        2.776 * math.log(1.1) * (2 / 3) ** 0.5, rel=1e-3
+    )
+    sure = ratio_of_means([0.4, 0.4 * 1.1, 0.4 / 1.1], [0.2, 0.2, 0.2])
+    assert sure.seeds == "3, the teacher's 3"
+
+
 def test_what_stands_where_others_have_seeds_is_named():
     told = {kind: {"variance": 1.0, "bias": 1.0} for kind in ("soft", "gumbel_st", "reinforce")}
     estimators = {"soft-1.0": told, "gumbel_st-1.0": told}
@@ -322,7 +333,8 @@ def test_without_any_arm_there_is_no_picture():
 
 def test_the_arms_of_emoji_have_all_seeds_and_a_control_that_differs_in_one_setting():
     names = {trial.name for trial in emoji.trials()}
-    assert {f"{arm}-{seed}" for arm in (*emoji.ARMS, "before") for seed in (0, 1, 2)} <= names
+    arms = (*emoji.ARMS, "before", "teacher-1", "teacher-4", "teacher-16")
+    assert {f"{arm}-{seed}" for arm in arms for seed in (0, 1, 2)} == names
     assert emoji.ARMS["gan-soft"] == emoji.ARMS["reward-soft"] == ()
     assert emoji.ARMS["gan-none"] == ("gan.enabled=false",)
 
