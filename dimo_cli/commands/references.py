@@ -12,7 +12,7 @@ from dimo_cli.commands.options import LocalDirOption
 from dimo_cli.commands.usage import Commands
 from dimo_cli.console.output import out
 from dimo_cli.console.progress import tracking
-from dimo_cli.specs.teacher import SHIPPED
+from dimo_cli.specs.shipped import SHIPPED
 
 app = typer.Typer(
     cls=Commands, no_args_is_help=True, help="Statistics of real images, to compare with."

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dimo_cli.specs.resolve import presets_folder
-from dimo_cli.specs.teacher import SHIPPED
+from dimo_cli.specs.shipped import SHIPPED
 
 COSTS = "costs.json"  # what was counted of the presets, beside them
 H100_PEAK = 989e12  # dense bf16 FLOP/s, as of its data sheet

@@ -24,7 +24,7 @@ from dimo_cli.rewards.registry import blank_reward
 from dimo_cli.specs.distill import DistillSpec
 from dimo_cli.specs.lora import LoraSpec
 from dimo_cli.specs.refine import RefineSpec, reward_names
-from dimo_cli.specs.teacher import SHIPPED
+from dimo_cli.specs.shipped import SHIPPED
 from dimo_cli.teachers.linear_maps import blocks_of
 from dimo_cli.teachers.protocol import Backbone, Cond, Teacher
 from dimo_cli.teachers.spread import linear_maps

@@ -17,10 +17,10 @@ from dimo_cli.run_folder.snapshots import SNAPSHOTS
 from dimo_cli.run_folder.state import DIVERGED, SUMMARY
 
 WRITTEN = (
-    *(CHECKPOINTS, LOG, RUN_FILE, EFFORT, ORIGINS, NOTES, SNAPSHOTS, SUMMARY, DIVERGED),
+    *(CHECKPOINTS, LOG, EFFORT, ORIGINS, NOTES, SNAPSHOTS, SUMMARY, DIVERGED),
     *("student", "samples", "comparison", "report.html"),
 )
-BESIDE = (RUN_SPEC, LOCK, "student-ema-*", "wandb", ".tmp-*", f"{OLD}*", f".*{TEMPORARY}")
+BESIDE = (RUN_SPEC, RUN_FILE, LOCK, "student-ema-*", "wandb", ".tmp-*", f"{OLD}*", f".*{TEMPORARY}")
 TRACKED = "events.out.tfevents.*"  # of TensorBoard, in a folder with the name of the project
 
 

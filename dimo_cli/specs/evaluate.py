@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from dimo_cli.specs.base import Flag, Int, Real, Spec
 from dimo_cli.specs.sample import SamplerSpec
-from dimo_cli.specs.teacher import SHIPPED_STUDENTS
+from dimo_cli.specs.shipped import SHIPPED_STUDENTS
 from dimo_cli.specs.tteo import MOST_TEMPERATURE, TteoSpec, read_budget
 
 MetricName = Literal[

@@ -9,10 +9,6 @@ from pydantic import Field, model_validator
 from dimo_cli.specs.base import Real, Spec, shorthand
 from dimo_cli.specs.stored import StoredWeights
 
-SHIPPED = ("digits", "shapes", "emoji")
-"""Teachers inside dimo, each with a student that is built in by the same name."""
-SHIPPED_STUDENTS = ", ".join(f"`{name}`" for name in SHIPPED)
-
 
 class TeacherGuidance(Spec):
     """Classifier-free guidance of the frozen teacher: z_u + s (z_c - z_u)."""

@@ -58,7 +58,7 @@ SPECS = {
     "runs": {"runs", "launch", "render", "metrics"},
     "spec": RUN_SPECS | {"refine", "glossary"},
 }
-SHARED = {"base", "explain", "flags"}
+SHARED = {"base", "explain", "flags", "shipped"}
 HEAVY = {"torch", "numpy", "PIL", "transformers", "diffusers", "accelerate", "jinja2", "scipy"}
 
 

@@ -110,8 +110,8 @@ def test_an_end_may_be_a_single_word(dimo):
 
 
 def test_an_end_that_is_random_or_a_file_has_no_words(dimo):
-    succeed(dimo("sample", "--prompt", "a fox", "-n", "1", "--json"))
-    words = ("--interpolate", "samples.png", "random", "--prompt", "a fox", "--frames", "2")
+    succeed(dimo("sample", "--prompt", "a fox", "-n", "1", "--grid", "fox.png", "--json"))
+    words = ("--interpolate", "fox.png", "random", "--prompt", "a fox", "--frames", "2")
     assert "leaves out" not in succeed(dimo("sample", *words)).stderr
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from dimo_cli.specs.evaluate import EvalSpec
-from dimo_cli.specs.teacher import SHIPPED
+from dimo_cli.specs.shipped import SHIPPED
 from dimo_cli.students.defaults import default_student
 from dimo_cli.students.names import builtin_students
 

@@ -169,7 +169,9 @@ def test_one_bad_number_on_the_way_costs_a_step_and_no_more(tmp_path, monkeypatc
             if callable(found):
                 return lambda rows: TeacherLogits(found(rows).conditional * torch.nan)
             return (
-                (found[0] * torch.nan, found[1]) if isinstance(found, tuple) else found * torch.nan
+                (found[0] * torch.nan, *found[1:])
+                if isinstance(found, tuple)
+                else found * torch.nan
             )
 
         return spoiled

@@ -164,7 +164,10 @@ def weights_cache(folder, hub):
 
 
 def photos(folder):
+    """Pictures that were taken at one time: a shard knows when its own are from."""
     class_folder(folder / "photos", 24)
+    for picture in (folder / "photos").rglob("*.png"):
+        os.utime(picture, (0, 0))
 
 
 def weights_hub():
