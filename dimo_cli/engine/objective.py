@@ -86,8 +86,8 @@ class Seen:
     def read(self) -> StepReport:
         """The same as numbers; it waits for the card."""
         values = {n: v.item() if isinstance(v, Tensor) else v for n, v in self.values.items()}
-        is_missing = {name for name in self.optional if math.isnan(values.get(name, 0.0))}
-        return StepReport({n: v for n, v in values.items() if n not in is_missing}, self.skipped)
+        there = {n: v for n, v in values.items() if n not in self.optional or not math.isnan(v)}
+        return StepReport(there, self.skipped)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from dimo_cli.engine.draws import Source, on_host, uniform
+from dimo_cli.engine.losses import Losses
 from dimo_cli.engine.masking import Mask, draw_mask, draw_ratio
 from dimo_cli.engine.prepared import Prepared, PreparedStart
 from dimo_cli.engine.schedules import draw_mask_ratio
@@ -112,24 +112,10 @@ def bridge_mask(kept: Tensor, ratio: Tensor, source: Source, is_exact: bool) -> 
     return (mask & is_open).view_as(kept)
 
 
-class Deciding(Protocol):
-    """Objectives that decide something of a step themselves."""
-
-    @property
-    def masked(self) -> Sequence[object]:
-        """Those that ask something of masked tokens."""
-
-    def prepare_ask(self, count: int) -> list[dict[str, Tensor]]:
-        """What of a pass, each by its names."""
-
-    def prepare_follow(self, count: int) -> list[dict[str, Tensor]]:
-        """What once student and auxiliary are updated."""
-
-
 def prepare(
     spec: DistillSpec,
     space: TokenSpace,
-    losses: Deciding,
+    losses: Losses,
     conditions: Callable[[int], Cond],
     source: Source,
 ) -> Prepared:

@@ -60,10 +60,11 @@ def evaluate(
     use_cache: bool = True,
 ) -> Evaluation:
     """Measure what a spec asks for; an unchanged target is not measured twice."""
-    if spec.save_images:
-        check_writable(Path(spec.save_images).expanduser(), "--save-images")
+    images_to = Path(spec.save_images).expanduser() if spec.save_images else None
+    if images_to is not None:
+        check_writable(images_to, "--save-images")
         if is_first():  # another process may have begun to write
-            check_empty(Path(spec.save_images).expanduser())
+            check_empty(images_to)
     opened = open_target(spec, store, say)
     found: list[Evaluation] = []
     asked = groups(spec, opened, store)
@@ -72,14 +73,15 @@ def evaluate(
         subject = subject_of(opened, spec, prompts, store)
         check_counts(names, subject)
         path = cache_file(spec, subject, names, store)
-        may_read = use_cache and not spec.save_images
+        may_read = use_cache and images_to is None
         document = as_first_says(read_cache(path) if may_read and is_first() else None)
         if document is not None:
             found.append(replace(Evaluation.read(document), cached=True))
             continue
         readers, notes = build_readers(names, subject, spec, store, say)
         notes += judges_that_selected(names, subject)
-        folder = folder_for(spec, names[0] if len(asked) > 1 else "")
+        # Its own numbers begin at 0, as those of any other part do.
+        folder = images_to / names[0] if images_to and len(asked) > 1 else images_to
         results = one_pass(subject, readers, folder, progress)
         results = [with_protocol(result, subject) for result in results]
         found.append(Evaluation(results, subject.facts, [*notes, *subject.images.notes()]))
@@ -91,11 +93,6 @@ def evaluate(
         list(dict.fromkeys(note for part in found for note in part.notes)),
         all(part.cached for part in found),
     )
-
-
-def folder_for(spec: EvalSpec, part: str) -> Path | None:
-    """Where a part's images are kept, if they are: its own numbers begin at 0 as any other's."""
-    return Path(spec.save_images).expanduser() / part if spec.save_images else None
 
 
 def judges_that_selected(names: Sequence[MetricName], subject: Subject) -> list[str]:
@@ -123,7 +120,7 @@ def groups(
             )
         prompts = prompts_for(name, opened.domain, given, store) if opened.path is None else given
         found.setdefault(prompts.name if prompts else None, (prompts, []))[1].append(name)
-    refuse_unread("--prompts", given, [prompts for prompts, _ in found.values()])
+    refuse_unread_prompts("--prompts", given, [prompts for prompts, _ in found.values()])
     return list(found.values())
 
 
@@ -137,7 +134,9 @@ def prompts_for(
     return given
 
 
-def refuse_unread(setting: str, given: PromptSet | None, read: Sequence[PromptSet | None]) -> None:
+def refuse_unread_prompts(
+    setting: str, given: PromptSet | None, read: Sequence[PromptSet | None]
+) -> None:
     """Refuse prompts that are given where every metric is of a benchmark of its own."""
     if given is not None and given not in read:
         own = ", ".join(f"`{prompts.name}`" for prompts in read if prompts)

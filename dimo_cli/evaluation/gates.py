@@ -66,20 +66,23 @@ class Gate:
         return f"Gate {verdict}: {self.metric} is {self.value:.4f}, {side} {self.limit:g} allowed."
 
 
+def numbers_of(metrics: Iterable[str]) -> list[str]:
+    """The names of what these metrics measure, without what a name ends in."""
+    return [name for metric in metrics for name in GATED.get(metric, ())]
+
+
 def known_as(full: str) -> str:
     """What the number of a full name is known as: `fid` for `fid5k`, else the name itself.
 
     The longest name counts: `emoji_clip` is no number of `emoji`.
     """
-    names = [name for known in GATED.values() for name in known]
-    found = [name for name in names if re.fullmatch(name + ENDING, full)]
+    found = [name for name in numbers_of(GATED) if re.fullmatch(name + ENDING, full)]
     return max(found, key=len, default=full)
 
 
 def read_limits(texts: Sequence[str], metrics: Sequence[str], flag: str) -> dict[str, float]:
     """`NAME=VALUE`, or `VALUE` alone where only one number is measured."""
-    names = [name for metric in metrics for name in GATED.get(metric, ())]
-    names = names or [name for known in GATED.values() for name in known]
+    names = numbers_of(metrics) or numbers_of(GATED)
     limits: dict[str, float] = {}
     for text in texts:
         name, equals, value = text.rpartition("=")
@@ -111,7 +114,7 @@ def read_limits(texts: Sequence[str], metrics: Sequence[str], flag: str) -> dict
 
 def check_limits(names: Iterable[str], metrics: Sequence[str]) -> None:
     """Refuse limits of what these metrics do not measure, before anything is drawn."""
-    known = [name for metric in metrics for name in GATED[metric]]
+    known = numbers_of(metrics)
     for name in names:
         if known_as(name) not in known:
             raise SpecError(f"There is no number `{name}` to gate on.", did_you_mean(name, known))

@@ -30,7 +30,7 @@ from dimo_cli.metrics.manifold import (
     manifold_bytes,
     short_count,
 )
-from dimo_cli.metrics.networks import NetworkSource, load_network
+from dimo_cli.metrics.networks import NetworkSource, check_of_inception, load_network
 from dimo_cli.metrics.preferences import load_reward_score
 from dimo_cli.metrics.protocol import FeatureNetwork, Metric
 from dimo_cli.metrics.references import (
@@ -140,12 +140,7 @@ def reads_prompts(name: MetricName) -> bool:
 def feature_network(subject: Subject, spec: EvalSpec, store: HubStore, say: Say) -> FeatureNetwork:
     """The network of FID and its kin."""
     name = spec.features or world_of(subject, spec) or "inception"
-    if name != "inception" and (spec.resize or spec.inception):
-        raise SpecError(
-            "`--resize` and `--inception` are about Inception, and what looks at the images is "
-            f"`{name}`.",
-            "Leave them out, or add `--features inception`.",
-        )
+    check_of_inception([name], {"--resize": spec.resize, "--inception": spec.inception})
     default = "clean" if subject.takes_prompts else "legacy_tensorflow"
     source = NetworkSource(
         resize=spec.resize or default,

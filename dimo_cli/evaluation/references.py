@@ -13,7 +13,7 @@ from dimo_cli.data.folders import open_images
 from dimo_cli.data.pictures import Fit
 from dimo_cli.errors import SpecError
 from dimo_cli.hub.store import HubStore
-from dimo_cli.metrics.networks import NetworkSource, check_network, load_network
+from dimo_cli.metrics.networks import NetworkSource, check_network, check_of_inception, load_network
 from dimo_cli.metrics.references import build_reference, spread, write_reference
 from dimo_cli.students.student import best_device
 
@@ -39,13 +39,7 @@ def check_read(plan: ReferencePlan, inception: str | None) -> None:
             f"`--recipe` is {plan.recipe}, how to crop, but there is no crop.",
             "Add `--crop SIDE`, or leave it out.",
         )
-    for flag, value in (("--resize", plan.resize), ("--inception", inception)):
-        if value is not None and "inception" not in plan.networks:
-            raise SpecError(
-                f"`{flag}` is {value}, which is about Inception, and what looks at the images is "
-                f"{', '.join(plan.networks)}.",
-                "Leave it out, or add `--features inception`.",
-            )
+    check_of_inception(plan.networks, {"--resize": plan.resize, "--inception": inception})
 
 
 def build_file(

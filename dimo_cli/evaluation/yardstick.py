@@ -17,7 +17,7 @@ import torch
 from dimo_cli.data.arrays import Batch, Images
 from dimo_cli.errors import MissingError, SpecError
 from dimo_cli.evaluation.cache import content_at, row_file, tensors_hash
-from dimo_cli.evaluation.evaluate import OWN_PROMPTS, prompts_for, read, refuse_unread
+from dimo_cli.evaluation.evaluate import OWN_PROMPTS, prompts_for, read, refuse_unread_prompts
 from dimo_cli.evaluation.readers import SUITED, Say, build_readers
 from dimo_cli.evaluation.subjects import Subject, chosen_prompts
 from dimo_cli.files.reading import MOST_DOCUMENT, read_text
@@ -125,7 +125,7 @@ class Yardstick:
         store = HubStore(local_dir=local_dir, say=say)
         given = chosen_prompts(spec.monitor.prompts, store)
         self.prompts = prompts_for(self.measured, teacher.name, given, store)
-        refuse_unread("monitor.prompts", given, [self.prompts])
+        refuse_unread_prompts("monitor.prompts", given, [self.prompts])
         self.own_prompts = spec.condition.prompts
         asked = EvalSpec(
             target=teacher.name, metrics=(self.measured,), reference=spec.monitor.reference

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +42,17 @@ class NetworkSource:
     store: HubStore | None = None
     """The Hub, a mirror or a local folder for what is published there; None for the Hub."""
     say: Callable[[str], None] = lambda line: None
+
+
+def check_of_inception(networks: Collection[str], given: Mapping[str, str | None]) -> None:
+    """Refuse options of Inception, by flag, where other networks alone look at the images."""
+    for flag, value in given.items():
+        if value is not None and "inception" not in networks:
+            raise SpecError(
+                f"`{flag}` is {value}, which is about Inception, and what looks at the images is "
+                f"{', '.join(networks)}.",
+                "Leave it out, or add `--features inception`.",
+            )
 
 
 def check_side(images: Tensor, side: int, what: str) -> None:

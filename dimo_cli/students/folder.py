@@ -50,20 +50,22 @@ from dimo_cli.specs.manifest import (
     oldest_format,
 )
 from dimo_cli.specs.resolve import preset_names
+from dimo_cli.specs.shipped import SHIPPED
 from dimo_cli.specs.teacher import TeacherSource
 from dimo_cli.students.adapters import write_adapters
 from dimo_cli.students.names import student_names
 from dimo_cli.students.student import LoadOptions, Student, assemble_student
 from dimo_cli.teachers.builtin import builtin_path
 from dimo_cli.teachers.conditioning import PromptConditioner
+from dimo_cli.teachers.families import FAMILIES
 from dimo_cli.teachers.protocol import Backbone, Teacher
-from dimo_cli.teachers.registry import EMBEDDED, FAMILIES, blueprint_of, load_skeleton
+from dimo_cli.teachers.registry import EMBEDDED, blueprint_of, load_skeleton
 from dimo_cli.teachers.stored import in_numbers
 
 PROMPT = "a red fox in the snow"
 OWN_FILES = {MANIFEST, WEIGHTS, ADAPTER_WEIGHTS, ADAPTER_CONFIG, CARD, PREVIEW}
 
-BUILTIN = {name: Path(builtin_path(f"{name}-student")) for name in ("digits", "shapes", "emoji")}
+BUILTIN = {name: Path(builtin_path(f"{name}-student")) for name in SHIPPED}
 """Students that ship in the package, by the teacher's name."""
 
 

@@ -13,6 +13,7 @@ from dimo_cli.specs.teacher import TeacherSource
 from dimo_cli.teachers import digits, emoji, shapes
 from dimo_cli.teachers.blueprint import Blueprint, ReadConfig, assemble, skeleton
 from dimo_cli.teachers.conditioning import PromptConditioner
+from dimo_cli.teachers.families import FAMILIES
 from dimo_cli.teachers.protocol import Teacher
 from dimo_cli.teachers.stored import store
 
@@ -21,37 +22,6 @@ EMBEDDED: dict[str, Callable[[], Teacher]] = {
     "digits": digits.load_teacher,
     "shapes": shapes.load_teacher,
     "emoji": emoji.load_teacher,
-}
-
-# Families are imported when one of their teachers is asked for: some bring heavy packages.
-FAMILIES: dict[str, str] = {
-    "maskgit": "maskgit",
-    "maskgit-512": "maskgit",
-    "maskbit": "maskbit",
-    "maskbit-10bit": "maskbit",
-    "maskbit-12bit": "maskbit",
-    "maskbit-16bit": "maskbit",
-    "maskbit-18bit": "maskbit",
-    "maskgen-l": "maskgen",
-    "maskgen-xl": "maskgen",
-    "titok-s128": "titok",
-    "titok-b64": "titok",
-    "titok-l32": "titok",
-    "meissonic": "meissonic",
-    "monetico": "meissonic",
-    "muddit": "muddit",
-    "muddit-1024": "muddit",
-    "lumina-dimoo": "dimoo",
-    "amused-256": "amused",
-    "amused-512": "amused",
-    "halton-tiny": "halton",
-    "halton-small": "halton",
-    "halton-base": "halton",
-    "halton-small-384": "halton",
-    "halton-base-384": "halton",
-    "halton-large-384": "halton",
-    "showo": "showo",
-    "showo-512": "showo",
 }
 
 

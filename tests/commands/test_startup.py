@@ -97,6 +97,17 @@ def test_the_list_of_commands_imports_hardly_more_than_ten_lines_of_typer(tmp_pa
     assert "╭" in page
 
 
+def test_a_spec_of_dimos_own_teachers_and_objectives_is_checked_without_torch(tmp_path):
+    spec = tmp_path / "mine.yaml"
+    spec.write_text("teacher: {name: maskbit}\nobjectives: [{kind: redi, weight: 2}, idlm]\n")
+    argv = ["dimo", "spec", "check", str(spec), "--json"]
+    modules, page = imported_by(
+        f"sys.argv = {argv!r}\nfrom dimo_cli.main import main\nmain()\n", tmp_path
+    )
+    assert '"valid": true' in page
+    assert not HEAVY & modules
+
+
 # One process imports what every page is drawn with, and forks for each of them.
 SHOWS_ALL = """
 import json, os, sys

@@ -19,7 +19,8 @@ from dimo_cli.rewards.registry import REWARDS
 from dimo_cli.runs.distill import distill
 from dimo_cli.specs.teacher import TeacherSource
 from dimo_cli.students.folder import BUILTIN
-from dimo_cli.teachers.registry import EMBEDDED, FAMILIES, blueprint_of
+from dimo_cli.teachers.families import FAMILIES
+from dimo_cli.teachers.registry import EMBEDDED, blueprint_of
 from tests.conftest import shorten_trials, small_spec
 from tests.docs.running import PREPARED, Stopped
 from tests.helpers.rehearsing import remembered

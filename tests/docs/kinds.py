@@ -5,7 +5,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from dimo_cli.rewards.registry import MODULES
-from dimo_cli.teachers.registry import FAMILIES
+from dimo_cli.teachers.families import FAMILIES
 
 EMBEDDED_REWARDS = tuple(name for name in MODULES if name.startswith(("shapes_", "emoji_")))
 # Metrics whose networks are published, and those that need Inception of images on disk.

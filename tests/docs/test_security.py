@@ -13,7 +13,8 @@ from dimo_cli.files import pictures, reading, torch_files, torch_programs, untru
 from dimo_cli.hub import transfer
 from dimo_cli.run_folder import log
 from dimo_cli.specs.teacher import TeacherSource
-from dimo_cli.teachers.registry import FAMILIES, blueprint_of
+from dimo_cli.teachers.families import FAMILIES
+from dimo_cli.teachers.registry import blueprint_of
 from tests.bounds.lowest import PYPROJECT, requirements
 from tests.docs.shown import ROOT
 

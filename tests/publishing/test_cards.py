@@ -20,7 +20,8 @@ from dimo_cli.runs.distill import distill
 from dimo_cli.specs.manifest import Choice
 from dimo_cli.specs.push import Footprint, PushSpec
 from dimo_cli.students.folder import BUILTIN, describe_student, load_student, teacher_repository
-from dimo_cli.teachers.registry import FAMILIES, blueprint_of, load_skeleton
+from dimo_cli.teachers.families import FAMILIES
+from dimo_cli.teachers.registry import blueprint_of, load_skeleton
 from tests.conftest import small_spec
 
 

@@ -62,6 +62,14 @@ def check_objective(name: str) -> None:
         )
 
 
+def check_objectives(spec: DistillSpec) -> None:
+    """Refuse objectives that do not exist or have no such settings; dimo's own need no torch."""
+    for asked in spec.objectives:
+        check_objective(asked.kind)
+        if asked.settings and asked.kind not in SETTINGS:  # those the spec has checked
+            check_settings(asked.kind, OBJECTIVES[asked.kind](), asked.settings)
+
+
 def build_objective(spec: DistillSpec, asked: ObjectiveSpec, weight: float) -> Objective:
     """An objective by its name and settings, times a further weight."""
     check_objective(asked.kind)

@@ -1,0 +1,32 @@
+"""Which published teachers there are, by name; to know it takes no torch."""
+
+# Families are imported when one of their teachers is asked for: some bring heavy packages.
+FAMILIES: dict[str, str] = {
+    "maskgit": "maskgit",
+    "maskgit-512": "maskgit",
+    "maskbit": "maskbit",
+    "maskbit-10bit": "maskbit",
+    "maskbit-12bit": "maskbit",
+    "maskbit-16bit": "maskbit",
+    "maskbit-18bit": "maskbit",
+    "maskgen-l": "maskgen",
+    "maskgen-xl": "maskgen",
+    "titok-s128": "titok",
+    "titok-b64": "titok",
+    "titok-l32": "titok",
+    "meissonic": "meissonic",
+    "monetico": "meissonic",
+    "muddit": "muddit",
+    "muddit-1024": "muddit",
+    "lumina-dimoo": "dimoo",
+    "amused-256": "amused",
+    "amused-512": "amused",
+    "halton-tiny": "halton",
+    "halton-small": "halton",
+    "halton-base": "halton",
+    "halton-small-384": "halton",
+    "halton-base-384": "halton",
+    "halton-large-384": "halton",
+    "showo": "showo",
+    "showo-512": "showo",
+}
